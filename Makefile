@@ -1,0 +1,61 @@
+# A bare machine with make and Python >= 3.10 is enough: every target sets up what it needs.
+#
+#   make demo          the demo, written to demo-output/      ARGS="--seed 3" passes options on
+#   make test          the tests                              ARGS="-k guides -x"
+#   make test-slow     the tests marked slow
+#   make lint          ruff, its formatter, pyright
+#   make wheel-check   the wheel, in an empty environment, from another folder
+#   make clean         removes build products and caches; keeps the environment and the demo's output
+#
+# PYTHON chooses the interpreter of a new environment: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-dev
+
+.PHONY: demo test test-slow lint wheel-check clean venv
+.DEFAULT_GOAL := test
+
+demo: $(STAMP)
+	@$(BIN)/vipaint demo --out demo-output $(ARGS)
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(STAMP)
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+venv: $(STAMP)
+
+# The stamp is written last, so an interrupted installation is taken up again, in the same folder.
+# Of an existing environment only an interpreter that does not start is replaced.
+$(STAMP): pyproject.toml
+	@$(BIN)/python -c '' 2>/dev/null || { \
+	  $(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; choose another with: make PYTHON=...")' && \
+	  rm -f $(BIN)/python*  && $(PYTHON) -m venv --without-pip $(VENV); }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade >/dev/null || { \
+	  echo "pip could not be set up in $(VENV): Python's ensurepip is missing (on Debian and Ubuntu: the package python3-venv)." >&2; exit 1; }
+	@echo "Installing pyro_vipaint and its dependencies into $(VENV): once, a few minutes, PyTorch is large ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# build/ goes first: what an older version left there would travel into the wheel.
+wheel-check:
+	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; trap 'exit 130' INT TERM; \
+	  $(PYTHON) -m venv "$$folder/venv"; rm -rf build; \
+	  echo "Building the wheel and installing it in an empty environment ..."; \
+	  "$$folder/venv/bin/python" -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$$folder/dist" .; \
+	  "$$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$$folder"/dist/*.whl; \
+	  cd "$$folder"; "$$folder/venv/bin/python" -I "$(CURDIR)/.ci/smoke.py"
+
+clean:
+	rm -rf build dist pyro_vipaint.egg-info .pytest_cache .ruff_cache .coverage htmlcov
+	find . -path './$(VENV)' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,159 @@
+r"""Priors whose denoiser is known in closed form: the truths that everything else is judged by.
+
+Gaussian, x ~ N(m, C): with z_t = alpha x + sigma eps,
+
+.. math:: E[x \mid z_t] = m + \alpha C (\alpha^2 C + \sigma^2 I)^{-1} (z_t - \alpha m), \quad
+          z_t \sim N(\alpha m, \alpha^2 C + \sigma^2 I).
+
+Everything is diagonal in the eigenvectors of C, and the K-level model (the exact marginal at T_e, Eq. 3 below it, one
+denoising step at T_s) is linear and Gaussian: its evidence and posterior are closed form as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
+from torch import Tensor
+
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.kernels import Time, bridge_coefficients, expand_event
+from pyro_vipaint.models.priors import DiffusionPrior
+from pyro_vipaint.schedules import EDM, Schedule, as_time
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianDenoiser:
+    """E[x given z_t] for x ~ N(mean, V diag(variance) V^T), V orthogonal (``None``: the identity)."""
+
+    schedule: Schedule
+    mean: Tensor
+    variance: Tensor
+    vectors: Tensor | None = None
+
+    def __call__(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Tensor:
+        alpha, sigma = (expand_event(v.to(z_t), z_t) for v in self.schedule(as_time(t)))
+        gain = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
+        centred = z_t - alpha * self.mean
+        if self.vectors is None:
+            return self.mean + gain * centred
+        return self.mean + (gain * (centred @ self.vectors)) @ self.vectors.T
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianPrior(DiffusionPrior):
+    """x ~ N(mean, covariance) as a diffusion prior with the exact denoiser and the exact marginal.
+
+    Build it by :meth:`diagonal` or :meth:`full`. Its :meth:`marginal` is the exact density; ``diffusion()`` gives the
+    same prior with the estimated :class:`DiffusionMarginal` that a network would have.
+    """
+
+    denoiser: GaussianDenoiser
+
+    @classmethod
+    def diagonal(cls, mean: Tensor, std: Tensor, schedule: Schedule | None = None) -> GaussianPrior:
+        """Independent coordinates with the given mean and standard deviation, of any event shape."""
+        schedule = schedule or EDM()
+        return cls(schedule, GaussianDenoiser(schedule, mean, std**2), mean.shape, data_std=float(std.square().mean() ** 0.5))
+
+    @classmethod
+    def full(cls, mean: Tensor, covariance: Tensor, schedule: Schedule | None = None) -> GaussianPrior:
+        """A vector of shape ``(D,)`` with covariance ``(D, D)``, symmetric and positive definite.
+
+        Raises:
+            InputError: the covariance is not positive definite.
+        """
+        schedule = schedule or EDM()
+        variance, vectors = torch.linalg.eigh(covariance)
+        if variance.min() <= 0:
+            raise InputError("the covariance must be positive definite.")
+        return cls(schedule, GaussianDenoiser(schedule, mean, variance, vectors), mean.shape, data_std=float(variance.mean() ** 0.5))
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of x."""
+        return self.denoiser.mean
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance of the flattened x, ``(D, D)``."""
+        return self._rotate(self.denoiser.variance)
+
+    def diffusion(self) -> DiffusionPrior:
+        """The same schedule and denoiser as a :class:`DiffusionPrior`, whose marginal is estimated."""
+        return DiffusionPrior(self.schedule, self.denoiser, self.event_shape, data_std=self.data_std)
+
+    def marginal(self, t: float, steps: int = 0, **condition: Any) -> TorchDistribution:
+        """The exact p(z_t); ``steps`` has no meaning here."""
+        alpha, sigma = (float(v) for v in self.schedule(as_time(t)))
+        variance = alpha**2 * self.denoiser.variance + sigma**2
+        if self.denoiser.vectors is None:
+            return Normal(alpha * self.mean, variance.sqrt()).to_event(self.event_dim)
+        return MultivariateNormal(alpha * self.mean, self._rotate(variance))
+
+    def prediction_moments(self, keypoints: Sequence[float] | None = None) -> tuple[Tensor, Tensor]:
+        """Mean ``(D,)`` and covariance ``(D, D)`` of what y is measured on.
+
+        With ``keypoints``, of E[x given z_1] under the K-level model; without, of x itself.
+        """
+        variance = self.denoiser.variance.flatten()
+        if keypoints is not None:
+            variance = self._chain_variance(variance, keypoints)
+        return self.mean.flatten(), self._rotate(variance)
+
+    def observation_moments(
+        self, likelihood: Any, keypoints: Sequence[float] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``(A, observed, mean, covariance)``: the operator's matrix, which rows are observed, moments of those rows."""
+        mean, covariance = self.prediction_moments(keypoints)
+        matrix = operator_matrix(likelihood.operator, self.event_shape).to(mean)
+        observed = likelihood.observed(torch.zeros(1, *self.event_shape)).flatten()
+        rows = matrix[observed]
+        noise = likelihood.sigma**2 * torch.eye(len(rows), dtype=mean.dtype)
+        return matrix, observed, rows @ mean, rows @ covariance @ rows.T + noise
+
+    def log_evidence(self, likelihood: Any, y: Tensor, keypoints: Sequence[float] | None = None) -> Tensor:
+        """log p(y), shape ``(N,)``: of the K-level model with ``keypoints``, of the prior itself without.
+
+        ``likelihood`` must be Gaussian with a linear operator and one noise level.
+        """
+        _, observed, mean, covariance = self.observation_moments(likelihood, keypoints)
+        return MultivariateNormal(mean, covariance).log_prob(y.flatten(1)[:, observed])
+
+    def posterior(self, likelihood: Any, y: Tensor, keypoints: Sequence[float] | None = None) -> MultivariateNormal:
+        """p(x given y), flattened, batch ``(N,)``; with ``keypoints``, of E[x given z_1] in the K-level model."""
+        mean, covariance = self.prediction_moments(keypoints)
+        matrix, observed, predicted, total = self.observation_moments(likelihood, keypoints)
+        cross = covariance @ matrix[observed].T
+        gain = torch.linalg.solve(total, cross.T).T
+        moved = mean + (y.flatten(1)[:, observed] - predicted) @ gain.T
+        shrunk = covariance - gain @ cross.T
+        return MultivariateNormal(moved, (shrunk + shrunk.T) / 2)
+
+    def _chain_variance(self, variance: Tensor, keypoints: Sequence[float]) -> Tensor:
+        """Variance of E[x given z_1] in the eigenbasis, after the transitions between the keypoints."""
+        t = keypoints[0]
+        alpha, sigma = (float(v) for v in self.schedule(as_time(t)))
+        current = alpha**2 * variance + sigma**2
+        for s in keypoints[1:]:
+            a, b, extra = (float(v) for v in bridge_coefficients(self.schedule, t, s))
+            current = (a + b * self._gain(variance, t)) ** 2 * current + extra
+            t = s
+        return self._gain(variance, t) ** 2 * current
+
+    def _gain(self, variance: Tensor, t: Time) -> Tensor:
+        alpha, sigma = (float(v) for v in self.schedule(as_time(t)))
+        return alpha * variance / (alpha**2 * variance + sigma**2)
+
+    def _rotate(self, variance: Tensor) -> Tensor:
+        variance, vectors = variance.flatten(), self.denoiser.vectors
+        return torch.diag(variance) if vectors is None else (vectors * variance) @ vectors.T
+
+
+def operator_matrix(operator: Callable[[Tensor], Tensor] | Any, event_shape: Sequence[int]) -> Tensor:
+    """The matrix ``(M, D)`` of a linear operator on flattened events, column by column."""
+    size = torch.Size(event_shape).numel()
+    return operator.A(torch.eye(size).reshape(size, *event_shape)).reshape(size, -1).T

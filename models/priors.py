@@ -1,0 +1,76 @@
+r"""A diffusion prior: a noise schedule and a denoiser, and what they imply for z.
+
+.. math:: p_\theta(z_s \mid z_t) = q(z_s \mid z_t, z_0 = \hat z_\theta(z_t, t)) \quad (s < t, Eq. 3)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro.distributions import Normal, TorchDistribution
+from torch import Tensor
+
+from pyro_vipaint.calls import record_call
+from pyro_vipaint.codecs import Codec, Identity
+from pyro_vipaint.denoisers import Denoiser
+from pyro_vipaint.kernels import Time, bridge
+from pyro_vipaint.models.marginal import DEFAULT_STEPS, DiffusionMarginal
+from pyro_vipaint.schedules import Schedule, as_time, noise_level
+
+__all__ = ["DiffusionMarginal", "DiffusionPrior"]
+
+
+@dataclass(frozen=True)
+class DiffusionPrior:
+    """p(x) as a pretrained diffusion model.
+
+    Args:
+        schedule: ``t -> (alpha_t, sigma_t)``.
+        denoiser: ``(z_t, t, **condition) -> E[z_0 given z_t]``; see :mod:`pyro_vipaint.denoisers` for adapters.
+        event_shape: shape of one latent, ``(C, H, W)`` for images.
+        codec: between images and latents; pixels by default.
+        data_std: standard deviation of the clean latents, the natural unit of noise levels.
+        class_names: names of the classes, where ``class_labels`` is a condition.
+        name: what the prior is called in reports.
+    """
+
+    schedule: Schedule
+    denoiser: Denoiser
+    event_shape: torch.Size | tuple[int, ...]
+    codec: Codec = field(default_factory=Identity)
+    data_std: float = 0.5
+    class_names: tuple[str, ...] = ()
+    name: str = ""
+
+    @property
+    def event_dim(self) -> int:
+        """Number of dimensions of one latent."""
+        return len(self.event_shape)
+
+    @property
+    def noise_range(self) -> tuple[float, float]:
+        """The smallest and the largest sigma/alpha of the schedule."""
+        return float(noise_level(self.schedule, 0.0)), float(noise_level(self.schedule, 1.0))
+
+    def denoise(self, z_t: Tensor, t: Time, **condition: Any) -> Tensor:
+        """E[z_0 given z_t], of the shape of ``z_t``: one network call."""
+        record_call(z_t.shape[: z_t.ndim - self.event_dim].numel())
+        return self.denoiser(z_t, as_time(t), **condition)
+
+    def transition(self, z_t: Tensor, t: Time, s: Time, **condition: Any) -> Normal:
+        """p_theta(z_s given z_t) for s < t, a Normal of the shape of ``z_t``: one network call."""
+        return bridge(self.schedule, z_t, self.denoise(z_t, t, **condition), t, s)
+
+    def marginal(self, t: float, steps: int = DEFAULT_STEPS, **condition: Any) -> TorchDistribution:
+        """p(z_t) as a Pyro distribution; see :class:`DiffusionMarginal`."""
+        return DiffusionMarginal(self, t, (), steps, **condition)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """An image as a latent."""
+        return self.codec.encode(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """A latent as an image."""
+        return self.codec.decode(z)

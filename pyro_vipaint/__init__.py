@@ -1,0 +1,43 @@
+"""VIPaint: variational inference with pretrained diffusion priors, as Pyro programs.
+
+A diffusion prior and a measurement make a Pyro *model*; a *guide* approximates its posterior; an *ELBO* fits the
+guide; a *refinement* turns its samples into images. Images live in [-1, 1], masks are 1 where observed, shapes are
+sample × batch × event.
+"""
+
+import pyro
+
+# Parameters belong to their guide. With Pyro's global store a second guide of a class would start where the first
+# one ended; this must be set before any PyroModule exists.
+pyro.settings.set(module_local_params=True)
+
+from pyro_vipaint.calls import count_calls  # noqa: E402
+from pyro_vipaint.elbos import BetaELBO  # noqa: E402
+from pyro_vipaint.errors import InputError, NonFiniteError  # noqa: E402
+from pyro_vipaint.inpainting import InpaintingResult, inpaint  # noqa: E402
+from pyro_vipaint.keypoints import keypoints  # noqa: E402
+from pyro_vipaint.likelihoods import Gaussian, Laplace  # noqa: E402
+from pyro_vipaint.operators import Inpainting  # noqa: E402
+from pyro_vipaint.refinement import refine  # noqa: E402
+from pyro_vipaint.sampling import initial_latent, sample  # noqa: E402
+from pyro_vipaint.svi import Fit, fit  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BetaELBO",
+    "Fit",
+    "Gaussian",
+    "InpaintingResult",
+    "InputError",
+    "Inpainting",
+    "Laplace",
+    "NonFiniteError",
+    "count_calls",
+    "fit",
+    "initial_latent",
+    "inpaint",
+    "keypoints",
+    "refine",
+    "sample",
+]

@@ -1,0 +1,47 @@
+"""Counting network calls, the cost of everything here.
+
+A *call* is one pass of a batch through the denoiser; an *evaluation* is one image of that batch. Both are counted
+where every call passes, in :meth:`DiffusionPrior.denoise`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass
+class CallCount:
+    """Denoiser passes made while a :func:`count_calls` block was open."""
+
+    calls: int = 0
+    evaluations: int = 0
+
+
+_OPEN: ContextVar[tuple[CallCount, ...]] = ContextVar("open_call_counts", default=())
+
+
+@contextmanager
+def count_calls() -> Iterator[CallCount]:
+    """Counts the denoiser calls inside the block; blocks nest, and each counts for itself.
+
+    >>> with count_calls() as count:
+    ...     pass
+    >>> count.calls
+    0
+    """
+    count = CallCount()
+    token = _OPEN.set((*_OPEN.get(), count))
+    try:
+        yield count
+    finally:
+        _OPEN.reset(token)
+
+
+def record_call(evaluations: int) -> None:
+    """Adds one call on ``evaluations`` images to every open count."""
+    for count in _OPEN.get():
+        count.calls += 1
+        count.evaluations += evaluations

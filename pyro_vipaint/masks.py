@@ -1,0 +1,97 @@
+"""The paper's masks, 1 = observed: rotated window, random (large), small, box.
+
+Each function returns ``(num, 1, size, size)`` float masks, reproducible from ``seed``. Sizes scale with the image.
+
+*Rotated window*: a half plane at a random angle through (near) the centre, about half observed. *Random* and
+*small*: free-form masks after Zhao et al. 2021 (CoModGAN): thick random strokes and rectangles, redrawn until the
+hidden share lies in the wanted range. *Box*: only a central square is visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+LARGE_HOLE = (0.3, 0.7)  # hidden share of the paper's "random" masks
+SMALL_HOLE = (0.05, 0.3)
+
+
+def rotated_window(size: int, num: int = 1, seed: int = 0) -> Tensor:
+    """Half planes at uniform angles; the border passes within 10 % of the size from the centre."""
+    generator = np.random.default_rng(seed)
+    centre = (np.arange(size) - (size - 1) / 2) / size
+    x, y = np.meshgrid(centre, centre)
+    angle = generator.uniform(0, 2 * np.pi, (num, 1, 1))
+    offset = generator.uniform(-0.1, 0.1, (num, 1, 1))
+    return _as_masks(np.cos(angle) * x + np.sin(angle) * y > offset)
+
+
+def random_large(size: int, num: int = 1, seed: int = 0) -> Tensor:
+    """Free-form holes over 30-70 % of the image."""
+    return _free_form(size, num, seed, LARGE_HOLE, rectangles=3, strokes=4)
+
+
+def random_small(size: int, num: int = 1, seed: int = 0) -> Tensor:
+    """Free-form holes over 5-30 % of the image."""
+    return _free_form(size, num, seed, SMALL_HOLE, rectangles=1, strokes=2)
+
+
+def box(size: int, num: int = 1, seed: int = 0) -> Tensor:
+    """Only the central square of half the size, a quarter of the area, is observed (``seed`` has no effect)."""
+    quarter = size // 4
+    mask = np.zeros((num, size, size), dtype=bool)
+    mask[:, quarter : size - quarter, quarter : size - quarter] = True
+    return _as_masks(mask)
+
+
+MASKS: dict[str, Callable[..., Tensor]] = {
+    "rotated-window": rotated_window,
+    "random-large": random_large,
+    "random-small": random_small,
+    "box": box,
+}
+
+
+def _as_masks(observed: np.ndarray) -> Tensor:
+    return torch.from_numpy(observed.astype(np.float32)).unsqueeze(1)
+
+
+def _free_form(size: int, num: int, seed: int, share: tuple[float, float], rectangles: int, strokes: int) -> Tensor:
+    generator = np.random.default_rng(seed)
+    masks: list[np.ndarray] = []
+    while len(masks) < num:
+        hidden = _draw_hole(generator, size, rectangles, strokes)
+        if share[0] <= hidden.mean() <= share[1]:
+            masks.append(~hidden)
+    return _as_masks(np.stack(masks))
+
+
+def _draw_hole(generator: np.random.Generator, size: int, rectangles: int, strokes: int) -> np.ndarray:
+    canvas = Image.new("1", (size, size), 0)
+    draw = ImageDraw.Draw(canvas)
+    for _ in range(generator.integers(0, rectangles + 1)):
+        width, height = generator.integers(size // 8, size // 2 + 1, 2)
+        left, top = generator.integers(0, size - width + 1), generator.integers(0, size - height + 1)
+        draw.rectangle([int(left), int(top), int(left + width), int(top + height)], fill=1)
+    for _ in range(generator.integers(1, strokes + 1)):
+        _draw_stroke(draw, generator, size)
+    return np.asarray(canvas, dtype=bool)
+
+
+def _draw_stroke(draw: ImageDraw.ImageDraw, generator: np.random.Generator, size: int) -> None:
+    """A thick broken line that turns by random angles."""
+    width = int(generator.integers(max(1, size // 21), max(2, size // 8) + 1))
+    position, heading = generator.uniform(0, size, 2), generator.uniform(0, 2 * np.pi)
+    points = [tuple(position)]
+    for _ in range(generator.integers(4, 12)):
+        heading += generator.uniform(-2 * np.pi / 5, 2 * np.pi / 5)
+        length = abs(generator.normal(size / 8, size / 16))
+        position = np.clip(position + length * np.array([np.cos(heading), np.sin(heading)]), 0, size)
+        points.append(tuple(position))
+    draw.line(points, fill=1, width=width, joint="curve")
+    for x, y in points:
+        draw.ellipse([x - width / 2, y - width / 2, x + width / 2, y + width / 2], fill=1)

@@ -1,0 +1,271 @@
+r"""How good inpaintings are: perceptual distance, kernel distance, PSNR, agreement with the data, diversity.
+
+Images are ``(..., C, H, W)`` in [-1, 1] and every measure keeps the leading dimensions, broadcast against each other:
+ten samples of each of N images, ``(10, N, C, H, W)``, against the true ``(N, C, H, W)`` give ``(10, N)`` numbers.
+Masks are 1 where a pixel is observed. With :math:`\phi_l` the features of AlexNet's l-th layer, normalised to unit
+length over channels, and :math:`w_l \ge 0` the heads of the ``lpips`` package,
+
+.. math:: \mathrm{LPIPS}(x, y) = \sum_{l=1}^5 \frac{1}{H_l W_l} \sum_{hw} w_l^\top (\phi_l(x) - \phi_l(y))_{hw}^2
+
+(Zhang et al., CVPR 2018). The kernel distance is the unbiased squared maximum mean discrepancy of two sets of
+features f, g in d dimensions with k(f, g) = (f·g / d + 1)³ (Bińkowski et al., *Demystifying MMD GANs*, ICLR 2018).
+
+AlexNet's weights always come with this library (``models/weights/alexnet_features``, half precision), never from the
+network or from a local cache, so that figures are the same on every machine. AlexNet in place of KID's Inception
+means that kernel distances compare with each other only, not with published KIDs.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from importlib import resources
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vipaint.errors import InputError
+
+if TYPE_CHECKING:
+    from lpips import LPIPS
+
+SMALLEST_SIDE = 31  # below this, AlexNet's second pooling has nothing left to pool
+CHUNK = 64  # images through AlexNet at a time
+
+
+class KernelDistance(NamedTuple):
+    """An unbiased estimate of a squared kernel distance, and its standard error."""
+
+    estimate: float
+    standard_error: float
+
+
+def lpips_distance(x: Tensor, y: Tensor) -> Tensor:
+    """LPIPS (AlexNet, version 0.1) between images: 0 for equal images, larger for images that look less alike.
+
+    Args:
+        x: images ``(..., C, H, W)`` in [-1, 1], C = 1 (taken three times) or 3, sides of 31 pixels or more.
+        y: images to compare with; leading dimensions broadcast against those of ``x``, H and W are the same.
+
+    Returns:
+        Distances of the broadcast leading shape, float32, on the device of ``x``, without gradients. The backbone is
+        the half-precision copy shipped with this library, which moves a distance by less than 1e-4.
+
+    Raises:
+        InputError: if an image is not floating point, is too small or has other than 1 or 3 channels, or if the
+            shapes do not broadcast.
+    """
+    x, y = _rgb(x), _rgb(y)
+    leading = _broadcast_leading(x, y)
+    x, y = (_flat(images.expand(*leading, *images.shape[-3:])) for images in (x, y))
+    network = _lpips_network(x.device)
+    return _in_chunks(lambda *pair: network(*pair).flatten(), x, y).reshape(leading)
+
+
+def alexnet_features(x: Tensor) -> Tensor:
+    """Features for :func:`kernel_distance`: AlexNet's last convolution after its ReLU, averaged over space.
+
+    Args:
+        x: images ``(..., C, H, W)`` in [-1, 1], C = 1 (taken three times) or 3, sides of 31 pixels or more; shifted
+            and scaled channel by channel as LPIPS does.
+
+    Returns:
+        Features ``(..., 256)``, float32, on the device of ``x``, without gradients.
+
+    Raises:
+        InputError: if an image is not floating point, is too small or has other than 1 or 3 channels.
+    """
+    x = _rgb(x)
+    network = _lpips_network(x.device)
+
+    def last_layer(images: Tensor) -> Tensor:
+        return network.net(network.scaling_layer(images))[-1].mean(dim=(-2, -1))
+
+    return _in_chunks(last_layer, _flat(x)).reshape(*x.shape[:-3], 256)
+
+
+def kernel_distance(features_x: Tensor, features_y: Tensor, blocks: int = 10) -> KernelDistance:
+    r"""Unbiased squared maximum mean discrepancy with the cubic kernel of KID, from all pairs.
+
+    .. math:: \frac{\sum_{i \ne j} k(f_i, f_j)}{n(n-1)} + \frac{\sum_{i \ne j} k(g_i, g_j)}{m(m-1)}
+              - \frac{2 \sum_{ij} k(f_i, g_j)}{nm}, \qquad k(f, g) = (f \cdot g / d + 1)^3
+
+    Its expectation is 0 when both sets come from one distribution, so it can be negative.
+
+    The standard error is the delete-one-block jackknife's. Both sets are cut, in the order of their rows, into B
+    blocks, and with :math:`\hat\theta_{-b}` the estimate without the b-th block of either set it is
+    :math:`\sqrt{(B-1)/B \sum_b (\hat\theta_{-b} - \bar\theta)^2}`. It estimates how far the estimate would move if
+    both sets were drawn anew; near a distance of 0 it is too large rather than too small. It assumes that blocks are
+    independent and alike: shuffle sets that are sorted (by class, say), and keep rows that depend on each other, such
+    as samples for one image, next to each other.
+
+    Args:
+        features_x: n rows of d features ``(n, d)``.
+        features_y: m rows ``(m, d)``.
+        blocks: the number B of jackknife blocks, 2 or more.
+
+    Returns:
+        The estimate and its standard error as floats, in the units of the kernel; computed in float64 on the CPU.
+
+    Raises:
+        InputError: if the sets are not two matrices of equal width, or too small for the number of blocks.
+    """
+    if features_x.dim() != 2 or features_y.dim() != 2 or features_x.shape[1] != features_y.shape[1]:
+        shapes = f"{tuple(features_x.shape)} and {tuple(features_y.shape)}"
+        raise InputError(f"features must be (n, d) and (m, d) with the same d, got {shapes}")
+    xs, ys = _blocks(features_x, blocks), _blocks(features_y, blocks)
+    sums = (_kernel_sums(xs, xs, same=True), _kernel_sums(ys, ys, same=True), _kernel_sums(xs, ys, same=False))
+    sizes = tuple(torch.tensor([len(block) for block in each], dtype=torch.float64) for each in (xs, ys))
+    keep = torch.ones(blocks, dtype=torch.float64)
+    estimate = _mmd(keep, sums, sizes)
+    leave_one_out = torch.stack([_mmd(row, sums, sizes) for row in 1.0 - torch.eye(blocks, dtype=torch.float64)])
+    standard_error = math.sqrt((blocks - 1) * leave_one_out.var(correction=0).item())
+    return KernelDistance(estimate.item(), standard_error)
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio per image in decibels: 20 log10(2) - 10 log10(mean squared error).
+
+    The peak is 2, the range of images in [-1, 1]; the mean is over the last three dimensions. Equal images give
+    infinity, and values outside [-1, 1] are not clamped.
+
+    Args:
+        x: images ``(..., C, H, W)`` in [-1, 1].
+        y: images that broadcast against ``x``.
+
+    Returns:
+        Decibels, of the broadcast leading shape.
+    """
+    squared_error = (x - y).square().mean(dim=(-3, -2, -1))
+    return 20.0 * math.log10(2.0) - 10.0 * squared_error.log10()
+
+
+def observed_error(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+    """Mean absolute error over the observed pixels of each image, in units of the [-1, 1] range.
+
+    Args:
+        x: images ``(..., C, H, W)``.
+        y: images that broadcast against ``x``; what they hold at hidden pixels has no influence, even NaN.
+        mask: 1 = observed, 0 = hidden, booleans or numbers, broadcast against the images: ``(H, W)``,
+            ``(N, 1, H, W)``, ...
+
+    Returns:
+        Errors of the broadcast leading shape; NaN for an image without an observed pixel.
+    """
+    return _masked_mean((x - y).abs(), mask != 0)
+
+
+def hidden_std(samples: Tensor, mask: Tensor) -> Tensor:
+    """Diversity: the standard deviation over samples, averaged over the hidden pixels of each image.
+
+    Args:
+        samples: S samples of each image ``(S, ..., C, H, W)``, S of 2 or more; deviations divide by S - 1.
+        mask: 1 = observed, 0 = hidden, booleans or numbers, broadcast against one sample ``(..., C, H, W)``.
+
+    Returns:
+        Deviations ``(...)`` in units of the [-1, 1] range; NaN for an image without a hidden pixel.
+
+    Raises:
+        InputError: if there are fewer than two samples or no sample dimension.
+    """
+    if samples.dim() < 4 or samples.shape[0] < 2:
+        raise InputError(f"samples must be (S, ..., C, H, W) with S of 2 or more, got {tuple(samples.shape)}")
+    return _masked_mean(samples.std(dim=0, correction=1), mask == 0)
+
+
+def _masked_mean(values: Tensor, where: Tensor) -> Tensor:
+    """The mean over the last three dimensions of the values at ``where``; NaN where there are none."""
+    values, where = torch.broadcast_tensors(values, where)
+    total = torch.where(where, values, torch.zeros_like(values)).sum(dim=(-3, -2, -1))
+    return total / where.sum(dim=(-3, -2, -1))
+
+
+def _rgb(images: Tensor) -> Tensor:
+    """The images as float32 with three channels; raises ``InputError`` if AlexNet cannot take them."""
+    if not images.is_floating_point():
+        raise InputError(f"images must be floating point in [-1, 1], got {images.dtype}")
+    if images.dim() < 3 or images.shape[-3] not in (1, 3):
+        raise InputError(f"images must be (..., C, H, W) with C = 1 or 3, got {tuple(images.shape)}")
+    if min(images.shape[-2:]) < SMALLEST_SIDE:
+        raise InputError(f"AlexNet needs images of {SMALLEST_SIDE} pixels or more a side, got {tuple(images.shape)}")
+    return images.float().expand(*images.shape[:-3], 3, *images.shape[-2:])
+
+
+def _broadcast_leading(x: Tensor, y: Tensor) -> torch.Size:
+    """The broadcast leading shape of two image tensors; raises ``InputError`` if they do not match."""
+    try:
+        if x.shape[-2:] != y.shape[-2:]:
+            raise RuntimeError("heights or widths differ")
+        return torch.broadcast_shapes(x.shape[:-3], y.shape[:-3])
+    except RuntimeError as error:
+        raise InputError(f"images of shapes {tuple(x.shape)} and {tuple(y.shape)} do not broadcast") from error
+
+
+def _flat(images: Tensor) -> Tensor:
+    """The images with exactly one leading dimension."""
+    return images.reshape(-1, *images.shape[-3:])
+
+
+@torch.no_grad()
+def _in_chunks(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
+    """``function`` of the images, a chunk at a time along the first dimension, without gradients."""
+    chunks = zip(*(each.split(CHUNK) for each in images), strict=True)
+    return torch.cat([function(*chunk) for chunk in chunks])
+
+
+@lru_cache(maxsize=4)
+def _lpips_network(device: torch.device) -> LPIPS:
+    """LPIPS with the shipped AlexNet, frozen, in evaluation mode, float32, on a device; nothing is fetched.
+
+    The package first fills AlexNet with random numbers; the global random state is put back afterwards.
+    """
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
+        from lpips import LPIPS
+
+        network = LPIPS(net="alex", pnet_rand=True, verbose=False)
+    network.net.load_state_dict(_backbone_weights())
+    return network.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+
+
+def _backbone_weights() -> dict[str, Tensor]:
+    """The shipped AlexNet features under the names of the ``lpips`` package: ``slice1.0.weight`` and so on."""
+    from safetensors.torch import load
+
+    path = resources.files("pyro_vipaint.models") / "weights" / "alexnet_features" / "model.safetensors"
+    weights = load(path.read_bytes())
+    slices = {0: 1, 3: 2, 6: 3, 8: 4, 10: 5}  # index in torchvision's features -> slice that ends in its ReLU
+    return {
+        f"slice{number}.{index}.{kind}": weights[f"features.{index}.{kind}"]
+        for index, number in slices.items()
+        for kind in ("weight", "bias")
+    }
+
+
+def _blocks(features: Tensor, blocks: int) -> tuple[Tensor, ...]:
+    """The rows in ``blocks`` consecutive blocks of nearly equal size, float64 on the CPU."""
+    rows = len(features)
+    if blocks < 2 or rows < blocks or rows - math.ceil(rows / blocks) < 2:
+        raise InputError(f"{rows} rows are too few for {blocks} jackknife blocks (2 or more blocks, 2 rows left)")
+    return features.detach().cpu().double().tensor_split(blocks)
+
+
+def _kernel_sums(xs: tuple[Tensor, ...], ys: tuple[Tensor, ...], same: bool) -> Tensor:
+    """Sums of (f·g / d + 1)³ over each pair of blocks ``(B, B)``, without i = j if both sets are the ``same``."""
+
+    def kernel_sum(f: Tensor, g: Tensor, diagonal: bool) -> Tensor:
+        kernel = (f @ g.T / f.shape[1] + 1.0) ** 3
+        return kernel.sum() - kernel.trace() if diagonal else kernel.sum()
+
+    rows = [[kernel_sum(f, g, same and i == j) for j, g in enumerate(ys)] for i, f in enumerate(xs)]
+    return torch.stack([torch.stack(row) for row in rows])
+
+
+def _mmd(keep: Tensor, sums: tuple[Tensor, ...], sizes: tuple[Tensor, ...]) -> Tensor:
+    """The unbiased estimate from the blocks whose ``keep`` is 1."""
+    n, m = (keep @ size for size in sizes)
+    within_x, within_y, between = (keep @ block_sums @ keep for block_sums in sums)
+    return within_x / (n * (n - 1.0)) + within_y / (m * (m - 1.0)) - 2.0 * between / (n * m)

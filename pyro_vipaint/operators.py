@@ -1,0 +1,38 @@
+"""Measurement operators, with DeepInverse's names: ``A``, ``A_adjoint``, optionally ``A_dagger``.
+
+An operator may have a ``mask`` (1 = observed): likelihoods then count observed elements only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Operator(Protocol):
+    """A linear map from images to observations; leading dimensions are free."""
+
+    def A(self, x: Tensor) -> Tensor: ...
+
+    def A_adjoint(self, y: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Inpainting:
+    """A(x) = m ⊙ x with ``mask`` 1 where observed and 0 where hidden; its own adjoint and pseudo-inverse.
+
+    ``mask`` broadcasts against the image: ``(1, H, W)`` for one mask, ``(N, 1, H, W)`` for one each.
+    """
+
+    mask: Tensor
+
+    def A(self, x: Tensor) -> Tensor:
+        return x * self.mask.to(x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self.A(y)
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return self.A(y)

@@ -1,0 +1,70 @@
+"""Pictures, by matplotlib functions that return what they drew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pyro_vipaint.inpainting import InpaintingResult
+
+HIDDEN = np.array([0.36, 0.42, 0.55])  # the colour of hidden pixels: not a grey that an image could have
+
+
+def contact_sheet(result: InpaintingResult, truth: Tensor | None = None, max_samples: int = 10) -> Figure:
+    """A row an image: truth where known, observation, mean, standard deviation, samples.
+
+    ``truth``: ``(N, C, H, W)`` in [-1, 1]. The standard deviation is drawn from 0 (black) to 1 (white), in the units
+    of the image.
+    """
+    columns: list[tuple[str, list[np.ndarray]]] = []
+    if truth is not None:
+        columns.append(("truth", _pictures(truth)))
+    columns.append(("observation", _observations(result.observation, result.mask)))
+    columns.append(("mean", _pictures(result.mean)))
+    columns.append(("std. dev.", _pictures(2 * result.std - 1)))
+    columns += [(f"sample {i + 1}", _pictures(x)) for i, x in enumerate(result.samples[:max_samples])]
+    rows = len(result.observation)
+    figure = Figure(figsize=(1.0 * len(columns), 1.0 * rows + 0.25), layout="constrained")
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    for j, (title, pictures) in enumerate(columns):
+        axes[0, j].set_title(title, fontsize=7)
+        for i, picture in enumerate(pictures):
+            _show(axes[i, j], picture)
+    return figure
+
+
+def bound_curve(result: InpaintingResult, axes: Any) -> Any:
+    """The true bound on log p(y) over SVI steps, a line an image, on ``axes``; returns them."""
+    axes.plot(result.fit.bounds.numpy())
+    axes.set_xlabel("SVI step")
+    axes.set_ylabel("bound on log p(y), nats")
+    return axes
+
+
+def to_picture(x: Tensor) -> np.ndarray:
+    """An image ``(C, H, W)`` in [-1, 1] as ``(H, W, 3)`` bytes; one channel becomes grey."""
+    pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().byte()
+    return pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
+
+
+def _pictures(images: Tensor) -> list[np.ndarray]:
+    return [to_picture(x) for x in images]
+
+
+def _observations(y: Tensor, mask: Tensor) -> list[np.ndarray]:
+    """Observed pixels as they are, hidden ones in one colour."""
+    colour = (HIDDEN * 255).astype(np.uint8)
+    seen = mask.bool().permute(0, 2, 3, 1).cpu().numpy()
+    return [np.where(s, picture, colour) for s, picture in zip(seen, _pictures(y), strict=True)]
+
+
+def _show(axes: Any, picture: np.ndarray) -> None:
+    axes.imshow(picture, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,59 @@
+"""The numbers of one VIPaint run, and the defaults for K levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.svi import DEFAULT_LR
+
+START, STOP = 7.5, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data's standard deviation
+MAX_LEVELS = 100  # ten grid steps of a thousand-step chain between neighbouring keypoints at least
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run of VIPaint is made of. The defaults were tuned on fashion32; ``benchmarks/quality.py`` has the record.
+
+    Attributes:
+        noise_levels: sigma/alpha at T_e, …, T_s in units of the prior's ``data_std``.
+        scale: scale of the Laplace likelihood, images in [-1, 1].
+        beta: weight of the prior side; 1 is the true bound.
+        steps: SVI steps, K + 1 network calls each.
+        num_particles: draws of the guide in one step.
+        lr: Adam's rates by kind of parameter.
+        final_lr: the factor that they have reached at the last step.
+        gamma_logit: logit of gamma at the start.
+        refine_steps: DPS steps from T_s to 0, one network call each.
+        zeta: their guidance scale.
+    """
+
+    noise_levels: tuple[float, ...]
+    scale: float = 0.2
+    beta: float = 1.0
+    steps: int = 50
+    num_particles: int = 4
+    lr: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_LR))
+    final_lr: float = 1.0
+    gamma_logit: float = 4.0
+    refine_steps: int = 30
+    zeta: float = 1.0
+
+
+def default_noise_levels(levels: int) -> tuple[float, ...]:
+    """``levels`` noise levels from ``START`` down to ``STOP``, geometrically spaced.
+
+    Raises:
+        InputError: fewer than one or more than ``MAX_LEVELS``.
+    """
+    if not 1 <= levels <= MAX_LEVELS:
+        raise InputError(f"levels must be between 1 and {MAX_LEVELS}, not {levels}.")
+    if levels == 1:
+        return (STOP,)
+    return tuple(START * (STOP / START) ** (i / (levels - 1)) for i in range(levels))
+
+
+def default_settings(levels: int = 4) -> Settings:
+    """The tuned settings of VIPaint-``levels``."""
+    return Settings(default_noise_levels(levels))

@@ -1,0 +1,262 @@
+"""Imports point one way (CONTRIBUTING.md, "The layout"), cost little, and use the packaged names alone.
+
+`ALLOWED` is the reading order of the library: each module with the modules of ours that it may import. Imports
+inside functions count like any other, because a lazy import is a dependency all the same. Imports below
+`if TYPE_CHECKING:` count too, but against `ALLOWED_FOR_TYPES` as well: a module may name the type of an argument
+whose module it must not run.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "pyro_vipaint"
+FOLDERS = {
+    "": ROOT / PACKAGE,
+    "elbos": ROOT / PACKAGE / "elbos",
+    "baselines": ROOT / PACKAGE / "baselines",
+    "guides": ROOT / "guides",
+    "models": ROOT / "models",
+}
+HEAVY = ("diffusers", "lpips", "torchvision", "matplotlib", "pandas", "typer", "rich")
+
+# Names are relative to pyro_vipaint; "guides" is guides/__init__.py, and "" is pyro_vipaint/__init__.py.
+_PRIORS = {"schedules", "kernels", "denoisers", "codecs", "models.marginal", "models.priors"}
+_MEASUREMENTS = {"operators", "likelihoods"}
+_TOOLS = {"errors", "calls", "seeding"}
+_LIBRARY = (
+    _PRIORS
+    | _MEASUREMENTS
+    | _TOOLS
+    | {"files", "keypoints", "masks", "svi", "sampling", "refinement", "metrics", "plotting"}
+    | {"models", "models.exact", "models.diffusion", "models.pretrained"}
+    | {"guides", "guides.base", "guides.hierarchical"}
+    | {"elbos", "elbos.beta", "baselines", "baselines.dps"}
+)
+ALLOWED: dict[str, set[str]] = {
+    # at the bottom
+    "errors": set(),
+    "calls": set(),
+    "seeding": set(),
+    "files": {"errors"},
+    # the diffusion and its priors
+    "schedules": {"errors"},
+    "kernels": {"errors", "schedules"},
+    "keypoints": {"errors", "schedules"},
+    "denoisers": _TOOLS | {"schedules", "kernels"},
+    "codecs": {"errors"},
+    "models.marginal": _TOOLS | {"schedules", "kernels"},
+    "models.priors": _TOOLS | {"schedules", "kernels", "denoisers", "codecs", "models.marginal"},
+    "models.exact": _TOOLS | _PRIORS,
+    "models.pretrained": _TOOLS | _PRIORS | {"files"},
+    # the measurement and the model
+    "masks": {"errors"},
+    "operators": {"errors"},
+    "likelihoods": {"errors", "operators"},
+    "models.diffusion": _TOOLS | _PRIORS | _MEASUREMENTS | {"keypoints"},
+    "models": {"models.marginal", "models.priors", "models.exact", "models.diffusion", "models.pretrained"},
+    # inference: guides and objectives know Pyro, and nothing of ours but each other
+    "guides.base": {"errors"},
+    "guides.hierarchical": {"errors", "guides.base"},
+    "guides": {"guides.base", "guides.hierarchical"},
+    "elbos.beta": {"errors"},
+    "elbos": {"elbos.beta"},
+    "svi": _TOOLS | {"models.priors", "models.diffusion", "elbos.beta"},
+    "sampling": _TOOLS | _PRIORS | _MEASUREMENTS | {"models.diffusion"},
+    "refinement": _TOOLS | _PRIORS | _MEASUREMENTS | {"keypoints", "models.diffusion"},
+    "baselines.dps": _TOOLS | _PRIORS | _MEASUREMENTS | {"keypoints", "models.diffusion", "refinement"},
+    "baselines": {"baselines.dps"},
+    # what a person sees
+    "metrics": {"errors", "files"},
+    "plotting": {"errors", "files"},
+    "inpainting": _LIBRARY,
+    "": _LIBRARY | {"inpainting"},
+    "demo": _LIBRARY | {"", "inpainting"},
+    "cli": _LIBRARY | {"", "inpainting", "demo"},
+}
+ALLOWED_FOR_TYPES: dict[str, set[str]] = {
+    "models.marginal": {"models.priors"},  # a marginal belongs to a prior, which makes it
+}
+
+
+def source_files() -> dict[str, Path]:
+    """Every module of the package by its name relative to `pyro_vipaint`."""
+    modules = {}
+    for package, folder in FOLDERS.items():
+        for path in sorted(folder.glob("*.py")):
+            stem = "" if path.stem == "__init__" else path.stem
+            modules[".".join(filter(None, (package, stem)))] = path
+    return modules
+
+
+MODULES = source_files()
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def import_statements(tree: ast.AST, for_types: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Every import statement below `tree`, and whether only type checkers see it."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node, for_types
+        elif isinstance(node, ast.If) and is_type_checking(node):
+            for child in node.body:
+                yield from import_statements(ast.Module([child], []), True)
+            for child in node.orelse:
+                yield from import_statements(ast.Module([child], []), for_types)
+        else:
+            yield from import_statements(node, for_types)
+
+
+def imported_names(node: ast.Import | ast.ImportFrom) -> list[str]:
+    """The absolute dotted names that a statement imports; for `from a import b` that is `a.b`, a module or not."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [f"{node.module}.{alias.name}" for alias in node.names]
+
+
+def our_module(name: str) -> str | None:
+    """The module of ours that importing the dotted `name` reads from; None if it is somebody else's."""
+    first, _, rest = name.partition(".")
+    if first != PACKAGE:
+        return None
+    while rest and rest not in MODULES:
+        rest = rest.rpartition(".")[0]
+    return rest
+
+
+def our_imports(module: str) -> Iterator[tuple[str, int, bool]]:
+    """(imported module of ours, line, for type checkers only) for each import in `module`."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    for node, for_types in import_statements(tree):
+        for name in imported_names(node):
+            target = our_module(name)
+            if target is not None and target != module:
+                yield target, node.lineno, for_types
+
+
+def full(module: str) -> str:
+    return f"{PACKAGE}.{module}".rstrip(".")
+
+
+def in_subprocess(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `code` in a fresh interpreter in the root of the checkout, on one thread."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_every_module_is_in_the_table() -> None:
+    new = sorted(set(MODULES) - set(ALLOWED))
+    assert not new, f"say in ALLOWED (tests/test_imports.py) what these modules may import: {list(map(full, new))}"
+    gone = sorted(set(ALLOWED) - set(MODULES))
+    assert not gone, f"these modules of ALLOWED (tests/test_imports.py) do not exist: {list(map(full, gone))}"
+
+
+def test_every_package_is_known() -> None:
+    """No folder of sources escapes the table, and the wheel holds every package."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for package in FOLDERS:
+        assert f'"{full(package)}"' in text, f"{full(package)} is not among the packages of pyproject.toml"
+    folders = {path.parent.resolve() for folder in FOLDERS.values() for path in folder.glob("*/*.py")}
+    strangers = folders - set(FOLDERS.values())
+    assert not strangers, f"folders with sources that are not in FOLDERS (tests/test_imports.py): {strangers}"
+
+
+@pytest.mark.parametrize("name", ["guides", "models"])
+def test_symlinks_are_relative(name: str) -> None:
+    link = ROOT / PACKAGE / name
+    assert link.is_symlink() and os.readlink(link) == f"../{name}"
+
+
+@pytest.mark.parametrize("module", [pytest.param(name, id=full(name)) for name in MODULES])
+def test_imports_point_one_way(module: str) -> None:
+    allowed = ALLOWED.get(module, set())
+    allowed_for_types = allowed | ALLOWED_FOR_TYPES.get(module, set())
+    wrong = [
+        f"{MODULES[module].relative_to(ROOT)}:{line} imports {full(target)}"
+        for target, line, for_types in our_imports(module)
+        if target not in (allowed_for_types if for_types else allowed)
+    ]
+    may = sorted(map(full, allowed)) or "nothing of ours"
+    assert not wrong, "\n".join([*wrong, f"{full(module)} may import {may}"])
+
+
+@pytest.mark.parametrize("package", ["guides", "elbos"])
+def test_guides_and_objectives_import_pyro_and_torch_alone(package: str) -> None:
+    for module in (name for name in MODULES if name.partition(".")[0] == package):
+        for node, _ in import_statements(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+            others = {name.partition(".")[0] for name in imported_names(node)} - sys.stdlib_module_names
+            others -= {PACKAGE, "pyro", "torch"}
+            assert not others, f"{MODULES[module].relative_to(ROOT)}:{node.lineno} imports {', '.join(others)}"
+
+
+@pytest.mark.parametrize("module", [pytest.param(name, id=full(name)) for name in MODULES])
+def test_imports_are_absolute(module: str) -> None:
+    """Relative imports would follow the folders of the checkout, not the packages."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    for node, _ in import_statements(tree):
+        where = f"{MODULES[module].relative_to(ROOT)}:{node.lineno}"
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{where}: a relative import"
+        top_level = {name.partition(".")[0] for name in imported_names(node)}
+        assert not top_level & {"guides", "models"}, f"{where}: import pyro_vipaint.guides and pyro_vipaint.models"
+
+
+def test_no_cycles() -> None:
+    """Neither in the table nor in what the modules really import when they run."""
+    real = {name: {target for target, _, for_types in our_imports(name) if not for_types} for name in MODULES}
+    for what, graph in (("ALLOWED", ALLOWED), ("the imports", real)):
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            pytest.fail(f"a cycle in {what}: {' → '.join(map(full, error.args[1]))}")
+
+
+@pytest.mark.parametrize("name", ["guides", "models"])
+def test_root_folders_refuse_to_be_imported(name: str) -> None:
+    result = in_subprocess(f"import {name}")
+    assert result.returncode != 0, f"import {name} went through"
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError") and f"pyro_vipaint.{name}" in last, result.stderr
+
+
+def test_import_leaves_heavy_packages_alone() -> None:
+    result = in_subprocess(f"import sys, pyro_vipaint; print(*(name for name in {HEAVY} if name in sys.modules))")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [], "import pyro_vipaint imports what should be imported where it is used"
+
+
+def import_seconds(name: str) -> float:
+    """Wall time of importing `name` in a fresh interpreter, without the interpreter's own start."""
+    result = in_subprocess(
+        f"from time import perf_counter; start = perf_counter(); import {name}; print(perf_counter() - start)"
+    )
+    assert result.returncode == 0, result.stderr
+    return float(result.stdout.split()[-1])
+
+
+def test_import_takes_little_longer_than_pyro() -> None:
+    """At most 1.3 × `import pyro`: the best of several interleaved runs each, as many as a busy machine needs."""
+    ours, pyros = float("inf"), float("inf")
+    for repeat in range(8):
+        pyros = min(pyros, import_seconds("pyro"))
+        ours = min(ours, import_seconds(PACKAGE))
+        if repeat >= 2 and ours <= 1.3 * pyros:
+            break
+    assert ours <= 1.3 * pyros, f"import {PACKAGE}: {ours:.2f} s, import pyro: {pyros:.2f} s"
