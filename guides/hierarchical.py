@@ -10,7 +10,6 @@ call of its own. mu lives in the scale of the clean latent, gamma in (0, 1), tau
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -66,26 +65,27 @@ class HierarchicalGuide(LatentGuide):
         model: the :class:`DiffusionModel` to be approximated.
         init: where mu starts at every level, shape ``(N, *event)``, clean scale; zeros if not given. See
             :func:`pyro_vipaint.initial_latent`.
-        gamma_logit: logit of gamma at the start.
+        gamma_logit: logit of gamma at the start, a number or a tensor that broadcasts to ``init``: a lower value on
+            observed pixels lets them follow mu, and so the observation, from the first step on.
         tau_scale: tau below T_e at the start, in units of the prior's standard deviation there.
     """
 
     def __init__(
-        self, model: ModelLike, init: Tensor | None = None, *, gamma_logit: float = 4.0, tau_scale: float = 0.7
+        self, model: ModelLike, init: Tensor | None = None, *, gamma_logit: float | Tensor = 4.0, tau_scale: float = 0.7
     ) -> None:
         super().__init__(model)
         if init is None:
             init = torch.zeros(model.num_images, *model.prior.event_shape)
         self._alpha = {level.name: level.alpha for level in model.levels}
         self._top = model.levels[0].name
-        gamma = 1 / (1 + math.exp(-gamma_logit))
+        gamma = torch.as_tensor(gamma_logit).to(init).sigmoid().expand(init.shape).contiguous()
         for level in model.levels:
             index, is_top = level.name.removeprefix("z_"), level.name == self._top
             tau = level.sigma if is_top else tau_scale * level.step_std
             self._create(f"mu_{index}", init.detach().clone(), constraints.real)
             self._create(f"tau_{index}", torch.full_like(init, tau), constraints.positive)
             if not is_top:
-                self._create(f"gamma_{index}", torch.full_like(init, gamma), constraints.unit_interval)
+                self._create(f"gamma_{index}", gamma.clone(), constraints.unit_interval)
 
     def _create(self, name: str, value: Tensor, constraint: constraints.Constraint) -> None:
         setattr(self, name, PyroParam(value, constraint=constraint))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from pyro_vipaint.errors import InputError, NonFiniteError
 
@@ -24,15 +26,21 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """Bad input ends with one line and exit code 2, a fit that broke with exit code 1."""
+    """Bad input ends with one line and exit code 2, a fit that broke or a full disk with exit code 1."""
     try:
         yield
     except InputError as error:
-        errors.print(f"[bold red]Error:[/] {error}", soft_wrap=True, highlight=False)
+        _print_error(error)
         raise typer.Exit(2) from None
-    except NonFiniteError as error:
-        errors.print(f"[bold red]Error:[/] {error}", soft_wrap=True, highlight=False)
+    except (NonFiniteError, OSError) as error:
+        _print_error(error)
         raise typer.Exit(1) from None
+
+
+def _print_error(error: Exception) -> None:
+    """The message in one line, however narrow the terminal, with brackets in file names left as they are."""
+    message = " ".join(str(error).split())
+    errors.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
 
 
 @app.command()
@@ -44,7 +52,9 @@ def demo(
     """Completes held-out images with the prior that ships, and shows the bound that was reached."""
     with _one_line_errors():
         from pyro_vipaint.demo import demo_problem
+        from pyro_vipaint.files import check_out
 
+        check_out(out)
         images, masks, labels = demo_problem()
         _run_and_write(
             images, masks, images, out, seed, prior="fashion32", label=labels, device=device, levels=4, num_samples=10
@@ -60,7 +70,8 @@ def inpaint(
     levels: Annotated[int, typer.Option(help="K, the number of latent levels.")] = 4,
     samples: Annotated[int, typer.Option(help="Number of completions.")] = 10,
     label: Annotated[int | None, typer.Option(help="Class, for class-conditional priors.")] = None,
-    steps: Annotated[int | None, typer.Option(help="SVI steps.")] = None,
+    steps: Annotated[int | None, typer.Option(help="SVI steps, K + 1 network calls each.")] = None,
+    refine_steps: Annotated[int | None, typer.Option(help="Refinement steps, one network call each.")] = None,
     beta: Annotated[float | None, typer.Option(help="Weight of the prior side; 1 is the true bound.")] = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -71,16 +82,18 @@ def inpaint(
     """Completes IMAGE where MASK is black."""
     with _one_line_errors():
         from pyro_vipaint.devices import resolve_device
-        from pyro_vipaint.files import read_image, read_mask
-        from pyro_vipaint.models import load_prior
+        from pyro_vipaint.files import check_out, read_image, read_mask
+        from pyro_vipaint.inpainting import check_prior
 
-        loaded = load_prior(prior, resolve_device(device))
+        check_out(out)
+        loaded = check_prior(prior, resolve_device(device))
         channels, height, width = loaded.event_shape
         size = (height, width) if resize else None
         _run_and_write(
             read_image(image, channels, size), read_mask(mask, invert_mask, size),
             None if truth is None else read_image(truth, channels, size).unsqueeze(0), out, seed,
             prior=loaded, label=label, device=device, levels=levels, num_samples=samples, steps=steps, beta=beta,
+            refine_steps=refine_steps,
         )  # fmt: skip
 
 
@@ -101,13 +114,13 @@ def priors() -> None:
 
 def _run_and_write(images: Any, masks: Any, truth: Any, out: Path, seed: int, **arguments: Any) -> None:
     """Runs VIPaint with progress bars, prints the table, writes the folder."""
-    from pyro_vipaint.files import build_report, check_out, write_result
+    from pyro_vipaint.files import build_report, write_result
     from pyro_vipaint.inpainting import check_truth
     from pyro_vipaint.inpainting import inpaint as run
 
-    check_out(out)
     check_truth(truth, images)
-    with _progress_bars() as progress:
+    with _progress_bars() as progress, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Encountered (NaN|[+-]inf)")  # Pyro's; the error that follows says where
         result = run(images, masks, seed=seed, progress=progress, **arguments)
     prior, label = arguments["prior"], arguments["label"]
     labels = None if label is None else ([label] if isinstance(label, int) else label.tolist())
@@ -146,7 +159,8 @@ def _print_table(report: dict[str, Any], out: Path) -> None:
         f"{report['network_calls']} network calls on {report['network_evaluations']} images in all, "
         f"{report['seconds']:.1f} s. bound: nats on log p(y), higher is better; lpips: lower is better."
     )
-    console.print(f"Written to {out}/: contact_sheet.png, the samples, samples.safetensors, report.json", soft_wrap=True)
+    written = f"Written to {out}/: contact_sheet.png, the samples, samples.safetensors, report.json"
+    console.print(written, soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

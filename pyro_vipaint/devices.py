@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
+from typing import Any
+
 import torch
+from torch import Tensor, nn
 
 from pyro_vipaint.errors import InputError
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str | torch.device) -> torch.device:
     """``auto`` (CUDA, then MPS, then CPU) or a device's own name.
 
     Raises:
@@ -18,6 +22,36 @@ def resolve_device(name: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"Device {name!r} is not available here: use auto or cpu.") from error
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(f"Device {str(name)!r} is not available here: use auto or cpu.") from error
+    if device.type == "meta":
+        raise InputError("Device 'meta' holds no numbers: use auto or cpu.")
+    return device
+
+
+def device_of(part: Any) -> torch.device | None:
+    """Where the tensors of a network lie, or of a dataclass around one (a prior); ``None`` where there are none."""
+    if isinstance(part, Tensor):
+        return part.device
+    if isinstance(part, nn.Module):
+        return next((parameter.device for parameter in part.parameters()), None)
+    inside = (getattr(part, field.name) for field in fields(part)) if is_dataclass(part) else ()
+    return next((device for device in map(device_of, inside) if device is not None), None)
+
+
+def device_for(prior: Any, name: str | torch.device) -> torch.device:
+    """The device of a run: ``auto`` is where a loaded prior lies, and any other name must agree with it.
+
+    Raises:
+        InputError: no such device here, or the prior lies on another one.
+    """
+    home = device_of(prior)
+    if home is None:
+        return resolve_device(name)
+    if name == "auto":
+        return home
+    target = resolve_device(name)
+    if target != home:
+        raise InputError(f"The prior lies on {home}, not on {target}: load it with device={str(target)!r}.")
+    return target

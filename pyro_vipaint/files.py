@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -16,89 +18,143 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.inpainting import InpaintingResult
 
+REPORT = "report.json"
+SAMPLE = re.compile(r"(image_\d+_)?sample_\d+\.png")
 PACKAGES = ("pyro-vipaint", "torch", "pyro-ppl", "diffusers", "lpips")
 
 
 def read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -> Tensor:
-    """A picture as ``(channels, H, W)`` in [-1, 1], grey or RGB; resized to ``size`` (H, W) if one is given.
+    """A picture as ``(channels, H, W)`` in [-1, 1], grey or RGB; pixels that are NaN stay so, they may mark the hole.
+
+    With ``size`` (H, W) it is resized, each new pixel being the mean of the old ones that it covers: no other filter
+    keeps hidden pixels out of observed ones.
 
     Raises:
-        InputError: not a picture, or one with NaN pixels.
+        InputError: not a picture, or one whose numbers have no clear meaning.
     """
-    picture = _open(path)
-    if picture.mode == "F" and not np.isfinite(np.asarray(picture)).all():
-        raise InputError(f"{path} has pixels that are NaN or infinite: replace them before inpainting.")
-    picture = picture.convert("L" if channels == 1 else "RGB")
+    picture, white = _with_white(_open(path), "L" if channels == 1 else "RGB", path)
     if size is not None:
-        picture = picture.resize((size[1], size[0]), Image.Resampling.LANCZOS)
-    pixels = torch.from_numpy(np.array(picture, dtype=np.float32)) / 127.5 - 1
-    return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1)
+        picture = picture.resize((size[1], size[0]), Image.Resampling.BOX)
+    pixels = torch.from_numpy(np.array(picture, dtype=np.float32)) * (2 / white) - 1
+    return pixels.permute(2, 0, 1).contiguous() if pixels.ndim == 3 else pixels.repeat(channels, 1, 1)
 
 
 def read_mask(path: Path, invert: bool = False, size: tuple[int, int] | None = None) -> Tensor:
-    """A mask file as ``(1, H, W)``, 1 where it is white (observed); ``invert`` for files in which white is the hole."""
-    picture = _open(path).convert("L")
+    """A mask file as ``(1, H, W)``, 1 where it is white (observed); ``invert`` for files in which white is the hole.
+
+    White is more than half of the scale, or 1 in a picture that holds nothing else than 0 and 1. With ``size``
+    (H, W) a new pixel is observed where all old ones that it covers are.
+    """
+    picture, white = _with_white(_open(path), "L", path)
+    values = np.asarray(picture, dtype=np.float32)
+    observed = values > (1 if values.max() <= 1 else white) / 2
+    if invert:
+        observed = ~observed
     if size is not None:
-        picture = picture.resize((size[1], size[0]), Image.Resampling.NEAREST)
-    observed = torch.from_numpy(np.array(picture) > 127).unsqueeze(0)
-    return (~observed if invert else observed).float()
+        shares = Image.fromarray(observed.astype(np.float32)).resize((size[1], size[0]), Image.Resampling.BOX)
+        observed = np.asarray(shares) > 1 - 1e-4
+    return torch.from_numpy(observed.astype(np.float32)).unsqueeze(0)
+
+
+def _with_white(picture: Image.Image, mode: str, path: Path) -> tuple[Image.Image, float]:
+    """The picture in ``mode`` and its white, 255; deeper grey pictures as floats, with what is white in them.
+
+    Their formats do not say what is white: it is the first of 1 (floats only), 255 and 65535 that no pixel exceeds.
+    """
+    if picture.mode != "F" and not picture.mode.startswith("I"):
+        return picture.convert(mode), 255.0
+    values = np.array(picture, dtype=np.float32)
+    finite = values[np.isfinite(values)]
+    low, high = finite.min(initial=0), finite.max(initial=0)
+    white = next((w for w in (1.0, 255.0, 65535.0) if high <= w and (w > 1 or picture.mode == "F")), None)
+    if low < 0 or white is None:
+        raise InputError(f"{path} has pixels from {low:g} to {high:g}: save it on [0, 1], [0, 255] or [0, 65535].")
+    return Image.fromarray(values), white
 
 
 def _open(path: Path) -> Image.Image:
+    """The picture, turned as its EXIF entry says."""
     try:
-        picture = Image.open(path)
-        picture.load()
-        return picture
+        with Image.open(path) as picture:
+            return ImageOps.exif_transpose(picture)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders of broken files raise anything
         raise InputError(f"{path} is not a picture that can be read.") from error
 
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside ``out`` whose files are moved there when the block ends well, and vanish otherwise."""
+    """A temporary folder whose files are moved to ``out`` when the block ends well, and vanish otherwise.
+
+    It lies beside ``out``, or in it if that exists: on the same disk, and where one may write.
+    """
+    created = [parent for parent in out.parents if not parent.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out if out.exists() else out.parent))
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
         if not out.exists():
             temporary.rename(out)
             return
-        for path in temporary.iterdir():
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name == REPORT):  # last: it vouches for the rest
             os.replace(path, out / path.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        for parent in created:
+            with suppress(OSError):
+                parent.rmdir()  # stays where it is not empty
 
 
 def check_out(out: Path) -> None:
-    """Refuses an output path that is a file, before anything is computed."""
+    """Refuses an output path that cannot become a folder, before anything is computed."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file: name a folder with --out.")
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise InputError(f"{out} cannot be written: {nearest} is not a folder that one may write to.")
 
 
 def write_result(out: Path, result: InpaintingResult, report: dict[str, Any], truth: Tensor | None = None) -> None:
-    """Writes ``contact_sheet.png``, a PNG a sample, ``samples.safetensors`` and ``report.json`` into ``out``."""
+    """Writes ``contact_sheet.png``, a PNG a sample, ``samples.safetensors`` and ``report.json`` into ``out``.
+
+    Sample pictures of an earlier run go away; other files in ``out`` stay.
+    """
     from safetensors.torch import save_file
 
     from pyro_vipaint.plotting import to_picture
 
+    pictures = {
+        f"sample_{s:02d}.png" if len(images) == 1 else f"image_{n:02d}_sample_{s:02d}.png": image
+        for s, images in enumerate(result.samples)
+        for n, image in enumerate(images)
+    }
     with whole_folder(out) as folder:
         result.plot(truth).savefig(folder / "contact_sheet.png", dpi=160)
-        for s, images in enumerate(result.samples):
-            for n, image in enumerate(images):
-                name = f"sample_{s:02d}.png" if len(images) == 1 else f"image_{n:02d}_sample_{s:02d}.png"
-                Image.fromarray(to_picture(image)).save(folder / name)
+        for name, image in pictures.items():
+            Image.fromarray(to_picture(image)).save(folder / name)
         tensors = {"samples": result.samples, "observation": result.observation, "mask": result.mask}
         save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "samples.safetensors")
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        (folder / REPORT).write_text(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    for path in out.iterdir():
+        if SAMPLE.fullmatch(path.name) and path.name not in pictures:
+            path.unlink()
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with ``None`` for numbers that JSON cannot hold (an infinite PSNR)."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def build_report(
@@ -125,8 +181,11 @@ def build_report(
 
 
 def measure(result: InpaintingResult, truth: Tensor | None) -> list[dict[str, Any]]:
-    """An entry an image: bound, its terms, error on observed pixels, diversity, and LPIPS and PSNR against the truth."""
-    from pyro_vipaint.metrics import hidden_std, lpips_distance, observed_error, psnr
+    """An entry an image: bound, its terms, error on observed pixels, diversity; against the truth PSNR and LPIPS.
+
+    LPIPS is left away for images that AlexNet cannot take.
+    """
+    from pyro_vipaint.metrics import SMALLEST_SIDE, hidden_std, lpips_distance, observed_error, psnr
 
     terms = result.fit.final_terms()
     columns: dict[str, Callable[[int], Any]] = {
@@ -139,8 +198,10 @@ def measure(result: InpaintingResult, truth: Tensor | None) -> list[dict[str, An
         spread = hidden_std(result.samples, result.mask)
         columns["hidden_std"] = lambda n: float(spread[n])
     if truth is not None:
-        distance, ratio = lpips_distance(result.samples, truth).mean(0), psnr(result.samples, truth).mean(0)
-        columns["lpips"] = lambda n: float(distance[n])
+        if min(truth.shape[-2:]) >= SMALLEST_SIDE and truth.shape[-3] in (1, 3):
+            distance = lpips_distance(result.samples, truth).mean(0)
+            columns["lpips"] = lambda n: float(distance[n])
+        ratio = psnr(result.samples, truth).mean(0)
         columns["psnr"] = lambda n: float(ratio[n])
     return [{name: column(n) for name, column in columns.items()} for n in range(len(result.observation))]
 

@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vipaint.errors import InputError
+
 if TYPE_CHECKING:
     from pyro_vipaint.inpainting import InpaintingResult
 
@@ -17,12 +19,15 @@ HIDDEN = np.array([0.36, 0.42, 0.55])  # the colour of hidden pixels: not a grey
 def contact_sheet(result: InpaintingResult, truth: Tensor | None = None, max_samples: int = 10) -> Figure:
     """A row an image: truth where known, observation, mean, standard deviation, samples.
 
-    ``truth``: ``(N, C, H, W)`` in [-1, 1]. The standard deviation is drawn from 0 (black) to 1 (white), in the units
-    of the image.
+    ``truth``: ``(N, C, H, W)``, or one image for all, in [-1, 1]. The standard deviation is drawn from 0 (black) to 1
+    (white), in the units of the image.
+
+    Raises:
+        InputError: the truth has another shape than the images.
     """
     columns: list[tuple[str, list[np.ndarray]]] = []
     if truth is not None:
-        columns.append(("truth", _pictures(truth)))
+        columns.append(("truth", _pictures(_as_many(truth, result.observation))))
     columns.append(("observation", _observations(result.observation, result.mask)))
     columns.append(("mean", _pictures(result.mean)))
     columns.append(("std. dev.", _pictures(2 * result.std - 1)))
@@ -49,6 +54,15 @@ def to_picture(x: Tensor) -> np.ndarray:
     """An image ``(C, H, W)`` in [-1, 1] as ``(H, W, 3)`` bytes; one channel becomes grey."""
     pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().byte()
     return pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
+
+
+def _as_many(truth: Tensor, images: Tensor) -> Tensor:
+    """``truth`` in the shape of ``images``."""
+    try:
+        return truth.expand(images.shape)
+    except RuntimeError:
+        shapes = f"{tuple(truth.shape)}, the images {tuple(images.shape)}"
+        raise InputError(f"The true image has shape {shapes}.") from None
 
 
 def _pictures(images: Tensor) -> list[np.ndarray]:

@@ -3,10 +3,11 @@ r"""Phase 2: from z_Ts to an image by diffusion posterior sampling (section 4.3;
 With x_hat = E[z_0 given z_t] and the residual r = |y - A(decode(x_hat))| of *each sample by itself*, one step is
 
 .. math::
-    z_s = E_\theta[z_s \mid z_t] + \eta \tilde\sigma_s n - \zeta \frac{\nabla r}{\alpha\text{-scale}}
+    z_s \sim p_\theta(z_s \mid z_t), \qquad z_s \leftarrow z_s - \zeta\, c_t c_s \nabla_{z_t} r,
+    \qquad c_t = \sqrt{\alpha_t^2 + \sigma_t^2},
 
-one network call with its gradient. The step is taken in the variance-preserving coordinates z / sqrt(alpha^2 +
-sigma^2), in which it equals the authors' DPS, so that the same zeta means the same on every schedule.
+one network call with its gradient. The factors c take the step in the variance-preserving coordinates z / c, in which
+it is the authors' DPS; so the same zeta means the same on every schedule.
 """
 
 from __future__ import annotations
@@ -64,13 +65,17 @@ def guided_chain(
     condition: dict[str, Any],
     callback: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """DPS along ``times`` (decreasing); one network call for each but the last, at which the image is the prediction."""
-    x_hat = z
-    for step, (t, s) in enumerate(zip(times, times[1:], strict=False)):
-        z, x_hat = _guided_step(prior, likelihood, z, y, (t, s), zeta, condition)
+    """DPS along ``times`` (decreasing), a network call for each but the last; the image is the last prediction."""
+    *guided, last = times[:-1]
+    for step, (t, s) in enumerate(zip(guided, times[1:], strict=False)):
+        z = _guided_step(prior, likelihood, z, y, (t, s), zeta, condition)
         if callback is not None:
             callback(step)
-    return prior.decode(x_hat).clamp(-1, 1)
+    with torch.no_grad():
+        x = prior.decode(prior.denoise(z, last, **condition)).clamp(-1, 1)
+    if callback is not None:
+        callback(len(guided))
+    return x
 
 
 def _guided_step(
@@ -81,8 +86,8 @@ def _guided_step(
     interval: tuple[float, float],
     zeta: float,
     condition: dict[str, Any],
-) -> tuple[Tensor, Tensor]:
-    """``(z_s, x_hat)`` of one DPS step from t to s."""
+) -> Tensor:
+    """z_s after one DPS step from t to s."""
     t, s = interval
     with torch.enable_grad():
         z = z.detach().requires_grad_()
@@ -91,8 +96,7 @@ def _guided_step(
         (gradient,) = torch.autograd.grad(norm.sum(), z)
     with torch.no_grad():
         step = zeta * _scale(prior, t) * _scale(prior, s)
-        z_s = bridge(prior.schedule, z, x_hat, t, s).sample() - step * gradient
-    return z_s, x_hat.detach()
+        return bridge(prior.schedule, z, x_hat, t, s).sample() - step * gradient
 
 
 def residual_norm(likelihood: Any, x: Tensor, y: Tensor, leading_dims: int) -> Tensor:

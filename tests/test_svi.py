@@ -1,0 +1,79 @@
+"""The fit: learning rates by kind, decay, errors that name the term, the record it keeps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import pyro_vipaint as vp
+from pyro_vipaint.guides import HierarchicalGuide
+from tests.problems import diagonal_problem
+
+
+def test_a_rate_of_zero_leaves_that_kind_where_it_was() -> None:
+    problem = diagonal_problem()
+    model = problem.model()
+    guide = HierarchicalGuide(model, problem.y)
+    before = {name: value.detach().clone() for name, value in guide.named_parameters()}
+    vp.fit(model, guide, problem.y, vp.BetaELBO(), steps=3, lr={"mu": 0.1, "tau": 0.0, "gamma": 0.1})
+    for name, value in guide.named_parameters():
+        assert torch.equal(value, before[name]) == name.startswith("tau"), name
+
+
+def test_the_rate_decays_to_its_final_share() -> None:
+    """Adam's first and last steps move by about the rate of that step; their ratio is ``final_lr``."""
+    problem = diagonal_problem()
+    model = problem.model()
+    guide = HierarchicalGuide(model, problem.y)
+    values = [guide.mu_1.detach().clone()]
+    vp.fit(
+        model, guide, problem.y, vp.BetaELBO(), steps=200, lr=1e-3, final_lr=1e-3,
+        callback=lambda step, loss: values.append(guide.mu_1.detach().clone()),
+    )  # fmt: skip
+    first, last = (values[1] - values[0]).abs().mean(), (values[-1] - values[-2]).abs().mean()
+    assert 1e-4 < last / first < 3e-3
+
+
+def test_a_missing_kind_is_named() -> None:
+    problem = diagonal_problem()
+    model = problem.model()
+    with pytest.raises(ValueError, match="gamma, tau"):
+        vp.fit(model, HierarchicalGuide(model, problem.y), problem.y, vp.BetaELBO(), steps=1, lr={"mu": 0.1})
+
+
+def test_a_broken_term_is_named() -> None:
+    problem = diagonal_problem()
+    model = problem.model()
+    with pytest.raises(vp.NonFiniteError, match="step 1 in the term of y"):
+        vp.fit(model, HierarchicalGuide(model), problem.y * float("nan"), vp.BetaELBO(), steps=3)
+
+
+def test_the_record_is_of_every_step_site_and_image() -> None:
+    problem = diagonal_problem(images=2)
+    model = problem.model()
+    elbo = vp.BetaELBO(beta=4.0)
+    fit = vp.fit(model, HierarchicalGuide(model, problem.y), problem.y, elbo, steps=6)
+    assert len(fit.losses) == 6
+    assert set(fit.terms) == {"z_3", "z_2", "z_1", "y"}
+    assert fit.bounds.shape == (6, 2)
+    weighted = 4 * sum(fit.terms[f"z_{i}"] for i in (1, 2, 3)) + fit.terms["y"]
+    assert torch.allclose(torch.as_tensor(weighted).sum(1), torch.tensor(fit.losses), rtol=1e-5)
+    assert fit.calls == 6 * 4 - 6  # the exact marginal needs no call
+    assert torch.allclose(fit.final_terms(2)["y"], fit.terms["y"][-2:].mean(0))
+
+
+def test_the_fit_lowers_the_objective() -> None:
+    problem = diagonal_problem()
+    model = problem.model()
+    fit = vp.fit(model, HierarchicalGuide(model, problem.y), problem.y, vp.BetaELBO(), steps=100, lr=0.05)
+    assert sum(fit.losses[-10:]) < 0.5 * sum(fit.losses[:10])
+
+
+def test_the_same_seed_gives_the_same_fit() -> None:
+    problem = diagonal_problem()
+    model = problem.model()
+    runs = [
+        vp.fit(model, HierarchicalGuide(model, problem.y), problem.y, vp.BetaELBO(), steps=4, seed=seed).losses
+        for seed in (1, 1, 2)
+    ]
+    assert runs[0] == runs[1] != runs[2]
