@@ -37,7 +37,7 @@ from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vipaint.kernels import relative
+from pyro_vipaint.kernels import expand_event, relative
 from pyro_vipaint.schedules import Schedule, as_time
 
 DEFAULT_STEPS = 250  # close to the continuous limit; sampling costs as many network calls, log_prob one
@@ -124,16 +124,16 @@ class DiffusionMarginal(TorchDistribution):
         """An unbiased estimate of the lower bound above, of the leading shape of ``value``, in nats."""
         event_dim, schedule = len(self.event_shape), self.prior.schedule
         leading = value.shape[: value.ndim - event_dim]
-        step = self._draw_steps(leading).to(value.device)
-        a, s, weights = (table.to(value.device) for table in self._tables)
+        step = self._draw_steps(leading)
+        a, s, weights = self._tables
         alpha_e, sigma_e = (float(v) for v in schedule(self.grid[0]))
-        a_j, s_j = _expand(a[step], value), _expand(s[step], value)
+        a_j, s_j = expand_event(a[step], value), expand_event(s[step], value)
         noise = torch.randn_like(value)
-        x_hat = self.prior.denoise(a_j * value + s_j * noise, self.grid[1:].to(value.device)[step], **self.condition)
+        x_hat = self.prior.denoise(a_j * value + s_j * noise, self.grid[1:][step], **self.condition)
         trace = (2 * sigma_e**2 * alpha_e) * a_j / s_j * noise * x_hat
         square = _sum_event((value - alpha_e * x_hat) ** 2 + trace, event_dim)
-        final = float(a[-1] / as_float(schedule(self.grid[-1])[1])) ** 2
-        constant = value[(0,) * len(leading)].numel() / 2 * math.log(2 * math.pi * sigma_e**2) if value.numel() else 0.0
+        final = float(a[-1] / schedule(self.grid[-1])[1]) ** 2
+        constant = self.event_shape.numel() / 2 * math.log(2 * math.pi * sigma_e**2)
         return -(constant + 0.5 * final * _sum_event(value**2, event_dim) + 0.5 * float(weights.sum()) * square)
 
     def _draw_steps(self, leading: torch.Size) -> Tensor:
@@ -145,15 +145,6 @@ class DiffusionMarginal(TorchDistribution):
         cumulative = self._tables[2].cumsum(0)
         step = torch.searchsorted(cumulative, (position * cumulative[-1]).contiguous())
         return step.clamp(max=self.steps - 1).reshape(leading)
-
-
-def as_float(value: Tensor) -> float:
-    """A zero-dimensional tensor as a number."""
-    return float(value)
-
-
-def _expand(table: Tensor, value: Tensor) -> Tensor:
-    return table.reshape(table.shape + (1,) * (value.ndim - table.ndim)).to(value.dtype)
 
 
 def _sum_event(value: Tensor, event_dim: int) -> Tensor:

@@ -83,7 +83,7 @@ class NetworkDenoiser(ABC):
     def __call__(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Tensor:
         leading = z_t.shape[: z_t.ndim - self.event_dim]
         flat = z_t.reshape(-1, *z_t.shape[len(leading) :])
-        times = as_time(t).to(flat.device).expand(leading).reshape(-1)
+        times = as_time(t, flat.device).expand(leading).reshape(-1)
         flat_condition = {name: flatten_condition(value, leading) for name, value in condition.items()}
         return self._denoise(flat, times, flat_condition).reshape(z_t.shape)
 

@@ -182,8 +182,8 @@ def time_of(schedule: Schedule, level: float, iterations: int = 100) -> float:
     return (low + high) / 2
 
 
-def as_time(t: Tensor | float) -> Tensor:
-    """``t`` as a float64 tensor, in which all schedule arithmetic is done (float32 where there is no float64)."""
-    if not isinstance(t, Tensor):
-        return torch.tensor(t, dtype=torch.float64)
-    return t if t.device.type == "mps" else t.double()
+def as_time(t: Tensor | float, device: torch.device | None = None) -> Tensor:
+    """``t`` as a float64 tensor, in which all schedule arithmetic is done (float32 on MPS, which has no float64)."""
+    t = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+    target = device or t.device
+    return t.to(target, torch.float32 if target.type == "mps" else torch.float64)

@@ -111,6 +111,7 @@ def introduction(prior: Result, grid: bool) -> str:
 def training(prior: Result) -> str:
     """How the weights were trained, from the constants of ``recipes.fashion32.train``."""
     network = train.build_network().config
+    plan = "; ".join(f"{length:,} until batch {batch:,}" for batch, length in train.SHIPPED_PLAN)
     return f"""\
 ## Training
 
@@ -123,6 +124,7 @@ def training(prior: Result) -> str:
 | labels | {train.NUM_CLASSES} classes, left out with probability {train.LABEL_DROPOUT} |
 | optimiser | Adam, rate {train.LEARNING_RATE:g}, {train.WARM_UP} steps of warm-up, then a cosine to zero |
 | batches | {prior["iterations"]:,} of {train.BATCH_SIZE} images |
+| length of the cosine, shortened on the way | {plan} |
 | moving average | decay {train.EMA_DECAY} |
 
 ```
