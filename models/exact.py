@@ -110,7 +110,7 @@ class GaussianPrior(DiffusionPrior):
         """``(A, observed, mean, covariance)``: the operator's matrix, which rows are observed, moments of those rows."""
         mean, covariance = self.prediction_moments(keypoints)
         matrix = operator_matrix(likelihood.operator, self.event_shape).to(mean)
-        observed = likelihood.observed(torch.zeros(1, *self.event_shape)).flatten()
+        observed = likelihood.observed(likelihood.operator.A(torch.zeros(1, *self.event_shape))).flatten()
         rows = matrix[observed]
         noise = likelihood.sigma**2 * torch.eye(len(rows), dtype=mean.dtype)
         return matrix, observed, rows @ mean, rows @ covariance @ rows.T + noise

@@ -87,6 +87,8 @@ def build_prior(network: nn.Module, scheduler: Any, details: dict[str, Any], nam
     """The prior of a ``UNet2DModel`` and the diffusers scheduler it was trained for."""
     config: Any = network.config
     size = config.sample_size
+    if size is None or config.in_channels != config.out_channels:
+        raise InputError(f"{name}: the network must state its sample_size and return as many channels as it takes.")
     height, width = (size, size) if isinstance(size, int) else size
     network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
     call: Any = network
@@ -105,12 +107,18 @@ def build_prior(network: nn.Module, scheduler: Any, details: dict[str, Any], nam
 
 def _build_denoiser(network: Any, scheduler: Any) -> NetworkDenoiser:
     config = scheduler.config
-    if type(scheduler).__name__.startswith("EDM"):
+    kind = type(scheduler).__name__
+    if kind.startswith("EDM"):
+        if config.prediction_type != "epsilon" or config.sigma_schedule != "karras":
+            raise InputError(
+                f"{kind} with prediction_type {config.prediction_type} and sigma_schedule {config.sigma_schedule} "
+                "is not supported: epsilon with karras is."
+            )
         schedule = EDM(config.sigma_min, config.sigma_max, config.get("rho", 7.0))
         return EDMDenoiser(network, schedule, sigma_data=config.sigma_data)
     prediction = config.get("prediction_type", "epsilon")
     if not hasattr(scheduler, "alphas_cumprod") or prediction not in BY_PREDICTION:
-        raise InputError(f"Scheduler {type(scheduler).__name__} with prediction_type {prediction} is not supported.")
+        raise InputError(f"Scheduler {kind} with prediction_type {prediction} is not supported.")
     schedule = TableVP(scheduler.alphas_cumprod.tolist())
     return BY_PREDICTION[prediction](network, schedule, integer_timestep(schedule.num_steps))
 
@@ -149,9 +157,12 @@ def _load_network(folder: Path, device: str | torch.device) -> nn.Module:
     kind = _read_json(root / "config.json").get("_class_name")
     if kind != "UNet2DModel":
         raise InputError(f"{folder} holds a {kind}; priors are read from a UNet2DModel.")
-    network: Any = UNet2DModel.from_pretrained(
-        root, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
-    )
+    try:
+        network: Any = UNet2DModel.from_pretrained(
+            root, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
+        )
+    except OSError as error:
+        raise InputError(f"{folder} has no weights that diffusers can read: save the model as safetensors.") from error
     return network.to(device)
 
 
@@ -162,8 +173,8 @@ def _load_scheduler(folder: Path) -> Any:
     if not path.is_dir():
         raise InputError(f"{folder} has no scheduler folder: save the pipeline with save_pretrained.")
     kind = _read_json(path / "scheduler_config.json").get("_class_name", "")
-    scheduler = getattr(diffusers, kind, None)
-    if scheduler is None:
+    scheduler = getattr(diffusers, kind, None) if isinstance(kind, str) else None
+    if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
         raise InputError(f"{folder}: this version of diffusers has no scheduler {kind!r}.")
     return scheduler.from_pretrained(path)
 

@@ -31,7 +31,7 @@ class _Additive:
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
         """y - A(x) on what is observed, zero elsewhere."""
         difference = y - self.operator.A(x)
-        return difference * self.observed(difference)
+        return torch.where(self.observed(difference), difference, torch.zeros_like(difference))
 
     def _masked(self, distribution: TorchDistribution) -> Distribution:
         if getattr(self.operator, "mask", None) is None:

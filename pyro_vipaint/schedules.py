@@ -33,7 +33,7 @@ class Schedule(Protocol):
 
 def _vp(log_alpha: Tensor) -> tuple[Tensor, Tensor]:
     """alpha and sigma = sqrt(1 - alpha^2) from log alpha <= 0, without cancellation near alpha = 1."""
-    return log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt()
+    return log_alpha.exp(), torch.expm1(2 * log_alpha).abs().sqrt()
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,18 @@ class RectifiedFlow:
         return (1 - sigma).clamp(min=self.alpha_min), sigma
 
 
+def _floor(table: Tensor) -> Tensor:
+    """What stands for zeros in a table: small, and below every other entry, so that the noise level still grows."""
+    positive = table[table > 0]
+    return positive.min().div(4).clamp(max=1e-8) if len(positive) else table.new_tensor(1e-8)
+
+
 @dataclass(frozen=True)
 class TableVP:
     """Variance preserving from a table of ``alphas_cumprod`` (decreasing, in (0, 1]), as diffusers' schedulers keep it.
 
     Entry ``n`` of ``N`` lies at ``t = (n + 1) / N``, and ``t = 0`` is clean; between them log alpha is linear.
-    Entries of zero (zero terminal signal-to-noise) are raised to 1e-8.
+    Zeros (zero terminal signal-to-noise) become 1e-8, or a quarter of the smallest other entry if that is less.
 
     Raises:
         InputError: the table is empty, increases, or leaves [0, 1].
@@ -143,7 +149,7 @@ class TableVP:
         table = torch.as_tensor(self.alphas_cumprod, dtype=torch.float64)
         if table.ndim != 1 or not len(table) or (table.diff() > 0).any() or table.min() < 0 or table.max() > 1:
             raise InputError("alphas_cumprod must be one decreasing row of numbers in [0, 1].")
-        object.__setattr__(self, "alphas_cumprod", tuple(table.clamp(min=1e-8).tolist()))
+        object.__setattr__(self, "alphas_cumprod", tuple(torch.where(table > 0, table, _floor(table)).tolist()))
 
     @property
     def num_steps(self) -> int:
