@@ -10,12 +10,11 @@ call of its own. mu lives in the scale of the clean latent, gamma in (0, 1), tau
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from pyro.distributions import Distribution, Normal
-
 from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import constraints
@@ -24,12 +23,16 @@ from pyro_vipaint.guides.base import LatentGuide
 
 
 class LevelLike(Protocol):
-    """A latent site as the model describes it."""
+    """A latent site as the model describes it: alpha and sigma there, the prior's spread given the level above."""
 
-    name: str
-    alpha: float
-    sigma: float
-    step_std: float
+    @property
+    def name(self) -> str: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def sigma(self) -> float: ...
+    @property
+    def step_std(self) -> float: ...
 
 
 class PriorLike(Protocol):
@@ -42,7 +45,7 @@ class PriorLike(Protocol):
 class ModelLike(Protocol):
     """What the guide reads of a :class:`DiffusionModel`."""
 
-    __call__: Callable[..., Tensor]
+    def __call__(self, y: Tensor | None = None, num_images: int | None = None) -> Tensor: ...
 
     @property
     def levels(self) -> Sequence[LevelLike]: ...
@@ -90,7 +93,7 @@ class HierarchicalGuide(LatentGuide):
     def _create(self, name: str, value: Tensor, constraint: constraints.Constraint) -> None:
         setattr(self, name, PyroParam(value, constraint=constraint))
 
-    def get_posterior(self, name: str, prior: Distribution) -> Distribution:
+    def get_posterior(self, name: str, prior: Any) -> Distribution:
         """q at site ``name`` given the prior's distribution there, which carries the levels above."""
         index = name.removeprefix("z_")
         mean = self._alpha[name] * getattr(self, f"mu_{index}")

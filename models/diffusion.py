@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import pyro
 from torch import Tensor
 
-from pyro_vipaint.keypoints import check_keypoints
 from pyro_vipaint.kernels import bridge_coefficients
+from pyro_vipaint.keypoints import check_keypoints
 from pyro_vipaint.models.priors import DiffusionPrior
 from pyro_vipaint.schedules import as_time
 

@@ -57,7 +57,9 @@ class GaussianPrior(DiffusionPrior):
     def diagonal(cls, mean: Tensor, std: Tensor, schedule: Schedule | None = None) -> GaussianPrior:
         """Independent coordinates with the given mean and standard deviation, of any event shape."""
         schedule = schedule or EDM()
-        return cls(schedule, GaussianDenoiser(schedule, mean, std**2), mean.shape, data_std=float(std.square().mean() ** 0.5))
+        return cls(
+            schedule, GaussianDenoiser(schedule, mean, std**2), mean.shape, data_std=float(std.square().mean() ** 0.5)
+        )
 
     @classmethod
     def full(cls, mean: Tensor, covariance: Tensor, schedule: Schedule | None = None) -> GaussianPrior:
@@ -70,7 +72,12 @@ class GaussianPrior(DiffusionPrior):
         variance, vectors = torch.linalg.eigh(covariance)
         if variance.min() <= 0:
             raise InputError("the covariance must be positive definite.")
-        return cls(schedule, GaussianDenoiser(schedule, mean, variance, vectors), mean.shape, data_std=float(variance.mean() ** 0.5))
+        return cls(
+            schedule,
+            GaussianDenoiser(schedule, mean, variance, vectors),
+            mean.shape,
+            data_std=float(variance.mean() ** 0.5),
+        )
 
     @property
     def mean(self) -> Tensor:
@@ -107,7 +114,7 @@ class GaussianPrior(DiffusionPrior):
     def observation_moments(
         self, likelihood: Any, keypoints: Sequence[float] | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``(A, observed, mean, covariance)``: the operator's matrix, which rows are observed, moments of those rows."""
+        """``(A, observed, mean, covariance)``: the operator's matrix, which rows are observed, and their moments."""
         mean, covariance = self.prediction_moments(keypoints)
         matrix = operator_matrix(likelihood.operator, self.event_shape).to(mean)
         observed = likelihood.observed(likelihood.operator.A(torch.zeros(1, *self.event_shape))).flatten()

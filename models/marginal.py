@@ -30,7 +30,8 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any, Protocol
+from itertools import pairwise
+from typing import Any, ClassVar, Protocol
 
 import torch
 from pyro.distributions import Normal, TorchDistribution
@@ -50,7 +51,7 @@ class Chain(Protocol):
     def schedule(self) -> Schedule: ...
 
     @property
-    def event_shape(self) -> torch.Size: ...
+    def event_shape(self) -> torch.Size | tuple[int, ...]: ...
 
     def denoise(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Tensor: ...
 
@@ -72,7 +73,7 @@ class DiffusionMarginal(TorchDistribution):
         condition: tensors passed on to the denoiser.
     """
 
-    arg_constraints = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_rsample = False
 
     def __init__(
@@ -116,7 +117,7 @@ class DiffusionMarginal(TorchDistribution):
         _, sigma = self.prior.schedule(as_time(1.0))
         z = sigma.item() * torch.randn(self._extended_shape(torch.Size(sample_shape)), device=device)
         times = self.grid.flip(0).tolist()
-        for t, s in zip(times, times[1:], strict=False):
+        for t, s in pairwise(times):
             z = self.prior.transition(z, t, s, **self.condition).sample()
         return z
 

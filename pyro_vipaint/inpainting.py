@@ -153,7 +153,7 @@ def _run(
     elbo = BetaELBO(settings.beta, settings.num_particles)
     fitted = fit(
         model, guide, y, elbo, settings.steps, settings.lr, final_lr=settings.final_lr,
-        callback=lambda step, loss: report("fit", step + 1, settings.steps, float(sum(elbo.terms.values()).sum())),
+        callback=lambda step, loss: report("fit", step + 1, settings.steps, float(torch.stack(list(elbo.terms.values())).sum())),
     )  # fmt: skip
     z = sample(guide, y, num_samples)
     samples = refine(

@@ -7,6 +7,7 @@ sigma/alpha, which mean the same on every schedule.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Protocol
 
 from pyro_vipaint.errors import InputError
@@ -56,7 +57,7 @@ def check_keypoints(times: Sequence[float]) -> tuple[float, ...]:
         raise InputError("keypoints must name at least one time.")
     if not all(0 < t < 1 for t in checked):
         raise InputError(f"keypoints must lie strictly between 0 and 1, not {_shown(checked)}.")
-    if any(later <= earlier for later, earlier in zip(checked, checked[1:], strict=False)):
+    if any(later <= earlier for earlier, later in pairwise(checked)):
         raise InputError(f"keypoints must decrease from T_e to T_s, not {_shown(checked)}.")
     return checked
 

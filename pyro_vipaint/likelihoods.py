@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from pyro.distributions import Distribution, Laplace as LaplaceDistribution, Normal, TorchDistribution
+from pyro.distributions import Distribution, Normal, TorchDistribution
+from pyro.distributions import Laplace as LaplaceDistribution  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
 from pyro_vipaint.operators import Operator

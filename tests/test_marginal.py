@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def long_sum(prior: DiffusionPrior, w: Tensor, t: float, steps: int, draws: int)
     sigma_end = float(schedule(torch.tensor(1.0, dtype=torch.float64))[1])
     end = Independent(Normal(a * w, variance**0.5), 1)
     total = kl_divergence(end, Independent(Normal(torch.zeros_like(w), sigma_end * torch.ones_like(w)), 1))
-    for s, r in zip(times[:-1], times[1:], strict=True):
+    for s, r in pairwise(times):
         a_r, var_r = (float(v) for v in relative(schedule, t, r))
         z_r = a_r * w + var_r**0.5 * torch.randn_like(w)
         p = prior.transition(z_r, r, s)

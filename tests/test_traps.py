@@ -119,7 +119,9 @@ def test_psis_runs_through_seven_singleton_dimensions() -> None:
     """Pyro's diagnostic hands the denoiser samples with singleton dimensions in front of the image."""
     model, y, _ = network_model(2, images=1)
     guide = HierarchicalGuide(model, y)
-    assert 0 <= psis_diagnostic(model, guide, y, num_particles=64, max_simultaneous_particles=32, max_plate_nesting=7) < 50
+    assert (
+        0 <= psis_diagnostic(model, guide, y, num_particles=64, max_simultaneous_particles=32, max_plate_nesting=7) < 50
+    )
 
 
 def test_particles_run_as_one_batch() -> None:
