@@ -57,7 +57,7 @@ def check_keypoints(times: Sequence[float]) -> tuple[float, ...]:
         raise InputError("keypoints must name at least one time.")
     if not all(0 < t < 1 for t in checked):
         raise InputError(f"keypoints must lie strictly between 0 and 1, not {_shown(checked)}.")
-    if any(later <= earlier for earlier, later in pairwise(checked)):
+    if any(later >= earlier for earlier, later in pairwise(checked)):
         raise InputError(f"keypoints must decrease from T_e to T_s, not {_shown(checked)}.")
     return checked
 
