@@ -38,13 +38,15 @@ BY_PREDICTION: dict[str, type[NetworkDenoiser]] = {
 
 @dataclass(frozen=True, eq=False)
 class LabelledNetwork:
-    """A class-conditional network that is given the "no label" class where the caller names none."""
+    """A class-conditional network that is given the "no label" class, if it has one, where the caller names none."""
 
     network: nn.Module
-    null_label: int
+    null_label: int | None
 
     def __call__(self, z: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Any:
         if class_labels is None:
+            if self.null_label is None:
+                raise InputError("This prior is class-conditional and names no null_label in prior.json: give a label.")
             class_labels = torch.full((len(z),), self.null_label, device=z.device)
         return self.network(z, timestep, class_labels=class_labels)
 
@@ -93,14 +95,15 @@ def build_prior(network: nn.Module, scheduler: Any, details: dict[str, Any], nam
     network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
     call: Any = network
     if config.num_class_embeds:
-        call = LabelledNetwork(network, details.get("null_label", config.num_class_embeds - 1))
+        call = LabelledNetwork(network, details.get("null_label"))
     denoiser = _build_denoiser(call, scheduler)
+    unnamed = [str(label) for label in range(config.num_class_embeds or 0)]
     return DiffusionPrior(
         denoiser.schedule,
         denoiser,
         torch.Size((config.in_channels, height, width)),
         data_std=details.get("sigma_data", getattr(denoiser, "sigma_data", 0.5)),
-        class_names=tuple(details.get("classes", ())),
+        class_names=tuple(details.get("classes", unnamed)),
         name=name,
     )
 

@@ -37,7 +37,7 @@ _LIBRARY = (
     _PRIORS
     | _MEASUREMENTS
     | _TOOLS
-    | {"files", "keypoints", "masks", "svi", "sampling", "refinement", "metrics", "plotting"}
+    | {"devices", "keypoints", "settings", "masks", "svi", "sampling", "refinement", "metrics", "plotting"}
     | {"models", "models.exact", "models.diffusion", "models.pretrained"}
     | {"guides", "guides.base", "guides.hierarchical"}
     | {"elbos", "elbos.beta", "baselines", "baselines.dps"}
@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "calls": set(),
     "seeding": set(),
-    "files": {"errors"},
+    "devices": {"errors"},
     # the diffusion and its priors
     "schedules": {"errors"},
     "kernels": {"errors", "schedules"},
@@ -57,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "models.marginal": _TOOLS | {"schedules", "kernels"},
     "models.priors": _TOOLS | {"schedules", "kernels", "denoisers", "codecs", "models.marginal"},
     "models.exact": _TOOLS | _PRIORS,
-    "models.pretrained": _TOOLS | _PRIORS | {"files"},
+    "models.pretrained": _TOOLS | _PRIORS,
     # the measurement and the model
     "masks": {"errors"},
     "operators": {"errors"},
@@ -76,15 +76,17 @@ ALLOWED: dict[str, set[str]] = {
     "baselines.dps": _TOOLS | _PRIORS | _MEASUREMENTS | {"keypoints", "models.diffusion", "refinement"},
     "baselines": {"baselines.dps"},
     # what a person sees
-    "metrics": {"errors", "files"},
-    "plotting": {"errors", "files"},
+    "settings": {"errors", "svi"},
+    "metrics": {"errors"},
+    "plotting": {"errors"},
     "inpainting": _LIBRARY,
     "": _LIBRARY | {"inpainting"},
     "demo": _LIBRARY | {"", "inpainting"},
-    "cli": _LIBRARY | {"", "inpainting", "demo"},
+    "files": _LIBRARY | {"inpainting"},
+    "cli": _LIBRARY | {"", "inpainting", "demo", "files"},
 }
 ALLOWED_FOR_TYPES: dict[str, set[str]] = {
-    "models.marginal": {"models.priors"},  # a marginal belongs to a prior, which makes it
+    "plotting": {"inpainting"},  # a contact sheet is of a result, which draws it
 }
 
 

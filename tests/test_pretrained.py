@@ -109,15 +109,23 @@ def test_a_prior_describes_itself(edm_folder: tuple[UNet2DModel, EDMEulerSchedul
     assert z.grad is not None and z.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize(("details", "null_label"), [(DETAILS, 1), ({}, CLASSES - 1), (None, CLASSES - 1)])
-def test_no_label_is_the_null_label(tmp_path: Path, details: dict[str, Any] | None, null_label: int) -> None:
-    """Without class_labels the network gets prior.json's null_label, or else its last class."""
-    prior = load_prior(save(tmp_path, random_unet(), EDMEulerScheduler(), details))
+def test_no_label_is_the_null_label(tmp_path: Path) -> None:
+    """Without class_labels the network gets prior.json's null_label."""
+    prior = load_prior(save(tmp_path, random_unet(), EDMEulerScheduler(), DETAILS))
     z = latents()
     unlabelled = prior.denoise(z, 0.5)
     for label in range(CLASSES):
         labelled = prior.denoise(z, 0.5, class_labels=torch.full((3,), label))
-        assert torch.equal(unlabelled, labelled) == (label == null_label)
+        assert torch.equal(unlabelled, labelled) == (label == DETAILS["null_label"])
+
+
+@pytest.mark.parametrize("details", [{}, None])
+def test_without_a_null_label_a_label_is_asked_for(tmp_path: Path, details: dict[str, Any] | None) -> None:
+    """No class stands in for "no label" where prior.json names none; the classes then go by their numbers."""
+    prior = load_prior(save(tmp_path, random_unet(), EDMEulerScheduler(), details))
+    assert prior.class_names == tuple(str(label) for label in range(CLASSES))
+    with pytest.raises(InputError, match="give a label"):
+        prior.denoise(latents(), 0.5)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
