@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas
-import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -116,12 +115,13 @@ def measure(samples: Tensor, problem: Problem) -> dict[str, list[float]]:
     }
 
 
-def run_all(path: Path, num_images: int, num_samples: int) -> None:
-    """Runs every method on every chunk that ``path`` does not have yet, a line each."""
+def run_all(path: Path, num_images: int, num_samples: int, only: str = "") -> None:
+    """Runs every method (those whose name begins with ``only``) on every chunk that ``path`` lacks, a line each."""
     prior = load_prior("fashion32")
     done = {(row["method"], row["start"]) for row in read_rows(path)}
     path.parent.mkdir(parents=True, exist_ok=True)
     work = [(name, start) for start in range(0, num_images, CHUNK) for name in methods(num_samples)]
+    work = [item for item in work if item[0].startswith(only)]
     for name, start in track([item for item in work if item not in done], description="quality"):
         problem = load_problem(start, min(start + CHUNK, num_images))
         samples, evaluations = methods(num_samples)[name](prior, problem, num_samples, start)
@@ -178,9 +178,9 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--samples", type=int, default=10)
+    parser.add_argument("--only", default="", help="run the methods whose name begins so")
     parser.add_argument("--report", action="store_true", help="print the table of what is there, run nothing")
     arguments = parser.parse_args()
-    torch.set_grad_enabled(True)
     if not arguments.report:
-        run_all(arguments.out, arguments.images, arguments.samples)
+        run_all(arguments.out, arguments.images, arguments.samples, arguments.only)
     print_report(arguments.out)

@@ -148,12 +148,11 @@ def _run(
     times = keypoints(prior, noise_levels=[level * prior.data_std for level in settings.noise_levels])
     model = DiffusionModel(prior, likelihood, times, **condition)
     start = initial_latent(prior, likelihood, y)
-    gamma_logit = torch.where(mask != 0, settings.gamma_logit_observed, settings.gamma_logit)
-    guide = HierarchicalGuide(model, start, gamma_logit=gamma_logit)
+    guide = HierarchicalGuide(model, start, gamma_logit=settings.gamma_logit, tau_scale=settings.tau_scale)
     elbo = BetaELBO(settings.beta, settings.num_particles)
     fitted = fit(
         model, guide, y, elbo, settings.steps, settings.lr, final_lr=settings.final_lr,
-        callback=lambda step, loss: report("fit", step + 1, settings.steps, float(torch.stack(list(elbo.terms.values())).sum())),
+        callback=lambda step, loss: report("fit", step + 1, settings.steps, float(elbo.negative_bound().sum())),
     )  # fmt: skip
     z = sample(guide, y, num_samples)
     samples = refine(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.svi import DEFAULT_LR
 
-START, STOP = 7.5, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data's standard deviation
+START, STOP = 3.0, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data's standard deviation
 MAX_LEVELS = 100  # ten grid steps of a thousand-step chain between neighbouring keypoints at least
 
 
@@ -24,8 +24,8 @@ class Settings:
         num_particles: draws of the guide in one step.
         lr: Adam's rates by kind of parameter.
         final_lr: the factor that they have reached at the last step.
-        gamma_logit: logit of gamma at the start, on hidden pixels.
-        gamma_logit_observed: the same on observed pixels.
+        gamma_logit: logit of gamma at the start.
+        tau_scale: tau below T_e at the start, in units of the prior's step.
         refine_steps: DPS steps from T_s to 0, one network call each.
         zeta: their guidance scale.
     """
@@ -34,13 +34,13 @@ class Settings:
     scale: float = 0.2
     beta: float = 1.0
     steps: int = 50
-    num_particles: int = 4
+    num_particles: int = 2
     lr: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_LR))
     final_lr: float = 1.0
     gamma_logit: float = 4.0
-    gamma_logit_observed: float = 4.0
-    refine_steps: int = 30
-    zeta: float = 1.0
+    tau_scale: float = 0.7
+    refine_steps: int = 15
+    zeta: float = 1.5
 
 
 def default_noise_levels(levels: int) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from pyro_vipaint.calls import count_calls
 from pyro_vipaint.errors import NonFiniteError
 from pyro_vipaint.seeding import seeded
 
-DEFAULT_LR: Mapping[str, float] = {"mu": 0.1, "tau": 0.05, "gamma": 0.05}
+DEFAULT_LR: Mapping[str, float] = {"mu": 0.3, "tau": 0.05, "gamma": 0.05}
 
 
 @dataclass(frozen=True, eq=False)

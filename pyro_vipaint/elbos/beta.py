@@ -59,6 +59,10 @@ class BetaELBO(TraceMeanField_ELBO):
         self.beta = beta
         self.terms: dict[str, Tensor] = {}
 
+    def negative_bound(self) -> Tensor:
+        """The last estimate of the bound on -log p(y), the sum of ``terms``: ``(N,)``, in nats, whatever beta is."""
+        return torch.stack(list(self.terms.values())).sum(0)
+
     def _get_trace(
         self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
     ) -> tuple[Trace, Trace]:
