@@ -71,7 +71,10 @@ def load_prior(source: str | Path, device: str | torch.device = "cpu") -> Diffus
     details = _read_json(folder / "prior.json") if (folder / "prior.json").exists() else {}
     network = _load_network(folder, device)
     scheduler = _load_scheduler(folder)
-    return build_prior(network, scheduler, details, name=Path(source).name)
+    try:
+        return build_prior(network, scheduler, details, name=Path(source).name)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
 
 
 def from_diffusers(pipeline: Any) -> DiffusionPrior:
@@ -90,7 +93,7 @@ def build_prior(network: nn.Module, scheduler: Any, details: dict[str, Any], nam
     config: Any = network.config
     size = config.sample_size
     if size is None or config.in_channels != config.out_channels:
-        raise InputError(f"{name}: the network must state its sample_size and return as many channels as it takes.")
+        raise InputError("The network must state its sample_size and return as many channels as it takes.")
     height, width = (size, size) if isinstance(size, int) else size
     network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
     call: Any = network

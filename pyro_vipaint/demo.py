@@ -8,7 +8,7 @@ from torch import Tensor
 from pyro_vipaint.masks import rotated_window
 from pyro_vipaint.models.pretrained import weights_folder
 
-DEMO_IMAGES = (0, 1, 2, 28)  # ankle boot, pullover, trouser, coat: found in the first 64 held-out images
+DEMO_IMAGES = (0, 1, 2, 28)  # ankle boot, pullover, trousers, another boot
 MASK_SEED = 3
 
 
