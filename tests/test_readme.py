@@ -1,0 +1,35 @@
+"""The README's example runs as it is printed, with fewer steps."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_example_runs() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert "steps=50" in code
+    names: dict[str, torch.Tensor] = {}
+    exec(code.replace("steps=50", "steps=2").replace("num_samples=10", "num_samples=2"), names)
+    assert names["x"].shape == (2, 4, 1, 32, 32)
+    assert names["x"].isfinite().all()
+
+
+def test_every_file_it_names_exists() -> None:
+    for path in re.findall(r"\]\(([^)]+)\)", README.read_text(encoding="utf-8")):
+        assert (README.parent / path).exists(), path
+
+
+def test_its_quality_table_is_that_of_the_results() -> None:
+    """The figures in the table are the means of ``benchmarks/results/quality.jsonl``."""
+    pytest.importorskip("pandas")
+    from benchmarks.quality import RESULTS, per_image, read_rows, summary
+
+    text = README.read_text(encoding="utf-8")
+    for lpips in summary(per_image(read_rows(RESULTS)))["lpips"]:
+        assert f"{lpips:.4f}".removeprefix("0") in text
