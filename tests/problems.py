@@ -9,6 +9,18 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior, GaussianPrior
+from pyro_vipaint.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Unscaled:
+    """The variance exploding version of a schedule: z / alpha, so alpha = 1 and sigma is the noise level."""
+
+    schedule: Schedule
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = self.schedule(t)
+        return torch.ones_like(alpha), sigma / alpha
 
 
 @dataclass(frozen=True)

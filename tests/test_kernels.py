@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from pyro_vipaint.kernels import bridge, bridge_coefficients, diffuse, expand_event, relative
 from pyro_vipaint.schedules import (
@@ -22,6 +20,7 @@ from pyro_vipaint.schedules import (
     TableVP,
     as_time,
 )
+from tests.problems import Unscaled
 
 TABLE = TableVP(torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).tolist())
 SCHEDULES: list[Schedule] = [
@@ -37,17 +36,6 @@ SCHEDULES: list[Schedule] = [
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: repr(schedule)[:40])
 pairs_of_times = pytest.mark.parametrize(("s", "t"), [(0.1, 0.9), (0.4, 0.45), (0.02, 0.3)])
-
-
-@dataclass(frozen=True)
-class Unscaled:
-    """The variance exploding version of a schedule: z / alpha, so alpha = 1 and sigma is the noise level."""
-
-    schedule: Schedule
-
-    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = self.schedule(t)
-        return torch.ones_like(alpha), sigma / alpha
 
 
 def at(schedule: Schedule, t: float) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import diffusers.schedulers.scheduling_ddpm as scheduling_ddpm
@@ -33,6 +32,7 @@ from pyro_vipaint.schedules import (
     noise_level,
     time_of,
 )
+from tests.problems import Unscaled
 
 STEPS = 1000
 EVENT = (3, 8, 8)
@@ -63,17 +63,6 @@ def random_unet(**settings: Any) -> UNet2DModel:
         for parameter in network.parameters():
             parameter.mul_(1.5)
     return network.double().eval().requires_grad_(False)
-
-
-@dataclass(frozen=True)
-class Unscaled:
-    """The variance exploding version of a schedule, z / alpha."""
-
-    schedule: Schedule
-
-    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = self.schedule(t)
-        return torch.ones_like(alpha), sigma / alpha
 
 
 def ddpm(prediction: str) -> DDPMScheduler:
