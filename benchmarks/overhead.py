@@ -73,7 +73,7 @@ class PlainTorch:
         self.gamma = [torch.full_like(start, 4.0).requires_grad_() for _ in model.levels[1:]]
         self.optimizer = torch.optim.Adam([*self.mu, *self.log_tau, *self.gamma], lr=0.1, betas=(0.9, 0.99))
         self.marginal = model.prior.marginal(model.keypoints[0])
-        self.tables = self.marginal._tables
+        self.tables = self.marginal.tables
 
     def denoise(self, z: Tensor, t: Tensor | float) -> Tensor:
         """The network on all particles and images at once."""

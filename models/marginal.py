@@ -102,7 +102,7 @@ class DiffusionMarginal(TorchDistribution):
         return torch.linspace(self.t, 1.0, self.steps + 1, dtype=torch.float64)
 
     @cached_property
-    def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
+    def tables(self) -> tuple[Tensor, Tensor, Tensor]:
         """For j = 1 … M: (a_j, s_j) and r_{j-1} - r_j."""
         alpha_e, _ = self.prior.schedule(self.grid[0])
         alpha, sigma = self.prior.schedule(self.grid)
@@ -126,7 +126,7 @@ class DiffusionMarginal(TorchDistribution):
         event_dim, schedule = len(self.event_shape), self.prior.schedule
         leading = value.shape[: value.ndim - event_dim]
         step = self._draw_steps(leading)
-        a, s, weights = self._tables
+        a, s, weights = self.tables
         alpha_e, sigma_e = (float(v) for v in schedule(self.grid[0]))
         a_j, s_j = expand_event(a[step], value), expand_event(s[step], value)
         noise = torch.randn_like(value)
@@ -143,7 +143,7 @@ class DiffusionMarginal(TorchDistribution):
         count = math.prod(particles)
         order = torch.rand(count, images).argsort(0)
         position = (order + torch.rand(count, images, dtype=torch.float64)) / count
-        cumulative = self._tables[2].cumsum(0)
+        cumulative = self.tables[2].cumsum(0)
         step = torch.searchsorted(cumulative, (position * cumulative[-1]).contiguous())
         return step.clamp(max=self.steps - 1).reshape(leading)
 

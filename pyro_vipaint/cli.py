@@ -83,7 +83,7 @@ def inpaint(
     with _one_line_errors():
         from pyro_vipaint.devices import resolve_device
         from pyro_vipaint.files import check_out, read_image, read_mask
-        from pyro_vipaint.inpainting import check_prior
+        from pyro_vipaint.inputs import check_prior
 
         check_out(out)
         loaded = check_prior(prior, resolve_device(device))
@@ -115,8 +115,8 @@ def priors() -> None:
 def _run_and_write(images: Any, masks: Any, truth: Any, out: Path, seed: int, **arguments: Any) -> None:
     """Runs VIPaint with progress bars, prints the table, writes the folder."""
     from pyro_vipaint.files import build_report, write_result
-    from pyro_vipaint.inpainting import check_truth
     from pyro_vipaint.inpainting import inpaint as run
+    from pyro_vipaint.inputs import check_truth
 
     check_truth(truth, images)
     with _progress_bars() as progress, warnings.catch_warnings():

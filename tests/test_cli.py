@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import Result
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -74,11 +73,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def invoke(*arguments: object) -> Result:
+def invoke(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def inpaint(folder: Path, *options: object, image: str = "image.png", mask: str = "mask.png") -> Result:
+def inpaint(folder: Path, *options: object, image: str = "image.png", mask: str = "mask.png") -> Any:
     """A quick run with the prior ``tiny`` that writes to ``folder / "out"``, unless the options say otherwise."""
     arguments = [folder / image, "--mask", folder / mask, "--out", folder / "out", "--prior", "tiny", *QUICK]
     return invoke("inpaint", *arguments, *options)
@@ -88,7 +87,7 @@ def samples(folder: Path, out: str = "out") -> Tensor:
     return load_file(folder / out / "samples.safetensors")["samples"]
 
 
-def assert_refused(result: Result, folder: Path, before: set[str], message: str, exit_code: int = 2) -> None:
+def assert_refused(result: Any, folder: Path, before: set[str], message: str, exit_code: int = 2) -> None:
     """One line on stderr, the exit code, and nothing new in the folder."""
     assert result.exit_code == exit_code, result.output
     assert result.stderr.count("\n") == 1 and result.stderr.startswith("Error: ")
@@ -329,7 +328,7 @@ def test_help_needs_no_diffusers() -> None:
 
 
 @pytest.fixture(scope="module")
-def good_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, int]:
+def good_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, int]:
     """A quick run of the shipped prior with a truth: its output folder, its output, the network calls counted."""
     folder = tmp_path_factory.mktemp("good")
     truth = held_out_images()[0][0]
@@ -345,7 +344,7 @@ def good_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, in
 
 
 @pytest.fixture(scope="module")
-def report(good_run: tuple[Path, Result, int]) -> dict[str, Any]:
+def report(good_run: tuple[Path, Any, int]) -> dict[str, Any]:
     """The report, read by a parser that knows no NaN."""
 
     def refuse(constant: str) -> None:
@@ -354,7 +353,7 @@ def report(good_run: tuple[Path, Result, int]) -> dict[str, Any]:
     return json.loads((good_run[0] / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
 
 
-def test_exactly_these_files(good_run: tuple[Path, Result, int]) -> None:
+def test_exactly_these_files(good_run: tuple[Path, Any, int]) -> None:
     """The folder holds the promised files and nothing else, and neither does the one around it."""
     out, _, _ = good_run
     assert set(os.listdir(out)) == WRITTEN
@@ -364,7 +363,7 @@ def test_exactly_these_files(good_run: tuple[Path, Result, int]) -> None:
     assert out.stat().st_mode & 0o777 == 0o777 & ~umask
 
 
-def test_pictures_equal_the_tensors(good_run: tuple[Path, Result, int]) -> None:
+def test_pictures_equal_the_tensors(good_run: tuple[Path, Any, int]) -> None:
     """Each PNG is its sample, rounded to bytes; observation and mask are those of the files."""
     out, _, _ = good_run
     tensors = load_file(out / "samples.safetensors")
@@ -388,14 +387,14 @@ def test_report_says_how(report: dict[str, Any]) -> None:
     assert settings["beta"] == 1 and settings["scale"] > 0 and set(settings["lr"]) == {"mu", "tau", "gamma"}
 
 
-def test_report_counts_calls(report: dict[str, Any], good_run: tuple[Path, Result, int]) -> None:
+def test_report_counts_calls(report: dict[str, Any], good_run: tuple[Path, Any, int]) -> None:
     """The network calls are the counted ones, steps (K + 1) + (K - 1) + refine_steps."""
     assert report["network_calls"] == good_run[2] == STEPS * (LEVELS + 1) + (LEVELS - 1) + REFINE_STEPS
     assert report["network_evaluations"] >= report["network_calls"]
     assert report["seconds"] > 0
 
 
-def test_report_measures_what_was_written(report: dict[str, Any], good_run: tuple[Path, Result, int]) -> None:
+def test_report_measures_what_was_written(report: dict[str, Any], good_run: tuple[Path, Any, int]) -> None:
     """The bound is minus the sum of its terms; errors and PSNR are those of the tensors in the folder."""
     (image,) = report["images"]
     assert image["terms"].keys() == {"z_2", "z_1", "y"}
@@ -411,7 +410,7 @@ def test_report_measures_what_was_written(report: dict[str, Any], good_run: tupl
     assert image["hidden_std"] >= 0
 
 
-def test_the_terminal_shows_progress_and_table(good_run: tuple[Path, Result, int]) -> None:
+def test_the_terminal_shows_progress_and_table(good_run: tuple[Path, Any, int]) -> None:
     """Both phases and the table are on stdout; stderr is empty."""
     out, result, _ = good_run
     for text in ("fitting the posterior", "-log p(y) ≤", "refining the samples", "bound", "lpips", str(out)):
@@ -462,7 +461,7 @@ def test_a_demo_has_a_picture_for_each_image_and_sample(tmp_path: Path, monkeypa
     """With several images each sample's file names both; the demonstration reports one entry an image."""
     images, _, labels = demo_problem()
     assert images.shape[1:] == (1, 32, 32) and len(images) == len(labels)
-    run = vp.inpainting.inpaint
+    run = vp.inpaint
     monkeypatch.setattr(
         "pyro_vipaint.inpainting.inpaint",
         lambda *args, **options: run(

@@ -79,11 +79,12 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"errors", "svi"},
     "metrics": {"errors"},
     "plotting": {"errors"},
-    "inpainting": _LIBRARY,
-    "": _LIBRARY | {"inpainting"},
+    "inputs": _LIBRARY,
+    "inpainting": _LIBRARY | {"inputs"},
+    "": _LIBRARY | {"inputs", "inpainting"},
     "demo": _LIBRARY | {"", "inpainting"},
     "files": _LIBRARY | {"inpainting"},
-    "cli": _LIBRARY | {"", "inpainting", "demo", "files"},
+    "cli": _LIBRARY | {"", "inputs", "inpainting", "demo", "files"},
 }
 ALLOWED_FOR_TYPES: dict[str, set[str]] = {
     "plotting": {"inpainting"},  # a contact sheet is of a result, which draws it

@@ -75,7 +75,7 @@ def test_on_average_the_bound_is_below_the_truth_and_close_on_a_fine_grid(schedu
 def test_for_a_single_point_the_bound_is_tight_on_any_grid() -> None:
     """With the exact denoiser of one point the model is the forward process itself: only the end point is left."""
     point, schedule = torch.tensor([0.7, -0.4]), EDM(sigma_max=400.0)
-    prior = DiffusionPrior(schedule, lambda z, t: point.expand(z.shape), (2,))
+    prior = DiffusionPrior(schedule, lambda z_t, t, **_: point.expand(z_t.shape), (2,))
     t = time_of(schedule, 2.0)
     w = torch.tensor([2.0, 1.0])
     for steps in (1, 7):
@@ -107,7 +107,7 @@ def test_steps_are_stratified_over_particles_for_each_image() -> None:
     marginal = build_prior(EDM()).diffusion().marginal(0.5, steps=1000)
     particles, images = 50, 4
     step = marginal._draw_steps(torch.Size((particles, images)))
-    weights = marginal._tables[2]
+    weights = marginal.tables[2]
     position = (weights.cumsum(0) / weights.sum())[step].sort(0).values
     strata = torch.arange(particles).unsqueeze(1) / particles
     assert (position > strata - 1e-9).all()
@@ -119,7 +119,7 @@ def test_the_weights_are_differences_of_the_signal_to_noise_ratio() -> None:
     schedule = LinearVP()
     marginal = build_prior(schedule).diffusion().marginal(0.4, steps=12)
     ratio = noise_level(schedule, marginal.grid) ** -2 / schedule(marginal.grid[:1])[0] ** 2
-    assert torch.allclose(marginal._tables[2], ratio[:-1] - ratio[1:])
+    assert torch.allclose(marginal.tables[2], ratio[:-1] - ratio[1:])
     assert (bridge_coefficients(schedule, 0.5, 0.4)[2] > 0).all()
 
 

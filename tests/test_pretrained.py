@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models import DiffusionPrior, embedded_priors, from_diffusers, load_prior, pretrained
+from tests import networks
 
 EVENT = (1, 8, 8)
 CLASSES = 4  # three named ones and "no label"
@@ -31,26 +32,8 @@ DETAILS = {"sigma_data": 0.6, "classes": ["bag", "boot", "coat"], "null_label": 
 
 
 def random_unet(classes: int | None = CLASSES, **settings: Any) -> UNet2DModel:
-    """A small UNet with random weights, large enough for outputs of order one that depend on the label."""
-    network = UNet2DModel(
-        **{
-            "sample_size": 8,
-            "in_channels": 1,
-            "out_channels": 1,
-            "layers_per_block": 1,
-            "block_out_channels": (8, 16),
-            "norm_num_groups": 4,
-            "down_block_types": ("DownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "UpBlock2D"),
-            "add_attention": False,
-            "num_class_embeds": classes,
-            **settings,
-        }
-    )
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(1.5)
-    return network.eval()
+    """The shared network with so many class embeddings."""
+    return networks.random_unet(num_class_embeds=classes, **settings)
 
 
 def save(folder: Path, network: UNet2DModel, scheduler: Any, details: dict[str, Any] | None = None) -> Path:
@@ -130,19 +113,19 @@ def test_without_a_null_label_a_label_is_asked_for(tmp_path: Path, details: dict
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("n", [0, 500, 999])
-def test_a_saved_ddpm_network_denoises_as_before(tmp_path: Path, prediction: str, n: int) -> None:
+def test_a_saved_ddpm_network_denoises_as_before(tmp_path: Path, prediction: Any, n: int) -> None:
     """The loaded prior's x_hat at t = (n + 1)/N is DDPMScheduler's pred_original_sample at step n."""
     network, scheduler = random_unet(None), DDPMScheduler(prediction_type=prediction, clip_sample=False)
     prior, z = load_prior(save(tmp_path, network, scheduler)), latents()
     with torch.no_grad():
-        expected = scheduler.step(network(z, n).sample, n, z).pred_original_sample
+        expected = scheduler.step(network(z, n).sample, n, z, return_dict=False)[1]
     torch.testing.assert_close(prior.denoise(z, (n + 1) / 1000), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("pipeline_class", [DDPMPipeline, DDIMPipeline])
 def test_from_diffusers_equals_the_saved_pipeline(tmp_path: Path, pipeline_class: Any) -> None:
     """A pipeline in memory and the same one saved and loaded give the same denoised images and transitions."""
-    scheduler_class = DDPMScheduler if pipeline_class is DDPMPipeline else DDIMScheduler
+    scheduler_class: Any = DDPMScheduler if pipeline_class is DDPMPipeline else DDIMScheduler
     pipeline = pipeline_class(random_unet(None), scheduler_class(beta_schedule="squaredcos_cap_v2"))
     pipeline.save_pretrained(tmp_path)
     ours, theirs, z = from_diffusers(pipeline), load_prior(tmp_path), latents()
@@ -201,7 +184,7 @@ def test_a_pickle_beside_safetensors_is_left_alone(tmp_path: Path) -> None:
     (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Bomb(target)))
     prior, z = load_prior(folder), latents()
     with torch.no_grad():
-        expected = DDPMScheduler(clip_sample=False).step(network(z, 500).sample, 500, z).pred_original_sample
+        expected = DDPMScheduler(clip_sample=False).step(network(z, 500).sample, 500, z, return_dict=False)[1]
     torch.testing.assert_close(prior.denoise(z, 0.501), expected, rtol=1e-3, atol=1e-4)
     assert not target.exists()
 

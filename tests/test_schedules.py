@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_scaled_linear_vp_is_the_integral_of_its_beta(t: float) -> None:
     [(ScaledLinearVP(), "scaled_linear", 1.5, 19.5), (LinearVP(), "linear", 0.1, 20.0)],
 )
 def test_discrete_betas_converge_to_the_continuous_schedule_at_first_order(
-    schedule: Schedule, kind: str, low: float, high: float
+    schedule: Schedule, kind: Any, low: float, high: float
 ) -> None:
     """N steps of beta/N multiply up to alpha_t^2 with an error proportional to 1/N: four times the steps, a quarter."""
 
@@ -79,7 +80,7 @@ def test_discrete_betas_converge_to_the_continuous_schedule_at_first_order(
 
 @pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2"])
 @pytest.mark.parametrize("steps", [10, 1000])
-def test_table_is_met_exactly_at_every_integer_step(kind: str, steps: int) -> None:
+def test_table_is_met_exactly_at_every_integer_step(kind: Any, steps: int) -> None:
     """alpha^2 at t = (n + 1)/N is entry n of diffusers' alphas_cumprod, the first and the last included."""
     table = DDPMScheduler(steps, beta_schedule=kind).alphas_cumprod.double()
     alpha, sigma = TableVP(table.tolist())(torch.arange(1, steps + 1, dtype=torch.float64) / steps)
@@ -146,7 +147,7 @@ def test_geometric_ve_spacing_equals_diffusers() -> None:
 @pytest.mark.parametrize("shift", [1.0, 3.0, 0.5])
 def test_flow_shift_equals_diffusers(shift: float) -> None:
     """sigma at t = n/1000 is that of FlowMatchEulerDiscreteScheduler with the same shift, and alpha = 1 - sigma."""
-    expected = FlowMatchEulerDiscreteScheduler(shift=shift).sigmas.double()
+    expected = torch.as_tensor(FlowMatchEulerDiscreteScheduler(shift=shift).sigmas, dtype=torch.float64)
     alpha, sigma = RectifiedFlow(shift)(torch.arange(1000, 0, -1, dtype=torch.float64) / 1000)
     torch.testing.assert_close(sigma, expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(alpha[1:], 1 - expected[1:], rtol=1e-4, atol=1e-6)

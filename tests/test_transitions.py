@@ -32,6 +32,7 @@ from pyro_vipaint.schedules import (
     noise_level,
     time_of,
 )
+from tests import networks
 from tests.problems import Unscaled
 
 STEPS = 1000
@@ -45,27 +46,20 @@ ADAPTERS: dict[str, type[NetworkDenoiser]] = {
 each_prediction = pytest.mark.parametrize("prediction", list(ADAPTERS))
 
 
-def random_unet(**settings: Any) -> UNet2DModel:
-    """A small UNet with random weights, large enough for outputs of order one that depend on time and place."""
-    network = UNet2DModel(
-        sample_size=8,
+def random_unet() -> UNet2DModel:
+    """The shared network on three channels with attention, in double precision."""
+    network = networks.random_unet(
         in_channels=3,
         out_channels=3,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
         attention_head_dim=4,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        **settings,
+        add_attention=True,
     )
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(1.5)
-    return network.double().eval().requires_grad_(False)
+    return network.double().requires_grad_(False)
 
 
-def ddpm(prediction: str) -> DDPMScheduler:
+def ddpm(prediction: Any) -> DDPMScheduler:
     """Ho et al.'s chain with the variance of Eq. 3; its table in float64, so that rounding is no excuse."""
     scheduler = DDPMScheduler(STEPS, prediction_type=prediction, variance_type="fixed_small", clip_sample=False)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
@@ -84,7 +78,7 @@ def stepped(
 ) -> Tensor:
     """``scheduler.step`` with its noise replaced by a constant."""
     patch.setattr(scheduling_ddpm, "randn_tensor", lambda shape, **_: torch.full(shape, noise, dtype=z.dtype))
-    return scheduler.step(output, n, z).prev_sample
+    return scheduler.step(output, n, z, return_dict=False)[0]
 
 
 def assert_same_step(scheduler: DDPMScheduler, n: int, previous: int, patch: pytest.MonkeyPatch) -> None:
@@ -159,7 +153,7 @@ def test_euler_step_of_the_denoiser_equals_diffusers(index: int) -> None:
     network.float()
     clock = scheduler.timesteps[index]
     output = network(scheduler.scale_model_input(z, clock), clock).sample
-    expected = scheduler.step(output, clock, z).prev_sample
+    expected = scheduler.step(output, clock, z, return_dict=False)[0]
     ours = z + float((sigma_s - sigma_t) / sigma_t) * (z - prior.denoise(z, t))
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 

@@ -30,13 +30,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recipes.fashion32.data import CLASS_NAMES
-from recipes.fashion32.train import NUM_CLASSES, SIGMA_DATA, build_network
+from recipes.fashion32.train import NUM_CLASSES, SIGMA_DATA, WEIGHTS, build_network
 
 EVENT_SHAPE = (1, 32, 32)
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0  # Karras et al. (2022), Table 1
 CHECKED_SIGMAS = (0.05, 0.2, 0.6, 2.0, 10.0)
 MAX_BYTES = 10_000_000
-WEIGHTS = Path("unet", "diffusion_pytorch_model.safetensors")
 
 
 def load_average(checkpoint: Path) -> tuple[UNet2DModel, int]:

@@ -19,10 +19,13 @@ import copy
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
+from safetensors.torch import load_file
 from torch import Tensor
 
 from recipes.fashion32.data import DEFAULT_FOLDER, load_split
@@ -35,6 +38,7 @@ BATCH_SIZE = 64
 LEARNING_RATE = 1e-3
 WARM_UP = 100
 EMA_DECAY = 0.999
+WEIGHTS = Path("unet", "diffusion_pytorch_model.safetensors")
 # The run whose weights ship shortened its cosine on the way: until batch b it was planned for n batches, as (b, n).
 # A run with --iterations 4000 from the start differs from it by that much.
 SHIPPED_PLAN = ((900, 7500), (2300, 6000), (2650, 5000), (4000, 4000))
@@ -56,7 +60,7 @@ def build_network() -> UNet2DModel:
     )
 
 
-def training_loss(network: UNet2DModel, x: Tensor, labels: Tensor) -> Tensor:
+def training_loss(network: Callable[..., Any], x: Tensor, labels: Tensor) -> Tensor:
     """The denoising loss of a batch in the network's own units (1 = predicting the mean)."""
     sigma = torch.exp(P_MEAN + P_STD * torch.randn(len(x)))
     dropped = torch.rand(len(x)) < LABEL_DROPOUT
@@ -67,7 +71,7 @@ def training_loss(network: UNet2DModel, x: Tensor, labels: Tensor) -> Tensor:
     target = (s / SIGMA_DATA * x - SIGMA_DATA * noise) / norm  # (x - c_skip x_sigma) / c_out
     scaled = ((x + s * noise) / norm).contiguous(memory_format=torch.channels_last)
     output = network(scaled, sigma.log() / 4, class_labels=labels).sample
-    return torch.nn.functional.mse_loss(output, target)
+    return torch.nn.functional.mse_loss(output.float(), target)
 
 
 def learning_rate(step: int, iterations: int) -> float:
@@ -89,29 +93,47 @@ def save_checkpoint(path: Path, state: dict[str, object]) -> None:
     path.with_suffix(".part").replace(path)
 
 
-def train(data: Path, work: Path, iterations: int, seed: int = 0, every: int = 50) -> None:
+def starting_network(start: Path | None) -> UNet2DModel:
+    """The network before the first step: random, or the exported weights in the folder ``start``."""
+    network = build_network()
+    if start is not None:
+        network.load_state_dict({name: value.float() for name, value in load_file(start / WEIGHTS).items()})
+    return network.to(memory_format=torch.channels_last)
+
+
+def train(
+    data: Path,
+    work: Path,
+    iterations: int,
+    start: Path | None = None,
+    compiled: bool = False,
+    seed: int = 0,
+    every: int = 50,
+) -> None:
     """Trains for ``iterations`` steps in all, from the checkpoint in ``work`` where there is one."""
     work.mkdir(parents=True, exist_ok=True)
     checkpoint = work / "checkpoint.pt"
     images, labels = load_split(data, train=True)
     torch.manual_seed(seed)
-    network = build_network().to(memory_format=torch.channels_last)
+    network = starting_network(start)
+    forward = torch.compile(network) if compiled else network
     average = copy.deepcopy(network)
     optimizer = torch.optim.Adam(network.parameters(), betas=(0.9, 0.99))
-    start = 0
+    first = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
-        start = state["step"]
+        first = state["step"]
     begun, losses = time.perf_counter(), []
-    for step in range(start, iterations):
+    for step in range(first, iterations):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, iterations)
         index = torch.randint(len(images), (BATCH_SIZE,))
-        loss = training_loss(network, images[index], labels[index])
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = training_loss(forward, images[index], labels[index])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -139,5 +161,7 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--iterations", type=int, default=4000)
+    parser.add_argument("--start", type=Path, help="an exported prior to go on from, with a new optimiser")
+    parser.add_argument("--compile", action="store_true", help="compile the network: a quarter faster, needs g++")
     arguments = parser.parse_args()
-    train(arguments.data, arguments.work, arguments.iterations)
+    train(arguments.data, arguments.work, arguments.iterations, arguments.start, arguments.compile)

@@ -1,0 +1,169 @@
+"""What a user hands in, checked: each function returns it in the form the library works with, or says what to do."""
+
+from __future__ import annotations
+
+import math
+import operator
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.models import DiffusionPrior, load_prior
+from pyro_vipaint.settings import Settings
+
+WIDEST = 2.0  # images live in [-1, 1]; a noisy observation may lie outside, bytes and standardised pixels lie further
+
+
+def check_prior(prior: Any, device: torch.device) -> DiffusionPrior:
+    """``prior`` itself, or the one of that name, refused if it is something else or cannot be loaded."""
+    if isinstance(prior, DiffusionPrior):
+        return prior
+    if not isinstance(prior, (str, Path)):
+        kind = type(prior).__name__
+        raise InputError(f"The prior must be a name, a folder or a DiffusionPrior, not {kind}; see from_diffusers.")
+    try:
+        return load_prior(prior, device)
+    except InputError:
+        raise
+    except Exception as error:  # broken weights and configurations raise anything, over many lines
+        reason = shorten(str(error), 200, placeholder=" …")
+        raise InputError(f"The prior {str(prior)!r} cannot be loaded: {reason}") from error
+
+
+def check_image(image: Any, prior: DiffusionPrior) -> Tensor:
+    """``image`` as ``(N, C, H, W)`` floats, refused unless its shape fits the prior."""
+    image, expected = _as_tensor("image", image), _image_shape(prior)
+    given = tuple(image.shape)
+    if image.ndim == 2 and expected[0] == 1:
+        image = image.unsqueeze(0)
+    image = image.unsqueeze(0) if image.ndim == 3 else image
+    if image.ndim != 4 or not len(image) or image.shape[1] != expected[0]:
+        raise InputError(f"The image has shape {given}, the prior wants (C, H, W) = {tuple(expected)} or (N, C, H, W).")
+    if image.shape[2:] != expected[1:]:
+        raise InputError(
+            f"The image is {_shown(image.shape[2:])}, the prior wants {_shown(expected[1:])}: "
+            "resize it (command line: --resize)."
+        )
+    if not image.is_floating_point():
+        raise InputError(f"The image holds {image.dtype}, not floats in [-1, 1] (from bytes: image / 127.5 - 1).")
+    return image.float()
+
+
+def check_mask(mask: Any, prior: DiffusionPrior) -> Tensor:
+    """``mask`` as ``(N, 1, H, W)``, refused unless it is 0/1, of the prior's size, and neither all 0 nor all 1."""
+    mask, expected = _as_tensor("mask", mask), _image_shape(prior)
+    given = tuple(mask.shape)
+    mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape) if mask.ndim in (2, 3) else mask
+    if mask.ndim != 4 or not len(mask) or mask.shape[1] != 1:
+        raise InputError(f"The mask has shape {given}: it must be (H, W), (1, H, W) or (N, 1, H, W).")
+    if mask.shape[2:] != expected[1:]:
+        raise InputError(
+            f"The mask is {_shown(mask.shape[2:])}, the prior wants {_shown(expected[1:])}: "
+            "resize it (command line: --resize)."
+        )
+    if not ((mask == 0) | (mask == 1)).all():
+        raise InputError("The mask must hold 0 (hidden) and 1 (observed) only.")
+    mask = mask.float()
+    share = mask.flatten(1).mean(1)
+    if (share == 1).any():
+        raise InputError("The mask marks every pixel as observed: there is nothing to inpaint (white means observed).")
+    if (share == 0).any():
+        raise InputError("The mask hides every pixel: nothing is observed (white means observed; --invert-mask swaps).")
+    return mask
+
+
+def check_pair(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Both expanded to N, refused unless their numbers agree and every *observed* pixel is a number that fits."""
+    count = max(len(image), len(mask))
+    if not {len(image), len(mask)} <= {1, count}:
+        raise InputError(f"{len(image)} images and {len(mask)} masks do not go together: give one mask, or one each.")
+    image = image.expand(count, -1, -1, -1)
+    mask = mask.to(image.device).expand(count, -1, -1, -1)
+    observed = image[(mask != 0).expand_as(image)]
+    if not observed.isfinite().all():
+        raise InputError("The image has observed pixels that are NaN or infinite: replace them or mark them as hidden.")
+    low, high = float(observed.min()), float(observed.max())
+    if max(-low, high) > WIDEST:
+        raise InputError(f"The image has values from {low:g} to {high:g}, not in [-1, 1] (bytes: image / 127.5 - 1).")
+    return image, mask
+
+
+def check_label(label: Any, count: int, prior: DiffusionPrior) -> dict[str, Tensor]:
+    """The denoiser's condition for a label, refused where the prior has no such class."""
+    if label is None:
+        return {}
+    classes = len(prior.class_names)
+    if not classes:
+        raise InputError(f"The prior {prior.name} has no classes: leave the label away.")
+    labels = _as_tensor("label", label)
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise InputError(f"Labels must be whole numbers, not {labels.dtype}.")
+    if labels.ndim > 1 or labels.numel() not in (1, count):
+        raise InputError(f"Labels of shape {tuple(labels.shape)} for {count} images: give one, or one each.")
+    labels = labels.long().reshape(-1).expand(count).contiguous()
+    for wrong in labels[(labels < 0) | (labels >= classes)].tolist()[:1]:
+        raise InputError(f"Label {wrong} is out of range: the prior has classes 0 to {classes - 1}.")
+    return {"class_labels": labels}
+
+
+def check_settings(settings: Settings) -> Settings:
+    """``settings``, refused unless every number can be used; the keypoints are checked where they become times."""
+    for name in ("steps", "num_particles", "refine_steps"):
+        check_whole(name.replace("_", "-"), getattr(settings, name))
+    for name in ("scale", "beta", "final_lr"):
+        value = getattr(settings, name)
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name.replace('_', '-')} must be positive and finite, not {value:g}.")
+    return settings
+
+
+def check_whole(name: str, value: Any) -> int:
+    """``value`` as a Python integer, refused unless it is a whole number of at least 1."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} must be a whole number, not {value!r}.") from None
+    if number < 1:
+        raise InputError(f"{name} must be at least 1, not {number}.")
+    return number
+
+
+def check_seed(seed: Any) -> int | None:
+    """``seed`` as PyTorch takes it: ``None`` or a whole number of 64 bits, negative or not."""
+    try:
+        number = None if seed is None else operator.index(seed)
+    except TypeError:
+        raise InputError(f"The seed must be a whole number, not {seed!r}.") from None
+    if number is not None and not -(2**63) <= number < 2**64:
+        raise InputError(f"The seed must fit into 64 bits, {number} does not.")
+    return number
+
+
+def check_truth(truth: Tensor | None, image: Tensor) -> None:
+    """Refuses a true image of another shape than the damaged one."""
+    if truth is not None and truth.shape[-3:] != image.shape[-3:]:
+        raise InputError(f"The true image is {_shown(truth.shape[-2:])}, the other one {_shown(image.shape[-2:])}.")
+
+
+def _as_tensor(name: str, value: Any) -> Tensor:
+    """A tensor without history, from a tensor, an array (copied: its strides may be negative) or nested numbers."""
+    try:
+        return value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, order="C"))
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"The {name} must be a tensor or an array of numbers, not {type(value).__name__}.") from None
+
+
+def _image_shape(prior: DiffusionPrior) -> torch.Size:
+    """(C, H, W) of the images that the prior is about."""
+    if prior.event_dim != 3:
+        raise InputError(f"The prior is about events of shape {tuple(prior.event_shape)}, not about images (C, H, W).")
+    return torch.Size(prior.event_shape)
+
+
+def _shown(size: torch.Size) -> str:
+    return "×".join(str(side) for side in reversed(size))
