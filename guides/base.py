@@ -1,11 +1,61 @@
-"""What every effect-based guide here is: one method, ``get_posterior(name, prior)``, and ancestral sampling."""
+"""What every effect-based guide here is: one method, ``get_posterior(name, prior)``, ancestral sampling, saving."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import isclose
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from pyro.distributions import Distribution, Normal
 from pyro.infer.autoguide import AutoMessenger
+from pyro.nn import PyroParam
 from pyro.nn.module import pyro_method
 from pyro.poutine.runtime import get_plates
 from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.saving import FilePair
+
+FILES = FilePair("guide.json", "model.safetensors")
+Guide = TypeVar("Guide", bound="LatentGuide")
+
+
+class LevelLike(Protocol):
+    """A latent site as the model describes it: alpha and sigma there, the prior's spread given the level above."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def sigma(self) -> float: ...
+    @property
+    def step_std(self) -> float: ...
+
+
+class PriorLike(Protocol):
+    """The shape of one latent."""
+
+    @property
+    def event_shape(self) -> Sequence[int]: ...
+
+
+class ModelLike(Protocol):
+    """What the guide reads of a :class:`DiffusionModel`."""
+
+    def __call__(self, y: Tensor | None = None, num_images: int | None = None) -> Tensor: ...
+
+    @property
+    def levels(self) -> Sequence[LevelLike]: ...
+
+    @property
+    def prior(self) -> PriorLike: ...
+
+    @property
+    def num_images(self) -> int: ...
 
 
 class LatentGuide(AutoMessenger):
@@ -13,7 +63,23 @@ class LatentGuide(AutoMessenger):
 
     A subclass says ``get_posterior(name, prior)``: the distribution at a site, given the model's own distribution
     there. The guide rides on the model's run, so that guide and model share every network call.
+
+    A subclass creates all its parameters in its constructor ``(model, init=None, …)``, named ``<kind>_<level>``: the
+    kind has a learning rate of its own. Arguments of the constructor that decide the parameters' shapes or meaning
+    go into ``settings``, plain numbers and strings by argument name, so that :meth:`load` can repeat them.
+
+    Args:
+        model: the :class:`DiffusionModel` to be approximated.
+        init: where the means start, shape ``(N, *event)``, clean scale; if not given, zeros for as many images as
+            the model's conditions tell of. It decides the device and the dtype of the parameters.
     """
+
+    def __init__(self, model: ModelLike, init: Tensor | None = None) -> None:
+        super().__init__(model)
+        self.settings: dict[str, Any] = {}
+        self.num_images = model.num_images if init is None else len(init)
+        self._levels = {level.name: level for level in model.levels}
+        self._top = model.levels[0].name
 
     @pyro_method
     def sample_latents(self, num_images: int) -> Tensor:
@@ -24,3 +90,65 @@ class LatentGuide(AutoMessenger):
                 return self.model.sample_latents(num_images)
         finally:
             del self._outer_plates
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes ``model.safetensors`` (the parameters, unconstrained) and ``guide.json`` into ``folder``."""
+        record = {"num_images": self.num_images, "settings": self.settings, "levels": self._noise()}
+        FILES.write(folder, type(self).__name__, record, self.state_dict())
+
+    @classmethod
+    def load(cls: type[Guide], folder: str | Path, model: ModelLike) -> Guide:
+        """The guide that was saved in ``folder``, on the CPU, bit for bit; ``model`` has the same levels and shapes.
+
+        Raises:
+            InputError: the folder holds another class of guide or broken files, or does not fit the model.
+        """
+        record, tensors = FILES.read(folder, cls.__name__)
+        dtype = next((value.dtype for value in tensors.values() if value.is_floating_point()), None)
+        try:
+            init = torch.zeros(record["num_images"], *model.prior.event_shape, dtype=dtype)
+            guide = cls(model, init, **record["settings"])
+            saved_noise = {name: tuple(map(float, pair)) for name, pair in record["levels"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise InputError(f"{Path(folder) / FILES.record} does not describe a {cls.__name__}.") from error
+        guide._check_fit(folder, saved_noise, tensors)
+        guide.load_state_dict(tensors)
+        return guide
+
+    def _noise(self) -> dict[str, tuple[float, float]]:
+        """(alpha, sigma) by level: what the parameters' values mean depends on them."""
+        return {name: (level.alpha, level.sigma) for name, level in self._levels.items()}
+
+    def _check_fit(self, folder: str | Path, noise: dict[str, tuple[float, ...]], tensors: dict[str, Tensor]) -> None:
+        """Refuses levels of another noise, and parameters of other names or shapes."""
+        if noise.keys() != self._levels.keys():
+            raise InputError(f"{folder} holds {len(noise)} levels, the model has {len(self._levels)}.")
+        for name, ours in self._noise().items():
+            if not all(isclose(a, b, rel_tol=1e-6) for a, b in zip(noise[name], ours, strict=True)):
+                raise InputError(f"{folder} has (alpha, sigma) = {noise[name]} at {name}, the model has {ours}.")
+        expected = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+        found = {name: tuple(value.shape) for name, value in tensors.items()}
+        for name in sorted(expected.keys() | found.keys()):
+            if expected.get(name) != found.get(name):
+                shapes = [str(shapes[name]) if name in shapes else "nothing" for shapes in (found, expected)]
+                raise InputError(f"{folder} holds {shapes[0]} for {name}, the model wants {shapes[1]}.")
+
+    def _start(self, model: ModelLike, init: Tensor | None) -> Tensor:
+        """``init``, or zeros."""
+        return torch.zeros(self.num_images, *model.prior.event_shape) if init is None else init.detach()
+
+    def _create(self, name: str, value: Tensor, constraint: constraints.Constraint = constraints.real) -> None:
+        setattr(self, name, PyroParam(value, constraint=constraint))
+
+    def _of(self, kind: str, name: str) -> Tensor:
+        """The parameter of this kind at the site ``name``."""
+        return getattr(self, f"{kind}_{name.removeprefix('z_')}")
+
+    def _location(self, name: str) -> Tensor:
+        """alpha_i mu_i: the clean mean in the scale of the site."""
+        return self._levels[name].alpha * self._of("mu", name)
+
+
+def gaussian(mean: Tensor, std: Tensor, event_dim: int) -> Distribution:
+    """N(mean, std^2) of the shape of ``mean``, without argument checks (each would cost a pass over the image)."""
+    return Normal(mean, std.expand(mean.shape), validate_args=False).to_event(event_dim)

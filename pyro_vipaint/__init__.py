@@ -12,7 +12,8 @@ import pyro
 pyro.settings.set(module_local_params=True)
 
 from pyro_vipaint.calls import count_calls  # noqa: E402
-from pyro_vipaint.elbos import BetaELBO  # noqa: E402
+from pyro_vipaint.comparison import Comparison, compare  # noqa: E402
+from pyro_vipaint.elbos import AnnealedELBO, BetaELBO, RenyiELBO, SampledELBO, StickingTheLandingELBO  # noqa: E402
 from pyro_vipaint.errors import InputError, NonFiniteError  # noqa: E402
 from pyro_vipaint.inpainting import InpaintingResult, inpaint  # noqa: E402
 from pyro_vipaint.keypoints import keypoints  # noqa: E402
@@ -25,7 +26,9 @@ from pyro_vipaint.svi import Fit, fit  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnnealedELBO",
     "BetaELBO",
+    "Comparison",
     "Fit",
     "Gaussian",
     "InpaintingResult",
@@ -33,6 +36,10 @@ __all__ = [
     "Inpainting",
     "Laplace",
     "NonFiniteError",
+    "RenyiELBO",
+    "SampledELBO",
+    "StickingTheLandingELBO",
+    "compare",
     "count_calls",
     "fit",
     "initial_latent",

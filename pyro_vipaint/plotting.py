@@ -11,6 +11,8 @@ from torch import Tensor
 from pyro_vipaint.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pyro_vipaint.inpainting import InpaintingResult
 
 HIDDEN = np.array([0.36, 0.42, 0.55])  # the colour of hidden pixels: not a grey that an image could have
@@ -48,6 +50,29 @@ def bound_curve(result: InpaintingResult, axes: Any) -> Any:
     axes.set_xlabel("SVI step")
     axes.set_ylabel("bound on log p(y), nats")
     return axes
+
+
+def comparison_figure(table: pd.DataFrame) -> Figure:
+    """A dot a run, the bound on log p(y) summed over images, by guide; a colour an objective; the evidence as a line.
+
+    ``table`` is that of :func:`pyro_vipaint.compare`. Runs without a bound are left out.
+    """
+    runs = table.groupby(["guide", "objective", "seed"], sort=False)[["bound", "gap"]].sum(min_count=1).reset_index()
+    runs = runs.dropna(subset="bound")
+    guides = list(dict.fromkeys(runs["guide"]))
+    figure = Figure(figsize=(6.0, 0.6 + 0.4 * max(len(guides), 2)), layout="constrained")
+    axes = figure.subplots()
+    for objective, group in runs.groupby("objective", sort=False):
+        axes.plot(
+            group["bound"], [guides.index(guide) for guide in group["guide"]], "o", alpha=0.7, label=str(objective)
+        )
+    if runs["gap"].notna().any():
+        axes.axvline(float((runs["bound"] + runs["gap"]).mean()), color="black", linewidth=1, label="log p(y)")
+    axes.set_yticks(range(len(guides)), guides)
+    axes.invert_yaxis()
+    axes.set_xlabel("bound on log p(y), nats (further right is better)")
+    axes.legend(fontsize=7)
+    return figure
 
 
 def to_picture(x: Tensor) -> np.ndarray:

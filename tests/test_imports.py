@@ -24,6 +24,7 @@ FOLDERS = {
     "": ROOT / PACKAGE,
     "elbos": ROOT / PACKAGE / "elbos",
     "baselines": ROOT / PACKAGE / "baselines",
+    "diagnostics": ROOT / PACKAGE / "diagnostics",
     "guides": ROOT / "guides",
     "models": ROOT / "models",
 }
@@ -33,14 +34,21 @@ HEAVY = ("diffusers", "lpips", "torchvision", "matplotlib", "pandas", "typer", "
 _PRIORS = {"schedules", "kernels", "denoisers", "codecs", "models.marginal", "models.priors"}
 _MEASUREMENTS = {"operators", "likelihoods"}
 _TOOLS = {"errors", "calls", "seeding"}
+_FAMILIES = {f"guides.{name}" for name in ("hierarchical", "mean_field", "feature", "prior", "low_rank", "delta")}
+_FAMILIES |= {f"guides.{name}" for name in ("mixture", "flow")}
+_DIAGNOSTICS = {"draws", "evidence", "pareto", "importance", "projections", "uniformity", "calibration", "coverage"}
+_DIAGNOSTICS = {f"diagnostics.{name}" for name in (*_DIAGNOSTICS, "two_sample", "arviz")}
 _LIBRARY = (
     _PRIORS
     | _MEASUREMENTS
     | _TOOLS
     | {"devices", "keypoints", "settings", "masks", "svi", "sampling", "refinement", "metrics", "plotting"}
     | {"models", "models.exact", "models.diffusion", "models.pretrained"}
-    | {"guides", "guides.base", "guides.hierarchical"}
-    | {"elbos", "elbos.beta", "baselines", "baselines.dps"}
+    | {"models.mixture", "models.empirical"}
+    | {"saving", "resuming", "guides", "guides.base", "guides.chain", *_FAMILIES}
+    | {"elbos", "elbos.base", "elbos.beta", "elbos.sampled", "elbos.sticking", "elbos.renyi", "elbos.annealed"}
+    | {"baselines", "baselines.dps"}
+    | {"diagnostics", *_DIAGNOSTICS}
 )
 ALLOWED: dict[str, set[str]] = {
     # at the bottom
@@ -48,6 +56,8 @@ ALLOWED: dict[str, set[str]] = {
     "calls": set(),
     "seeding": set(),
     "devices": {"errors"},
+    "saving": {"errors"},
+    "resuming": {"errors"},
     # the diffusion and its priors
     "schedules": {"errors"},
     "kernels": {"errors", "schedules"},
@@ -63,18 +73,39 @@ ALLOWED: dict[str, set[str]] = {
     "operators": {"errors"},
     "likelihoods": {"errors", "operators"},
     "models.diffusion": _TOOLS | _PRIORS | _MEASUREMENTS | {"keypoints"},
-    "models": {"models.marginal", "models.priors", "models.exact", "models.diffusion", "models.pretrained"},
+    "models.mixture": _TOOLS | _PRIORS | _MEASUREMENTS,
+    "models.empirical": _TOOLS | _PRIORS,
+    "models": {"models.marginal", "models.priors", "models.exact", "models.diffusion", "models.pretrained"}
+    | {"models.mixture", "models.empirical"},
     # inference: guides and objectives know Pyro, and nothing of ours but each other
-    "guides.base": {"errors"},
-    "guides.hierarchical": {"errors", "guides.base"},
-    "guides": {"guides.base", "guides.hierarchical"},
-    "elbos.beta": {"errors"},
-    "elbos": {"elbos.beta"},
-    "svi": _TOOLS | {"models.priors", "models.diffusion", "elbos.beta"},
+    "guides.base": {"errors", "saving"},
+    "guides.chain": {"errors", "guides.base"},
+    **{name: {"errors", "guides.base", "guides.chain"} for name in sorted(_FAMILIES)},
+    "guides": _FAMILIES,
+    "elbos.base": {"errors"},
+    "elbos.beta": {"errors", "elbos.base"},
+    "elbos.sampled": {"errors", "elbos.base"},
+    "elbos.sticking": {"errors", "elbos.base"},
+    "elbos.renyi": {"errors", "elbos.base"},
+    "elbos.annealed": {"errors", "elbos.base", "elbos.beta"},
+    "elbos": {"elbos.beta", "elbos.sampled", "elbos.sticking", "elbos.renyi", "elbos.annealed"},
+    "svi": _TOOLS | {"saving", "resuming", "models.priors", "models.diffusion", "elbos.beta", "diagnostics.arviz"},
     "sampling": _TOOLS | _PRIORS | _MEASUREMENTS | {"models.diffusion"},
     "refinement": _TOOLS | _PRIORS | _MEASUREMENTS | {"keypoints", "models.diffusion"},
     "baselines.dps": _TOOLS | _PRIORS | _MEASUREMENTS | {"keypoints", "models.diffusion", "refinement"},
     "baselines": {"baselines.dps"},
+    # diagnostics know no particular guide, objective or prior
+    "diagnostics.draws": _TOOLS,
+    "diagnostics.evidence": {"diagnostics.draws"},
+    "diagnostics.pareto": set(),
+    "diagnostics.importance": _TOOLS | {"diagnostics.draws", "diagnostics.pareto"},
+    "diagnostics.projections": _TOOLS,
+    "diagnostics.uniformity": {"errors"},
+    "diagnostics.calibration": _TOOLS | {"sampling", "diagnostics.uniformity"},
+    "diagnostics.coverage": {"errors"},
+    "diagnostics.two_sample": _TOOLS,
+    "diagnostics.arviz": _TOOLS | {"diagnostics.draws"},
+    "diagnostics": _DIAGNOSTICS,
     # what a person sees
     "settings": {"errors", "svi"},
     "metrics": {"errors"},

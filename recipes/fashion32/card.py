@@ -108,10 +108,15 @@ def introduction(prior: Result, grid: bool) -> str:
     )
 
 
-def training(prior: Result) -> str:
+def plan(run: tuple[tuple[int, int], ...]) -> str:
+    """How long a run was planned to be, and until when."""
+    return ", ".join(f"{length:,} until batch {batch:,}" for batch, length in run)
+
+
+def training() -> str:
     """How the weights were trained, from the constants of ``recipes.fashion32.train``."""
     network = train.build_network().config
-    plan = "; ".join(f"{length:,} until batch {batch:,}" for batch, length in train.SHIPPED_PLAN)
+    first, second = (run[-1][0] for run in train.SHIPPED_RUNS)
     return f"""\
 ## Training
 
@@ -123,12 +128,15 @@ def training(prior: Result) -> str:
 | noise levels | log sigma ~ N({train.P_MEAN}, {train.P_STD}²) |
 | labels | {train.NUM_CLASSES} classes, left out with probability {train.LABEL_DROPOUT} |
 | optimiser | Adam, rate {train.LEARNING_RATE:g}, {train.WARM_UP} steps of warm-up, then a cosine to zero |
-| batches | {prior["iterations"]:,} of {train.BATCH_SIZE} images |
-| length of the cosine, shortened on the way | {plan} |
+| batches of {train.BATCH_SIZE} images | {first:,} in single precision, then {second:,} in bfloat16 with a new \
+optimiser |
+| length of the cosine, shortened on the way | {"; then ".join(map(plan, train.SHIPPED_RUNS))} |
 | moving average | decay {train.EMA_DECAY} |
 
 ```
-python -m recipes.fashion32.train --data FOLDER --work WORKDIR --iterations {prior["iterations"]}
+python -m recipes.fashion32.train --data FOLDER --work FIRST --iterations {first}
+python -m recipes.fashion32.export --work FIRST --out FIRST/export
+python -m recipes.fashion32.train --data FOLDER --work WORKDIR --iterations {second} --start FIRST/export --compile
 python -m recipes.fashion32.export --work WORKDIR --out models/weights/fashion32
 ```
 """
@@ -184,14 +192,15 @@ def samples_section(samples: Result) -> str:
     per_class = drawn["images"] // train.NUM_CLASSES
     options = (
         f"--images {distances['held_out_images']} --per-class {per_class} --steps {samples['steps']}"
-        f" --seed {samples['seed']}"
+        f" --churn {samples['churn']:g} --seed {samples['seed']}"
     )
     return f"""\
 ## Samples
 
-{drawn["images"]:,} samples, {per_class} a class, by Heun's method: {samples["steps"]} steps, \
-{samples["calls_per_sample"]} calls of the network,
-sigma from {SIGMA_MAX:g} to {SIGMA_MIN:g} with rho {RHO:g}, no guidance.
+{drawn["images"]:,} samples, {per_class} a class, by the stochastic sampler of Karras et al. (Algorithm 2, Heun's \
+method): {samples["steps"]} steps,
+{samples["calls_per_sample"]} calls of the network, sigma from {SIGMA_MAX:g} to {SIGMA_MIN:g} with rho {RHO:g}, \
+S_churn {samples["churn"]:g}, no guidance.
 How often a small classifier, trained on real images only, gives a sample the class that it was drawn for, beside its
 accuracy on {real["images"]:,} held-out images (± binomial standard error):
 
@@ -225,7 +234,7 @@ def card(evaluation: Result, grid: bool) -> str:
         FRONT_MATTER,
         introduction(evaluation["prior"], grid),
         use,
-        training(evaluation["prior"]),
+        training(),
         loss_section(evaluation["loss"]),
         samples_section(evaluation["samples"]),
         LIMITS.format(width=EVENT_SHAPE[-1]),

@@ -7,9 +7,11 @@ The objective is the preconditioned denoising loss of Karras et al. (2022), Eq. 
 
 which in the network's own units is the plain squared error of F. The label is replaced by the
 "no label" class with probability 0.1, so that the prior is also unconditional. What ships is an exponential moving
-average. Interrupted, the same command goes on from the last checkpoint::
+average. Operations run in bfloat16 where PyTorch's autocast holds that safe, parameters in single precision.
+Interrupted, the same command goes on from the last checkpoint::
 
     python -m recipes.fashion32.train --data FOLDER --work WORKDIR
+    python -m recipes.fashion32.train --data FOLDER --work ANOTHER --start EXPORTED    # from exported weights
 """
 
 from __future__ import annotations
@@ -39,9 +41,9 @@ LEARNING_RATE = 1e-3
 WARM_UP = 100
 EMA_DECAY = 0.999
 WEIGHTS = Path("unet", "diffusion_pytorch_model.safetensors")
-# The run whose weights ship shortened its cosine on the way: until batch b it was planned for n batches, as (b, n).
-# A run with --iterations 4000 from the start differs from it by that much.
-SHIPPED_PLAN = ((900, 7500), (2300, 6000), (2650, 5000), (4000, 4000))
+# The weights that ship come from two runs, the second from the first one's export. Each run shortened its cosine on the
+# way: until batch b it was planned for n batches, as (b, n). The first was in single precision, the second as below.
+SHIPPED_RUNS = (((900, 7500), (2300, 6000), (2650, 5000), (4000, 4000)), ((4000, 9000), (7500, 7500)))
 
 
 def build_network() -> UNet2DModel:
@@ -160,7 +162,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--iterations", type=int, default=4000)
+    parser.add_argument("--iterations", type=int, default=SHIPPED_RUNS[-1][-1][0])
     parser.add_argument("--start", type=Path, help="an exported prior to go on from, with a new optimiser")
     parser.add_argument("--compile", action="store_true", help="compile the network: a quarter faster, needs g++")
     arguments = parser.parse_args()

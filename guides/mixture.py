@@ -1,0 +1,250 @@
+r"""A mixture of M hierarchical posteriors: one component for each mode.
+
+.. math::
+    q(z_K, \dots, z_1) = \sum_m w_m\, N(z_K \mid \alpha_{T_e} \mu_{K,m}, \tau_{K,m}^2)
+        \prod_i q_m(z_i \mid z_{i+1}),
+
+each q_m below T_e as in Eq. 12 with parameters of its own. A particle keeps its component all the way down: modes that
+overlap at T_e may part at any level. Shared parameters below T_e would pull every mode to the same mu. The component
+is summed out at every site, so that the density of a site is a function of the sites above alone:
+
+.. math::
+    q(z_i \mid z_{i+1}, \dots, z_K) = \sum_m r_m\, q_m(z_i \mid z_{i+1}), \quad
+    r_m \propto w_m \prod_{j > i} q_m(z_j \mid z_{j+1}).
+
+*Sampling.* The components of S particles are drawn by systematic sampling for each image: component m gets
+floor(S w_m) or ceil(S w_m) of them, in random order, and each particle by itself is an exact draw of q.
+
+*Gradients.* Means and spreads: pathwise, through the particle's own component. Weights: that of the stratified bound
+sum_m w_m E_m[f] (Morningstar et al. 2021), with E_m[f] the mean over the particles of component m:
+
+.. math::
+    \sum_m \nabla w_m \frac{1[n_m > 0]}{P(n_m > 0)} (\bar f_m - b), \quad P(n_m > 0) = \min(1, S w_m),
+
+where b is the mean of f over the components that are drawn for certain (S w_m >= 1). It is unbiased, and adding a
+constant to f changes nothing. f is what the objective sums for one particle, levels below and observation included,
+so a factor of value one that carries this gradient stands in the ``scale`` of every site. This is exact for objectives
+that are means over particles (``BetaELBO``, ``Trace_ELBO``, ``TraceMeanField_ELBO``); the logarithm of a mean
+(``RenyiELBO``, IWAE) is right in value and in the gradient of means and spreads, but not in that of the weights.
+
+*Modes.* A component that loses its weight before it has reached a mode is seldom drawn, and does not come back: the
+weights should learn more slowly than the means, or rest at first (a fit with the rate 0 for ``weight``, then another).
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from pyro.distributions import Categorical, Distribution, MixtureSameFamily  # pyright: ignore[reportAttributeAccessIssue]
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import Distribution as TorchDistribution
+from torch.distributions import constraints, kl_divergence, register_kl
+from torch.nn.functional import one_hot
+
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.guides.base import LatentGuide, ModelLike, PriorLike, gaussian
+
+
+class ScaledPriorLike(PriorLike, Protocol):
+    """A latent's shape and the standard deviation of clean latents."""
+
+    @property
+    def data_std(self) -> float: ...
+
+
+class ScaledModelLike(ModelLike, Protocol):
+    """What the mixture reads of a :class:`DiffusionModel`."""
+
+    @property
+    def prior(self) -> ScaledPriorLike: ...
+
+
+class StratifiedMixture(MixtureSameFamily):
+    """A mixture of diagonal Gaussians whose draws over the leading dimensions share out the components.
+
+    ``MixtureSameFamily(Categorical, Independent(Normal))`` with :meth:`rsample`. The last batch dimension is the
+    images plate, those before it are particles. ``carried`` fixes the component of each particle, where a level above
+    has chosen it; after a draw ``which``, ``component`` and ``value`` say what was drawn.
+
+    ``kl_divergence(q, p)`` of a drawn mixture is an unbiased estimate from that draw,
+    KL(q_c || p) + log q(z) - log q_c(z): analytic given the component c, sampled in the overlap only.
+    """
+
+    has_rsample = True
+    carried: Tensor | None = None
+    which: Tensor | None = None
+    component: Any = None
+    value: Tensor | None = None
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> StratifiedMixture:
+        """The same mixture with another batch shape."""
+        new = super().expand(batch_shape, _instance)
+        new.carried = None if self.carried is None else self.carried.expand(new.batch_shape)
+        return new
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws of shape ``sample_shape + batch_shape + event_shape``, pathwise in means and spreads."""
+        shape = torch.Size(sample_shape) + self.batch_shape
+        if self.carried is None:
+            self.which = systematic(self.mixture_distribution.probs.detach(), shape)
+        else:
+            self.which = self.carried.expand(shape)
+        normal = self.component_distribution.base_dist
+        loc, scale = (self._pick(value, self.which) for value in (normal.loc, normal.scale))
+        self.component = gaussian(loc, scale, len(self.event_shape))
+        value: Tensor = self.component.rsample()
+        self.value = value
+        return value
+
+    def posterior_logits(self, value: Tensor) -> Tensor:
+        """log of the probability of each component given ``value``, up to a constant: ``(*batch, M)``."""
+        return self.mixture_distribution.logits + self.component_distribution.log_prob(self._pad(value))
+
+    def gradient_factor(self) -> Tensor | float:
+        """1 in value, of the shape of the last draw; see :func:`weight_gradient`. 1.0 before a draw."""
+        if self.which is None:
+            return 1.0
+        weights = self.mixture_distribution.probs
+        weights = weights.reshape(-1, *weights.shape[-2:])[0] if weights.ndim > 1 else weights[None]
+        return weight_gradient(weights, self.which.reshape(-1, len(weights))).reshape(self.which.shape)
+
+    def _pick(self, value: Tensor, which: Tensor) -> Tensor:
+        """The rows ``which`` of ``value``, ``(*batch, M, *event)``, without the component dimension."""
+        dim, event = which.ndim, self.event_shape
+        index = which.reshape(which.shape + (1,) * (1 + len(event))).expand((*which.shape, 1, *event))
+        return value.expand((*which.shape, -1, *event)).gather(dim, index).squeeze(dim)
+
+
+@register_kl(StratifiedMixture, TorchDistribution)
+def _kl_of_the_draw(q: StratifiedMixture, p: TorchDistribution) -> Tensor:
+    if q.component is None or q.value is None:
+        raise NotImplementedError("the mixture has not been drawn from")
+    return kl_divergence(q.component, p) + q.log_prob(q.value) - q.component.log_prob(q.value)
+
+
+def systematic(weights: Tensor, shape: torch.Size) -> Tensor:
+    """Indices of components, of ``shape`` (particles × images), by systematic sampling over the particles.
+
+    ``weights`` are probabilities that broadcast to ``(*shape, M)``. For each image the S particles stand at
+    (k + u) / S, k a random permutation of 0 … S - 1 and u one uniform number: each by itself is uniform.
+    """
+    *particles, images = shape if shape else (1,)
+    count = math.prod(particles)
+    order = torch.rand(count, images, device=weights.device).argsort(0)
+    position = (order + torch.rand(images, device=weights.device, dtype=weights.dtype)) / count
+    below = weights.cumsum(-1).expand(*shape, -1).reshape(count, images, -1) <= position[..., None]
+    return below.sum(-1).clamp(max=weights.shape[-1] - 1).reshape(shape)
+
+
+def weight_gradient(weights: Tensor, which: Tensor) -> Tensor:
+    """A factor of value 1, ``(S, N)``, for the terms of each particle: it hands ``weights`` the gradient above.
+
+    Args:
+        weights: ``(N, M)``, probabilities.
+        which: ``(S, N)``, components drawn by :func:`systematic`.
+    """
+    drawn = one_hot(which, weights.shape[-1]).to(weights)
+    expected = len(which) * weights.detach()
+    share = (drawn * weights / (expected.clamp(max=1) * drawn.sum(0).clamp(min=1))).sum(-1)
+    certain = (drawn * (expected > 1 - 1e-6)).sum(-1)
+    centred = share - share.sum(0) * certain / certain.sum(0).clamp(min=1)
+    return 1 + len(which) * (centred - centred.detach())
+
+
+class MixtureGuide(LatentGuide):
+    """sum_m w_m q_m(z_K, …, z_1), each q_m a :class:`HierarchicalGuide`; for posteriors with several modes.
+
+    Parameters are ``mu_i`` (clean scale) and ``tau_i`` for every level and ``gamma_i`` below T_e, each of shape
+    ``(N, M, *event)``, and ``weight_logits``, ``(N, M)``, equal at the start. Use at least as many particles as
+    components, better twice as many: a component of weight below 1 / S takes part in the fraction S w of the steps
+    only. KL terms are analytic given the component; the module's text has the gradient estimator.
+
+    Args:
+        model: the :class:`DiffusionModel` to be approximated.
+        init: ``(N, *event)``, clean scale, around which the components start: mu of the first is ``init``, the others
+            are drawn from N(init, (spread × data_std)²). Or ``(N, M, *event)``: where each component starts, for
+            instance draws of the prior. Zeros if not given.
+        num_components: M >= 1. 8 is a choice of this library, not tuned.
+        spread: in units of the prior's ``data_std``, so that 1 covers the space of clean latents.
+        generator: for the starting points; torch's global one if not given.
+        gamma_logit: logit of gamma at the start, a number or a tensor that broadcasts to ``(N, *event)``.
+        tau_scale: tau below T_e at the start, in units of the prior's standard deviation there; 4 and 0.7 as for
+            :class:`HierarchicalGuide`.
+
+    Raises:
+        InputError: ``num_components`` is below 1 or is not the M of ``init``, or ``gamma_logit`` does not broadcast.
+    """
+
+    def __init__(
+        self,
+        model: ScaledModelLike,
+        init: Tensor | None = None,
+        *,
+        num_components: int = 8,
+        spread: float = 1.0,
+        generator: torch.Generator | None = None,
+        gamma_logit: float | Tensor = 4.0,
+        tau_scale: float = 0.7,
+    ) -> None:
+        super().__init__(model, init)
+        self.settings = {"num_components": num_components}
+        self._above = {low.name: high.name for high, low in pairwise(model.levels)}
+        start = self._start(model, init)
+        if start.ndim == len(model.prior.event_shape) + 1:
+            start = _spread_out(start, num_components, spread * model.prior.data_std, generator)
+        if start.shape[1] != num_components:
+            raise InputError(f"init starts {start.shape[1]} components, num_components is {num_components}.")
+        gamma = _expand(gamma_logit, start).sigmoid()
+        for level in model.levels:
+            index, is_top = level.name.removeprefix("z_"), level.name == self._top
+            tau = level.sigma if is_top else tau_scale * level.step_std
+            self._create(f"mu_{index}", start.clone())
+            self._create(f"tau_{index}", torch.full_like(start, tau), constraints.positive)
+            if not is_top:
+                self._create(f"gamma_{index}", gamma.clone(), constraints.unit_interval)
+        self._create("weight_logits", start.new_zeros(start.shape[:2]))
+
+    @property
+    def weights(self) -> Tensor:
+        """w, ``(N, M)``: positive, sums to one."""
+        return self.weight_logits.softmax(-1)
+
+    def get_posterior(self, name: str, prior: Any) -> Distribution:
+        """The mixture at site ``name`` given the levels above, which have made some components more likely."""
+        mean, logits, carried = self._location(name), self.weight_logits, None
+        if name != self._top:
+            mean = mean + self._of("gamma", name) * (prior.mean.unsqueeze(-1 - prior.event_dim) - mean)
+            above = self.trace.nodes[self._above[name]]
+            logits, carried = above["fn"].posterior_logits(above["value"]), above["fn"].which
+        components = gaussian(mean, self._of("tau", name), prior.event_dim)
+        mixture = StratifiedMixture(Categorical(logits=logits, validate_args=False), components, validate_args=False)
+        mixture.carried = carried
+        return mixture
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not site_is_subsample(msg):
+            top = msg if msg["name"] == self._top else self.trace.nodes[self._top]
+            msg["scale"] = msg["scale"] * top["fn"].gradient_factor()
+        super()._pyro_post_sample(msg)
+
+
+def _spread_out(init: Tensor, num_components: int, std: float, generator: torch.Generator | None) -> Tensor:
+    """``(N, M, *event)``: ``init`` itself, then draws around it."""
+    if num_components < 1:
+        raise InputError(f"num_components must be at least 1, not {num_components}.")
+    noise = torch.randn(len(init), num_components - 1, *init.shape[1:], generator=generator).to(init)
+    return torch.cat([init[:, None], init[:, None] + std * noise], 1)
+
+
+def _expand(gamma_logit: float | Tensor, start: Tensor) -> Tensor:
+    """The logit of gamma for every component, of the shape of ``start``."""
+    logit = torch.as_tensor(gamma_logit).to(start)
+    try:
+        return logit.expand(start[:, 0].shape).unsqueeze(1).expand(start.shape)
+    except RuntimeError as error:
+        shape = tuple(start[:, 0].shape)
+        raise InputError(f"gamma_logit of shape {tuple(logit.shape)} does not broadcast to {shape}.") from error

@@ -1,0 +1,72 @@
+"""How good a guide is: evidence bounds, importance weights, calibration, coverage, distances; export to ArviZ.
+
+Each module says what its figures can show and what they cannot. All run the unscaled model.
+"""
+
+from pyro_vipaint.diagnostics.arviz import to_arviz
+from pyro_vipaint.diagnostics.calibration import (
+    SBC,
+    VSBC,
+    coordinates,
+    draw_latent_and_data,
+    log_likelihood,
+    rank_statistics,
+    sbc,
+    sbc_of_guide,
+    vsbc,
+)
+from pyro_vipaint.diagnostics.coverage import coverage, credible_interval
+from pyro_vipaint.diagnostics.draws import WeightedDraws, weighted_draws
+from pyro_vipaint.diagnostics.evidence import Estimate, elbo_estimate, iwae_bound, log_weights, terms_by_level
+from pyro_vipaint.diagnostics.importance import Resampled, effective_sample_size, resample
+from pyro_vipaint.diagnostics.pareto import SmoothedWeights, pareto_k, pareto_smooth, pareto_threshold
+from pyro_vipaint.diagnostics.projections import ProjectionSummary, project_onto_moments, project_onto_samples
+from pyro_vipaint.diagnostics.two_sample import Accuracy, c2st, sliced_wasserstein, wasserstein
+from pyro_vipaint.diagnostics.uniformity import (
+    chi_square_test,
+    ecdf_band,
+    ecdf_test,
+    rank_histogram,
+    symmetry_test,
+)
+
+__all__ = [
+    "WeightedDraws",
+    "weighted_draws",
+    "log_weights",
+    "Estimate",
+    "elbo_estimate",
+    "iwae_bound",
+    "terms_by_level",
+    "SmoothedWeights",
+    "pareto_k",
+    "pareto_smooth",
+    "pareto_threshold",
+    "ProjectionSummary",
+    "project_onto_moments",
+    "project_onto_samples",
+    "Resampled",
+    "resample",
+    "effective_sample_size",
+    "SBC",
+    "sbc",
+    "sbc_of_guide",
+    "VSBC",
+    "vsbc",
+    "coordinates",
+    "draw_latent_and_data",
+    "log_likelihood",
+    "rank_statistics",
+    "rank_histogram",
+    "chi_square_test",
+    "ecdf_test",
+    "ecdf_band",
+    "symmetry_test",
+    "coverage",
+    "credible_interval",
+    "Accuracy",
+    "c2st",
+    "sliced_wasserstein",
+    "wasserstein",
+    "to_arviz",
+]

@@ -1,0 +1,71 @@
+"""Export to ArviZ: draws of a guide as an ``InferenceData``, with the weights that say how far to trust them.
+
+ArviZ's summaries and plots then work on the guide's draws as on any posterior. Its convergence diagnostics (R-hat, ESS)
+say nothing here: draws of a guide are independent, however wrong the guide is. ``az.psislw`` on ``log_weight`` gives
+k-hat as :func:`pareto_k` does. The pointwise log likelihood has one value per image, so ``az.loo`` would leave out
+whole images, each of which has a posterior of its own: it does not compare guides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from pyro_vipaint.diagnostics.draws import weighted_draws
+from pyro_vipaint.errors import InputError
+
+if TYPE_CHECKING:
+    from arviz import InferenceData
+
+
+def to_arviz(
+    model: Callable[..., Any],
+    guide: Any,
+    y: Tensor,
+    num_samples: int = 1000,
+    *,
+    losses: Sequence[float] = (),
+    seed: int | None = None,
+    batch_size: int | None = None,
+) -> InferenceData:
+    """Draws of ``guide`` on the unscaled ``model`` as one chain, S × N × (K + 1) evaluations.
+
+    Args:
+        model: the Pyro program, called as ``model(y)``.
+        guide: any guide of it that has a density, fitted.
+        y: observations ``(N, *observation)``.
+        num_samples: S.
+        losses: the objective at each step of the fit, for the record.
+        seed, batch_size: see :func:`weighted_draws`.
+
+    Returns:
+        Groups ``posterior`` (z_Ts, ``z_Ts``), ``sample_stats`` (``log_weight``, in nats; ``loss`` along ``step``),
+        ``log_likelihood`` (``y``, one value per image) and ``observed_data`` (``y``).
+
+    Raises:
+        InputError: ArviZ is not installed, or an error of :func:`weighted_draws`.
+    """
+    try:
+        import arviz
+    except ImportError as error:
+        raise InputError("Exporting needs ArviZ: pip install 'pyro-vipaint[arviz]'.") from error
+    import xarray
+
+    draws = weighted_draws(model, guide, y, num_samples, seed=seed, batch_size=batch_size)
+    data = arviz.from_dict(
+        posterior={"z_Ts": _chain(draws.z)},
+        sample_stats={"log_weight": _chain(draws.log_weights)},
+        log_likelihood={"y": _chain(-draws.terms["y"])},
+        observed_data={"y": y.detach().cpu().numpy()},
+        dims={name: ["image"] for name in ("z_Ts", "log_weight", "y")},
+    )
+    if len(losses):
+        data["sample_stats"]["loss"] = xarray.DataArray(list(losses), dims="step")
+    return data
+
+
+def _chain(values: Tensor) -> Any:
+    """``(S, ...)`` as the array ``(1, S, ...)`` that ArviZ calls one chain."""
+    return values.detach().cpu().numpy()[None]

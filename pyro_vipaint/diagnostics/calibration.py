@@ -1,0 +1,229 @@
+r"""Simulation-based calibration: is a posterior right *on average over the prior's own data*?
+
+Draw theta from the prior and y from the model, then L draws theta_1 … theta_L of the posterior given y. If they come
+from the exact posterior, theta and the draws are exchangeable given y, so for every test quantity f(theta, y)
+
+.. math:: r = \#\{l : f(\theta_l, y) < f(\theta, y)\} \sim U\{0, …, L\}
+
+(Talts, Betancourt, Simpson, Vehtari & Gelman 2018), and the data-averaged posterior is the prior. Ranks that pile up at
+both ends: the posterior is too narrow; in the middle: too wide; on one side: shifted. What it does not show: errors
+that cancel over data sets; anything about data that the prior does not produce; and what no test quantity looks at. A
+sampler that ignores the data and returns the prior passes for every quantity of theta alone (Modrák et al. 2023): use
+one of the data as well, such as :func:`log_likelihood`.
+
+VSBC (Yao, Vehtari, Simpson & Gelman, *Yes, but did it work?*, ICML 2018) looks at the marginals of a variational
+approximation: p_j = P(theta < theta_j) per dimension. An asymmetric p means that the point estimate is biased: p mostly
+above 1/2, the guide lies too low. A symmetric p with the wrong spread shows in the uniformity only, and dependence
+between dimensions in neither.
+
+The N data sets stand in one plate: images are independent there, so one fit serves all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vipaint.diagnostics.uniformity import chi_square_test, ecdf_test, symmetry_test
+from pyro_vipaint.sampling import sample
+from pyro_vipaint.seeding import seeded
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Quantity = Callable[[Tensor, Tensor], Tensor]
+"""``f(theta, y)``: ``(..., N, *event)`` and ``(N, *observation)`` to ``(..., N)``."""
+
+
+@dataclass(frozen=True, eq=False)
+class SBC:
+    """Test quantities of N simulations, by name.
+
+    Attributes:
+        truth: f(theta, y), ``(N,)``.
+        draws: f(theta_l, y), ``(L, N)``.
+        ranks: draws below the truth, 0 … L, ties broken at random, ``(N,)``.
+    """
+
+    truth: dict[str, Tensor]
+    draws: dict[str, Tensor]
+    ranks: dict[str, Tensor]
+
+    @property
+    def num_draws(self) -> int:
+        """L."""
+        return len(next(iter(self.draws.values())))
+
+    def uniformity(self) -> pd.DataFrame:
+        """p-values of uniform ranks by ``quantity``: ``ecdf`` (exact, simultaneous) and ``chi_square``.
+
+        With Q quantities compare with a level divided by Q. :mod:`uniformity` has histogram and band to draw.
+        """
+        import pandas as pd
+
+        ranks = torch.stack(list(self.ranks.values()), -1)
+        columns = {"ecdf": ecdf_test(ranks, self.num_draws), "chi_square": chi_square_test(ranks, self.num_draws)}
+        return pd.DataFrame(
+            {"quantity": list(self.ranks)} | {name: values.tolist() for name, values in columns.items()}
+        )
+
+    def data_averaged(self) -> pd.DataFrame:
+        """The data-averaged posterior against the prior, by ``quantity``, as paired z-scores.
+
+        Columns ``mean_z`` and ``square_z``: the average over data sets of E[g given y] - g(theta), in its standard
+        errors, for g = f and g = f squared about the prior's mean; negative ``square_z`` is a posterior too narrow.
+        Standard normal for an exact posterior with many simulations. The prior itself passes.
+        """
+        import pandas as pd
+
+        rows = []
+        for name, truth in self.truth.items():
+            center = truth.mean()
+            scores = (_paired_z(g(self.draws[name]).mean(0) - g(truth)) for g in _first_two_moments(center))
+            rows.append((name, *scores))
+        return pd.DataFrame(rows, columns=["quantity", "mean_z", "square_z"])
+
+
+def _first_two_moments(center: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    return (lambda f: f - center), (lambda f: (f - center) ** 2)
+
+
+def _paired_z(differences: Tensor) -> float:
+    return float(differences.mean() / differences.std() * math.sqrt(len(differences)))
+
+
+def rank_statistics(truth: Tensor, draws: Tensor) -> Tensor:
+    """How many of ``draws`` ``(L, ...)`` lie below ``truth`` ``(...)``, ties broken at random: integers in 0 … L."""
+    below, equal = (draws < truth).sum(0), (draws == truth).sum(0)
+    return below + (torch.rand(equal.shape, device=equal.device) * (equal + 1)).long().clamp(max=equal)
+
+
+def sbc(
+    draw_prior_and_data: Callable[[int], tuple[Tensor, Tensor]],
+    posterior_sampler: Callable[[Tensor, int], Tensor],
+    quantities: Mapping[str, Quantity],
+    num_simulations: int = 200,
+    num_draws: int = 99,
+    *,
+    seed: int | None = None,
+) -> SBC:
+    """Ranks of test quantities over data sets from the prior, all data sets at once.
+
+    Args:
+        draw_prior_and_data: ``N -> (theta (N, *event), y (N, *observation))``, drawn jointly.
+        posterior_sampler: ``(y, L) -> (L, N, *event)``, independent draws for each of the N data sets.
+        quantities: functions of (theta, y) by name; see :func:`coordinates` and :func:`log_likelihood`.
+        num_simulations: N.
+        num_draws: L; 99 leaves 100 ranks, which many numbers of bins divide.
+        seed: seed of everything; ``None`` goes on with the global generator.
+    """
+    with seeded(seed), torch.no_grad():
+        theta, y = draw_prior_and_data(num_simulations)
+        with torch.enable_grad():
+            samples = posterior_sampler(y, num_draws).detach()
+        truth = {name: quantity(theta, y) for name, quantity in quantities.items()}
+        draws = {name: quantity(samples, y) for name, quantity in quantities.items()}
+        ranks = {name: rank_statistics(truth[name], draws[name]) for name in quantities}
+    return SBC(truth, draws, ranks)
+
+
+def sbc_of_guide(
+    model: Any,
+    guide_factory: Callable[[Any, Tensor], Any],
+    fit: Callable[[Any, Any, Tensor], Any],
+    quantities: Mapping[str, Quantity],
+    num_simulations: int = 200,
+    num_draws: int = 99,
+    *,
+    seed: int | None = None,
+) -> SBC:
+    """Calibration of a guide family with its fit, on z_Ts of the K-level model: one fit, of N images in the plate.
+
+    Args:
+        model: a :class:`DiffusionModel`; its conditions, if any, are for ``num_simulations`` images.
+        guide_factory: ``(model, y) -> guide``, unfitted.
+        fit: ``(model, guide, y)``; fits the guide in place, for instance by :func:`pyro_vipaint.fit`.
+        quantities: functions of (z_Ts, y) by name.
+        num_simulations: N, images in the plate.
+        num_draws: L draws of the guide for each image, one batch of L × N.
+        seed: seed of everything; ``None`` goes on with the global generator.
+
+    The truth comes from the model's own chain. It is what the *guide* makes of the K-level model that is judged, not
+    how well the prior describes images.
+    """
+
+    def posterior_sampler(y: Tensor, count: int) -> Tensor:
+        guide = guide_factory(model, y)
+        fit(model, guide, y)
+        return sample(guide, y, count)
+
+    return sbc(
+        lambda count: draw_latent_and_data(model, count),
+        posterior_sampler,
+        quantities,
+        num_simulations,
+        num_draws,
+        seed=seed,
+    )
+
+
+@torch.no_grad()
+def draw_latent_and_data(model: Any, num_images: int) -> tuple[Tensor, Tensor]:
+    """z_Ts ``(N, *event)`` and y ``(N, *observation)`` from the model, y zero where it is not observed.
+
+    The program draws hidden elements too; they would show a guide's starting point what it must not know.
+    """
+    trace = poutine.trace(model).get_trace(num_images=num_images)
+    z, y = (trace.nodes[name]["value"] for name in (model.levels[-1].name, "y"))
+    observed = getattr(model.likelihood, "observed", torch.ones_like)(y)
+    return z, torch.where(observed != 0, y, torch.zeros_like(y))
+
+
+def coordinates(indices: range | list[int], event_dim: int) -> dict[str, Quantity]:
+    """Single elements of theta as test quantities, by their index in the flattened event."""
+
+    def element(index: int) -> Quantity:
+        return lambda theta, y: theta.flatten(theta.ndim - event_dim)[..., index]
+
+    return {f"theta[{index}]": element(index) for index in indices}
+
+
+def log_likelihood(model: Any) -> Quantity:
+    """log p(y | z_Ts) as a test quantity, which sees whether the posterior used the data: one evaluation a draw."""
+
+    def quantity(z: Tensor, y: Tensor) -> Tensor:
+        return model.likelihood(model.reconstruct(z)).log_prob(y).flatten(z.ndim - model.prior.event_dim).sum(-1)
+
+    return quantity
+
+
+class VSBC(NamedTuple):
+    """Marginal calibration by dimension.
+
+    Attributes:
+        p: P(theta < theta_true) under the approximation, ``(N, *event)``, in (0, 1).
+        symmetry: exact p-values that p is symmetric about 1/2, ``(*event)``: is the point estimate unbiased?
+        uniformity: exact p-values that p is uniform, ``(*event)``: is the marginal right on average?
+    """
+
+    p: Tensor
+    symmetry: Tensor
+    uniformity: Tensor
+
+
+def vsbc(truth: Tensor, draws: Tensor, *, seed: int | None = None) -> VSBC:
+    """VSBC from simulations: true values ``(N, *event)`` and draws of the approximation ``(L, N, *event)``.
+
+    p is (r + u) / (L + 1) with rank r and uniform u, so that a right marginal gives a continuous uniform p for any L.
+    With D dimensions compare with a level divided by D. ``seed`` is that of u and of ties.
+    """
+    with seeded(seed):
+        ranks = rank_statistics(truth, draws)
+        p = (ranks + torch.rand(ranks.shape, dtype=torch.float64, device=ranks.device)) / (len(draws) + 1)
+    return VSBC(p, symmetry_test(p), ecdf_test(ranks, len(draws)))

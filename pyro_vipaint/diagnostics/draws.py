@@ -1,0 +1,132 @@
+r"""Draws of a guide with the terms of their importance weights.
+
+.. math::
+    \log w = \log p(y \mid z_1) + \sum_i \log p_\theta(z_i \mid z_{i+1}) - \log q(z_i \mid z_{i+1}), \qquad z \sim q
+
+The model is the *unscaled* one: weights of a beta-scaled model belong to no posterior, so a scale that handlers put on
+the sites is ignored. Guide and model run together, K + 1 network calls a batch. KL terms are sampled here, never
+analytic: a weight belongs to one draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions import Delta, Independent
+from pyro.infer.enum import get_importance_trace
+from pyro.poutine.guide import GuideMessenger
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyro_vipaint.calls import count_calls
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.seeding import seeded
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedDraws:
+    """Draws of a guide and what each term of the bound is at them.
+
+    Attributes:
+        z: z_Ts, the last latent of the model, ``(S, N, *event)``.
+        terms: by site, log q - log p at the draw, and -log p(y | z_1) at ``y``: ``(S, N)``, float64, in nats.
+        evaluations: images passed through the network.
+    """
+
+    z: Tensor
+    terms: dict[str, Tensor]
+    evaluations: int
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log p(y, z) - log q(z), ``(S, N)``, in nats."""
+        return -torch.stack(list(self.terms.values())).sum(0)
+
+
+@torch.no_grad()
+def weighted_draws(
+    model: Callable[..., Any],
+    guide: Any,
+    y: Tensor,
+    num_samples: int = 1000,
+    *,
+    seed: int | None = None,
+    batch_size: int | None = None,
+) -> WeightedDraws:
+    """Runs guide and unscaled model on ``num_samples`` draws of each image: S × N × (K + 1) evaluations.
+
+    Args:
+        model: the Pyro program, called as ``model(y)``, its images in one plate at dimension -1.
+        guide: any guide of it that has a density.
+        y: observations ``(N, *observation)``.
+        num_samples: S >= 1, draws of each image.
+        seed: seed of these draws; ``None`` goes on with the global generator.
+        batch_size: draws of each image in one pass; all of them if not given. It bounds the memory.
+
+    Raises:
+        InputError: the guide is a point mass, has one density for all images together where N > 1, or rides on another
+            model: a guide messenger runs the model that it was built on, whatever it is called with.
+        ValueError: ``num_samples`` or ``batch_size`` is not positive.
+    """
+    if isinstance(guide, GuideMessenger) and guide.model is not model:
+        raise InputError("The guide was built on another model, which it would run: build it on this one.")
+    with seeded(seed), count_calls() as count:
+        parts = [_run(model, guide, y, size) for size in _batches(num_samples, batch_size)]
+    z = torch.cat([part for part, _ in parts])
+    terms = {name: torch.cat([part[name] for _, part in parts]) for name in parts[0][1]}
+    return WeightedDraws(z, terms, count.evaluations)
+
+
+def _batches(total: int, size: int | None) -> Iterator[int]:
+    size = total if size is None else size
+    if total < 1 or size < 1:
+        raise ValueError(f"num_samples and batch_size must be at least 1, not {total} and {size}.")
+    for start in range(0, total, size):
+        yield min(size, total - start)
+
+
+def _run(model: Callable[..., Any], guide: Any, y: Tensor, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """z_Ts and the terms by site of ``count`` draws of each image."""
+    model, guide = (pyro.plate("draws", count, dim=-2)(program) for program in (model, guide))
+    model_trace, guide_trace = get_importance_trace("flat", 2, model, guide, (y,), {})
+    _refuse_point_mass(guide_trace)
+    shape, terms = (count, len(y)), {}
+    for sign, trace in ((-1, model_trace), (1, guide_trace)):
+        for name, site in _sample_sites(trace):
+            terms[name] = terms.get(name, 0) + sign * _per_image(name, site["unscaled_log_prob"], shape)
+    z = [site["value"] for _, site in _sample_sites(model_trace) if not site["is_observed"]][-1]
+    return z, terms
+
+
+def _sample_sites(trace: Trace) -> Iterator[tuple[str, Any]]:
+    """The sites that carry a density; ``pyro.deterministic`` makes a sample site that does not."""
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and not (site["infer"] or {}).get("_deterministic"):
+            yield name, site
+
+
+def _refuse_point_mass(guide_trace: Trace) -> None:
+    """A guide of points only has no density; one with auxiliary sites hands points on and has one."""
+    if all(_is_point(site["fn"]) for _, site in _sample_sites(guide_trace)):
+        raise InputError("The guide is a point mass and has no density: importance weights need a guide with one.")
+
+
+def _is_point(distribution: Any) -> bool:
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return isinstance(distribution, Delta)
+
+
+def _per_image(name: str, log_prob: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The log density of a site, ``(S, N)``, float64: the weights are differences of large numbers."""
+    images = log_prob.shape[-1] if log_prob.ndim else 1
+    if log_prob.ndim > 2 or images != shape[1]:
+        raise InputError(
+            f"The density of site {name} has shape {tuple(log_prob.shape)}, not (samples, images) = {shape}: "
+            "weights per image need guide and model to factorise over images; give them one image at a time."
+        )
+    return log_prob.double().expand(shape)

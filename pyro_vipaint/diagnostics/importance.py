@@ -1,0 +1,100 @@
+r"""Importance refinement: guide draws, resampled by their weights under the unscaled model.
+
+.. math:: w_s = \frac{p(y, z^{(s)})}{q(z^{(s)})}, \qquad
+          ESS = \frac{(\sum_s w_s)^2}{\sum_s w_s^2}, \qquad z \sim \sum_s \frac{w_s}{\sum_r w_r} \delta_{z^{(s)}}
+
+The draws' law tends to the posterior of the K-level model as the number of proposals grows, whatever the guide's error,
+as long as the guide covers the posterior. The effective sample size says how many independent draws the proposals are
+worth; more draws than that are copies. It cannot say what was never proposed: a guide on one of two modes has a large
+ESS and half of the posterior. Judge the ESS together with k-hat (:mod:`pareto`). With the estimated marginal of a
+network prior the target is not the posterior exactly but its density times E[exp(noise)] of the estimate at T_e, and
+the noise lowers the ESS (:mod:`evidence`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vipaint.diagnostics.draws import weighted_draws
+from pyro_vipaint.diagnostics.pareto import pareto_smooth
+from pyro_vipaint.seeding import seeded
+
+
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """Resampled draws and how much they are worth.
+
+    Attributes:
+        z: draws of z_Ts, ``(num_samples, N, *event)``, copies next to each other.
+        effective_sample_size: of the weights used, ``(N,)``, between 1 and the number of proposals.
+        pareto_k: k-hat of the raw weights, ``(N,)``.
+        evaluations: images passed through the network.
+    """
+
+    z: Tensor
+    effective_sample_size: Tensor
+    pareto_k: Tensor
+    evaluations: int
+
+
+def resample(
+    model: Callable[..., Any],
+    guide: Any,
+    y: Tensor,
+    num_proposals: int = 1000,
+    num_samples: int = 10,
+    *,
+    seed: int | None = None,
+    smooth: bool = False,
+    batch_size: int | None = None,
+) -> Resampled:
+    """Self-normalised importance resampling of guide draws: num_proposals × N × (K + 1) evaluations.
+
+    Args:
+        model: the Pyro program, called as ``model(y)``.
+        guide: any guide of it that has a density, fitted.
+        y: observations ``(N, *observation)``.
+        num_proposals: draws of the guide for each image.
+        num_samples: draws returned for each image, by systematic resampling.
+        seed: seed of proposals and resampling; ``None`` goes on with the global generator.
+        smooth: whether to use Pareto smoothed weights, which trade a small bias for less variance.
+        batch_size: proposals of each image in one pass; all of them if not given.
+
+    Raises:
+        InputError: see :func:`weighted_draws`.
+        ValueError: a number of draws is not positive.
+    """
+    with seeded(seed):
+        draws = weighted_draws(model, guide, y, num_proposals, batch_size=batch_size)
+        smoothed = pareto_smooth(draws.log_weights)
+        weights = smoothed.log_weights if smooth else draws.log_weights
+        index = systematic_indices(weights, num_samples)
+    z = draws.z[index, torch.arange(index.shape[1], device=index.device)]
+    return Resampled(z, effective_sample_size(weights), smoothed.pareto_k, draws.evaluations)
+
+
+def effective_sample_size(log_weights: Tensor) -> Tensor:
+    """(sum w)^2 / sum w^2 per image, ``(N,)``, from log weights ``(S, N)`` up to a constant per image."""
+    return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
+
+
+def systematic_indices(log_weights: Tensor, num_samples: int) -> Tensor:
+    """Ancestors ``(num_samples, N)`` for log weights ``(S, N)``, ascending.
+
+    One uniform offset per image: draw s has floor or ceil of num_samples × w_s copies, w_s normalised.
+
+    Raises:
+        ValueError: ``num_samples`` is not positive.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, not {num_samples}.")
+    count, images = log_weights.shape
+    cumulative = log_weights.double().softmax(0).cumsum(0).T.contiguous()
+    steps = torch.arange(num_samples, dtype=torch.float64, device=log_weights.device)
+    position = (steps + torch.rand(images, 1, dtype=torch.float64, device=log_weights.device)) / num_samples
+    return torch.searchsorted(cumulative, position, right=True).clamp(max=count - 1).T

@@ -1,0 +1,189 @@
+r"""What the objectives share: terms by site and image, and the weight beta of the prior side (Eq. 13).
+
+One run of guide and model, on P particles of N images at once, gives each site a term of shape ``(P, N)``, in nats:
+-log p(y | z) where it is observed, log q(z_i | z_{i+1}) - log p(z_i | z_{i+1}) or its conditional mean, the KL
+divergence, where it is latent. Their sum has the mean of a bound on -log p(y):
+
+.. math::
+    -\log p(y) \le E_q\Big[ -\log p(y \mid z_1) + \sum_i \log q(z_i \mid z_{i+1}) - \log p(z_i \mid z_{i+1}) \Big].
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pyro.infer import Trace_ELBO
+from pyro.infer.util import check_fully_reparametrized
+from pyro.poutine.scale_messenger import ScaleMessenger
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
+from pyro.util import warn_if_nan
+from torch import Tensor
+
+Weights = float | Mapping[str, float]
+Beta = Weights | Callable[[int], Weights]
+
+
+class PerImageELBO(Trace_ELBO, ABC):
+    """An objective that keeps the terms of each image apart; a subclass says how they make one loss.
+
+    Args:
+        num_particles: Monte-Carlo draws of the guide in one step, run as one batch.
+
+    After each evaluation ``terms`` holds the terms of a one-step estimate of the bound on -log p(y), each of shape
+    ``(N,)``, in nats, without any weight: they sum to the bound. A term of a guide's site that stands outside the
+    plate of images is shared equally among them.
+    """
+
+    def __init__(self, num_particles: int) -> None:
+        if num_particles < 1:
+            raise ValueError(f"num_particles must be at least 1, not {num_particles}.")
+        super().__init__(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
+        self.terms: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        """The loss, summed over images; sets ``terms``."""
+
+    def negative_bound(self) -> Tensor:
+        """The last estimate of the bound on -log p(y), the sum of ``terms``: ``(N,)``, in nats, whatever beta is."""
+        return torch.stack(list(self.terms.values())).sum(0)
+
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """The objective, a sum over images and a mean over particles, with its graph."""
+        (traces,) = self._get_traces(model, guide, args, kwargs)
+        loss = self._objective(*traces)
+        warn_if_nan(loss, "loss")
+        return loss
+
+    def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
+        """The objective as a number, without gradients."""
+        with torch.no_grad():
+            return self.differentiable_loss(model, guide, *args, **kwargs).item()
+
+    def loss_and_grads(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
+        """The objective as a number; its gradients are added to those of the parameters."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward(retain_graph=self.retain_graph)
+        return loss.item()
+
+
+class WeightedELBO(PerImageELBO):
+    """-log p(y | z) + beta × (the prior side); a subclass says how the term of a latent site is estimated.
+
+    Args:
+        beta: weight of the latent sites: a positive number, a mapping from site name to one (absent names keep 1;
+            sites that a guide adds go by their own names), or a schedule, which is called with the number of steps
+            already taken and returns either.
+        num_particles: Monte-Carlo draws of the guide in one step, run as one batch.
+
+    ``step`` counts the evaluations with gradients, and so the steps taken; a schedule reads it. :func:`fit` sets it,
+    so that a second fit starts at 0 and a resumed one where it stopped; elsewhere it may be set by hand.
+
+    Raises:
+        ValueError: a weight that is not positive and finite, or a site that does not exist; from a schedule, at the
+            step that meets it.
+    """
+
+    def __init__(self, beta: Beta, num_particles: int) -> None:
+        super().__init__(num_particles)
+        self.beta = beta if callable(beta) else check_weights(beta)
+        self.step = 0
+
+    def beta_at(self, step: int) -> Weights:
+        """The weight of the latent sites after ``step`` steps."""
+        return check_weights(self.beta(step)) if callable(self.beta) else self.beta
+
+    @abstractmethod
+    def _latent_term(self, model_site: Any, guide_site: Any) -> Tensor:
+        """An unbiased estimate of KL(q || p) at one site, unweighted, of the batch shape."""
+
+    def _get_trace(
+        self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
+    ) -> tuple[Trace, Trace]:
+        beta = self.beta_at(self.step)
+        with LatentScale(beta):
+            model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
+        if isinstance(beta, Mapping) and (unknown := beta.keys() - latent_sites(guide_trace).keys()):
+            raise ValueError(f"beta names {', '.join(sorted(unknown))}, which the guide does not sample.")
+        self.step += int(torch.is_grad_enabled())
+        return model_trace, guide_trace
+
+    def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        terms = site_terms(model_trace, guide_trace, self._latent_term)
+        self.terms = image_means(terms)
+        sites = {**guide_trace.nodes, **model_trace.nodes}
+        weighted = [(sites[name]["scale"] * term).sum() for name, term in terms.items()]
+        return torch.stack(weighted).sum() / self.num_particles
+
+
+class LatentScale(ScaleMessenger):
+    """``poutine.scale`` for latent sites only, with one number for all or one by site name (absent names keep 1).
+
+    It acts on model and guide alike when both run inside it: scaling the model alone changes nothing under
+    ``TraceMeanField_ELBO`` (which reads the guide's scale) and mixes wrongly under ``Trace_ELBO``.
+    """
+
+    def __init__(self, beta: Weights) -> None:
+        super().__init__(1.0)
+        self.beta = beta
+
+    def _process_message(self, msg: Any) -> None:
+        if msg["type"] != "sample" or msg["is_observed"] or site_is_subsample(msg):
+            return
+        self.scale = self.beta.get(msg["name"], 1.0) if isinstance(self.beta, Mapping) else self.beta
+        super()._process_message(msg)
+
+
+def check_weights(beta: Weights) -> Weights:
+    """``beta``, refused unless every weight is positive and finite."""
+    values = beta.values() if isinstance(beta, Mapping) else (beta,)
+    if not all(value > 0 and math.isfinite(value) for value in values):
+        raise ValueError(f"beta must be positive and finite, not {beta}.")
+    return beta
+
+
+def site_terms(model_trace: Trace, guide_trace: Trace, latent_term: Callable[[Any, Any], Tensor]) -> dict[str, Tensor]:
+    """The unweighted terms by site, of the batch shape: ``(P, N)`` for P > 1 particles, else ``(N,)``.
+
+    A site that the guide alone has (an auxiliary one, from which others follow) contributes log q.
+
+    Raises:
+        NotImplementedError: a site of the guide is not reparameterised: its gradient would silently be wrong.
+    """
+    terms, drawn = {}, latent_sites(guide_trace)
+    for site in drawn.values():
+        check_fully_reparametrized(site)
+    for name, site in model_trace.nodes.items():
+        if site["type"] == "sample":
+            terms[name] = -site["unscaled_log_prob"] if site["is_observed"] else latent_term(site, drawn[name])
+    return terms | {name: site["unscaled_log_prob"] for name, site in drawn.items() if name not in terms}
+
+
+def latent_sites(trace: Trace) -> dict[str, Any]:
+    """The sites that a run drew, by name."""
+    return {name: site for name, site in trace.nodes.items() if site["type"] == "sample" and not site["is_observed"]}
+
+
+def sampled_term(model_site: Any, guide_site: Any) -> Tensor:
+    """log q - log p at the draw."""
+    return guide_site["unscaled_log_prob"] - model_site["unscaled_log_prob"]
+
+
+def image_means(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Means over particles by site, ``(N,)`` each, without history."""
+    count = max(term.shape[-1] if term.ndim else 1 for term in terms.values())
+    return {name: _image_mean(term.detach(), count) for name, term in terms.items()}
+
+
+def _image_mean(term: Tensor, count: int) -> Tensor:
+    if term.ndim and term.shape[-1] == count:
+        return term.reshape(-1, count).mean(0)
+    return (term.mean() / count).expand(count)
