@@ -112,9 +112,8 @@ def dps_from_noise(steps: int, zeta: float = DPS_ZETA) -> Method:
 def evaluations_a_sample(settings: Settings, num_samples: int) -> int:
     """What one sample of VIPaint costs, the fit's share included."""
     levels = len(settings.noise_levels)
-    return math.ceil(
-        settings.steps * (levels + 1) * settings.num_particles / num_samples + levels - 1 + settings.refine_steps
-    )
+    fit = 1 + settings.steps * (levels + 1) * settings.num_particles
+    return math.ceil(fit / num_samples + levels - 1 + settings.refine_steps)
 
 
 def methods(num_samples: int) -> dict[str, Method]:

@@ -151,7 +151,7 @@ def _run(
     likelihood = Laplace(Inpainting(mask), settings.scale)
     times = keypoints(prior, noise_levels=[level * prior.data_std for level in settings.noise_levels])
     model = DiffusionModel(prior, likelihood, times, **condition)
-    start = initial_latent(prior, likelihood, y)
+    start = initial_latent(prior, likelihood, y, **condition)
     guide = HierarchicalGuide(model, start, gamma_logit=settings.gamma_logit, tau_scale=settings.tau_scale)
     elbo = BetaELBO(settings.beta, settings.num_particles)
     fitted = fit(

@@ -97,10 +97,10 @@ def test_network_calls(
     """A run makes steps (K + 1) + (K - 1) + refine_steps network calls, and reports those that were counted."""
     with vp.count_calls() as count:
         result = vp.inpaint(image, mask, prior, levels, 3, steps=steps, refine_steps=refine_steps, seed=0, device="cpu")
-    assert result.calls == count.calls == steps * (levels + 1) + (levels - 1) + refine_steps
+    assert result.calls == count.calls == 1 + steps * (levels + 1) + (levels - 1) + refine_steps
     particles = result.settings.num_particles
     assert result.evaluations == count.evaluations
-    assert result.evaluations == steps * (levels + 1) * particles + 3 * (levels - 1 + refine_steps)
+    assert result.evaluations == 1 + steps * (levels + 1) * particles + 3 * (levels - 1 + refine_steps)
 
 
 def test_bounds_are_minus_the_sum_of_the_terms(prior: DiffusionPrior, image: Tensor, mask: Tensor) -> None:
