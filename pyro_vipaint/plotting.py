@@ -57,8 +57,8 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
 
     ``table`` is that of :func:`pyro_vipaint.compare`. Runs without a bound are left out.
     """
-    runs = table.groupby(["guide", "objective", "seed"], sort=False)[["bound", "gap"]].sum(min_count=1).reset_index()
-    runs = runs.dropna(subset="bound")
+    keys = ["guide", "objective", "seed"]
+    runs = table.dropna(subset="bound").groupby(keys, sort=False, as_index=False).agg({"bound": "sum", "gap": "sum"})
     guides = list(dict.fromkeys(runs["guide"]))
     figure = Figure(figsize=(6.0, 0.6 + 0.4 * max(len(guides), 2)), layout="constrained")
     axes = figure.subplots()
@@ -66,7 +66,7 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
         axes.plot(
             group["bound"], [guides.index(guide) for guide in group["guide"]], "o", alpha=0.7, label=str(objective)
         )
-    if runs["gap"].notna().any():
+    if table["gap"].notna().any():
         axes.axvline(float((runs["bound"] + runs["gap"]).mean()), color="black", linewidth=1, label="log p(y)")
     axes.set_yticks(range(len(guides)), guides)
     axes.invert_yaxis()

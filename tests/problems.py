@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def diagonal_problem(levels: tuple[float, ...] = (3.0, 1.0, 0.3), images: int = 
     return Problem(prior, likelihood, vp.keypoints(prior, noise_levels=levels), y)
 
 
-def fitted_guide(model: DiffusionModel, y: Tensor, particles: int = 16, steps: int = 1500) -> object:
+def fitted_guide(model: DiffusionModel, y: Tensor, particles: int = 16, steps: int = 1500) -> Any:
     """A hierarchical guide fitted long enough to be judged."""
     from pyro_vipaint.guides import HierarchicalGuide
 
@@ -61,7 +62,7 @@ def fitted_guide(model: DiffusionModel, y: Tensor, particles: int = 16, steps: i
 
 
 @torch.no_grad()
-def bound_draws(model: DiffusionModel, guide: object, y: Tensor, repeats: int = 30, particles: int = 1000) -> Tensor:
+def bound_draws(model: DiffusionModel, guide: Any, y: Tensor, repeats: int = 30, particles: int = 1000) -> Tensor:
     """Independent estimates of the bound on log p(y), ``(repeats, N)``, each a mean over ``particles``."""
     elbo = vp.BetaELBO(num_particles=particles)
     draws = []

@@ -29,7 +29,7 @@ class TwoClasses:
 
     schedule: EDM
 
-    def __call__(self, z_t: Tensor, t: Tensor, class_labels: Tensor | None = None, **_: Any) -> Tensor:
+    def __call__(self, z_t: Tensor, t: Tensor, class_labels: Any = None, **condition: Any) -> Tensor:
         mean = torch.zeros(()) if class_labels is None else (1.2 * class_labels - 0.6)[..., None, None, None]
         _, sigma = self.schedule(as_time(t))
         gain = (0.01 / (0.01 + sigma**2)).to(z_t)
