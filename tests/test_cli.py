@@ -45,7 +45,7 @@ def tiny_prior(name: str, classes: tuple[str, ...]) -> DiffusionPrior:
 def tiny_priors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adds the names ``tiny``, with two classes, and ``plain``, with none."""
     priors = {"tiny": tiny_prior("tiny", ("cat", "dog")), "plain": tiny_prior("plain", ())}
-    monkeypatch.setattr("pyro_vipaint.inpainting.load_prior", lambda name, device: priors.get(name) or load_prior(name))
+    monkeypatch.setattr("pyro_vipaint.inputs.load_prior", lambda name, device: priors.get(name) or load_prior(name))
 
 
 def ramp() -> np.ndarray:
