@@ -9,6 +9,7 @@ from pyro_vipaint.errors import InputError
 from pyro_vipaint.svi import DEFAULT_LR
 
 START, STOP = 3.0, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data's standard deviation
+KINDS = ("mu", "tau", "gamma")  # the parameters of HierarchicalGuide
 MAX_LEVELS = 100  # ten grid steps of a thousand-step chain between neighbouring keypoints at least
 
 
@@ -35,7 +36,7 @@ class Settings:
     beta: float = 1.0
     steps: int = 50
     num_particles: int = 2
-    lr: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_LR))
+    lr: Mapping[str, float] = field(default_factory=lambda: {kind: DEFAULT_LR[kind] for kind in KINDS})
     final_lr: float = 1.0
     gamma_logit: float = 4.0
     tau_scale: float = 0.7

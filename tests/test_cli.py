@@ -388,8 +388,8 @@ def test_report_says_how(report: dict[str, Any]) -> None:
 
 
 def test_report_counts_calls(report: dict[str, Any], good_run: tuple[Path, Any, int]) -> None:
-    """The network calls are the counted ones, steps (K + 1) + (K - 1) + refine_steps."""
-    assert report["network_calls"] == good_run[2] == STEPS * (LEVELS + 1) + (LEVELS - 1) + REFINE_STEPS
+    """The network calls are the counted ones, 1 + steps (K + 1) + (K - 1) + refine_steps."""
+    assert report["network_calls"] == good_run[2] == 1 + STEPS * (LEVELS + 1) + (LEVELS - 1) + REFINE_STEPS
     assert report["network_evaluations"] >= report["network_calls"]
     assert report["seconds"] > 0
 
