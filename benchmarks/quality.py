@@ -36,8 +36,8 @@ Images 32-63, 3 samples.
 
 All above with the prior after 4000 iterations. With the one that ships, images 32-63, 5 samples:
 - DPS: .0246 at 31, .0242 at 43, .0207 at 68 (zeta 1); .0222 at 31 (zeta 1.5).
-- K = 4, hidden pixels starting at zero: .0219 at 68; one particle: .0229 at 43; tau at .4 of the prior's step and nearly
-  fixed: .0258 at 68.
+- K = 4, hidden pixels starting at zero: .0219 at 68; one particle: .0229 at 43; tau at .4 of the prior's step and
+  nearly fixed: .0258 at 68.
 - Hidden pixels starting at the prior's mean for the label, K = 4: .0187 at 68; one particle: .0205 at 43; with logit of
   gamma 1: .0182 at 43; with scale .1: .0196 at 43; one particle, 30 steps: .0196 at 33. K = 2: .0170 at 46; one
   particle: .0177 at 31. This start is the second largest gain, and the bound is better with it as well.
