@@ -1,0 +1,67 @@
+r"""Sequential Monte Carlo on the K-level model with a fitted :class:`MixtureGuide` as its proposal.
+
+Particles are drawn from the guide level by level, as importance sampling would, but are resampled on the way. With
+the twisting functions psi of :mod:`benchmarks.gmm_smc` the weight of a particle is multiplied, at level s, by
+
+.. math:: \frac{\psi_s(z_s)\, p(z_s \mid z_t)}{\psi_t(z_t)\, q(z_s \mid z_t, \ldots)},
+
+q with the component summed out: log r, the guide's responsibilities given the levels above, goes with the particle.
+Without resampling (``threshold`` = 0) the psi cancel and the last weights are those of importance sampling.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from pyro.distributions import Categorical, Normal
+from torch import Tensor
+
+from benchmarks.gmm_model import DiagonalProblem
+from pyro_vipaint.diagnostics import effective_sample_size
+from pyro_vipaint.diagnostics.importance import systematic_indices
+from pyro_vipaint.guides import MixtureGuide
+from pyro_vipaint.kernels import bridge_coefficients
+
+
+@torch.no_grad()
+def guided_smc(
+    problem: DiagonalProblem, guide: MixtureGuide, num_particles: int, num_samples: int, threshold: float = 0.5
+) -> tuple[Tensor, float]:
+    """Draws of z_Ts, ``(num_samples, d_x)``, and the last effective sample size: num_particles × K evaluations."""
+    prior, times, levels = problem.prior, problem.model.keypoints, problem.model.levels
+    prior_top = prior.marginal(times[0])
+    responsibilities = guide.weights.log().expand(num_particles, -1)
+    z, responsibilities, log_q = _propose(guide, levels[0].name, None, responsibilities)
+    x = prior.denoise(z, times[0])
+    twist = problem.log_likelihood(x, prior.errors[times[0]])
+    log_weights = prior_top.log_prob(z) - log_q + twist
+    for (t, s), level in zip(pairwise(times), levels[1:], strict=True):
+        if float(effective_sample_size(log_weights[:, None])[0]) < threshold * num_particles:
+            chosen = systematic_indices(log_weights[:, None], num_particles)[:, 0]
+            z, x, twist, responsibilities = (value[chosen] for value in (z, x, twist, responsibilities))
+            log_weights = torch.zeros_like(log_weights)
+        a, b, variance = (float(v) for v in bridge_coefficients(prior.schedule, t, s))
+        transition = Normal(a * z + b * x, (variance + b**2 * prior.errors[t]).sqrt())
+        z, responsibilities, log_q = _propose(guide, level.name, transition.mean, responsibilities)
+        x, before = prior.denoise(z, s), twist
+        twist = problem.log_likelihood(x, prior.errors[s])
+        log_weights = log_weights + transition.log_prob(z).sum(-1) - log_q + twist - before
+    ess = float(effective_sample_size(log_weights[:, None])[0])
+    return z[systematic_indices(log_weights[:, None], num_samples)[:, 0]], ess
+
+
+def _propose(guide: MixtureGuide, name: str, prior_mean: Tensor | None, log_r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """z at one site, the responsibilities after it, and log q(z | above): ``(n, d)``, ``(n, M)``, ``(n,)``.
+
+    The component is drawn anew at every site from what the levels above say of it: the same law of z as carrying it.
+    """
+    index = name.removeprefix("z_")
+    mean, std = getattr(guide, f"mu_{index}"), getattr(guide, f"tau_{index}")
+    if prior_mean is not None:
+        mean = mean + getattr(guide, f"gamma_{index}") * (prior_mean[:, None] - mean)
+    mean, std = mean.expand(len(log_r), *mean.shape[1:]), std.expand(len(log_r), *std.shape[1:])
+    chosen = Categorical(logits=log_r).sample()[:, None, None].expand(-1, 1, mean.shape[-1])
+    z = Normal(mean.gather(1, chosen), std.gather(1, chosen)).sample()[:, 0]
+    joint = log_r.log_softmax(-1) + Normal(mean, std).log_prob(z[:, None]).sum(-1)
+    return z, joint.log_softmax(-1), joint.logsumexp(-1)

@@ -1,0 +1,181 @@
+"""The methods of the Gaussian mixture benchmark: problem in, samples of x and what they cost out.
+
+Evaluations are counted by :func:`pyro_vipaint.count_calls` over everything that a method does, fits, proposals and the
+denoising errors of the model included, and divided by the number of samples. The prior's exact marginal is used at T_e
+alone, where it is nearly a Gaussian. Its density is counted as one evaluation more than was made, which the estimate
+of a network's marginal would cost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import pyro_vipaint as vp
+from benchmarks.gmm_guided import guided_smc
+from benchmarks.gmm_model import ERROR_DRAWS, LEVELS, DiagonalProblem, diagonal_problem
+from benchmarks.gmm_problem import GMMProblem
+from benchmarks.gmm_smc import twisted_smc
+from pyro_vipaint.baselines import dps
+from pyro_vipaint.guides import (
+    DeltaGuide,
+    FeatureGuide,
+    FlowGuide,
+    HierarchicalGuide,
+    LowRankGuide,
+    MeanFieldGuide,
+    MixtureGuide,
+    PriorGuide,
+)
+from pyro_vipaint.models import GaussianMixturePrior
+from pyro_vipaint.operators import Matrix
+from pyro_vipaint.schedules import LinearVP
+
+SAMPLES = 1000
+COMPONENTS, START_PARTICLES = 50, 500  # the mixture's components start at some of the particles of a small control run
+PARTICLES, STEPS = 100, 200  # of every fit; the mixture's weights rest in the first half of the steps
+PROPOSALS = 4000
+RATES = {"mu": 1.0, "tau": 0.05, "gamma": 0.05, "factor": 0.05, "flow": 1e-3}
+WEIGHT_RATE = 0.05
+DPS_SCALE = 24.0  # DPS sees x / 24, which lies in [-1, 1], the range of its schedule and of its last step
+FINE_LEVELS, FINE_PARTICLES = 40, 6000  # the control at about the evaluations of the guides
+GAMMA_LOGIT = 0.0  # at 4, the default for images, gamma stays near 1 and mu is hardly felt (cell 8, 4: 2.17, not .06)
+FAMILIES: dict[str, Any] = {
+    "HierarchicalGuide": partial(HierarchicalGuide, gamma_logit=GAMMA_LOGIT),
+    "LowRankGuide": partial(LowRankGuide, gamma_logit=GAMMA_LOGIT),
+    "FlowGuide": partial(FlowGuide, gamma_logit=GAMMA_LOGIT),
+    "MeanFieldGuide": MeanFieldGuide,
+    "FeatureGuide": FeatureGuide,
+    "PriorGuide": PriorGuide,
+    "DeltaGuide": DeltaGuide,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Samples ``(SAMPLES, d_x)``, evaluations a sample, seconds, and the effective sample size where there is one."""
+
+    name: str
+    samples: Tensor
+    evaluations: float
+    seconds: float
+    effective: float | None = None
+
+
+Method = Callable[[GMMProblem], Iterator[Drawn]]
+
+
+def exact(problem: GMMProblem) -> Iterator[Drawn]:
+    """A second set of exact draws: the floor of the metric. And one Gaussian with the exact moments."""
+    posterior = problem.posterior
+    samples = posterior.sample(torch.Size([SAMPLES]))[:, 0]
+    yield Drawn("exact", samples, 0, 0)
+    mixture, normals = posterior.mixture_distribution, posterior.component_distribution
+    centred = (normals.loc - posterior.mean[:, None])[0].double()
+    weights = mixture.probs[0].double()
+    between = centred.T @ (weights[:, None] * centred)
+    within = normals.covariance_matrix[0].double()  # the same for every component
+    within = (weights[:, None, None] * within).sum(0)
+    factor = torch.linalg.cholesky(within + between).to(samples)
+    yield Drawn("one Gaussian", posterior.mean + torch.randn_like(samples) @ factor.T, 0, 0)
+
+
+def dps_with(steps: int, zeta: float, name: str) -> Method:
+    """DPS from noise on the linear variance-preserving schedule, in the coordinates that it is made for."""
+
+    def run(problem: GMMProblem) -> Iterator[Drawn]:
+        prior = GaussianMixturePrior.diagonal(problem.weights, problem.means / DPS_SCALE, 1 / DPS_SCALE, LinearVP())
+        likelihood = vp.Gaussian(Matrix(problem.A), problem.sigma_y / DPS_SCALE)
+        result = dps(prior, likelihood, problem.y / DPS_SCALE, SAMPLES, steps, zeta=zeta)
+        yield Drawn(name, result.samples[:, 0] * DPS_SCALE, result.evaluations / SAMPLES, result.seconds)
+
+    return run
+
+
+def smc_with(levels: int, num_particles: int) -> Method:
+    """The control without a guide."""
+
+    def run(problem: GMMProblem) -> Iterator[Drawn]:
+        begun = time.perf_counter()
+        with vp.count_calls() as count:
+            diagonal = diagonal_problem(problem, levels)
+            z = twisted_smc(diagonal, num_particles)
+            samples = diagonal.finish(z[torch.randperm(num_particles)[:SAMPLES]])
+        seconds = time.perf_counter() - begun
+        yield Drawn(f"SMC, {levels} levels", samples, count.evaluations / SAMPLES, seconds)
+
+    return run
+
+
+def mixture(problem: GMMProblem) -> Iterator[Drawn]:
+    """The fitted mixture's own draws, then with importance resampling, then as the proposal of SMC."""
+    begun = time.perf_counter()
+    with vp.count_calls() as count:
+        diagonal = diagonal_problem(problem)
+        guide = fitted_mixture(diagonal)
+    fitted, seconds = count.evaluations + PARTICLES * STEPS, time.perf_counter() - begun
+    for name, threshold in (("Mixture", None), ("Mixture, importance", 0.0), ("Mixture, SMC", 0.5)):
+        begun, effective, proposals = time.perf_counter(), None, 0
+        with vp.count_calls() as count:
+            if threshold is None:
+                z = vp.sample(guide, diagonal.y, SAMPLES)[:, 0]
+            else:
+                z, effective = guided_smc(diagonal, guide, PROPOSALS, SAMPLES, threshold)
+                proposals = PROPOSALS
+            samples = diagonal.finish(z)
+        evaluations = (fitted + count.evaluations + proposals) / SAMPLES
+        yield Drawn(name, samples, evaluations, seconds + time.perf_counter() - begun, effective)
+
+
+def fitted_mixture(diagonal: DiagonalProblem) -> MixtureGuide:
+    """A component at each of COMPONENTS draws of a small control run, fitted; weights learn in the second half."""
+    t = diagonal.model.keypoints[-1]
+    z = twisted_smc(diagonal, START_PARTICLES)[torch.randperm(START_PARTICLES)[:COMPONENTS]]
+    with torch.no_grad():
+        start, _ = diagonal.condition(diagonal.prior.denoise(z, t), diagonal.prior.errors[t])
+    guide = MixtureGuide(diagonal.model, start[None], num_components=COMPONENTS, gamma_logit=GAMMA_LOGIT)
+    for weight_rate, final in ((0.0, 0.3), (WEIGHT_RATE, 0.1)):
+        rates = {**RATES, "weight": weight_rate}
+        vp.fit(diagonal.model, guide, diagonal.y, vp.BetaELBO(1.0, PARTICLES), STEPS // 2, rates, final_lr=final)
+    return guide
+
+
+def family(name: str) -> Method:
+    """Another guide's own draws, fitted on the same model with as many evaluations as the mixture."""
+
+    def run(problem: GMMProblem) -> Iterator[Drawn]:
+        begun = time.perf_counter()
+        with vp.count_calls() as count:
+            diagonal = diagonal_problem(problem)
+            start, _ = diagonal.condition(*_prior_moments(diagonal))
+            guide = FAMILIES[name](diagonal.model, start)
+            rates = {kind: rate for kind, rate in RATES.items() if any(_is_of(kind, p) for p in guide.state_dict())}
+            vp.fit(diagonal.model, guide, diagonal.y, vp.BetaELBO(1.0, PARTICLES), STEPS, rates, final_lr=0.1)
+            samples = diagonal.finish(vp.sample(guide, diagonal.y, SAMPLES)[:, 0])
+        evaluations = (count.evaluations + PARTICLES * STEPS) / SAMPLES
+        yield Drawn(name, samples, evaluations, time.perf_counter() - begun)
+
+    return run
+
+
+def _prior_moments(diagonal: DiagonalProblem) -> tuple[Tensor, Tensor]:
+    """Mean ``(1, d_x)`` and variance ``(d_x,)`` of x a priori, element by element."""
+    weights, means = diagonal.prior.denoiser.log_weights.exp(), diagonal.prior.denoiser.means
+    mean = weights @ means
+    return mean[None], 1 + weights @ (means - mean) ** 2
+
+
+def _is_of(kind: str, parameter: str) -> bool:
+    return kind in parameter.split("_")[0].split(".")
+
+
+def evaluations_of_mixture() -> int:
+    """Evaluations a sample of the mixture as a proposal, the model's own included: what DPS is given."""
+    setup = ERROR_DRAWS * LEVELS + START_PARTICLES * LEVELS + COMPONENTS
+    return round((setup + PARTICLES * STEPS * (LEVELS + 1) + PROPOSALS * (LEVELS + 1)) / SAMPLES) + 1
