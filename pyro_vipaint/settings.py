@@ -34,11 +34,11 @@ class Settings:
     noise_levels: tuple[float, ...]
     scale: float = 0.2
     beta: float = 1.0
-    steps: int = 50
-    num_particles: int = 2
+    steps: int = 30
+    num_particles: int = 1
     lr: Mapping[str, float] = field(default_factory=lambda: {kind: DEFAULT_LR[kind] for kind in KINDS})
     final_lr: float = 1.0
-    gamma_logit: float = 4.0
+    gamma_logit: float = 1.0
     tau_scale: float = 0.7
     refine_steps: int = 15
     zeta: float = 1.5

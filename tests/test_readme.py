@@ -13,9 +13,9 @@ README = Path(__file__).parents[1] / "README.md"
 
 def test_the_example_runs() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert "steps=50" in code
+    assert "steps=30" in code
     names: dict[str, torch.Tensor] = {}
-    exec(code.replace("steps=50", "steps=2").replace("num_samples=10", "num_samples=2"), names)
+    exec(code.replace("steps=30", "steps=2").replace("num_samples=10", "num_samples=2"), names)
     assert names["x"].shape == (2, 4, 1, 32, 32)
     assert names["x"].isfinite().all()
 
