@@ -3,6 +3,7 @@
 #   make demo          the demo, written to demo-output/      ARGS="--seed 3" passes options on
 #   make test          the tests                              ARGS="-k guides -x"
 #   make test-slow     the tests marked slow
+#   make notebooks     executes notebooks/*.py into the .ipynb beside them   ARGS=03 executes one
 #   make lint          ruff, its formatter, pyright
 #   make wheel-check   the wheel, in an empty environment, from another folder
 #   make clean         removes build products and caches; keeps the environment and the demo's output
@@ -16,7 +17,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-dev
 
-.PHONY: demo test test-slow lint wheel-check clean venv
+.PHONY: demo test test-slow notebooks lint wheel-check clean venv
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
@@ -32,6 +33,17 @@ lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Of the metadata only the kernel is kept, so that an unchanged notebook stays the same file; tqdm, which nothing here
+# draws with, warns of missing widgets as it is imported.
+notebooks: $(STAMP)
+	@set -e; for script in notebooks/$(ARGS)*.py; do \
+	  echo "Executing $$script ..."; notebook="$${script%.py}.ipynb"; \
+	  $(BIN)/python -m jupytext --quiet --update --to ipynb "$$script"; \
+	  PYTHONWARNINGS="ignore:IProgress not found" $(BIN)/python -m nbconvert --log-level=ERROR --to notebook \
+	    --inplace --execute "$$notebook" \
+	    --ExecutePreprocessor.record_timing=False --ClearMetadataPreprocessor.enabled=True \
+	    --ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec; done
 
 venv: $(STAMP)
 

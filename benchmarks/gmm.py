@@ -2,21 +2,19 @@
 
 python -m benchmarks.gmm                     # (8, 80) × (1, 2, 4), 20 problems each; resumes where it stopped
 python -m benchmarks.gmm --dims 8 --only Mix # some of it
-python -m benchmarks.gmm --report            # only the tables of what is there
+python -m benchmarks.gmm --report             # only the tables of what is there
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -36,6 +34,7 @@ from benchmarks.gmm_methods import (
 )
 from benchmarks.gmm_model import LEVELS
 from benchmarks.gmm_problem import PROBLEMS, GMMProblem, gmm_problem
+from benchmarks.gmm_report import BASELINE, report
 from pyro_vipaint.diagnostics import sliced_wasserstein
 from pyro_vipaint.seeding import seeded
 
@@ -43,7 +42,6 @@ RESULTS = Path(__file__).parent / "results" / "gmm.jsonl"
 DIMS, DIMS_Y = (8, 80), (1, 2, 4)
 DIRECTIONS = 100
 LARGE_WEIGHT = 0.05  # modes below it are not counted
-BASELINE = "DPS, 100 steps"
 
 
 def methods() -> dict[str, Method]:
@@ -107,44 +105,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def paired_difference(frame: pandas.DataFrame, method: str, baseline: str = BASELINE) -> tuple[float, float]:
-    """Mean difference in distance, method minus baseline on the same problems, and its standard error."""
-    wide = frame.pivot(index=["dim", "dim_y", "seed"], columns="method", values="distance")
-    difference = (wide[method] - wide[baseline]).dropna()
-    return float(difference.mean()), float(difference.std() / math.sqrt(len(difference)))
-
-
-def summary(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """The table of one cell: a row a method."""
-    records = []
-    for method, rows in frame.groupby("method", sort=False):
-        several = rows[rows["modes"] > 1]
-        mean, error = paired_difference(frame, str(method)) if BASELINE in set(frame["method"]) else (math.nan,) * 2
-        records.append({
-            "method": method,
-            "n": len(rows),
-            "SW": f"{rows['distance'].mean():.2f} ± {1.96 * rows['distance'].std() / math.sqrt(len(rows)):.2f}",
-            "minus DPS 100": f"{mean:+.2f} ± {error:.2f}",
-            "SW, several modes": f"{several['distance'].mean():.2f} ({len(several)})",
-            "modes hit": f"{rows['hit'].sum() / rows['modes'].sum():.0%}",
-            "all hit": f"{(rows['hit'] == rows['modes']).mean():.0%}",
-            "misplaced": f"{rows['misplaced'].mean():.3f}",
-            "evaluations": round(rows["evaluations"].mean()),
-            "seconds": f"{rows['seconds'].mean():.1f}",
-        })  # fmt: skip
-    return pandas.DataFrame(records).set_index("method")
-
-
-def print_report(path: Path) -> None:
-    """A table a cell."""
-    console = Console(width=140)
-    frame = pandas.DataFrame(read_rows(path))
-    for dim, dim_y in sorted(set(zip(frame["dim"], frame["dim_y"], strict=True))):
-        console.print(f"\nd_x = {dim}, d_y = {dim_y}", highlight=False)
-        cell = frame[(frame["dim"] == dim) & (frame["dim_y"] == dim_y)]
-        console.print(summary(cell).to_string(), highlight=False)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -157,4 +117,4 @@ if __name__ == "__main__":
     if not arguments.report:
         chosen = {name: run for name, run in methods().items() if name.startswith(tuple(arguments.only))}
         run_all(arguments.out, arguments.dims, arguments.dims_y, arguments.problems, chosen)
-    print_report(arguments.out)
+    print(report(pandas.DataFrame(read_rows(arguments.out))))

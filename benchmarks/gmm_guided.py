@@ -11,6 +11,7 @@ Without resampling (``threshold`` = 0) the psi cancel and the last weights are t
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -60,8 +61,12 @@ def _propose(guide: MixtureGuide, name: str, prior_mean: Tensor | None, log_r: T
     mean, std = getattr(guide, f"mu_{index}"), getattr(guide, f"tau_{index}")
     if prior_mean is not None:
         mean = mean + getattr(guide, f"gamma_{index}") * (prior_mean[:, None] - mean)
-    mean, std = mean.expand(len(log_r), *mean.shape[1:]), std.expand(len(log_r), *std.shape[1:])
-    chosen = Categorical(logits=log_r).sample()[:, None, None].expand(-1, 1, mean.shape[-1])
-    z = Normal(mean.gather(1, chosen), std.gather(1, chosen)).sample()[:, 0]
-    joint = log_r.log_softmax(-1) + Normal(mean, std).log_prob(z[:, None]).sum(-1)
+    chosen, rows = Categorical(logits=log_r).sample(), torch.arange(len(log_r))
+    z = Normal(mean.expand(len(rows), -1, -1)[rows, chosen], std[0, chosen]).sample()
+    joint = log_r.log_softmax(-1) + _log_normal(z[:, None], mean, std)
     return z, joint.log_softmax(-1), joint.logsumexp(-1)
+
+
+def _log_normal(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Normal(mean, std).log_prob(z).sum(-1), without spreading ``std`` over the particles."""
+    return -0.5 * ((z - mean) / std).square().sum(-1) - (std.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
