@@ -12,7 +12,8 @@ from pyro.distributions import Distribution, Normal
 from pyro.infer.autoguide import AutoMessenger
 from pyro.nn import PyroParam
 from pyro.nn.module import pyro_method
-from pyro.poutine.runtime import get_plates
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.runtime import Message, get_plates
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -20,6 +21,7 @@ from pyro_vipaint.errors import InputError
 from pyro_vipaint.saving import FilePair
 
 FILES = FilePair("guide.json", "model.safetensors")
+IMAGES = "images"  # the plate of :class:`DiffusionModel`
 Guide = TypeVar("Guide", bound="LatentGuide")
 
 
@@ -72,14 +74,33 @@ class LatentGuide(AutoMessenger):
         model: the :class:`DiffusionModel` to be approximated.
         init: where the means start, shape ``(N, *event)``, clean scale; if not given, zeros for as many images as
             the model's conditions tell of. It decides the device and the dtype of the parameters.
+
+    Raises:
+        InputError: ``init`` has not the prior's event shape; or, when the guide runs, the model runs on another number
+            of images than the N that the guide has parameters for.
     """
 
     def __init__(self, model: ModelLike, init: Tensor | None = None) -> None:
         super().__init__(model)
         self.settings: dict[str, Any] = {}
         self.num_images = model.num_images if init is None else len(init)
+        self._shaped_for: int | None = None  # N of the parameters; a guide that needs none runs on any number
         self._levels = {level.name: level for level in model.levels}
         self._top = model.levels[0].name
+
+    def _pyro_sample(self, msg: Message) -> None:
+        if msg["name"] == self._top:
+            self._check_images(msg["cond_indep_stack"])
+        super()._pyro_sample(msg)
+
+    def _check_images(self, plates: Sequence[CondIndepStackFrame]) -> None:
+        """One image's parameters would broadcast over all images without a word."""
+        for plate in plates:
+            if plate.name == IMAGES and self._shaped_for not in (None, plate.size):
+                raise InputError(
+                    f"the guide has parameters for {self._shaped_for} images and runs on {plate.size}: build it with "
+                    f"init of shape (N, *event), e.g. from pyro_vipaint.initial_latent, and give y as (N, ...)."
+                )
 
     @pyro_method
     def sample_latents(self, num_images: int) -> Tensor:
@@ -134,8 +155,12 @@ class LatentGuide(AutoMessenger):
                 raise InputError(f"{folder} holds {shapes[0]} for {name}, the model wants {shapes[1]}.")
 
     def _start(self, model: ModelLike, init: Tensor | None) -> Tensor:
-        """``init``, or zeros."""
-        return torch.zeros(self.num_images, *model.prior.event_shape) if init is None else init.detach()
+        """``init``, or zeros: the parameters will be those of ``num_images`` images."""
+        self._shaped_for = self.num_images
+        shape = (self.num_images, *model.prior.event_shape)
+        if init is not None and init.shape != shape:
+            raise InputError(f"init has shape {tuple(init.shape)}; (N, *event) with event {shape[1:]} is wanted.")
+        return torch.zeros(shape) if init is None else init.detach()
 
     def _create(self, name: str, value: Tensor, constraint: constraints.Constraint = constraints.real) -> None:
         setattr(self, name, PyroParam(value, constraint=constraint))

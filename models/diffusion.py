@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pyro
+import torch
 from torch import Tensor
 
 from pyro_vipaint.kernels import bridge_coefficients
@@ -73,7 +74,7 @@ class DiffusionModel:
             x = self.reconstruct(z)
             distribution = self.likelihood(x)
             event_dim = len(distribution.batch_shape) - (z.ndim - self.prior.event_dim)
-            return pyro.sample("y", distribution.to_event(event_dim), obs=y)
+            return pyro.sample("y", distribution.to_event(event_dim), obs=self._seen(y))
 
     def sample_latents(self, num_images: int) -> Tensor:
         """The latent part of the program alone, K - 1 denoiser calls; returns z_Ts."""
@@ -83,6 +84,11 @@ class DiffusionModel:
     def reconstruct(self, z: Tensor) -> Tensor:
         """The image that z_Ts predicts: decode(E[z_0 given z_Ts]), one denoiser call."""
         return self.prior.decode(self.prior.denoise(z, self.keypoints[-1], **self.condition))
+
+    def _seen(self, y: Tensor | None) -> Tensor | None:
+        """``y`` with zeros where nothing was observed: a NaN there would make the gradient NaN."""
+        observed = getattr(self.likelihood, "observed", None)
+        return y if y is None or observed is None else torch.where(observed(y), y, torch.zeros_like(y))
 
     def _sample_latents(self) -> Tensor:
         top, *below = self.levels

@@ -76,6 +76,8 @@ axes.plot(steps[49:], bounds.unfold(0, 50, 1).mean(1), color="tab:blue", label="
 axes.axhline(evidence, color="black", linewidth=1, label="log p(y), exact")
 axes.set(xlabel="SVI step", ylabel="bound on log p(y), nats", ylim=(evidence - 8, evidence + 3))
 axes.legend(fontsize=8)
+plt.show()
+
 # %% [markdown]
 # The fitted guide is now held fixed and judged by fresh draws: the bound as the mean of $\log w$ with
 # $w = p(y, z)/q(z)$, and the importance-weighted bound $\log \frac1L \sum_l w_l$, which any guide with wide enough

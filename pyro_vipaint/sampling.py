@@ -6,6 +6,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyro_vipaint.models.priors import DiffusionPrior
@@ -17,15 +18,24 @@ def sample(guide: Any, y: Tensor, num_samples: int = 10, *, seed: int | None = N
     """Posterior draws of z_Ts, shape ``(num_samples, N, *event)``: K - 1 network calls on all of them at once.
 
     Args:
-        guide: a guide of :mod:`pyro_vipaint.guides`, fitted or not.
-        y: observations ``(N, *observation)``; only their number matters.
+        guide: a guide of :mod:`pyro_vipaint.guides`, fitted or not. One of Pyro's own is run ``num_samples`` times;
+            without a network, unless its program calls one.
+        y: observations ``(N, *observation)``; for the guides here only their number matters.
         num_samples: S >= 1.
         seed: seed of these draws; ``None`` goes on with the global generator.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, not {num_samples}.")
+    if not hasattr(guide, "sample_latents"):
+        with seeded(seed):
+            return torch.stack([_run(guide, y) for _ in range(num_samples)])
     with seeded(seed), pyro.plate("samples", num_samples, dim=-2):
         return guide.sample_latents(len(y))
+
+
+def _run(guide: Any, y: Tensor) -> Tensor:
+    """z_Ts of one run of a guide that is a Pyro program."""
+    return poutine.trace(guide).get_trace(y).nodes["z_1"]["value"]
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pyro.poutine.guide import GuideMessenger
 from torch import Tensor, nn
 
 from pyro_vipaint.calls import count_calls
@@ -31,6 +32,7 @@ DEFAULT_LR: Mapping[str, float] = {
     "weight": 0.05,
     "flow": 1e-3,
 }
+OTHER_LR = 0.05  # kinds of Pyro's own guides and of users' guides; that of tau
 FILES = FilePair("fit.json", "fit.safetensors")
 
 
@@ -59,7 +61,15 @@ class Fit:
 
     @property
     def bounds(self) -> Tensor:
-        """The true (beta = 1) bound on log p(y) at each step, one Monte-Carlo estimate each, ``(steps, N)``, nats."""
+        """The true (beta = 1) bound on log p(y) at each step, one Monte-Carlo estimate each, ``(steps, N)``, nats.
+
+        Raises:
+            InputError: the objective did not report its terms, as Pyro's own do not.
+        """
+        if not self.terms:
+            raise InputError(
+                "the objective reported no terms: estimate the bound by pyro_vipaint.diagnostics.log_weights."
+            )
         return -torch.stack(list(self.terms.values())).sum(0)
 
     def final_terms(self, last: int = 10) -> dict[str, Tensor]:
@@ -88,14 +98,16 @@ class Fit:
         except (KeyError, TypeError) as error:
             raise InputError(f"{Path(folder) / FILES.record} does not describe a fit.") from error
 
-    def to_arviz(self, guide: Any, y: Tensor, num_samples: int = 1000, *, seed: int | None = None) -> InferenceData:
+    def to_arviz(
+        self, guide: Any, y: Tensor, num_samples: int = 1000, *, seed: int | None = None, batch_size: int | None = None
+    ) -> InferenceData:
         """Draws of ``guide`` on the model it was built on, with their weights and this fit's losses.
 
         See :func:`pyro_vipaint.diagnostics.to_arviz`, which also takes guides that are plain programs.
         """
         from pyro_vipaint.diagnostics.arviz import to_arviz
 
-        return to_arviz(guide.model, guide, y, num_samples, losses=self.losses, seed=seed)
+        return to_arviz(guide.model, guide, y, num_samples, losses=self.losses, seed=seed, batch_size=batch_size)
 
     def _followed_by(self, later: Fit) -> Fit:
         """Both parts as one record; terms are those that both report."""
@@ -127,7 +139,10 @@ def fit(
 
     ``resume`` continues an earlier fit step for step: the guide's parameters, Adam's moments, the rates, the random
     state and the step that a schedule of beta has come to are those at which it stopped. 30 steps and 30 more are 60
-    steps, bit for bit, with the same model, observation and objective, on the same machine.
+    steps, bit for bit, with the same model, observation and objective, on the same machine. A fit that is interrupted
+    leaves the guide with the parameters that it had reached, and no state: long fits are best made in parts.
+
+    A guide that makes its parameters when it first runs, as Pyro's own do, is run once before the first step.
 
     Args:
         model: the Pyro program, called as ``model(y)``.
@@ -137,7 +152,8 @@ def fit(
         steps: SVI steps, K + 1 network calls each for a K-level model.
         lr: learning rate, one for all or one by kind, the part of a parameter's name before ``_``: mu, tau, gamma
             (the latter two act on the unconstrained value) and those that single guides add. If not given,
-            ``DEFAULT_LR`` (mu, tau and gamma tuned on fashion32), or with ``resume`` where the earlier fit left them.
+            ``DEFAULT_LR`` (mu, tau and gamma tuned on fashion32; ``OTHER_LR`` for kinds that it does not name), or with
+            ``resume`` where the earlier fit left them.
         final_lr: factor that the rate has reached, geometrically, at the last step of this call. A fit knows its own
             steps only, so factors of resumed fits multiply: with 0.1 and then 0.1 the last rate is 0.01 of the first.
         seed: seed of this fit; ``None`` goes on with the global generator.
@@ -145,14 +161,19 @@ def fit(
         callback: called as ``callback(step, loss)`` after each step; ``step`` counts from 0 in each call.
 
     Raises:
-        InputError: the guide does not fit the one of ``resume``, or ``seed`` is given with it.
+        InputError: the guide was built on another model or for another number of images, does not fit the one of
+            ``resume``, or ``seed`` is given with it.
         NonFiniteError: the objective became infinite or NaN; the message names the term.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}.")
+    _check_model(model, guide)
     earlier = None if resume is None else _earlier_state(resume, seed)
+    if next(guide.parameters(), None) is None:
+        _create_parameters(guide, y, seed)
     if lr is None:
-        lr = DEFAULT_LR if earlier is None else earlier.rates
+        kinds = {_kind(name): OTHER_LR for name, _ in guide.named_parameters()}
+        lr = kinds | DEFAULT_LR if earlier is None else earlier.rates
     optimizer = torch.optim.Adam(_parameter_groups(guide, lr), betas=(0.9, 0.99))
     if earlier is not None:
         earlier.restore(guide, optimizer)
@@ -179,6 +200,19 @@ def fit(
     return done if resume is None else resume._followed_by(done)
 
 
+def _check_model(model: Callable[..., Any], guide: nn.Module) -> None:
+    """A messenger runs the model that it was built on, whatever the objective is given. Wrapped models pass."""
+    own = getattr(guide, "model", None)
+    if isinstance(guide, GuideMessenger) and own is not model and type(own) is type(model):
+        raise InputError("the guide was built on another model, which it would run: build it on this one.")
+
+
+@torch.no_grad()
+def _create_parameters(guide: nn.Module, y: Tensor, seed: int | None) -> None:
+    with seeded(seed):
+        guide(y)
+
+
 def _earlier_state(resume: Fit, seed: int | None) -> FitState:
     """Where the earlier fit stopped."""
     if seed is not None:
@@ -192,7 +226,7 @@ def _parameter_groups(guide: nn.Module, lr: float | Mapping[str, float]) -> list
     """Optimiser groups by kind; a mapping must name every kind that the guide has."""
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in guide.named_parameters():
-        groups.setdefault(name.split("_")[0].split(".")[-1], []).append(parameter)
+        groups.setdefault(_kind(name), []).append(parameter)
     if not groups:
         raise ValueError("the guide has no parameters to fit.")
     if not isinstance(lr, Mapping):
@@ -200,6 +234,11 @@ def _parameter_groups(guide: nn.Module, lr: float | Mapping[str, float]) -> list
     if missing := groups.keys() - lr.keys():
         raise ValueError(f"lr names no rate for {', '.join(sorted(missing))}; give one number or all kinds.")
     return [{"params": parameters, "lr": lr[kind], "kind": kind} for kind, parameters in groups.items()]
+
+
+def _kind(parameter: str) -> str:
+    """``tau`` of ``tau_3_unconstrained``, also below a module's name."""
+    return parameter.split("_")[0].split(".")[-1]
 
 
 def _check_finite(step: int, loss: float, terms: Mapping[str, Tensor]) -> None:
