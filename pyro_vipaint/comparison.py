@@ -9,16 +9,28 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pyro_vipaint.comparison_inputs import (
+    builders,
+    check_elbos,
+    check_evidence,
+    check_guides,
+    check_numbers,
+    check_observations,
+    check_posterior,
+    check_seeds,
+)
 from pyro_vipaint.diagnostics import elbo_estimate, iwae_bound, pareto_k, sliced_wasserstein, weighted_draws
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, NonFiniteError
+from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.seeding import seeded
-from pyro_vipaint.svi import Fit, fit
+from pyro_vipaint.svi import fit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +42,7 @@ COLUMNS = (
     *("calls", "evaluations", "seconds", "note"),
 )
 NUM_DRAWS = 1000  # the default of the diagnostics; k-hat is then judged against 0.67
+FAILURES = (ArithmeticError, ValueError, RuntimeError)  # of one run; others, as TypeError, are a program's mistakes
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +58,10 @@ class Comparison:
     complete: bool
 
     def summary(self) -> pd.DataFrame:
-        """Means over seeds and images by guide and objective, best bound first; of ``k_hat`` the largest."""
+        """Means over seeds and images by guide and objective, best bound first; of ``k_hat`` the largest.
+
+        Figures that are missing (NaN) are left out of the means.
+        """
         columns = [name for name in self.table.columns if name not in ("guide", "objective", "seed", "image", "note")]
         how = {name: "max" if name == "k_hat" else "mean" for name in columns}
         table = self.table.groupby(["guide", "objective"], sort=False).agg(how)
@@ -59,7 +75,7 @@ class Comparison:
 
 
 def compare(
-    model: Any,
+    model: DiffusionModel,
     guides: Mapping[str, Callable[[Any], Any]],
     elbos: Mapping[str, Any],
     y: Tensor,
@@ -76,20 +92,31 @@ def compare(
 ) -> Comparison:
     """Fits every guide with every objective from every seed, and judges each on the unscaled model.
 
-    A run costs steps × (K + 1) network calls for a K-level model, and K + 1 (K + 2 with ``posterior``) to be judged.
-    Interrupted from the keyboard it returns the runs that are finished.
+    A run costs steps × (K + 1) network calls for a K-level model, and to be judged K + 1 (K + 2 with ``posterior``) for
+    each batch of draws. One more call, before the first run and in no row, finds where classes of guides start.
+
+    A run that fails (a learning rate too high, a guide that an objective does not take) has the error in ``note`` and
+    NaN for the figures that it did not reach; the others go on. That holds for arithmetic, value and runtime errors;
+    others, such as a TypeError, are mistakes in a program and are raised. Interrupted from the keyboard it returns the
+    runs that are finished.
 
     Args:
         model: the :class:`DiffusionModel`.
-        guides: by name, what makes a fresh guide of the model: a class, or a function that also sets its arguments.
+        guides: by name, what makes a fresh guide of the model. A class of :mod:`pyro_vipaint.guides` is built for the
+            images of ``y`` and starts at :func:`initial_latent`; anything else, such as a class of Pyro's or a function
+            that also sets arguments, is called with the model alone.
         elbos: by name, objectives of :mod:`pyro_vipaint.elbos` or of Pyro; each run uses a copy.
         y: observations ``(N, *observation)``.
         seeds: of the guide's start, the fit and the draws that judge it.
         steps, lr, final_lr: as for :func:`fit`.
         num_draws: S, draws of each image that judge a run.
         batch_size: draws of each image in one pass; all of them if not given.
-        evidence: log p(y) of each image where it is known, ``(N,)``, in nats.
-        posterior: exact draws of E[z_0 given z_Ts], ``(S', N, *event)``, where they are known.
+        evidence: log p(y) of each image where it is known, ``(N,)``, in nats. It should be that of the K-level model,
+            as :class:`GaussianPrior` gives with ``keypoints``. ``log_evidence`` of :class:`GaussianMixturePrior` and
+            :class:`EmpiricalPrior` is that of the prior itself, which the K-level model approaches as its levels are
+            refined: against it the gap may be negative.
+        posterior: exact draws of E[z_0 given z_Ts], ``(S', N, *event)`` or flattened, ``(S', N, D)``, where they are
+            known; those of the prior itself are as near as its evidence.
         callback: called as ``callback(guide, objective, seed)`` before each run.
 
     Returns:
@@ -100,81 +127,107 @@ def compare(
         ``seconds`` of the fit (over all images); and ``note``: why figures are missing (NaN).
 
     Raises:
-        InputError: there is nothing to compare, or ``evidence`` or ``posterior`` has another number of images.
+        InputError: an argument cannot be used, before the first fit; the message says what to give.
     """
-    _check(guides, elbos, seeds, len(y), evidence, posterior)
+    check_guides(guides)
+    check_elbos(elbos)
+    check_numbers(steps, lr, final_lr, num_draws, batch_size)
+    seeds = check_seeds(seeds)
+    check_observations(model, y)
+    check_evidence(evidence, len(y))
+    posterior = check_posterior(posterior, len(y), torch.Size(model.prior.event_shape))
+    train = partial(fit, steps=steps, lr=lr, final_lr=final_lr)
+    judge = partial(_judge, num_draws=num_draws, batch_size=batch_size, evidence=evidence, posterior=posterior)
     rows: list[dict[str, Any]] = []
     complete = True
     try:
-        for (name, build), (objective, elbo), seed in product(guides.items(), elbos.items(), seeds):
+        fresh = builders(guides, model, y)
+        for (name, build), (objective, elbo), seed in product(fresh.items(), elbos.items(), seeds):
             if callback is not None:
                 callback(name, objective, seed)
-            with seeded(seed):
-                guide = build(model)
-            fitted = fit(model, guide, y, copy.deepcopy(elbo), steps, lr, final_lr=final_lr, seed=seed)
-            figures = _judge(model, guide, y, num_draws, batch_size, seed, posterior)
-            run = {"guide": name, "objective": objective, "seed": seed} | _costs(fitted)
-            rows += [run | row for row in _per_image(figures, len(y), evidence)]
+            figures = _run(model, build, elbo, y, seed, train, judge)
+            rows += _per_image({"guide": name, "objective": objective, "seed": seed} | figures, len(y))
     except KeyboardInterrupt:
         complete = False
     return Comparison(_table(rows), complete)
 
 
+def _run(
+    model: DiffusionModel,
+    build: Callable[[Any], Any],
+    elbo: Any,
+    y: Tensor,
+    seed: int,
+    train: Callable[..., Any],
+    judge: Callable[..., dict[str, Tensor]],
+) -> dict[str, Any]:
+    """The figures of one run as far as it came, and a note if that is not to the end."""
+    figures: dict[str, Any] = {"note": ""}
+    try:
+        with seeded(seed):
+            guide = build(model)
+        fitted = train(model, guide, y, copy.deepcopy(elbo), seed=seed)
+        figures |= {"calls": fitted.calls, "evaluations": fitted.evaluations, "seconds": fitted.seconds}
+        figures |= judge(model, guide, y, seed=seed)
+    except FAILURES as error:
+        figures["note"] = _one_line(error)
+    return figures
+
+
 @torch.no_grad()
 def _judge(
-    model: Any, guide: Any, y: Tensor, num_draws: int, batch_size: int | None, seed: int, posterior: Tensor | None
-) -> dict[str, Any]:
-    """The figures of a fitted guide, ``(N,)`` each; a note in their place where it has no density of its own."""
-    try:
-        draws = weighted_draws(model, guide, y, num_draws, seed=seed, batch_size=batch_size)
-    except InputError as error:
-        return {"note": str(error)}
+    model: DiffusionModel,
+    guide: Any,
+    y: Tensor,
+    *,
+    seed: int,
+    num_draws: int,
+    batch_size: int | None,
+    evidence: Tensor | None,
+    posterior: Tensor | None,
+) -> dict[str, Tensor]:
+    """The figures of a fitted guide, ``(N,)`` each."""
+    draws = weighted_draws(model, guide, y, num_draws, seed=seed, batch_size=batch_size)
+    if not draws.log_weights.isfinite().all():
+        raise NonFiniteError("The weights of the fitted guide are not finite: try a lower learning rate.")
     bound = elbo_estimate(draws.log_weights)
-    figures: dict[str, Any] = {
+    figures = {
         "bound": bound.estimate,
         "bound_se": bound.standard_error,
         "iwae": iwae_bound(draws.log_weights).estimate,
         "k_hat": pareto_k(draws.log_weights),
     }
+    if evidence is not None:
+        figures["gap"] = evidence.to(bound.estimate) - bound.estimate
     if posterior is not None:
-        x = model.prior.denoise(draws.z, model.keypoints[-1], **model.condition)
-        figures["distance"] = [sliced_wasserstein(x[:, n], posterior[:, n], seed=seed) for n in range(len(y))]
+        x = _clean(model, draws.z, batch_size or num_draws)
+        distances = [sliced_wasserstein(x[:, n], posterior[:, n], seed=seed) for n in range(len(y))]
+        figures["distance"] = torch.tensor(distances)
     return figures
 
 
-def _costs(fitted: Fit) -> dict[str, float]:
-    return {"calls": fitted.calls, "evaluations": fitted.evaluations, "seconds": fitted.seconds}
+def _clean(model: DiffusionModel, z: Tensor, batch_size: int) -> Tensor:
+    """E[z_0 given z_Ts], flattened to ``(S, N, D)``: a network call for each batch of draws."""
+    batches = z.split(batch_size)
+    return torch.cat([model.prior.denoise(part, model.keypoints[-1], **model.condition) for part in batches]).flatten(2)
 
 
-def _per_image(figures: dict[str, Any], num_images: int, evidence: Tensor | None) -> list[dict[str, Any]]:
-    """The figures of one run, a row an image."""
-    note, rows = figures.pop("note", ""), []
-    for image in range(num_images):
-        row = {name: float(value[image]) for name, value in figures.items()}
-        if evidence is not None and "bound" in row:
-            row["gap"] = float(evidence[image]) - row["bound"]
-        rows.append({"image": image, "note": note} | row)
-    return rows
+def _one_line(error: Exception) -> str:
+    """The message of one of our errors; of another the first line, with its kind."""
+    if isinstance(error, (InputError, NonFiniteError)):
+        return str(error)
+    return " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
+
+
+def _per_image(figures: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
+    """One run as a row an image."""
+    return [
+        {"image": n} | {name: float(v[n]) if isinstance(v, Tensor) else v for name, v in figures.items()}
+        for n in range(num_images)
+    ]
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(rows, columns=list(COLUMNS))
-
-
-def _check(
-    guides: Mapping[str, Any],
-    elbos: Mapping[str, Any],
-    seeds: Sequence[int],
-    num_images: int,
-    evidence: Tensor | None,
-    posterior: Tensor | None,
-) -> None:
-    for name, values in (("guides", guides), ("elbos", elbos), ("seeds", seeds)):
-        if not len(values):
-            raise InputError(f"There is nothing to compare: {name} is empty.")
-    if evidence is not None and evidence.shape != (num_images,):
-        raise InputError(f"evidence has shape {tuple(evidence.shape)}, not one number for each of {num_images} images.")
-    if posterior is not None and (posterior.ndim < 2 or posterior.shape[1] != num_images):
-        raise InputError(f"posterior has shape {tuple(posterior.shape)}, not (draws, {num_images} images, *event).")
