@@ -128,7 +128,8 @@ class LatentGuide(AutoMessenger):
         dtype = next((value.dtype for value in tensors.values() if value.is_floating_point()), None)
         try:
             init = torch.zeros(record["num_images"], *model.prior.event_shape, dtype=dtype)
-            guide = cls(model, init, **record["settings"])
+            with torch.random.fork_rng(devices=[]):  # what a constructor draws is overwritten
+                guide = cls(model, init, **record["settings"])
             saved_noise = {name: tuple(map(float, pair)) for name, pair in record["levels"].items()}
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(f"{Path(folder) / FILES.record} does not describe a {cls.__name__}.") from error

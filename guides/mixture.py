@@ -12,20 +12,27 @@ is summed out at every site, so that the density of a site is a function of the 
     q(z_i \mid z_{i+1}, \dots, z_K) = \sum_m r_m\, q_m(z_i \mid z_{i+1}), \quad
     r_m \propto w_m \prod_{j > i} q_m(z_j \mid z_{j+1}).
 
-*Sampling.* The components of S particles are drawn by systematic sampling for each image: component m gets
-floor(S w_m) or ceil(S w_m) of them, in random order, and each particle by itself is an exact draw of q.
+*Sampling.* Where a gradient is taken, the components of S particles are drawn by systematic sampling for each image:
+component m gets n_m = floor(S w_m) or ceil(S w_m) of them, in random order. Each particle by itself is an exact draw of
+q; those of one image are not independent. Under ``torch.no_grad``, as in :func:`pyro_vipaint.sample` and in all
+diagnostics, they are.
 
 *Gradients.* Means and spreads: pathwise, through the particle's own component. Weights: that of the stratified bound
-sum_m w_m E_m[f] (Morningstar et al. 2021), with E_m[f] the mean over the particles of component m:
+sum_m w_m E_m[f] (Morningstar et al. 2021), with the mean of f over the particles of component m for E_m[f]:
 
 .. math::
-    \sum_m \nabla w_m \frac{1[n_m > 0]}{P(n_m > 0)} (\bar f_m - b), \quad P(n_m > 0) = \min(1, S w_m),
+    \sum_m \nabla w_m\, a_m (\bar f_m - b), \quad a_m = \frac{1[n_m > 0]}{P(n_m > 0)}, \quad
+    P(n_m > 0) = \min(1, S w_m), \quad b = \frac{\sum_{m \in C} w_m \bar f_m}{\sum_{m \in C} w_m},
 
-where b is the mean of f over the components that are drawn for certain (S w_m >= 1). It is unbiased, and adding a
-constant to f changes nothing. f is what the objective sums for one particle, levels below and observation included,
-so a factor of value one that carries this gradient stands in the ``scale`` of every site. This is exact for objectives
-that are means over particles (``BetaELBO``, ``Trace_ELBO``, ``TraceMeanField_ELBO``); the logarithm of a mean
-(``RenyiELBO``, IWAE) is right in value and in the gradient of means and spreads, but not in that of the weights.
+C the components that are drawn for certain (S w_m >= 1). It is unbiased: given the counts n, the mean of a_m f_m is
+a_m E_m[f], and that of b is the same number B whatever n is; E[a_m] = 1 then leaves sum_m grad w_m (E_m[f] - B), and
+sum_m grad w_m = 0. (The mean over the *particles* of C in place of b would be biased: its shares n_m depend on which
+rare components were drawn.) Adding a constant to f changes nothing; where C is empty, b is 0, and it adds noise.
+
+f is what the objective sums for one particle, levels below and observation included, so a factor of value one that
+carries this gradient stands in the ``scale`` of every site. This is exact for objectives that are means over particles
+(``BetaELBO``, ``Trace_ELBO``, ``TraceMeanField_ELBO``); the logarithm of a mean (``RenyiELBO``, IWAE) is right in value
+and in the gradient of means and spreads, but not in that of the weights.
 
 *Modes.* A component that loses its weight before it has reached a mode is seldom drawn, and does not come back: the
 weights should learn more slowly than the means, or rest at first (a fit with the rate 0 for ``weight``, then another).
@@ -70,6 +77,11 @@ class StratifiedMixture(MixtureSameFamily):
     images plate, those before it are particles. ``carried`` fixes the component of each particle, where a level above
     has chosen it; after a draw ``which``, ``component`` and ``value`` say what was drawn.
 
+    Stratification leaves the law of one particle as it is, and means over particles unbiased with less variance. It
+    changes the joint law of an image's particles: a component that one has taken is rarer among the others. Ranks,
+    order statistics and standard errors of such draws are wrong. It is therefore used only where a gradient is taken
+    (``torch.is_grad_enabled``), which needs the strata; under ``torch.no_grad`` the draws are independent.
+
     ``kl_divergence(q, p)`` of a drawn mixture is an unbiased estimate from that draw,
     KL(q_c || p) + log q(z) - log q_c(z): analytic given the component c, sampled in the overlap only.
     """
@@ -89,10 +101,7 @@ class StratifiedMixture(MixtureSameFamily):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draws of shape ``sample_shape + batch_shape + event_shape``, pathwise in means and spreads."""
         shape = torch.Size(sample_shape) + self.batch_shape
-        if self.carried is None:
-            self.which = systematic(self.mixture_distribution.probs.detach(), shape)
-        else:
-            self.which = self.carried.expand(shape)
+        self.which = self._draw_components(shape) if self.carried is None else self.carried.expand(shape)
         normal = self.component_distribution.base_dist
         loc, scale = (self._pick(value, self.which) for value in (normal.loc, normal.scale))
         self.component = gaussian(loc, scale, len(self.event_shape))
@@ -111,6 +120,12 @@ class StratifiedMixture(MixtureSameFamily):
         weights = self.mixture_distribution.probs
         weights = weights.reshape(-1, *weights.shape[-2:])[0] if weights.ndim > 1 else weights[None]
         return weight_gradient(weights, self.which.reshape(-1, len(weights))).reshape(self.which.shape)
+
+    def _draw_components(self, shape: torch.Size) -> Tensor:
+        """Stratified for a gradient, independent otherwise."""
+        if torch.is_grad_enabled():
+            return systematic(self.mixture_distribution.probs.detach(), shape)
+        return self.mixture_distribution.sample(shape[: len(shape) - len(self.batch_shape)])
 
     def _pick(self, value: Tensor, which: Tensor) -> Tensor:
         """The rows ``which`` of ``value``, ``(*batch, M, *event)``, without the component dimension."""
@@ -150,8 +165,9 @@ def weight_gradient(weights: Tensor, which: Tensor) -> Tensor:
     drawn = one_hot(which, weights.shape[-1]).to(weights)
     expected = len(which) * weights.detach()
     share = (drawn * weights / (expected.clamp(max=1) * drawn.sum(0).clamp(min=1))).sum(-1)
-    certain = (drawn * (expected > 1 - 1e-6)).sum(-1)
-    centred = share - share.sum(0) * certain / certain.sum(0).clamp(min=1)
+    certain = weights.detach() * (expected > 1 - 1e-6)
+    base = (drawn * certain / drawn.sum(0).clamp(min=1)).sum(-1)
+    centred = share - share.sum(0) * base / base.sum(0).clamp(min=1e-12)
     return 1 + len(which) * (centred - centred.detach())
 
 
@@ -207,6 +223,13 @@ class MixtureGuide(LatentGuide):
             if not is_top:
                 self._create(f"gamma_{index}", gamma.clone(), constraints.unit_interval)
         self._create("weight_logits", start.new_zeros(start.shape[:2]))
+
+    def _start(self, model: ModelLike, init: Tensor | None) -> Tensor:
+        """``init``, which may have a dimension of components, or zeros."""
+        event = tuple(model.prior.event_shape)
+        if init is not None and init.ndim == len(event) + 2 and init.shape[2:] == event:
+            return init.detach()
+        return super()._start(model, init)
 
     @property
     def weights(self) -> Tensor:

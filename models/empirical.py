@@ -208,7 +208,7 @@ class EmpiricalPrior(DiffusionPrior):
     ``data_std`` is the standard deviation over all elements of all images, as in Karras et al. 2022.
 
     Raises:
-        InputError: no images, or weights or labels that do not fit them.
+        InputError: no images, integers for images, or weights or labels that do not fit them.
     """
 
     denoiser: EmpiricalDenoiser
@@ -222,6 +222,8 @@ class EmpiricalPrior(DiffusionPrior):
         schedule: Schedule | None = None,
         batch_size: int = 1024,
     ) -> None:
+        if not images.is_floating_point():
+            raise InputError(f"images must be floats in [-1, 1], not {images.dtype}: give images / 127.5 - 1 of bytes.")
         count = images.shape[:1]
         weights = torch.ones(count, device=images.device) if weights is None else weights
         if not images.numel() or weights.shape != count or not (weights > 0).all():
@@ -241,7 +243,7 @@ class EmpiricalPrior(DiffusionPrior):
         return EmpiricalMarginal(self.denoiser, t, **condition)
 
     def log_evidence(self, likelihood: Callable[[Tensor], Any], y: Tensor, **condition: Any) -> Tensor:
-        """log p(y), shape ``(N,)``, for any likelihood."""
+        """log p(y) of the prior itself, not of a K-level model, ``(N,)``, in nats, for any likelihood."""
         return self._log_joint(likelihood, y, condition).logsumexp(1).to(self.denoiser.images)
 
     def posterior(self, likelihood: Callable[[Tensor], Any], y: Tensor, **condition: Any) -> EmpiricalPosterior:

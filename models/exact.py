@@ -114,10 +114,14 @@ class GaussianPrior(DiffusionPrior):
     def observation_moments(
         self, likelihood: Any, keypoints: Sequence[float] | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``(A, observed, mean, covariance)``: the operator's matrix, which rows are observed, and their moments."""
+        """``(A, observed, mean, covariance)``: the operator's matrix, which rows are observed, and their moments.
+
+        Raises:
+            InputError: as for :meth:`log_evidence`.
+        """
         mean, covariance = self.prediction_moments(keypoints)
+        observed = _observed(likelihood, self.event_shape)
         matrix = operator_matrix(likelihood.operator, self.event_shape).to(mean)
-        observed = likelihood.observed(likelihood.operator.A(torch.zeros(1, *self.event_shape))).flatten()
         rows = matrix[observed]
         noise = likelihood.sigma**2 * torch.eye(len(rows), dtype=mean.dtype)
         return matrix, observed, rows @ mean, rows @ covariance @ rows.T + noise
@@ -125,13 +129,19 @@ class GaussianPrior(DiffusionPrior):
     def log_evidence(self, likelihood: Any, y: Tensor, keypoints: Sequence[float] | None = None) -> Tensor:
         """log p(y), shape ``(N,)``: of the K-level model with ``keypoints``, of the prior itself without.
 
-        ``likelihood`` must be Gaussian with a linear operator and one noise level.
+        ``likelihood`` must be Gaussian with a linear operator, the same for all N observations, and one noise level.
+
+        Raises:
+            InputError: the likelihood has no ``sigma``, or its operator is another one for each image.
         """
         _, observed, mean, covariance = self.observation_moments(likelihood, keypoints)
         return MultivariateNormal(mean, covariance).log_prob(y.flatten(1)[:, observed])
 
     def posterior(self, likelihood: Any, y: Tensor, keypoints: Sequence[float] | None = None) -> MultivariateNormal:
-        """p(x given y), flattened, batch ``(N,)``; with ``keypoints``, of E[x given z_1] in the K-level model."""
+        """p(x given y), flattened, batch ``(N,)``; with ``keypoints``, of E[x given z_1] in the K-level model.
+
+        Likelihood and errors are those of :meth:`log_evidence`.
+        """
         mean, covariance = self.prediction_moments(keypoints)
         matrix, observed, predicted, total = self.observation_moments(likelihood, keypoints)
         cross = covariance @ matrix[observed].T
@@ -158,6 +168,16 @@ class GaussianPrior(DiffusionPrior):
     def _rotate(self, variance: Tensor) -> Tensor:
         variance, vectors = variance.flatten(), self.denoiser.vectors
         return torch.diag(variance) if vectors is None else (vectors * variance) @ vectors.T
+
+
+def _observed(likelihood: Any, event_shape: Sequence[int]) -> Tensor:
+    """Which elements of the flattened observation count: those of one operator for all images."""
+    if not hasattr(likelihood, "sigma"):
+        raise InputError(f"the closed form is that of a Gaussian likelihood, not of {type(likelihood).__name__}.")
+    observed = likelihood.observed(likelihood.operator.A(torch.zeros(1, *event_shape)))
+    if len(observed) > 1:
+        raise InputError("the operator differs between the images: give each image alone, with its own mask.")
+    return observed.flatten()
 
 
 def operator_matrix(operator: Callable[[Tensor], Tensor] | Any, event_shape: Sequence[int]) -> Tensor:

@@ -174,14 +174,20 @@ class GaussianMixturePrior(DiffusionPrior):
         return GaussianMixture(choice, MultivariateNormal(means, scale_tril=factors))
 
     def log_evidence(self, likelihood: Gaussian, y: Tensor) -> Tensor:
-        """log p(y), shape ``(N,)``; the operator must be linear and the same for all N observations."""
+        """log p(y) of the prior itself, not of a K-level model, ``(N,)``, in nats.
+
+        ``likelihood`` must be Gaussian, its operator linear and the same for all N observations.
+
+        Raises:
+            InputError: the likelihood is not Gaussian, or its operator is another one for each image.
+        """
         return self._observe(likelihood, y).log_joint.logsumexp(-1).to(self.denoiser.means)
 
     def posterior(self, likelihood: Gaussian, y: Tensor) -> GaussianMixture:
         """p(x given y), flattened, batch ``(N,)``: a mixture of M Gaussians with new weights, means and covariances.
 
         It has ``sample``, ``log_prob``, ``mean`` and ``variance``; weights and components are its
-        ``mixture_distribution`` and ``component_distribution``. The operator must be linear and the same for all N.
+        ``mixture_distribution`` and ``component_distribution``. Likelihood and errors are as for :meth:`log_evidence`.
         """
         log_joint, surprise, cross, total = self._observe(likelihood, y)
         means = self.denoiser.means.flatten(1)
@@ -204,10 +210,14 @@ class GaussianMixturePrior(DiffusionPrior):
 
     def _observed_rows(self, likelihood: Gaussian) -> tuple[Tensor, Tensor]:
         """The matrix R ``(d, D)`` of the observed elements, and where they stand in the flattened observation."""
+        if not isinstance(likelihood, Gaussian):
+            raise InputError(f"the closed form is that of a Gaussian likelihood, not of {type(likelihood).__name__}.")
         size = self.denoiser.means[0].numel()
         identity = torch.eye(size, dtype=torch.float64, device=self.denoiser.means.device)
-        images = likelihood.operator.A(identity.reshape(size, *self.event_shape))
-        observed = likelihood.observed(images[:1]).flatten()
+        observed = likelihood.observed(likelihood.operator.A(identity[:1].reshape(1, *self.event_shape)))
+        if len(observed) > 1:
+            raise InputError("the operator differs between the images: give each image alone, with its own mask.")
+        images, observed = likelihood.operator.A(identity.reshape(size, *self.event_shape)), observed.flatten()
         return images.reshape(size, -1).T[observed], observed
 
     def _covariance_times(self, matrix: Tensor) -> Tensor:

@@ -172,8 +172,8 @@ def fit(
     if next(guide.parameters(), None) is None:
         _create_parameters(guide, y, seed)
     if lr is None:
-        kinds = {_kind(name): OTHER_LR for name, _ in guide.named_parameters()}
-        lr = kinds | DEFAULT_LR if earlier is None else earlier.rates
+        kinds = (_kind(name) for name, _ in guide.named_parameters())
+        lr = {kind: DEFAULT_LR.get(kind, OTHER_LR) for kind in kinds} if earlier is None else earlier.rates
     optimizer = torch.optim.Adam(_parameter_groups(guide, lr), betas=(0.9, 0.99))
     if earlier is not None:
         earlier.restore(guide, optimizer)

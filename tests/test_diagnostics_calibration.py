@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from scipy.stats import binom
+from scipy.stats import binom, chisquare
 from torch import Tensor
 
 import pyro_vipaint as vp
@@ -136,7 +136,8 @@ def test_vsbc_tells_bias_from_spread() -> None:
 def test_tests_of_uniformity_have_their_level() -> None:
     """p-values of uniform ranks: below any level no more often than the level says, and not much less either."""
     ranks = torch.randint(0, 20, (100, 4000))
-    for p in (ecdf_test(ranks, 19), chi_square_test(ranks, 19, 10), symmetry_test(torch.rand(100, 4000))):
+    unequal = chi_square_test(torch.randint(0, 11, (100, 4000)), 10)  # 5 bins of two ranks or three
+    for p in (ecdf_test(ranks, 19), chi_square_test(ranks, 19, 10), unequal, symmetry_test(torch.rand(100, 4000))):
         for level in (0.02, 0.1, 0.4):
             rejected = float((p <= level).double().mean())
             error = math.sqrt(level * (1 - level) / 4000)
@@ -182,8 +183,27 @@ def test_histogram_bins_are_equally_likely() -> None:
     assert rank_histogram(ranks, 99, 20).tolist() == [5] * 20
     assert len(rank_histogram(ranks, 99)) == 5, "twenty ranks a bin"
     for bins, draws in ((3, 99), (None, 100)):
-        with pytest.raises(vp.InputError, match="divide"):
+        with pytest.raises(vp.InputError, match=f"num_draws={draws} .* equal bins"):
             rank_histogram(ranks, draws, bins)
+
+
+def test_the_chi_square_test_knows_the_width_of_its_bins() -> None:
+    """Seven possible ranks in three bins, 0-2, 3-4 and 5-6, against SciPy."""
+    ranks = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 4, 5, 6, 6, 6, 6, 6, 6])
+    expected = chisquare([6, 3, 7], [16 * 3 / 7, 16 * 2 / 7, 16 * 2 / 7]).pvalue
+    assert math.isclose(float(chi_square_test(ranks, 6, 3)), expected, rel_tol=1e-9)
+    for draws, bins in ((0, None), (6, 8), (6, 1)):
+        with pytest.raises(vp.InputError, match=f"num_draws={draws} there can be"):
+            chi_square_test(ranks, draws, bins)
+
+
+@pytest.mark.parametrize("num_draws", [1, 10, 100])
+def test_any_number_of_draws_will_do(num_draws: int) -> None:
+    """2, 11 and 101 are prime: no number of bins divides them, and an exact posterior passes all the same."""
+    result = sbc(gaussian_simulations, gaussian_posterior(), QUANTITIES, 200, num_draws, seed=8)
+    assert result.uniformity()[["ecdf", "chi_square"]].min(axis=None) > FAILURE_RATE / 8
+    wrong = sbc(gaussian_simulations, gaussian_posterior(shift=1.0), QUANTITIES, 200, num_draws, seed=8)
+    assert wrong.uniformity()[["ecdf", "chi_square"]].max(axis=None) < FAILURE_RATE
 
 
 def test_ties_are_broken_evenly() -> None:

@@ -18,6 +18,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 import pyro_vipaint as vp
 from pyro_vipaint.elbos.base import LatentScale
+from pyro_vipaint.errors import InputError
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.models import DiffusionModel
@@ -153,6 +154,13 @@ def test_beta_must_be_positive_and_finite() -> None:
     for beta in (0.0, -1.0, float("nan"), float("inf"), {"z_1": 0.0}):
         with pytest.raises(ValueError, match="positive"):
             vp.BetaELBO(beta)
+
+
+@pytest.mark.parametrize("beta", [[1.0, 2.0], "1", None, {"z_1": [1.0]}])
+@pytest.mark.parametrize("kind", [vp.BetaELBO, vp.SampledELBO, vp.StickingTheLandingELBO])
+def test_what_beta_may_be_is_said(kind: Any, beta: Any) -> None:
+    with pytest.raises(InputError, match="a mapping such as"):
+        kind(beta)
 
 
 def test_a_site_that_does_not_exist_is_named() -> None:

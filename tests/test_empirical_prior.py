@@ -294,7 +294,7 @@ def test_data_std_is_that_of_all_elements() -> None:
 
 
 def test_what_is_no_set_is_refused() -> None:
-    """No image, weights and labels that do not fit."""
+    """No image, integers, weights and labels that do not fit."""
     images = torch.zeros(2, *SHAPE)
     for weights in (torch.ones(3), torch.tensor([1.0, 0.0]), torch.tensor([1.0, torch.nan])):
         with pytest.raises(InputError, match="weight"):
@@ -303,3 +303,5 @@ def test_what_is_no_set_is_refused() -> None:
         EmpiricalPrior(images[:0])
     with pytest.raises(InputError, match="label"):
         EmpiricalPrior(images, labels=torch.tensor([1]))
+    with pytest.raises(InputError, match=r"images / 127\.5 - 1"):
+        EmpiricalPrior(torch.zeros(2, *SHAPE, dtype=torch.uint8))

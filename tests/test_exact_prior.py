@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.likelihoods import Gaussian
+from pyro_vipaint.likelihoods import Gaussian, Laplace
 from pyro_vipaint.models import GaussianPrior
 from pyro_vipaint.models.exact import operator_matrix
 from pyro_vipaint.operators import Inpainting
@@ -249,3 +249,16 @@ def test_a_covariance_that_is_none_is_refused() -> None:
     """An indefinite matrix raises InputError."""
     with pytest.raises(InputError, match="positive definite"):
         GaussianPrior.full(torch.zeros(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]]))
+
+
+def test_what_has_no_closed_form_is_refused() -> None:
+    """A Laplace likelihood, and a mask for each image: D of them would broadcast over the columns of the matrix."""
+    prior, y = GaussianPrior.full(*moments()), torch.zeros(D, D, dtype=torch.float64)
+    for ask in (prior.log_evidence, prior.posterior):
+        with pytest.raises(InputError, match="not of Laplace"):
+            ask(Laplace(Inpainting(MASK)), y)
+        for count in (2, D):
+            with pytest.raises(InputError, match="each image alone"):
+                ask(Gaussian(Inpainting(MASK.expand(count, D))), y[:count])
+    alone, shared = Gaussian(Inpainting(MASK[None])), Gaussian(Inpainting(MASK))
+    torch.testing.assert_close(prior.log_evidence(alone, y[:1]), prior.log_evidence(shared, y[:1]))

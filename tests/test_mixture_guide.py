@@ -18,13 +18,14 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint.calls import count_calls
+from pyro_vipaint.diagnostics import chi_square_test, coordinates, sbc_of_guide
 from pyro_vipaint.elbos import SampledELBO, StickingTheLandingELBO
 from pyro_vipaint.elbos.base import LatentScale
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.guides import HierarchicalGuide, MixtureGuide, mixture
-from pyro_vipaint.guides.mixture import StratifiedMixture
+from pyro_vipaint.guides.mixture import StratifiedMixture, systematic, weight_gradient
 from pyro_vipaint.kernels import expand_event
-from pyro_vipaint.models import DiffusionModel, DiffusionPrior, GaussianPrior
+from pyro_vipaint.models import DiffusionModel, DiffusionPrior, GaussianMixturePrior, GaussianPrior
 from pyro_vipaint.schedules import EDM, Schedule, as_time
 from tests.problems import bound_draws, diagonal_problem
 from tests.statistics import FAILURE_RATE, STANDARD_ERRORS, assert_within, mean_and_error
@@ -67,6 +68,53 @@ def test_the_components_are_shared_out_as_evenly_as_can_be() -> None:
     assert ((count - 30 * WEIGHTS).abs() < 1).all()
 
 
+def test_without_a_gradient_the_particles_are_independent() -> None:
+    """All pairs of components of two particles are as frequent as the products of their weights."""
+    images = 50_000
+    q = three_components(images).expand((2, images))
+    with torch.no_grad():
+        q.rsample()
+    assert q.which is not None
+    pairs = torch.bincount(3 * q.which[0] + q.which[1], minlength=9) / images
+    expected = WEIGHTS.outer(WEIGHTS).flatten()
+    assert_within(pairs, expected, (expected * (1 - expected) / images).sqrt())
+
+
+def exact_bimodal_guide(images: int) -> tuple[DiffusionModel, Callable[..., MixtureGuide]]:
+    """Two levels and nothing observed: at T_e the guide is the prior's marginal, below it follows the prior."""
+    weights, means, std = torch.tensor([0.6, 0.4]), torch.tensor([[-4.0], [4.0]]), 0.5
+    prior = GaussianMixturePrior.diagonal(weights, means, std)
+    likelihood = vp.Gaussian(vp.Inpainting(torch.zeros(1)), sigma=0.5)
+    model = DiffusionModel(prior, likelihood, vp.keypoints(prior, noise_levels=[1.0, 0.5]))
+    top = model.levels[0]
+
+    def build(model: DiffusionModel, y: Tensor) -> MixtureGuide:
+        start = means.expand(images, 2, 1).clone()
+        guide = MixtureGuide(model, start, num_components=2, gamma_logit=50.0, tau_scale=1.0)
+        guide.tau_2 = torch.full_like(start, math.hypot(top.alpha * std, top.sigma))
+        guide.weight_logits = weights.log().expand(images, 2).clone()
+        return guide
+
+    return model, build
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_the_ranks_of_the_exact_guide_are_uniform(monkeypatch: pytest.MonkeyPatch, stratified: bool) -> None:
+    """They would not be with stratified draws: with the truth among them, one mode would have a draw too many."""
+    images = 5000
+    model, build = exact_bimodal_guide(images)
+    if stratified:
+
+        def draw(q: StratifiedMixture, shape: torch.Size) -> Tensor:
+            return systematic(q.mixture_distribution.probs, shape)
+
+        monkeypatch.setattr(StratifiedMixture, "_draw_components", draw)
+    quantities = coordinates([0], event_dim=1)
+    result = sbc_of_guide(model, build, lambda *_: None, quantities, images, num_draws=9, seed=1)
+    p = float(chi_square_test(result.ranks["theta[0]"], 9))
+    assert p < FAILURE_RATE if stratified else p > FAILURE_RATE
+
+
 def objective(z: Tensor) -> Tensor:
     return 30 + torch.sin(2 * z) + 0.3 * z**2
 
@@ -91,6 +139,23 @@ def test_the_gradient_is_that_of_the_integral(particles: int) -> None:
         estimate, error = mean_and_error(ours)
         assert_within(estimate, expected.float(), error)
         assert error.max() < 0.1 if particles > 2 else True
+
+
+@pytest.mark.parametrize("particles", [1, 2, 3, 6, 12])
+@pytest.mark.parametrize("weights", [(0.6, 0.35, 0.05), (0.5, 0.3, 0.15, 0.05), (0.34, 0.33, 0.33), (0.97, 0.03)])
+def test_the_gradient_of_the_weights_is_unbiased_however_much_the_components_differ(
+    particles: int, weights: tuple[float, ...]
+) -> None:
+    """f is one number for each component: grad sum_m w_m f_m is w (f - sum w f) in the logits. An image a replicate."""
+    images, w = 30_000, torch.tensor(weights)
+    for f in (10 * torch.eye(len(w))[0], 10 * torch.eye(len(w))[-1], torch.linspace(-20, 30, len(w))):
+        logits = w.log().expand(images, -1).clone().requires_grad_()
+        which = systematic(w, torch.Size((particles, images)))
+        loss = (weight_gradient(logits.softmax(-1), which) * f[which]).mean(0).sum()
+        (gradient,) = torch.autograd.grad(loss, logits)
+        estimate, error = mean_and_error(gradient.double())
+        exact = w.double() * (f - (w * f).sum())
+        assert_within(estimate, exact, error, slack=1e-5)
 
 
 def test_a_constant_in_the_objective_changes_no_gradient_and_no_value() -> None:
@@ -354,3 +419,11 @@ def test_it_is_saved_and_loaded_bit_for_bit(tmp_path: Path) -> None:
     guide.save_pretrained(tmp_path)
     again = MixtureGuide.load(tmp_path, model)
     assert torch.equal(vp.sample(guide, y, 5, seed=1), vp.sample(again, y, 5, seed=1))
+
+
+def test_loading_costs_no_random_number(tmp_path: Path) -> None:
+    model, _ = small_model(2)
+    perturbed(model, 2, components=4).save_pretrained(tmp_path)
+    before = torch.random.get_rng_state()
+    MixtureGuide.load(tmp_path, model)
+    assert torch.equal(torch.random.get_rng_state(), before)

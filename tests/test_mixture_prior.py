@@ -293,3 +293,16 @@ def test_what_is_no_mixture_is_refused() -> None:
         GaussianMixturePrior.full(torch.ones(2), means, -torch.eye(D))
     with pytest.raises(InputError, match="one covariance"):
         GaussianMixturePrior.full(torch.ones(2), means, torch.eye(D).expand(3, D, D))
+
+
+def test_what_has_no_closed_form_is_refused() -> None:
+    """A Laplace likelihood, and a mask for each image: D of them would broadcast over the columns of the matrix."""
+    prior, y = build(), normal(D, D)
+    for ask in (prior.log_evidence, prior.posterior):
+        with pytest.raises(InputError, match="not of Laplace"):
+            ask(vp.Laplace(vp.Inpainting(MASK)), y)  # pyright: ignore[reportArgumentType]
+        for count in (2, D):
+            with pytest.raises(InputError, match="each image alone"):
+                ask(vp.Gaussian(vp.Inpainting(MASK.expand(count, D))), y[:count])
+    alone, shared = vp.Gaussian(vp.Inpainting(MASK[None])), vp.Gaussian(vp.Inpainting(MASK))
+    torch.testing.assert_close(prior.log_evidence(alone, y[:1]), prior.log_evidence(shared, y[:1]))

@@ -56,8 +56,7 @@ def log_weights(
 def elbo_estimate(log_weights: Tensor) -> Estimate:
     """The true (beta = 1) bound on log p(y) per image, in nats: the mean of the log weights ``(S, N)``.
 
-    The standard error is that of independent draws, on the safe side where draws are stratified. One draw has no
-    standard error: NaN.
+    The standard error is that of independent draws, which :func:`log_weights` makes. One draw has none: NaN.
     """
     return _mean(log_weights)
 

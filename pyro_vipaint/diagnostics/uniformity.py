@@ -33,23 +33,41 @@ def rank_histogram(ranks: Tensor, num_draws: int, bins: int | None = None) -> Te
     Raises:
         InputError: no such divisor: choose L such that L + 1 has small divisors, as 99 does.
     """
-    bins = _default_bins(len(ranks), num_draws + 1) if bins is None else bins
-    if bins < 2 or (num_draws + 1) % bins:
-        raise InputError(f"{bins} bins do not divide the {num_draws + 1} possible ranks equally.")
-    index = ranks * bins // (num_draws + 1)
-    return torch.stack([(index == i).sum(0) for i in range(bins)])
+    values = num_draws + 1
+    if bins is None:
+        bins = max((b for b in range(2, _most_bins(len(ranks), values) + 1) if values % b == 0), default=1)
+    if bins < 2 or values % bins:
+        wanted = "equal bins" if bins < 2 else f"{bins} equal bins"
+        raise InputError(
+            f"num_draws={num_draws} leaves {values} possible ranks, which do not fall into {wanted}: choose num_draws "
+            "such that num_draws + 1 has small divisors, as 99 does."
+        )
+    return _counts(ranks, values, bins)
 
 
 def chi_square_test(ranks: Tensor, num_draws: int, bins: int | None = None) -> Tensor:
     """p-value of the chi-square test of uniformity, of the trailing shape of ``ranks`` ``(N, ...)``.
 
-    It weighs all bins alike and ignores their order: use :func:`ecdf_test` for shifts and wrong spreads. Its p-value is
-    asymptotic, for 5 ranks a bin or more. Bins and errors are those of :func:`rank_histogram`.
+    It ignores the order of the bins: use :func:`ecdf_test` for shifts and wrong spreads. Its p-value is asymptotic, for
+    5 ranks a bin or more.
+
+    Args:
+        ranks: integers in 0 … num_draws.
+        num_draws: L >= 1, the posterior draws behind each rank.
+        bins: 2 … L + 1, as equal as can be: where they do not divide L + 1, some are one rank wider and expect more.
+            Not given, as many as leave 20 ranks a bin on average (Talts et al. 2018), but 2 at least and 20 at most.
+
+    Raises:
+        InputError: ``num_draws`` or ``bins`` is out of range.
     """
-    counts = rank_histogram(ranks, num_draws, bins).double()
-    expected = len(ranks) / len(counts)
+    values = num_draws + 1
+    bins = _most_bins(len(ranks), values) if bins is None else bins
+    if not 2 <= bins <= values:
+        raise InputError(f"with num_draws={num_draws} there can be 2 … {values} bins, not {bins}.")
+    counts, widths = _counts(ranks, values, bins).double(), _counts(torch.arange(values), values, bins)
+    expected = (len(ranks) * widths.double() / values).to(counts.device).reshape(-1, *[1] * (counts.ndim - 1))
     statistic = ((counts - expected) ** 2 / expected).sum(0)
-    return torch.special.gammaincc(torch.full_like(statistic, (len(counts) - 1) / 2), statistic / 2)
+    return torch.special.gammaincc(torch.full_like(statistic, (bins - 1) / 2), statistic / 2)
 
 
 def ecdf_test(ranks: Tensor, num_draws: int) -> Tensor:
@@ -105,9 +123,15 @@ def symmetry_test(p: Tensor) -> Tensor:
     return (1 - walk.sum(1)).clamp(0, 1).reshape(shape)
 
 
-def _default_bins(count: int, values: int) -> int:
-    most = max(2, min(LARGEST_HISTOGRAM, count // RANKS_A_BIN))
-    return max((bins for bins in range(2, most + 1) if values % bins == 0), default=1)
+def _most_bins(count: int, values: int) -> int:
+    """How many bins ``count`` ranks of ``values`` possible ones allow."""
+    return min(values, max(2, min(LARGEST_HISTOGRAM, count // RANKS_A_BIN)))
+
+
+def _counts(ranks: Tensor, values: int, bins: int) -> Tensor:
+    """How many of the ``ranks`` ``(N, ...)`` are in each bin, ``(bins, ...)``."""
+    index = ranks * bins // values
+    return torch.stack([(index == i).sum(0) for i in range(bins)])
 
 
 def _log_factorials(count: int) -> Tensor:

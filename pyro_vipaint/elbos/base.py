@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from pyro.util import warn_if_nan
 from torch import Tensor
+
+from pyro_vipaint.errors import InputError
 
 Weights = float | Mapping[str, float]
 Beta = Weights | Callable[[int], Weights]
@@ -143,8 +146,10 @@ class LatentScale(ScaleMessenger):
 
 
 def check_weights(beta: Weights) -> Weights:
-    """``beta``, refused unless every weight is positive and finite."""
+    """``beta``, refused unless every weight is a number, positive and finite."""
     values = beta.values() if isinstance(beta, Mapping) else (beta,)
+    if not all(isinstance(value, (Real, Tensor)) for value in values):
+        raise InputError(f"beta must be a number, a mapping such as {{'z_1': 2.0}} or a schedule, not {beta!r}.")
     if not all(value > 0 and math.isfinite(value) for value in values):
         raise ValueError(f"beta must be positive and finite, not {beta}.")
     return beta
