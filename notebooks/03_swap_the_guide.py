@@ -93,8 +93,8 @@ table[columns]
 
 # %%
 assert table["calls"].nunique() == 1
-assert table["gap"]["hierarchical"] < 2
 gap, se = table["gap"], table["bound_se"]
+assert gap["hierarchical"] < 2.5 and gap["mean field"] > 3 * gap["hierarchical"]
 richer = ["low rank", "mixture", "flow"]
 for name in ("prior", "feature", "mean field"):
     assert gap[name] > 2 * gap["hierarchical"] + STANDARD_ERRORS * (se[name] + se["hierarchical"])
@@ -146,7 +146,7 @@ theirs = pyros.table.set_index("guide")
 theirs["parameters"] = [sum(p.numel() for p in autos[name](model).parameters()) for name in theirs.index]
 
 assert gap["hierarchical"] < theirs["gap"]["AutoNormal"] - STANDARD_ERRORS * (theirs["bound_se"]["AutoNormal"] + 0.1)
-assert theirs["gap"]["AutoMultivariateNormal"] < gap["hierarchical"]
+assert theirs["gap"]["AutoMultivariateNormal"] < gap.min()
 theirs[["parameters", "gap", "bound_se", "k_hat", "calls", "seconds"]]
 
 # %% [markdown]
@@ -294,11 +294,11 @@ pictures
 # %% [markdown]
 # **The family matters a lot, and costs next to nothing in network calls**, which are the same for all. What pays is the
 # chain: a guide that keeps the prior's own dependence between levels, and may leave it where the data speak, comes
-# within two nats of a correlated Gaussian posterior where the mean field misses it by more than seven. For several
-# modes raise $T_e$ until they merge, or use a mixture with components that start apart; and do not trust k-hat to tell
-# that a mode is missing.
+# within about two nats of a correlated Gaussian posterior where the mean field misses it by over three times as much.
+# For several modes raise $T_e$ until they merge, or use a mixture with components that start apart; and do not trust
+# k-hat to tell that a mode is missing.
 #
 # On a picture no truth is known, and a short fit favours small families: twenty steps on one point that is diffused
 # give the highest bound, with samples that vary less. The bound counts the whole of 4096 latent numbers, of which the
-# hole is a part. So choose the hierarchical guide for its samples, and look at more than one number: calibration is
-# what a prior with known answers is for.
+# hole is a part. So on a picture the bound does not choose a guide by itself: look at the samples too, and learn how
+# far a family can be trusted from a prior with known answers.

@@ -94,6 +94,9 @@ for name in ("sampled", "sticking the landing", "annealed, 10 to 1", "Pyro's Tra
 for name in ("beta = 0.3", "beta = 3", "IWAE (alpha = 0)"):
     assert gap[name] > gap["beta = 1"] + 1 + STANDARD_ERRORS * (se[name] + se["beta = 1"])
 
+for name in ("annealed, 10 to 1", "Renyi (alpha = 2)"):
+    assert gap[name] > gap["beta = 1"] - STANDARD_ERRORS * (se[name] + se["beta = 1"])
+
 assert table["iwae"]["IWAE (alpha = 0)"] < table["iwae"]["beta = 1"] + 0.3
 
 shown = table.iloc[::-1]
@@ -152,17 +155,18 @@ for axes, kind in zip(panels, ("gradient", "value"), strict=True):
     axes.set(xlabel="SVI steps taken", ylabel=f"std. dev. of the {kind}" + (", nats" if kind == "value" else ""))
 panels[1].legend(fontsize=7)
 
-last = noise.loc[300]
+first, last = noise.loc[1], noise.loc[300]
+assert all(first[kind].max() < 2 * first[kind].min() for kind in ("gradient", "value"))
 assert last["gradient", "StickingTheLandingELBO"] < 0.3 * last["gradient", "BetaELBO"]
 assert last["gradient", "BetaELBO"] < last["gradient", "SampledELBO"]
 assert last["value", "SampledELBO"] < 0.5 * last["value", "BetaELBO"]
 noise.round(2)
 
 # %% [markdown]
-# At the start all are equally noisy. Towards the optimum the gradient of the analytic bound keeps its noise, and so
-# does that of the sampled one, although its *value* becomes constant: what remains there is the score of $q$, of mean
-# zero, which sticking the landing leaves out. The value of the analytic bound keeps its noise, too: to compare fits,
-# take sampled terms, as `vp.compare` does.
+# At the start all are about equally noisy. Towards the optimum the gradient of the analytic bound keeps its noise, and
+# so does that of the sampled one, although its *value* becomes nearly constant: what remains there is the score of $q$,
+# of mean zero, which sticking the landing leaves out. The value of the analytic bound keeps its noise, too: to compare
+# fits, take sampled terms, as `vp.compare` does.
 #
 # ## What $\beta$ does
 #
@@ -173,33 +177,36 @@ noise.round(2)
 betas, found = (0.3, 1.0, 3.0, 10.0), []
 for beta in betas:
     tempered = hierarchical(simple)
-    vp.fit(simple, tempered, y, vp.BetaELBO(beta, 8), 250, lr=0.2, final_lr=0.02, seed=1)
+    vp.fit(simple, tempered, y, vp.BetaELBO(beta, 8), 300, lr=0.3, final_lr=0.1, seed=1)
     x = simple.reconstruct(vp.sample(tempered, y, 2000, seed=2))[:, 0]
     found.append([x[:, mask == where].std(0).mean().item() for where in (1, 0)])
 found = torch.tensor(found)
 
 
 def tempered_std(beta):
-    """Mean standard deviation of the observed coordinates if the noise is sigma sqrt(beta)."""
+    """Mean standard deviations of observed and of hidden coordinates if the noise is sigma sqrt(beta)."""
     wider = vp.Gaussian(vp.Inpainting(mask), sigma=0.1 * beta**0.5)
-    return independent.posterior(wider, y, keypoints).stddev[0, mask == 1].mean().item()
+    std = independent.posterior(wider, y, keypoints).stddev[0]
+    return [std[mask == where].mean().item() for where in (1, 0)]
 
 
 expected = torch.tensor([tempered_std(beta) for beta in betas])
-relative_error = 1 / (2 * 2000 * 6) ** 0.5  # of a mean of six standard deviations, each from 2000 draws
-assert ((found[:, 0] / expected - 1).abs() < STANDARD_ERRORS * relative_error + 0.05).all()
-assert (found[:, 1].max() / found[:, 1].min() - 1) < 0.1
+relative_error = 1 / (2 * 2000 * 6) ** 0.5  # of a mean of six standard deviations or more, each from 2000 draws
+assert ((found / expected - 1).abs() < STANDARD_ERRORS * relative_error + 0.03).all()  # 0.03: the fit is short
+assert expected[-1, 0] > 4 * expected[0, 0] and expected[-1, 1] == expected[0, 1]
 
 grid = torch.logspace(-0.8, 1.3, 40)
+lines = torch.tensor([tempered_std(beta) for beta in grid.tolist()])
 figure, axes = plt.subplots(figsize=(5, 2.8), layout="constrained")
-axes.loglog(grid, [tempered_std(beta.item()) for beta in grid], color="black", linewidth=1, label="observed, exact")
-axes.loglog(betas, found[:, 0], "o", label="observed, fitted")
-axes.loglog(betas, found[:, 1], "s", label="hidden, fitted")
+for place, (label, marker) in enumerate((("observed", "o"), ("hidden", "s"))):
+    axes.loglog(grid, lines[:, place], color="black", linewidth=1, label=None if place else "exact")
+    axes.loglog(betas, found[:, place], marker, label=f"{label}, fitted")
 axes.set(xlabel=r"$\beta$", ylabel="mean posterior std. dev.")
+axes.set_yticks([0.05, 0.1, 0.2, 0.4], ["0.05", "0.1", "0.2", "0.4"])
+axes.minorticks_off()
 axes.legend(fontsize=8)
-pd.DataFrame(
-    {"observed, fitted": found[:, 0], "exact": expected, "hidden, fitted": found[:, 1]}, pd.Index(betas, name="beta")
-)
+columns = pd.MultiIndex.from_product([["observed", "hidden"], ["fitted", "exact"]])
+pd.DataFrame(torch.stack([found, expected], -1).flatten(1), pd.Index(betas, name="beta"), columns)
 
 # %% [markdown]
 # Where the data speak, $\beta$ sets how closely they are followed; where they do not, it changes nothing. So $\beta$ is
@@ -239,6 +246,8 @@ effect = pd.DataFrame(rows, index=list(columns)).T.rename_axis("beta")
 
 assert effect["error, E[x|z_1]"][10.0] > 1.3 * effect["error, E[x|z_1]"][0.3]
 assert 1 / 1.5 < effect["spread, E[x|z_1]"][10.0] / effect["spread, E[x|z_1]"][0.3] < 1.5
+ratio = effect.loc[10.0] / effect.loc[0.3]
+assert ratio["error, E[x|z_1]"] > ratio["spread, E[x|z_1]"]
 assert effect["error, refined"].max() < 1.25 * effect["error, refined"].min()
 
 figure, axes = plt.subplots(3, 7, figsize=(7, 3.1), layout="constrained")
@@ -258,6 +267,7 @@ effect
 #
 # - `StickingTheLandingELBO` where the guide can come close to the posterior: its gradient falls quiet there.
 #   `SampledELBO` where a guide has no analytic KL, or where the value is to be compared between fits.
-# - IWAE for the evidence, not for draws, and only with an exact marginal.
+# - IWAE for the evidence, not for draws, and only with an exact marginal. Annealing and Rényi's $\alpha = 2$ gained
+#   nothing on one mode.
 # - $\beta \ne 1$ answers a different question, a posterior with noise $\sigma_y \sqrt\beta$. It moves the error on
 #   observed pixels more than the diversity in the hole, and refinement evens out the error: no knob for diversity.
