@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pandas
 
+from benchmarks.gmm_problem import PROBLEMS
+
 BASELINE = "DPS, 100 steps"
-GAUSSIAN = "one Gaussian"
 Z = 1.96  # Cardoso et al. give mean ± 1.96 standard errors
 
 Entry = Callable[[pandas.DataFrame], str]  # the rows of one method in one cell, in words
@@ -41,8 +42,9 @@ def table(frame: pandas.DataFrame, entry: Entry) -> str:
 
 
 def distance(rows: pandas.DataFrame) -> str:
-    """Mean ± 1.96 standard errors."""
-    return f"{rows['distance'].mean():.2f} ± {Z * standard_error(rows['distance']):.2f}"
+    """Mean ± 1.96 standard errors, and the number of problems where it is not all of them."""
+    count = "" if len(rows) == PROBLEMS else f" ({len(rows)} problems)"
+    return f"{rows['distance'].mean():.2f} ± {Z * standard_error(rows['distance']):.2f}{count}"
 
 
 def paired(rows: pandas.DataFrame) -> str:
