@@ -12,11 +12,12 @@ import pytest
 import torch
 
 import pyro_vipaint as vp
-from benchmarks import gmm, gmm_methods
+from benchmarks import gmm, gmm_methods, gmm_report
 from benchmarks.gmm_guided import guided_smc
 from benchmarks.gmm_methods import Drawn
 from benchmarks.gmm_model import DiagonalProblem, diagonal_problem
 from benchmarks.gmm_problem import GMMProblem, gmm_problem
+from benchmarks.gmm_report import BASELINE
 from benchmarks.gmm_smc import twisted_smc
 from pyro_vipaint.diagnostics import weighted_draws
 from pyro_vipaint.guides import MixtureGuide
@@ -153,14 +154,33 @@ def test_one_gaussian_has_the_exact_moments() -> None:
     assert_within(variance, 1.0, math.sqrt(2 / gmm_methods.SAMPLES))
 
 
-def test_paired_difference_by_hand() -> None:
-    rows = [(seed, name, value) for seed in range(3) for name, value in (("a", seed + 1.0), (gmm.BASELINE, 2.0 * seed))]
+def small_frame() -> pandas.DataFrame:
+    rows = [(seed, name, value) for seed in range(3) for name, value in (("a", seed + 1.0), (BASELINE, 2.0 * seed))]
     rows.append((3, "a", 100.0))  # the baseline is missing there: no pair
-    frame = pandas.DataFrame(
-        {"dim": 8, "dim_y": 1, "seed": seed, "method": name, "distance": value} for seed, name, value in rows
-    )
-    mean, error = gmm.paired_difference(frame, "a")
-    assert mean == pytest.approx(0.0) and error == pytest.approx(1 / math.sqrt(3))
+    return pandas.DataFrame(
+        {"dim": 8, "dim_y": 1, "seed": seed, "method": name, "distance": value, "modes": 1 + seed % 2, "hit": 1,
+         "misplaced": 0.5, "evaluations": 10, "seconds": 0.25}
+        for seed, name, value in rows
+    )  # fmt: skip
+
+
+def test_differences_are_paired_by_hand() -> None:
+    pairs = gmm_report.with_pairs(small_frame())
+    ours = pairs.query("method == 'a'")
+    assert ours["difference"].tolist() == [1.0, 0.0, -1.0]
+    assert gmm_report.paired(ours) == "+0.00 ± 0.58"
+
+
+def test_tables_by_hand() -> None:
+    frame = small_frame()
+    lines = gmm_report.table(frame, gmm_report.all_hit).splitlines()
+    assert lines == ["| method | 8, 1 |", "|---|---|", "| a | 50% |", f"| {BASELINE} | 67% |"]
+    assert "| a | 51.00 (2) |" in gmm_report.report(frame)  # seeds 1 and 3 have two modes
+
+
+def test_the_documented_tables_are_those_of_the_results() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "gmm.md").read_text(encoding="utf-8")
+    assert gmm_report.report(pandas.DataFrame(gmm.read_rows(gmm.RESULTS))) in text
 
 
 def test_resuming_repeats_nothing(tmp_path: Path) -> None:
