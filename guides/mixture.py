@@ -228,6 +228,7 @@ class MixtureGuide(LatentGuide):
         """``init``, which may have a dimension of components, or zeros."""
         event = tuple(model.prior.event_shape)
         if init is not None and init.ndim == len(event) + 2 and init.shape[2:] == event:
+            self._shaped_for = self.num_images
             return init.detach()
         return super()._start(model, init)
 

@@ -30,6 +30,13 @@ def test_parameters_of_one_image_are_not_shared_by_all(family: type[LatentGuide]
         Trace_ELBO(num_particles=2, vectorize_particles=True).differentiable_loss(model, family(model), problem.y)
 
 
+def test_starts_of_components_are_counted_by_image_too() -> None:
+    problem = diagonal_problem(images=2)
+    guide = MixtureGuide(problem.model(), torch.zeros(1, 3, 16), num_components=3)
+    with pytest.raises(InputError, match="parameters for 1 images and runs on 2"):
+        vp.sample(guide, problem.y)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_init_has_the_events_shape(family: type[LatentGuide]) -> None:
     with pytest.raises(InputError, match="init"):
