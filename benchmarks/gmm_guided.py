@@ -19,10 +19,10 @@ from pyro.distributions import Categorical, Normal
 from torch import Tensor
 
 from benchmarks.gmm_model import DiagonalProblem
+from benchmarks.gmm_smc import resampled
 from pyro_vipaint.diagnostics import effective_sample_size
 from pyro_vipaint.diagnostics.importance import systematic_indices
 from pyro_vipaint.guides import MixtureGuide
-from pyro_vipaint.kernels import bridge_coefficients
 
 
 @torch.no_grad()
@@ -38,12 +38,8 @@ def guided_smc(
     twist = problem.log_likelihood(x, prior.errors[times[0]])
     log_weights = prior_top.log_prob(z) - log_q + twist
     for (t, s), level in zip(pairwise(times), levels[1:], strict=True):
-        if float(effective_sample_size(log_weights[:, None])[0]) < threshold * num_particles:
-            chosen = systematic_indices(log_weights[:, None], num_particles)[:, 0]
-            z, x, twist, responsibilities = (value[chosen] for value in (z, x, twist, responsibilities))
-            log_weights = torch.zeros_like(log_weights)
-        a, b, variance = (float(v) for v in bridge_coefficients(prior.schedule, t, s))
-        transition = Normal(a * z + b * x, (variance + b**2 * prior.errors[t]).sqrt())
+        z, x, twist, responsibilities, log_weights = resampled(threshold, z, x, twist, responsibilities, log_weights)
+        transition = prior.matched(z, x, prior.errors[t], t, s)
         z, responsibilities, log_q = _propose(guide, level.name, transition.mean, responsibilities)
         x, before = prior.denoise(z, s), twist
         twist = problem.log_likelihood(x, prior.errors[s])

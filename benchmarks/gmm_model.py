@@ -49,9 +49,12 @@ class MatchedPrior(GaussianMixturePrior):
 
     def transition(self, z_t: Tensor, t: Time, s: Time, **condition: Any) -> Normal:
         """p(z_s given z_t) for a level t of the model: one network call."""
+        return self.matched(z_t, self.denoise(z_t, t, **condition), self.errors[float(t)], t, s)
+
+    def matched(self, z_t: Tensor, x: Tensor, c: Tensor, t: Time, s: Time) -> Normal:
+        """N(a z_t + b x, v_st + b^2 c): z_s given z_t where z_0 has mean ``x`` and variance ``c``, without a call."""
         a, b, variance = (float(v) for v in bridge_coefficients(self.schedule, t, s))
-        x = self.denoise(z_t, t, **condition)
-        std = (variance + b**2 * self.errors[float(t)]).sqrt()
+        std = (variance + b**2 * c).sqrt()
         return Normal(a * z_t + b * x, std.expand(z_t.shape), validate_args=False)
 
 

@@ -14,13 +14,11 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
-from pyro.distributions import Normal
 from torch import Tensor
 
 from benchmarks.gmm_model import DiagonalProblem
 from pyro_vipaint.diagnostics import effective_sample_size
 from pyro_vipaint.diagnostics.importance import systematic_indices
-from pyro_vipaint.kernels import bridge_coefficients
 
 
 @torch.no_grad()
@@ -32,7 +30,7 @@ def twisted_smc(problem: DiagonalProblem, num_particles: int, threshold: float =
     twist = problem.log_likelihood(x, prior.errors[times[0]])
     log_weights = twist
     for t, s in pairwise(times):
-        z, x, twist, log_weights = _resampled(threshold, z, x, twist, log_weights)
+        z, x, twist, log_weights = resampled(threshold, z, x, twist, log_weights)
         z, correction = _move(problem, z, x, t, s)
         x, before = prior.denoise(z, s), twist
         twist = problem.log_likelihood(x, prior.errors[s])
@@ -42,16 +40,14 @@ def twisted_smc(problem: DiagonalProblem, num_particles: int, threshold: float =
 
 def _move(problem: DiagonalProblem, z: Tensor, x: Tensor, t: float, s: float) -> tuple[Tensor, Tensor]:
     """z_s from the proposal, and log p(z_s | z_t) - log q(z_s | z_t)."""
-    a, b, variance = (float(v) for v in bridge_coefficients(problem.prior.schedule, t, s))
     c = problem.prior.errors[t]
-    mean, conditioned = problem.condition(x, c)
-    proposal = Normal(a * z + b * mean, (variance + b**2 * conditioned).sqrt())
-    transition = Normal(a * z + b * x, (variance + b**2 * c).sqrt())
+    proposal = problem.prior.matched(z, *problem.condition(x, c), t, s)
+    transition = problem.prior.matched(z, x, c, t, s)
     z_s = proposal.sample()
     return z_s, (transition.log_prob(z_s) - proposal.log_prob(z_s)).sum(-1)
 
 
-def _resampled(threshold: float, *state: Tensor) -> tuple[Tensor, ...]:
+def resampled(threshold: float, *state: Tensor) -> tuple[Tensor, ...]:
     """``state``, whose last entry is the log weights, resampled if these are worth less than ``threshold`` of it."""
     *values, log_weights = state
     if float(effective_sample_size(log_weights[:, None])[0]) >= threshold * len(log_weights):
