@@ -65,6 +65,14 @@ def lpips_distance(x: Tensor, y: Tensor) -> Tensor:
     return _in_chunks(lambda *pair: network(*pair).flatten(), x, y).reshape(leading)
 
 
+def perceptual_distance(x: Tensor, y: Tensor) -> Tensor:
+    """:func:`lpips_distance` with gradients, in one batch, in the precision that autocast gives: a term of a loss."""
+    x, y = _rgb(x), _rgb(y)
+    leading = _broadcast_leading(x, y)
+    x, y = (_flat(images.expand(*leading, *images.shape[-3:])) for images in (x, y))
+    return _lpips_network(x.device)(x, y).reshape(leading)
+
+
 def alexnet_features(x: Tensor) -> Tensor:
     """Features for :func:`kernel_distance`: AlexNet's last convolution after its ReLU, averaged over space.
 

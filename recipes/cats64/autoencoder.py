@@ -1,0 +1,91 @@
+"""Trains the autoencoder of ``cats64``: 64×64 colour pictures to latents of 4×16×16 and back.
+
+The loss of a batch is
+
+    mean |decode(z) - x| + w LPIPS(decode(z), x) + k KL(N(m, s^2) || N(0, 1)) / pixels,   z ~ N(m, s^2) = encode(x),
+
+with LPIPS on the AlexNet features that ship. Pictures are drawn afresh for each batch, never from the held-out
+combinations. What ships is an exponential moving average. Interrupted, the same command goes on::
+
+    python -m recipes.cats64.autoencoder --work WORKDIR
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from pyro_vipaint.layers import Layers
+from pyro_vipaint.metrics import perceptual_distance
+from recipes.cats64.parts import draw_parts, shipped_layers
+from recipes.training import Schedule, train
+
+BATCH_SIZE = 16
+PERCEPTUAL_WEIGHT = 0.5
+KL_WEIGHT = 1e-6  # Rombach et al. (2022) use 1e-6 too
+ITERATIONS = 3000
+
+
+def build_network() -> AutoencoderKL:
+    """The autoencoder, two halvings: ``(B, 3, 64, 64) -> (B, 4, 16, 16) -> (B, 3, 64, 64)``."""
+    return AutoencoderKL(
+        sample_size=64,
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(24, 48, 96),
+        layers_per_block=1,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+    )
+
+
+def training_loss(encode: Callable[[Tensor], Any], decode: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    """The loss of a batch ``(B, 3, 64, 64)``."""
+    with torch.autocast("cpu", torch.bfloat16):
+        moments = encode(x)
+    mean, log_variance = moments.float().chunk(2, 1)
+    log_variance = log_variance.clamp(-30, 20)
+    z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = decode(z).float()
+        perceptual = perceptual_distance(output, x).float().mean()
+    divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum() / x[0, 0].numel() / len(x)
+    return (output - x).abs().mean() + PERCEPTUAL_WEIGHT * perceptual + KL_WEIGHT * divergence
+
+
+def run(layers: Layers, work: Path, iterations: int, compiled: bool) -> None:
+    """Trains from the checkpoint in ``work``, or from the start."""
+    torch.manual_seed(0)
+    network = build_network().to(memory_format=torch.channels_last)
+
+    def encode(x: Tensor) -> Tensor:
+        return network.quant_conv(network.encoder(x))
+
+    def decode(z: Tensor) -> Tensor:
+        return network.decoder(network.post_quant_conv(z))
+
+    forward = [torch.compile(half) if compiled else half for half in (encode, decode)]
+
+    def batch_loss() -> Tensor:
+        x = layers.compose(draw_parts(layers, BATCH_SIZE, held_out=False))
+        return training_loss(*forward, x.contiguous(memory_format=torch.channels_last))
+
+    train(network, batch_loss, work, Schedule(iterations))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--iterations", type=int, default=ITERATIONS)
+    parser.add_argument("--compile", action="store_true", help="compile the network: faster, needs g++")
+    arguments = parser.parse_args()
+    run(shipped_layers(), arguments.work, arguments.iterations, arguments.compile)
