@@ -33,11 +33,9 @@ import hashlib
 import itertools
 import json
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import UNet2DModel
@@ -47,7 +45,8 @@ from rich.progress import track
 from safetensors import safe_open
 from torch import Tensor
 
-from pyro_vipaint.metrics import alexnet_features, kernel_distance
+from pyro_vipaint.metrics import alexnet_features
+from recipes.evaluation import Result, distance, earlier_results, timed, write_json
 from recipes.fashion32.classifier import load_classifier, predict
 from recipes.fashion32.data import CLASS_NAMES, DEFAULT_FOLDER, load_split
 from recipes.fashion32.export import EVENT_SHAPE, RHO, SIGMA_MAX, SIGMA_MIN, load_exported
@@ -60,8 +59,6 @@ STEPS = 32
 # Noise is added in S_TMIN <= sigma <= S_TMAX: Karras et al. (2022), Table 5, for their class-conditional ImageNet-64.
 S_CHURN, S_TMIN, S_TMAX, S_NOISE = 40.0, 0.05, 50.0, 1.003
 GRID_COLUMNS = 10
-
-Result = dict[str, Any]  # a branch of the JSON file
 
 
 @dataclass(frozen=True)
@@ -197,12 +194,6 @@ def agreement(predicted: Tensor, labels: Tensor) -> Result:
     }
 
 
-def distance(features: Tensor, reference: Tensor) -> Result:
-    """The kernel distance of two sets of features, ``(n, 256)`` and ``(m, 256)``, with its standard error."""
-    estimate, standard_error = kernel_distance(features, reference)
-    return {"estimate": estimate, "standard_error": standard_error, "images": len(features)}
-
-
 def measure_samples(prior: Prior, classifier_path: Path, data: Path, sizes: Sizes, grid: Path) -> Result:
     """Draws samples, writes their picture, and compares them with held-out and with training images."""
     held_out, held_out_labels = (values[: sizes.images] for values in load_split(data, train=False))
@@ -246,28 +237,6 @@ def describe(folder: Path, prior: Prior) -> Result:
         "iterations": int(header["iterations"]),
         "half_precision_error": float(header["half_precision_error"]),
     }
-
-
-def earlier_results(out: Path, weights: Result) -> Result:
-    """The figures in ``out`` if they belong to the same weights, otherwise none."""
-    if not out.exists():
-        return {}
-    results = json.loads(out.read_text())
-    return results if results["prior"] == weights else {}
-
-
-def timed(measure: Callable[[], Result]) -> Result:
-    """What ``measure`` returns, with the seconds it took."""
-    begun = time.perf_counter()
-    result = measure()
-    return result | {"seconds": round(time.perf_counter() - begun, 1), "threads": torch.get_num_threads()}
-
-
-def write_json(path: Path, results: Result) -> None:
-    """Writes a JSON file that is whole or not there at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".part").write_text(json.dumps(results, indent=2) + "\n")
-    path.with_suffix(".part").replace(path)
 
 
 def evaluate(folder: Path, classifier: Path, data: Path, out: Path, sizes: Sizes, only: str | None = None) -> Result:

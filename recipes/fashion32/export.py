@@ -29,6 +29,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
+from recipes.export import move_files, relative_difference
 from recipes.fashion32.data import CLASS_NAMES
 from recipes.fashion32.train import NUM_CLASSES, SIGMA_DATA, WEIGHTS, build_network
 
@@ -60,11 +61,6 @@ def outputs(network: UNet2DModel, per_level: int = 16, seed: int = 0) -> Tensor:
     labels = torch.arange(len(sigma)) % (NUM_CLASSES + 1)
     inputs = torch.randn(len(sigma), *EVENT_SHAPE, generator=generator)
     return network(inputs, sigma.log() / 4, class_labels=labels).sample
-
-
-def relative_difference(value: Tensor, reference: Tensor) -> float:
-    """Root mean square of ``value - reference`` over that of ``reference``."""
-    return ((value - reference).square().mean() / reference.square().mean()).sqrt().item()
 
 
 def rounding_error(network: UNet2DModel) -> float:
@@ -112,16 +108,6 @@ def check(folder: Path, network: UNet2DModel, expected: float) -> None:
     scheduler = EDMEulerScheduler.from_pretrained(folder, subfolder="scheduler")
     if scheduler.config.sigma_data != SIGMA_DATA or scheduler.config.prediction_type != "epsilon":
         raise ValueError("the scheduler's configuration did not survive")
-
-
-def move_files(source: Path, target: Path) -> None:
-    """Moves the files of ``source`` to the same places below ``target``, one rename each."""
-    for path in sorted(source.rglob("*")):
-        if path.is_file():
-            destination = target / path.relative_to(source)
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            path.chmod(0o644)
-            path.replace(destination)
 
 
 def export(work: Path, out: Path) -> float:

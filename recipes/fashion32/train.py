@@ -17,10 +17,6 @@ Interrupted, the same command goes on from the last checkpoint::
 from __future__ import annotations
 
 import argparse
-import copy
-import json
-import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +26,7 @@ from diffusers import UNet2DModel
 from safetensors.torch import load_file
 from torch import Tensor
 
+from recipes import training
 from recipes.fashion32.data import DEFAULT_FOLDER, load_split
 
 SIGMA_DATA = 0.664  # standard deviation of the padded training images
@@ -76,25 +73,6 @@ def training_loss(network: Callable[..., Any], x: Tensor, labels: Tensor) -> Ten
     return torch.nn.functional.mse_loss(output.float(), target)
 
 
-def learning_rate(step: int, iterations: int) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / iterations))
-
-
-def update_average(average: UNet2DModel, network: UNet2DModel, step: int) -> None:
-    """One step of the moving average, faster at the beginning."""
-    decay = min(EMA_DECAY, (1 + step) / (10 + step))
-    with torch.no_grad():
-        for a, p in zip(average.parameters(), network.parameters(), strict=True):
-            a.lerp_(p, 1 - decay)
-
-
-def save_checkpoint(path: Path, state: dict[str, object]) -> None:
-    """Writes a checkpoint that is whole or not there at all."""
-    torch.save(state, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
-
-
 def starting_network(start: Path | None) -> UNet2DModel:
     """The network before the first step: random, or the exported weights in the folder ``start``."""
     network = build_network()
@@ -103,59 +81,19 @@ def starting_network(start: Path | None) -> UNet2DModel:
     return network.to(memory_format=torch.channels_last)
 
 
-def train(
-    data: Path,
-    work: Path,
-    iterations: int,
-    start: Path | None = None,
-    compiled: bool = False,
-    seed: int = 0,
-    every: int = 50,
-) -> None:
+def train(data: Path, work: Path, iterations: int, start: Path | None = None, compiled: bool = False) -> None:
     """Trains for ``iterations`` steps in all, from the checkpoint in ``work`` where there is one."""
-    work.mkdir(parents=True, exist_ok=True)
-    checkpoint = work / "checkpoint.pt"
     images, labels = load_split(data, train=True)
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     network = starting_network(start)
     forward = torch.compile(network) if compiled else network
-    average = copy.deepcopy(network)
-    optimizer = torch.optim.Adam(network.parameters(), betas=(0.9, 0.99))
-    first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        first = state["step"]
-    begun, losses = time.perf_counter(), []
-    for step in range(first, iterations):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, iterations)
+
+    def batch_loss() -> Tensor:
         index = torch.randint(len(images), (BATCH_SIZE,))
         with torch.autocast("cpu", torch.bfloat16):
-            loss = training_loss(forward, images[index], labels[index])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        update_average(average, network, step)
-        losses.append(loss.item())
-        if (step + 1) % every == 0 or step + 1 == iterations:
-            record = {"step": step + 1, "loss": sum(losses) / len(losses), "seconds": time.perf_counter() - begun}
-            print(json.dumps(record), flush=True)
-            losses = []
-            save_checkpoint(
-                checkpoint,
-                {
-                    "step": step + 1,
-                    "network": network.state_dict(),
-                    "average": average.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "rng": torch.get_rng_state(),
-                },
-            )
+            return training_loss(forward, images[index], labels[index])
+
+    training.train(network, batch_loss, work, training.Schedule(iterations, LEARNING_RATE, WARM_UP), decay=EMA_DECAY)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,110 @@
+"""Trains the classifier that says which parts a sample of ``cats64`` shows.
+
+The network of :mod:`pyro_vipaint.parts_classifier`, (B, 3, 64, 64) -> one head a slot, minimises the sum over slots of
+
+    -E log softmax(f(x))_class
+
+over pictures drawn afresh, never from the held-out combinations. So that it judges decoded samples fairly, half of the
+batches are blurred (a Gaussian of up to a pixel) and all get noise (of up to .1), as an autoencoder would leave them.
+What ships is an exponential moving average, in half precision, with the accuracies on 2000 held-out cats in the
+metadata. Interrupted, the same command goes on::
+
+    python -m recipes.cats64.classifier --work WORKDIR
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from pyro_vipaint.layers import Layers
+from pyro_vipaint.parts_classifier import PartsClassifier, load_classifier, part_labels, save_classifier
+from recipes.cats64.parts import TARGET as PARTS
+from recipes.cats64.parts import draw_parts, shipped_layers
+from recipes.training import Schedule, train
+
+BATCH_SIZE = 64
+ITERATIONS = 1500
+LEARNING_RATE = 2e-3
+KERNEL = 7  # pixels, side of the blur
+LARGEST_BLUR = 1.0  # its standard deviation, in pixels
+LARGEST_NOISE = 0.1  # standard deviation, in units of [-1, 1]
+TARGET = PARTS.with_name("classifier.safetensors")
+
+
+def labels_of(layers: Layers, index: Tensor) -> dict[str, Tensor]:
+    """slot -> class numbers ``(N,)`` of part numbers ``(N, L)``."""
+    return {slot: number[column] for (slot, number), column in zip(layers.classes.items(), index.T, strict=True)}
+
+
+def imitate_decoder(x: Tensor) -> Tensor:
+    """Pictures ``(B, 3, 64, 64)`` with noise and, in half of the batches, a blur."""
+    if torch.rand(()) < 0.5:
+        x = blurred(x, 0.1 + (LARGEST_BLUR - 0.1) * float(torch.rand(())))
+    return x + LARGEST_NOISE * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
+
+
+def blurred(x: Tensor, sigma: float) -> Tensor:
+    """Pictures under a Gaussian blur of so many pixels."""
+    return gaussian_blur(x, [KERNEL, KERNEL], [sigma, sigma])
+
+
+def accuracies(network: PartsClassifier, images: Tensor, labels: dict[str, Tensor]) -> dict[str, float]:
+    """slot -> the share of images that get their class."""
+    found = part_labels(network, images)
+    return {slot: float((found[slot] == label).double().mean()) for slot, label in labels.items()}
+
+
+def held_out_accuracies(network: PartsClassifier, layers: Layers, num: int = 2000) -> dict[str, dict[str, float]]:
+    """Accuracies by slot on held-out cats: as they are, and under the largest blur."""
+    index = draw_parts(layers, num, held_out=True, generator=torch.Generator().manual_seed(1))
+    images, labels = layers.compose(index), labels_of(layers, index)
+    kinds = {"clean": images, "blurred": blurred(images, LARGEST_BLUR)}
+    return {kind: accuracies(network, x, labels) for kind, x in kinds.items()}
+
+
+def run(layers: Layers, work: Path, iterations: int) -> None:
+    """Trains from the checkpoint in ``work``, or from the start."""
+    torch.manual_seed(0)
+    network = PartsClassifier(layers.num_classes).to(memory_format=torch.channels_last)
+    classes = layers.classes
+
+    def batch_loss() -> Tensor:
+        index = draw_parts(layers, BATCH_SIZE, held_out=False)
+        x = imitate_decoder(layers.compose(index)).contiguous(memory_format=torch.channels_last)
+        targets = (number[column] for number, column in zip(classes.values(), index.T, strict=True))
+        losses = [cross_entropy(logits, y) for logits, y in zip(network(x).values(), targets, strict=True)]
+        return torch.stack(losses).sum()
+
+    train(network, batch_loss, work, Schedule(iterations, LEARNING_RATE), decay=0.99)
+
+
+def export(layers: Layers, work: Path, target: Path) -> None:
+    """Writes the average in ``work`` and says how good it is, read back as it ships."""
+    network = PartsClassifier(layers.num_classes)
+    network.load_state_dict(torch.load(work / "checkpoint.pt", weights_only=True)["average"])
+    measured = held_out_accuracies(network, layers)
+    metadata = {f"{kind}_accuracy": _line(values) for kind, values in measured.items()}
+    save_classifier(network, target, **metadata)
+    for kind, values in held_out_accuracies(load_classifier(target), layers).items():
+        print(f"{kind}: {_line(values)}")
+    print(f"{target}: {target.stat().st_size} bytes")
+
+
+def _line(values: dict[str, float]) -> str:
+    return " ".join(f"{slot}={value:.4f}" for slot, value in values.items())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--target", type=Path, default=TARGET, help="the safetensors file to write")
+    parser.add_argument("--iterations", type=int, default=ITERATIONS)
+    arguments = parser.parse_args()
+    run(shipped_layers(), arguments.work, arguments.iterations)
+    export(shipped_layers(), arguments.work, arguments.target)
