@@ -29,7 +29,7 @@ from recipes.training import Schedule, train
 BATCH_SIZE = 16
 PERCEPTUAL_WEIGHT = 0.5
 KL_WEIGHT = 1e-6  # Rombach et al. (2022) use 1e-6 too
-ITERATIONS = 3000
+ITERATIONS = 1600
 
 
 def build_network() -> AutoencoderKL:

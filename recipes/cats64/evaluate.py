@@ -1,0 +1,170 @@
+"""Measures the shipped prior ``cats64``: the autoencoder on held-out cats, and cats drawn from the latent prior.
+
+**Autoencoder.** PSNR and LPIPS (AlexNet) of decode(encode(x)) to x, for combinations of parts that no training saw.
+
+**Samples.** Cats by the prior's own chain, Eq. 3, on evenly spaced times, the last denoised and decoded. Measured are,
+slot by slot, the share of cats for which the classifier of parts gives one class a probability of .9 or more, beside
+that of real held-out cats and its accuracy on them; how many classes of each slot are drawn with that confidence; and
+the kernel distance (KID's kernel on AlexNet features) to held-out cats, beside that of as many training cats::
+
+    python -m recipes.cats64.evaluate
+
+writes ``evaluation.json`` and the pictures ``samples.png`` and ``reconstructions.png`` beside the weights. Either half
+can be run alone; figures of the other half are kept if they belong to the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors import safe_open
+from torch import Tensor
+
+from pyro_vipaint.layers import Layers
+from pyro_vipaint.metrics import alexnet_features, lpips_distance, psnr
+from pyro_vipaint.models import DiffusionPrior, load_prior
+from pyro_vipaint.parts_classifier import PartsClassifier, load_classifier, part_probabilities
+from recipes.cats64.export import TARGET, WEIGHTS
+from recipes.cats64.parts import draw_parts, shipped_layers
+from recipes.evaluation import Result, distance, earlier_results, timed, write_json
+
+CONFIDENT = 0.9
+CHUNK = 100
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is computed: held-out cats, drawn cats (and training cats to compare with), steps of the chain."""
+
+    held_out: int = 2000
+    samples: int = 500
+    steps: int = 100
+    seed: int = 0
+
+
+def draw_cats(layers: Layers, num: int, held_out: bool, seed: int) -> tuple[Tensor, Tensor]:
+    """Real cats ``(num, 3, 64, 64)`` and their part numbers ``(num, 5)``."""
+    index = draw_parts(layers, num, held_out, torch.Generator().manual_seed(seed))
+    return layers.compose(index), index
+
+
+@torch.inference_mode()
+def measure_autoencoder(prior: DiffusionPrior, layers: Layers, sizes: Sizes, picture: Path) -> Result:
+    """Reconstruction of held-out cats, means with standard errors over cats."""
+    x, _ = draw_cats(layers, sizes.held_out, True, sizes.seed)
+    reconstruction = torch.cat([prior.decode(prior.encode(chunk)).clamp(-1, 1) for chunk in x.split(CHUNK)])
+    save_grid(picture, torch.stack([x[:20], reconstruction[:20]], 1).flatten(0, 1), 10)
+    values = {"psnr": psnr(reconstruction, x), "lpips": lpips_distance(reconstruction, x)}
+    return {"images": len(x)} | {
+        name: {"mean": value.mean().item(), "standard_error": (value.std() / len(value) ** 0.5).item()}
+        for name, value in values.items()
+    }
+
+
+@torch.inference_mode()
+def draw_samples(prior: DiffusionPrior, sizes: Sizes) -> Tensor:
+    """Cats ``(samples, 3, 64, 64)`` in [-1, 1] by the prior's chain."""
+    torch.manual_seed(sizes.seed)
+    last = 1 / sizes.steps
+    marginal = prior.marginal(last, steps=sizes.steps - 1)
+    chunks = [min(CHUNK, sizes.samples - start) for start in range(0, sizes.samples, CHUNK)]
+    return torch.cat([prior.decode(prior.denoise(marginal.sample((n,)), last)).clamp(-1, 1) for n in chunks])
+
+
+def by_slot(probabilities: dict[str, Tensor]) -> dict[str, Result]:
+    """Slot by slot: the share of confident judgements, and how many of the classes were seen with confidence."""
+    result = {}
+    for slot, values in probabilities.items():
+        top, label = values.max(-1)
+        seen = label[top >= CONFIDENT].unique()
+        share = (top >= CONFIDENT).double().mean().item()
+        result[slot] = {"confident": share, "classes_seen": len(seen), "classes": values.shape[-1]}
+    return result
+
+
+def accuracy(layers: Layers, probabilities: dict[str, Tensor], index: Tensor) -> dict[str, float]:
+    """Slot by slot: the share of real cats ``index`` (N, 5) whose class is the most probable one."""
+    return {
+        slot: (values.argmax(-1) == layers.classes[slot][number]).double().mean().item()
+        for number, (slot, values) in zip(index.T, probabilities.items(), strict=True)
+    }
+
+
+def measure_samples(
+    prior: DiffusionPrior, layers: Layers, classifier: PartsClassifier, sizes: Sizes, picture: Path
+) -> Result:
+    """Drawn cats beside real ones."""
+    samples = draw_samples(prior, sizes)
+    save_grid(picture, samples[:60], 12)
+    held_out, index = draw_cats(layers, sizes.held_out, True, sizes.seed)
+    training, _ = draw_cats(layers, sizes.samples, False, sizes.seed + 1)
+    judged, reference = part_probabilities(classifier, held_out), alexnet_features(held_out)
+    return {
+        "images": len(samples),
+        "calls_per_sample": sizes.steps,
+        "slots": by_slot(part_probabilities(classifier, samples)),
+        "held_out_slots": by_slot(judged),
+        "classifier_accuracy": accuracy(layers, judged, index),
+        "kernel_distance": {
+            "held_out_images": len(held_out),
+            "samples": distance(alexnet_features(samples), reference),
+            "training_images": distance(alexnet_features(training), reference),
+        },
+    }
+
+
+def save_grid(path: Path, images: Tensor, columns: int) -> None:
+    """Images ``(N, 3, H, W)`` in [-1, 1] in rows of ``columns``; N is a multiple of it."""
+    rows = images.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    Image.fromarray(((rows + 1) * 127.5).round().byte().numpy()).save(path)
+
+
+def describe(folder: Path) -> Result:
+    """Which weights the figures belong to: digests, sizes, and the training steps that the files' headers state."""
+    described: Result = {}
+    for part in ("vae", "unet"):
+        path = folder / part / WEIGHTS
+        with safe_open(path, framework="pt") as file:
+            parameters = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+            iterations = int(file.metadata()["iterations"])
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        size = path.stat().st_size
+        described[part] = {"sha256": digest, "bytes": size, "parameters": parameters, "iterations": iterations}
+    return described
+
+
+def evaluate(folder: Path, out: Path, sizes: Sizes, only: str | None = None) -> Result:
+    """Measures one half or both and writes ``out`` after each."""
+    prior, layers = load_prior(folder), shipped_layers()
+    results = earlier_results(out, describe(folder)) | {"prior": describe(folder)}
+    halves: dict[str, Callable[[], Result]] = {
+        "autoencoder": lambda: measure_autoencoder(prior, layers, sizes, out.with_name("reconstructions.png")),
+        "samples": lambda: measure_samples(
+            prior, layers, load_classifier(folder / "classifier.safetensors"), sizes, out.with_name("samples.png")
+        ),
+    }
+    for name, measure in halves.items():
+        if only in (None, name):
+            results[name] = timed(measure)
+            write_json(out, results)
+            Console().print(f"{name}: {results[name]['seconds']} s")
+    return results
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prior", type=Path, default=TARGET)
+    parser.add_argument("--out", type=Path, default=TARGET / "evaluation.json")
+    parser.add_argument("--only", choices=("autoencoder", "samples"))
+    parser.add_argument("--samples", type=int, default=Sizes.samples)
+    parser.add_argument("--steps", type=int, default=Sizes.steps)
+    options = parser.parse_args()
+    chosen = Sizes(samples=options.samples, steps=options.steps)
+    Console().print_json(data=evaluate(options.prior, options.out, chosen, options.only))
