@@ -17,7 +17,7 @@ from pyro_vipaint.elbos import AnnealedELBO, BetaELBO, RenyiELBO, SampledELBO, S
 from pyro_vipaint.errors import InputError, NonFiniteError  # noqa: E402
 from pyro_vipaint.inpainting import InpaintingResult, inpaint  # noqa: E402
 from pyro_vipaint.keypoints import keypoints  # noqa: E402
-from pyro_vipaint.likelihoods import Gaussian, Laplace  # noqa: E402
+from pyro_vipaint.likelihoods import Gaussian, Laplace, Perceptual  # noqa: E402
 from pyro_vipaint.operators import Inpainting  # noqa: E402
 from pyro_vipaint.refinement import refine  # noqa: E402
 from pyro_vipaint.sampling import initial_latent, sample  # noqa: E402
@@ -36,6 +36,7 @@ __all__ = [
     "Inpainting",
     "Laplace",
     "NonFiniteError",
+    "Perceptual",
     "RenyiELBO",
     "SampledELBO",
     "StickingTheLandingELBO",

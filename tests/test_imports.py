@@ -37,7 +37,7 @@ _TOOLS = {"errors", "calls", "seeding"}
 _FAMILIES = {f"guides.{name}" for name in ("hierarchical", "mean_field", "feature", "prior", "low_rank", "delta")}
 _FAMILIES |= {f"guides.{name}" for name in ("mixture", "flow")}
 _DIAGNOSTICS = {"draws", "evidence", "pareto", "importance", "projections", "uniformity", "calibration", "coverage"}
-_DIAGNOSTICS = {f"diagnostics.{name}" for name in (*_DIAGNOSTICS, "two_sample", "arviz")}
+_DIAGNOSTICS = {f"diagnostics.{name}" for name in (*_DIAGNOSTICS, "two_sample", "arviz", "parts", "part_scores")}
 _LIBRARY = (
     _PRIORS
     | _MEASUREMENTS
@@ -67,11 +67,14 @@ ALLOWED: dict[str, set[str]] = {
     "models.marginal": _TOOLS | {"schedules", "kernels"},
     "models.priors": _TOOLS | {"schedules", "kernels", "denoisers", "codecs", "models.marginal"},
     "models.exact": _TOOLS | _PRIORS,
-    "models.pretrained": _TOOLS | _PRIORS,
+    "models.components": {"errors"},
+    "models.pipelines": _TOOLS | _PRIORS,
+    "models.pretrained": {"errors", "models.priors", "models.components", "models.pipelines"},
     # the measurement and the model
     "masks": {"errors"},
+    "layers": {"errors"},
     "operators": {"errors"},
-    "likelihoods": {"errors", "operators"},
+    "likelihoods": {"errors", "operators", "metrics"},
     "models.diffusion": _TOOLS | _PRIORS | _MEASUREMENTS | {"keypoints"},
     "models.mixture": _TOOLS | _PRIORS | _MEASUREMENTS,
     "models.empirical": _TOOLS | _PRIORS,
@@ -105,10 +108,13 @@ ALLOWED: dict[str, set[str]] = {
     "diagnostics.coverage": {"errors"},
     "diagnostics.two_sample": _TOOLS,
     "diagnostics.arviz": _TOOLS | {"diagnostics.draws"},
+    "diagnostics.parts": {"errors", "layers"},
+    "diagnostics.part_scores": set(),
     "diagnostics": _DIAGNOSTICS,
     # what a person sees
     "settings": {"errors", "svi"},
     "metrics": {"errors"},
+    "parts_classifier": {"errors"},
     "plotting": {"errors"},
     "inputs": _LIBRARY,
     "comparison_inputs": _TOOLS | {"inputs", "guides.base", "models.diffusion", "sampling"},

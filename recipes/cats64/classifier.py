@@ -6,8 +6,7 @@ The network of :mod:`pyro_vipaint.parts_classifier`, (B, 3, 64, 64) -> one head 
 
 over pictures drawn afresh, never from the held-out combinations. So that it judges decoded samples fairly, half of the
 batches are blurred (a Gaussian of up to a pixel) and all get noise (of up to .1), as an autoencoder would leave them.
-What ships is an exponential moving average, in half precision, with the accuracies on 2000 held-out cats in the
-metadata. Interrupted, the same command goes on::
+What ships is an exponential moving average, in half precision. Interrupted, the same command goes on::
 
     python -m recipes.cats64.classifier --work WORKDIR
 """
@@ -17,13 +16,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import pandas
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from pyro_vipaint.diagnostics.part_scores import is_shown
+from pyro_vipaint.diagnostics.parts import parts_posterior
 from pyro_vipaint.layers import Layers
-from pyro_vipaint.parts_classifier import PartsClassifier, load_classifier, part_labels, save_classifier
+from pyro_vipaint.parts_classifier import PartsClassifier, load_classifier, part_probabilities, save_classifier
 from recipes.cats64.parts import TARGET as PARTS
 from recipes.cats64.parts import draw_parts, shipped_layers
 from recipes.training import Schedule, train
@@ -34,6 +38,7 @@ LEARNING_RATE = 2e-3
 KERNEL = 7  # pixels, side of the blur
 LARGEST_BLUR = 1.0  # its standard deviation, in pixels
 LARGEST_NOISE = 0.1  # standard deviation, in units of [-1, 1]
+DECISIVE_NOISE = 0.05  # sigma at which a picture shows its parts
 TARGET = PARTS.with_name("classifier.safetensors")
 
 
@@ -54,18 +59,30 @@ def blurred(x: Tensor, sigma: float) -> Tensor:
     return gaussian_blur(x, [KERNEL, KERNEL], [sigma, sigma])
 
 
-def accuracies(network: PartsClassifier, images: Tensor, labels: dict[str, Tensor]) -> dict[str, float]:
-    """slot -> the share of images that get their class."""
-    found = part_labels(network, images)
-    return {slot: float((found[slot] == label).double().mean()) for slot, label in labels.items()}
+def held_out_accuracies(network: PartsClassifier, layers: Layers, num: int = 2000) -> list[dict[str, object]]:
+    """Accuracies on held-out cats by kind (clean, or under the largest blur) and slot: of all, and of those that show.
 
-
-def held_out_accuracies(network: PartsClassifier, layers: Layers, num: int = 2000) -> dict[str, dict[str, float]]:
-    """Accuracies by slot on held-out cats: as they are, and under the largest blur."""
+    A slot shows where the exact posterior of the whole picture is nearly sure of it; a covered mouth does not.
+    """
     index = draw_parts(layers, num, held_out=True, generator=torch.Generator().manual_seed(1))
-    images, labels = layers.compose(index), labels_of(layers, index)
-    kinds = {"clean": images, "blurred": blurred(images, LARGEST_BLUR)}
-    return {kind: accuracies(network, x, labels) for kind, x in kinds.items()}
+    images, labels, shows = layers.compose(index), labels_of(layers, index), which_show(layers, index)
+    rows = []
+    for kind, x in {"clean": images, "blurred": blurred(images, LARGEST_BLUR)}.items():
+        for slot, probabilities in part_probabilities(network, x).items():
+            right = (probabilities.argmax(-1) == labels[slot]).double()
+            shown = float(right[shows[slot]].mean())
+            share = float(shows[slot].double().mean())
+            rows.append({"kind": kind, "slot": slot, "all": float(right.mean()), "shown": shown, "share shown": share})
+    return rows
+
+
+def which_show(layers: Layers, index: Tensor) -> dict[str, Tensor]:
+    """slot -> whether the whole picture determines the class of the part, ``(N,)``."""
+    batches = []
+    for batch in track(index.split(BATCH_SIZE), description="exact posteriors"):
+        x = layers.compose(batch)
+        batches.append(is_shown(parts_posterior(layers, x, torch.ones_like(x[:, :1]), DECISIVE_NOISE).marginals))
+    return {slot: torch.cat([batch[slot] for batch in batches]) for slot in layers.parts}
 
 
 def run(layers: Layers, work: Path, iterations: int) -> None:
@@ -88,16 +105,9 @@ def export(layers: Layers, work: Path, target: Path) -> None:
     """Writes the average in ``work`` and says how good it is, read back as it ships."""
     network = PartsClassifier(layers.num_classes)
     network.load_state_dict(torch.load(work / "checkpoint.pt", weights_only=True)["average"])
-    measured = held_out_accuracies(network, layers)
-    metadata = {f"{kind}_accuracy": _line(values) for kind, values in measured.items()}
-    save_classifier(network, target, **metadata)
-    for kind, values in held_out_accuracies(load_classifier(target), layers).items():
-        print(f"{kind}: {_line(values)}")
-    print(f"{target}: {target.stat().st_size} bytes")
-
-
-def _line(values: dict[str, float]) -> str:
-    return " ".join(f"{slot}={value:.4f}" for slot, value in values.items())
+    save_classifier(network, target)
+    table = pandas.DataFrame(held_out_accuracies(load_classifier(target), layers))
+    Console(width=120).print(table.round(4).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def describe(folder: Path) -> Result:
     for part in ("vae", "unet"):
         path = folder / part / WEIGHTS
         with safe_open(path, framework="pt") as file:
-            parameters = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+            parameters = sum(file.get_tensor(name).numel() for name in file.keys())
             iterations = int(file.metadata()["iterations"])
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         size = path.stat().st_size
