@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from pyro.distributions import Distribution, Normal, TorchDistribution
+from pyro.distributions import Normal, TorchDistribution
 from pyro.distributions import Laplace as LaplaceDistribution  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 from torch.distributions import constraints
@@ -39,7 +39,7 @@ class _Additive:
         difference = y - self.operator.A(x)
         return torch.where(self.observed(difference), difference, torch.zeros_like(difference))
 
-    def _masked(self, distribution: TorchDistribution) -> Distribution:
+    def _masked(self, distribution: TorchDistribution) -> TorchDistribution:
         if getattr(self.operator, "mask", None) is None:
             return distribution
         return distribution.mask(self.observed(distribution.mean))
@@ -59,7 +59,7 @@ class Gaussian(_Additive):
         if not self.sigma > 0:
             raise ValueError(f"sigma must be positive, not {self.sigma}.")
 
-    def __call__(self, x: Tensor) -> Distribution:
+    def __call__(self, x: Tensor) -> TorchDistribution:
         mean = self.operator.A(x)
         return self._masked(Normal(mean, mean.new_tensor(self.sigma).expand(mean.shape), validate_args=False))
 
@@ -78,7 +78,7 @@ class Laplace(_Additive):
         if not self.scale > 0:
             raise ValueError(f"scale must be positive, not {self.scale}.")
 
-    def __call__(self, x: Tensor) -> Distribution:
+    def __call__(self, x: Tensor) -> TorchDistribution:
         mean = self.operator.A(x)
         scale = mean.new_tensor(self.scale).expand(mean.shape)
         return self._masked(LaplaceDistribution(mean, scale, validate_args=False))
@@ -110,7 +110,7 @@ class Perceptual(Laplace):
         if self.weight is not None and not self.weight >= 0:
             raise ValueError(f"weight must not be negative, it is {self.weight}.")
 
-    def __call__(self, x: Tensor) -> Distribution:
+    def __call__(self, x: Tensor) -> TorchDistribution:
         event_shape = x.shape[-3:]
         weight = L1_SHARE * event_shape.numel() / self.scale if self.weight is None else self.weight
         return PerceptualDistribution(super().__call__(x).to_event(3), weight, self.operator.A(x))

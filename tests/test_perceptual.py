@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro
 import pytest
 import torch
@@ -83,7 +85,7 @@ def test_a_fit_reports_the_laplace_bound_less_the_weighted_distance(mask: torch.
         torch.manual_seed(2)
         trace = poutine.trace(poutine.replay(model, poutine.trace(guide).get_trace(y))).get_trace(y)
         bounds.append(trace.log_prob_sum())
-        z = trace.nodes["z_1"]["value"]
+        z: Any = trace.nodes["z_1"]["value"]
         observed = operator.A(model.reconstruct(z))
     distance = lpips_distance(observed, y).sum()
     assert distance > 0
