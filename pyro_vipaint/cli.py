@@ -70,6 +70,8 @@ def inpaint(
     levels: Annotated[int, typer.Option(help="K, the number of latent levels.")] = 4,
     samples: Annotated[int, typer.Option(help="Number of completions.")] = 10,
     label: Annotated[int | None, typer.Option(help="Class, for class-conditional priors.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Text, for priors that take it.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Weight of label or prompt; 1 is none.")] = None,
     steps: Annotated[int | None, typer.Option(help="SVI steps, K + 1 network calls each.")] = None,
     refine_steps: Annotated[int | None, typer.Option(help="Refinement steps, one network call each.")] = None,
     beta: Annotated[float | None, typer.Option(help="Weight of the prior side; 1 is the true bound.")] = None,
@@ -87,12 +89,12 @@ def inpaint(
 
         check_out(out)
         loaded = check_prior(prior, resolve_device(device))
-        channels, height, width = loaded.event_shape
+        channels, height, width = loaded.image_shape
         size = (height, width) if resize else None
         _run_and_write(
             read_image(image, channels, size), read_mask(mask, invert_mask, size),
             None if truth is None else read_image(truth, channels, size).unsqueeze(0), out, seed,
-            prior=loaded, label=label, device=device, levels=levels, num_samples=samples, steps=steps, beta=beta,
+            prior=loaded, label=label, prompt=prompt, guidance_scale=guidance_scale, device=device, levels=levels, num_samples=samples, steps=steps, beta=beta,
             refine_steps=refine_steps,
         )  # fmt: skip
 
@@ -108,7 +110,7 @@ def priors() -> None:
             prior = load_prior(name)
             low, high = prior.noise_range
             classes = ", ".join(f"{i} {label}" for i, label in enumerate(prior.class_names))
-            table.add_row(name, "×".join(map(str, prior.event_shape)), classes, f"{low:g} to {high:g}")
+            table.add_row(name, "×".join(map(str, prior.image_shape)), classes, f"{low:g} to {high:g}")
         console.print(table)
 
 
@@ -126,6 +128,7 @@ def _run_and_write(images: Any, masks: Any, truth: Any, out: Path, seed: int, **
     labels = None if label is None else ([label] if isinstance(label, int) else label.tolist())
     with console.status("measuring and writing"):
         report = build_report(result, truth, seed, prior if isinstance(prior, str) else prior.name, labels)
+        report |= {name: arguments.get(name) for name in ("prompt", "guidance_scale")}
         write_result(out, result, report, truth)
     _print_table(report, out)
 

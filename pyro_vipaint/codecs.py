@@ -1,11 +1,21 @@
-"""Codecs: between images in [-1, 1] and the space in which the prior lives."""
+r"""Codecs: between images in [-1, 1] and the space in which the prior lives.
+
+A latent prior lives in the shifted and scaled latents of an autoencoder with encoder E and decoder D (Rombach et al.
+2022, section 4.3.2; the shift is that of Stable Diffusion 3, Esser et al. 2024):
+
+.. math:: encode(x) = (E(x) - shift) \cdot scale, \qquad decode(z) = D(z / scale + shift)
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
+
+EVENT_DIM = 3  # images and their latents are (C, H, W)
 
 
 class Codec(Protocol):
@@ -14,6 +24,10 @@ class Codec(Protocol):
     def encode(self, x: Tensor) -> Tensor: ...
 
     def decode(self, z: Tensor) -> Tensor: ...
+
+    def image_shape(self, event_shape: Sequence[int]) -> torch.Size:
+        """The shape of the image that a latent of ``event_shape`` stands for."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -25,3 +39,59 @@ class Identity:
 
     def decode(self, z: Tensor) -> Tensor:
         return z
+
+    def image_shape(self, event_shape: Sequence[int]) -> torch.Size:
+        return torch.Size(event_shape)
+
+
+@dataclass(frozen=True, eq=False)
+class AutoencoderCodec:
+    """diffusers' ``AutoencoderKL`` or ``VQModel`` as a codec, frozen and in evaluation mode.
+
+    E is the mean of the latent distribution, or the latents before they are quantised; D quantises, as
+    ``LDMPipeline`` does, and the gradient passes the quantiser as if it were the identity (straight-through; van den
+    Oord et al. 2017). It computes in the autoencoder's own dtype and returns that of its argument.
+
+    Args:
+        autoencoder: the network; with n blocks its latents have 1 / 2^(n-1) of the image's height and width.
+        scaling_factor: brings the latents to unit variance; ``scaling_factor`` of the autoencoder's configuration.
+        shift_factor: the latents' mean; 0 unless the configuration states one.
+    """
+
+    autoencoder: Any
+    scaling_factor: float
+    shift_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.autoencoder.requires_grad_(False).eval()
+
+    @property
+    def downsampling(self) -> int:
+        """f, how many times smaller than the image a latent is on each side."""
+        return 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents ``(*leading, C', H / f, W / f)`` of images ``(*leading, C, H, W)`` in [-1, 1]."""
+        return (self._flat(self._encode, x) - self.shift_factor) * self.scaling_factor
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images ``(*leading, C, f H, f W)`` of latents ``(*leading, C', H, W)``, differentiable."""
+        return self._flat(self._decode, z / self.scaling_factor + self.shift_factor)
+
+    def image_shape(self, event_shape: Sequence[int]) -> torch.Size:
+        """(C, f H, f W) for latents of shape (C', H, W)."""
+        height, width = (side * self.downsampling for side in event_shape[-2:])
+        return torch.Size((self.autoencoder.config.in_channels, height, width))
+
+    def _encode(self, x: Tensor) -> Tensor:
+        encoded = self.autoencoder.encode(x)
+        return encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+
+    def _decode(self, z: Tensor) -> Tensor:
+        return self.autoencoder.decode(z).sample
+
+    def _flat(self, network: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
+        """``network`` on one batch dimension in the autoencoder's dtype; leading dimensions and dtype restored."""
+        flat = value.reshape(-1, *value.shape[-EVENT_DIM:]).to(self.autoencoder.dtype)
+        output = network(flat).to(value.dtype)
+        return output.reshape(*value.shape[:-EVENT_DIM], *output.shape[1:])

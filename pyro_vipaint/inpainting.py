@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,13 @@ from pyro_vipaint.devices import device_for
 from pyro_vipaint.elbos import BetaELBO
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.inputs import (
+    check_guidance,
     check_image,
     check_label,
     check_mask,
     check_pair,
     check_prior,
+    check_prompt,
     check_seed,
     check_settings,
     check_whole,
@@ -90,6 +92,8 @@ def inpaint(
     num_samples: int = 10,
     *,
     label: int | Tensor | None = None,
+    prompt: str | Sequence[str] | None = None,
+    guidance_scale: float | None = None,
     settings: Settings | None = None,
     steps: int | None = None,
     beta: float | None = None,
@@ -109,6 +113,10 @@ def inpaint(
         levels: K, the number of keypoints.
         num_samples: S.
         label: class of the images for class-conditional priors, one or ``(N,)``; ``None`` leaves it open.
+        prompt: text for priors that take it, one or N; ``None`` is the empty one.
+        guidance_scale: weight w >= 0 of label or prompt against none (:mod:`pyro_vipaint.guidance`), in both phases;
+            not given, and with 1, the conditional prior is used as it is, at half the cost. With another w the bound
+            is that of a prior whose denoiser is guided.
         settings: all numbers of the run; :func:`default_settings` of ``levels`` if not given.
         steps, beta, refine_steps: single numbers to change in the settings.
         device: ``auto`` (CUDA, then MPS, then CPU; for a prior that is loaded already, where it lies) or a name.
@@ -125,7 +133,8 @@ def inpaint(
     target = device_for(prior, device)
     prior = check_prior(prior, target)
     image, mask = check_pair(check_image(image, prior), check_mask(mask, prior))
-    condition = check_label(label, len(image), prior)
+    condition: dict[str, Any] = {**check_label(label, len(image), prior), **check_prompt(prompt, len(image), prior)}
+    condition |= check_guidance(guidance_scale, condition, prior)
     y, mask = torch.where(mask != 0, image, 0.0).to(target), mask.to(target)
     begun = time.perf_counter()
     with seeded(seed), count_calls() as calls:
@@ -142,12 +151,12 @@ def _run(
     mask: Tensor,
     num_samples: int,
     settings: Settings,
-    condition: dict[str, Tensor],
+    condition: dict[str, Any],
     progress: Progress | None,
 ) -> tuple[Fit, Tensor]:
     """Both phases."""
     report = progress or (lambda phase, step, total, bound: None)
-    condition = {name: value.to(y.device) for name, value in condition.items()}
+    condition = {name: value.to(y.device) if isinstance(value, Tensor) else value for name, value in condition.items()}
     likelihood = Laplace(Inpainting(mask), settings.scale)
     times = keypoints(prior, noise_levels=[level * prior.data_std for level in settings.noise_levels])
     model = DiffusionModel(prior, likelihood, times, **condition)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.guidance import WEIGHT
 from pyro_vipaint.models import DiffusionPrior, load_prior
 from pyro_vipaint.settings import Settings
 
@@ -111,6 +114,28 @@ def check_label(label: Any, count: int, prior: DiffusionPrior) -> dict[str, Tens
     return {"class_labels": labels}
 
 
+def check_prompt(prompt: Any, count: int, prior: DiffusionPrior) -> dict[str, Tensor]:
+    """The denoiser's condition for a prompt, or one for each image; refused where the prior takes no text."""
+    if prompt is None:
+        return {}
+    if not isinstance(prompt, (str, list, tuple)):
+        raise InputError(f"The prompt must be a text, or a list with one for each image, not {type(prompt).__name__}.")
+    return prior.encode_prompt(prompt, count)
+
+
+def check_guidance(scale: Any, condition: Mapping[str, Tensor], prior: DiffusionPrior) -> dict[str, float]:
+    """The weight of guidance as one more condition, refused where there is nothing to guide by."""
+    if scale is None:
+        return {}
+    if isinstance(scale, bool) or not isinstance(scale, Real) or not (math.isfinite(scale) and scale >= 0):
+        raise InputError(f"guidance-scale must be finite and not negative, not {scale!r}.")
+    if not condition:
+        raise InputError("guidance-scale weighs a label or a prompt: there is nothing to guide by, give one.")
+    for name in condition.keys() - set(prior.guided_by):
+        raise InputError(f"The prior {prior.name} has no null condition to weigh {name} against: no guidance-scale.")
+    return {WEIGHT: float(scale)}
+
+
 def check_settings(settings: Settings) -> Settings:
     """``settings``, refused unless every number can be used; the keypoints are checked where they become times."""
     for name in ("steps", "num_particles", "refine_steps"):
@@ -162,7 +187,7 @@ def _image_shape(prior: DiffusionPrior) -> torch.Size:
     """(C, H, W) of the images that the prior is about."""
     if prior.event_dim != 3:
         raise InputError(f"The prior is about events of shape {tuple(prior.event_shape)}, not about images (C, H, W).")
-    return torch.Size(prior.event_shape)
+    return prior.image_shape
 
 
 def _shown(size: torch.Size) -> str:

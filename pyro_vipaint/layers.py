@@ -35,10 +35,23 @@ class Layers:
         """Number of parts in each slot."""
         return tuple(len(part) for part in self.parts.values())
 
+    @property
+    def classes(self) -> dict[str, Tensor]:
+        """Class number of each part by slot, ``(n,)``: equal parts, which no picture tells apart, share one.
+
+        Classes are numbered 0, 1, … in the order in which they first appear.
+        """
+        return {slot: _equal_rows(part.flatten(1)) for slot, part in self.parts.items()}
+
+    @property
+    def num_classes(self) -> dict[str, int]:
+        """Number of classes in each slot."""
+        return {slot: int(number.max()) + 1 for slot, number in self.classes.items()}
+
     def compose(self, index: Tensor) -> Tensor:
         """The pictures ``(N, C, H, W)`` in [-1, 1] of part numbers ``(N, L)``."""
-        _, channels, *size = next(iter(self.parts.values())).shape
-        x = torch.ones(len(index), channels - 1, *size)
+        first = next(iter(self.parts.values()))
+        x = first.new_ones(len(index), first.shape[1] - 1, *first.shape[2:])
         for column, part in zip(index.T, self.parts.values(), strict=True):
             x = over(part[column], x)
         return 2 * x - 1
@@ -51,6 +64,12 @@ class Layers:
 def over(part: Tensor, ground: Tensor) -> Tensor:
     """``part`` ``(..., C + 1, H, W)`` painted over ``ground`` ``(..., C, H, W)``, both in [0, 1]."""
     return part[..., :-1, :, :] + (1 - part[..., -1:, :, :]) * ground
+
+
+def _equal_rows(rows: Tensor) -> Tensor:
+    """A number for each row ``(n, d)``, the same for equal ones, in the order of first appearance."""
+    first = torch.stack([(rows == row).all(1) for row in rows]).int().argmax(1)
+    return first.unique(return_inverse=True)[1]
 
 
 def load_layers(path: Path) -> Layers:

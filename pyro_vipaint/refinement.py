@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vipaint.guidance import WEIGHT
 from pyro_vipaint.kernels import bridge
 from pyro_vipaint.models.priors import DiffusionPrior
 from pyro_vipaint.schedules import as_time
@@ -34,6 +35,7 @@ def refine(
     steps: int = DEFAULT_STEPS,
     *,
     zeta: float = DEFAULT_ZETA,
+    guidance_scale: float | None = None,
     seed: int | None = None,
     callback: Callable[[int], None] | None = None,
 ) -> Tensor:
@@ -44,15 +46,19 @@ def refine(
         z: latents at T_s, as :func:`pyro_vipaint.sample` returns them.
         y: observations ``(N, *observation)``.
         steps: steps from T_s to 0, evenly spaced in time.
-        zeta: guidance scale; 0.5 for inpainting in the DPS paper, 1.5 tuned here on fashion32.
+        zeta: weight of the observation; 0.5 for inpainting in the DPS paper, 1.5 tuned here on fashion32.
+        guidance_scale: weight of the condition (:mod:`pyro_vipaint.guidance`); the model's own if not given.
         seed: seed of the noise; ``None`` goes on with the global generator.
         callback: called as ``callback(step)`` after each step.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}.")
     times = torch.linspace(model.keypoints[-1], 0.0, steps + 1, dtype=torch.float64).tolist()
+    condition = dict(model.condition)
+    if guidance_scale is not None:
+        condition[WEIGHT] = guidance_scale
     with seeded(seed):
-        return guided_chain(model.prior, model.likelihood, z, y, times, zeta, model.condition, callback)
+        return guided_chain(model.prior, model.likelihood, z, y, times, zeta, condition, callback)
 
 
 def guided_chain(

@@ -115,7 +115,9 @@ class GeometricVE:
 class RectifiedFlow:
     """Straight paths, ``alpha = 1 - sigma``, ``sigma_t = shift t / (1 + (shift - 1) t)``: Esser et al. 2024, Eq. 23.
 
-    ``shift = 1`` is Liu et al. 2023; Stable Diffusion 3 uses 3. ``alpha`` is kept above ``alpha_min``.
+    ``shift = 1`` is Liu et al. 2023; Stable Diffusion 3 uses 3. It says only which noise lies at which time, so it
+    matters to evenly spaced times, and not to keypoints that are given as noise levels: at equal sigma the path, and
+    what a network sees of it, are the same. ``alpha`` is kept above ``alpha_min``.
     """
 
     shift: float = 1.0

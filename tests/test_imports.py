@@ -31,7 +31,7 @@ FOLDERS = {
 HEAVY = ("diffusers", "lpips", "torchvision", "matplotlib", "pandas", "typer", "rich")
 
 # Names are relative to pyro_vipaint; "guides" is guides/__init__.py, and "" is pyro_vipaint/__init__.py.
-_PRIORS = {"schedules", "kernels", "denoisers", "codecs", "models.marginal", "models.priors"}
+_PRIORS = {"schedules", "kernels", "denoisers", "codecs", "guidance", "models.marginal", "models.priors"}
 _MEASUREMENTS = {"operators", "likelihoods"}
 _TOOLS = {"errors", "calls", "seeding"}
 _FAMILIES = {f"guides.{name}" for name in ("hierarchical", "mean_field", "feature", "prior", "low_rank", "delta")}
@@ -64,12 +64,15 @@ ALLOWED: dict[str, set[str]] = {
     "keypoints": {"errors", "schedules"},
     "denoisers": _TOOLS | {"schedules", "kernels"},
     "codecs": {"errors"},
+    "guidance": {"errors"},
     "models.marginal": _TOOLS | {"schedules", "kernels"},
-    "models.priors": _TOOLS | {"schedules", "kernels", "denoisers", "codecs", "models.marginal"},
+    "models.priors": _TOOLS | {"schedules", "kernels", "denoisers", "codecs", "guidance", "models.marginal"},
     "models.exact": _TOOLS | _PRIORS,
     "models.components": {"errors"},
-    "models.pipelines": _TOOLS | _PRIORS,
-    "models.pretrained": {"errors", "models.priors", "models.components", "models.pipelines"},
+    "models.networks": set(),
+    "models.text": {"errors", "models.components"},
+    "models.pipelines": _TOOLS | _PRIORS | {"models.networks", "models.text"},
+    "models.pretrained": {"errors", "models.priors", "models.components", "models.pipelines", "models.text"},
     # the measurement and the model
     "masks": {"errors"},
     "layers": {"errors"},

@@ -1,5 +1,7 @@
 """How good a guide is: evidence bounds, importance weights, calibration, coverage, distances; export to ArviZ.
 
+Beside them the exact posterior of layered pictures, which needs no guide and no network.
+
 Each module says what its figures can show and what they cannot. All run the unscaled model.
 """
 
@@ -20,6 +22,15 @@ from pyro_vipaint.diagnostics.draws import WeightedDraws, weighted_draws
 from pyro_vipaint.diagnostics.evidence import Estimate, elbo_estimate, iwae_bound, log_weights, terms_by_level
 from pyro_vipaint.diagnostics.importance import Resampled, effective_sample_size, resample
 from pyro_vipaint.diagnostics.pareto import SmoothedWeights, pareto_k, pareto_smooth, pareto_threshold
+from pyro_vipaint.diagnostics.part_scores import (
+    coverage_of_classes,
+    expected_coverage,
+    expected_total_variation,
+    is_shown,
+    part_scores,
+    total_variation,
+)
+from pyro_vipaint.diagnostics.parts import PartsPosterior, parts_posterior
 from pyro_vipaint.diagnostics.projections import ProjectionSummary, project_onto_moments, project_onto_samples
 from pyro_vipaint.diagnostics.two_sample import Accuracy, c2st, sliced_wasserstein, wasserstein
 from pyro_vipaint.diagnostics.uniformity import (
@@ -68,5 +79,13 @@ __all__ = [
     "c2st",
     "sliced_wasserstein",
     "wasserstein",
+    "PartsPosterior",
+    "parts_posterior",
+    "part_scores",
+    "is_shown",
+    "total_variation",
+    "expected_total_variation",
+    "coverage_of_classes",
+    "expected_coverage",
     "to_arviz",
 ]

@@ -1,0 +1,244 @@
+"""VIPaint against latent DPS on held-out cats, judged by the exact posterior over their parts.
+
+    python -m benchmarks.cats               # 16 cats × 4 masks × 4 samples, five methods; resumes where it stopped
+    python -m benchmarks.cats --only exact  # exact draws alone, which need no network
+    python -m benchmarks.cats --report      # only the tables of what is there
+
+Held-out combinations of parts, with noise of standard deviation .05 on what is observed. The observation is given to
+every method; the exact posterior of the parts knows the noise. The classifier of parts judges the samples, drawing a
+class from its probabilities (see :func:`draw_labels`). Scores are those of :mod:`diagnostics.part_scores`: each stands
+beside its expectation under as many exact draws. *Exact draws* is a method too: pictures of parts drawn from the
+posterior, judged in the same way; where it misses the expectation it is the classifier that errs.
+
+Columns: LPIPS to the truth (mean over samples, then over cats), total variation (mean over slots), agreement in shown
+slots, coverage in open ones, network evaluations and seconds a sample. Differences to DPS are paired over cats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import pandas
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from pyro_vipaint import Gaussian, Inpainting, inpaint
+from pyro_vipaint.baselines import dps
+from pyro_vipaint.diagnostics import PartsPosterior, part_scores, parts_posterior
+from pyro_vipaint.masks import box, random_large, rotated_window
+from pyro_vipaint.metrics import lpips_distance
+from pyro_vipaint.models import DiffusionPrior, load_prior
+from pyro_vipaint.parts_classifier import draw_labels, load_classifier, part_probabilities
+from pyro_vipaint.settings import Settings, default_settings
+from recipes.cats64.classifier import TARGET as CLASSIFIER
+from recipes.cats64.parts import draw_parts, shipped_layers
+
+RESULTS = Path(__file__).parent / "results" / "cats.jsonl"
+CATS, CHUNK, SEED = 16, 8, 0  # cats in all and in one run; the seed of cats, masks and noise
+SIGMA = 0.05  # of the observation's noise, images in [-1, 1]
+DPS_ZETA = 1.0
+EXACT = "exact draws"
+SCORES = ("total_variation", "agreement", "coverage")
+SCORE_COLUMNS = [f"{score}{end}" for score in SCORES for end in ("", "_exact")]
+
+
+def lower_third(size: int, num: int = 1, seed: int = 0) -> Tensor:
+    """The lowest third alone is seen: body, fur and accessory show, eyes and mouth do not (``seed`` has no effect)."""
+    mask = torch.zeros(num, 1, size, size)
+    mask[:, :, size - size // 3 :] = 1
+    return mask
+
+
+MASKS: dict[str, Callable[..., Tensor]] = {
+    "rotated window": rotated_window,
+    "box": box,
+    "random": random_large,
+    "lower third": lower_third,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Some cats ``(N, 3, 64, 64)``, their noisy observations and masks."""
+
+    images: Tensor
+    y: Tensor
+    masks: Tensor
+
+    @cached_property
+    def posterior(self) -> PartsPosterior:
+        """The exact posterior over their parts, enumerated once for all methods."""
+        return parts_posterior(shipped_layers(), self.y, self.masks, SIGMA)
+
+
+Method = Callable[[DiffusionPrior, Tensor, Tensor, int, int], tuple[Tensor, float]]
+"""``(prior, observations, masks, num_samples, seed) -> (samples (S, N, 3, 64, 64), evaluations a sample)``"""
+
+
+@lru_cache(maxsize=1)
+def load_problem(mask: str, start: int) -> Problem:
+    """Cats ``start`` to ``start + CHUNK`` under one of :data:`MASKS`."""
+    layers, generator = shipped_layers(), torch.Generator().manual_seed(SEED)
+    images = layers.compose(draw_parts(layers, CATS, held_out=True, generator=generator))
+    noisy = images + SIGMA * torch.randn(images.shape, generator=generator)
+    masks = MASKS[mask](images.shape[-1], CATS, seed=SEED)
+    here = slice(start, start + CHUNK)
+    return Problem(images[here], (noisy * masks)[here], masks[here])
+
+
+def exact_draws(prior: DiffusionPrior, y: Tensor, masks: Tensor, num_samples: int, seed: int) -> tuple[Tensor, float]:
+    """Pictures of parts drawn from the exact posterior; no evaluation, and the prior is not looked at."""
+    layers = shipped_layers()
+    index = parts_posterior(layers, y, masks, SIGMA).sample(num_samples, torch.Generator().manual_seed(seed))
+    return layers.compose(index.flatten(0, 1)).unflatten(0, index.shape[:2]), 0.0
+
+
+def vipaint(settings: Settings) -> Method:
+    """VIPaint with these settings."""
+
+    def run(prior: DiffusionPrior, y: Tensor, masks: Tensor, num_samples: int, seed: int) -> tuple[Tensor, float]:
+        result = inpaint(y, masks, prior, num_samples=num_samples, settings=settings, device="cpu", seed=seed)
+        return result.samples, result.evaluations / (num_samples * len(y))
+
+    return run
+
+
+def dps_from_noise(steps: int, zeta: float = DPS_ZETA) -> Method:
+    """DPS from pure noise, through the decoder of a latent prior, with ``steps`` evaluations a sample."""
+
+    def run(prior: DiffusionPrior, y: Tensor, masks: Tensor, num_samples: int, seed: int) -> tuple[Tensor, float]:
+        result = dps(prior, Gaussian(Inpainting(masks), SIGMA), y, num_samples, steps, zeta=zeta, seed=seed)
+        return result.samples, result.evaluations / (num_samples * len(y))
+
+    return run
+
+
+def evaluations_a_sample(settings: Settings, num_samples: int) -> int:
+    """What one sample of VIPaint costs, the fit's share included."""
+    levels = len(settings.noise_levels)
+    fit = 1 + settings.steps * (levels + 1) * settings.num_particles
+    return math.ceil(fit / num_samples + levels - 1 + settings.refine_steps)
+
+
+def methods(num_samples: int) -> dict[str, Method]:
+    """The methods of the tables."""
+    table: dict[str, Method] = {EXACT: exact_draws}
+    for levels in (2, 4):
+        settings = default_settings(levels)
+        table[f"VIPaint-{levels}"] = vipaint(settings)
+        table[dps_name(levels)] = dps_from_noise(evaluations_a_sample(settings, num_samples))
+    return table
+
+
+def dps_name(levels: int) -> str:
+    """DPS with as many evaluations as VIPaint-``levels``."""
+    return f"DPS, as VIPaint-{levels}"
+
+
+def measure(samples: Tensor, problem: Problem, seed: int) -> dict[str, list]:
+    """LPIPS by cat, and the scores of its slots as records."""
+    probabilities = part_probabilities(load_classifier(CLASSIFIER), samples)
+    labels = draw_labels(probabilities, torch.Generator().manual_seed(seed))
+    scores = part_scores(problem.posterior.marginals, labels)
+    return {
+        "lpips": lpips_distance(samples, problem.images).mean(0).tolist(),
+        "parts": json.loads(scores.to_json(orient="records")),
+    }
+
+
+def run_all(path: Path, num_samples: int, only: str = "") -> None:
+    """Runs every method (those whose name begins with ``only``) on every chunk that ``path`` lacks, a line each."""
+    table = {name: method for name, method in methods(num_samples).items() if name.startswith(only)}
+    prior = load_prior("cats64") if set(table) - {EXACT} else None
+    done = {(row["mask"], row["start"], row["method"]) for row in read_rows(path)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = [(mask, start, name) for mask in MASKS for start in range(0, CATS, CHUNK) for name in table]
+    for mask, start, name in track([item for item in work if item not in done], description="cats"):
+        problem, begun = load_problem(mask, start), time.perf_counter()
+        samples, evaluations = table[name](prior, problem.y, problem.masks, num_samples, start)  # pyright: ignore
+        seconds = (time.perf_counter() - begun) / samples[..., 0, 0, 0].numel()
+        row = {"method": name, "mask": mask, "start": start, "evaluations": evaluations, "seconds": seconds}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row | measure(samples, problem, start)) + "\n")
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The lines written so far."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def per_slot(rows: list[dict]) -> pandas.DataFrame:
+    """A tidy table: a row a method, mask, cat and slot."""
+    records = [
+        {"method": row["method"], "mask": row["mask"], **score, "image": row["start"] + score["image"]}
+        for row in rows
+        for score in row["parts"]
+    ]
+    return pandas.DataFrame(records).astype(dict.fromkeys(SCORE_COLUMNS, float))  # NaN where a score is not defined
+
+
+def per_image(rows: list[dict]) -> pandas.DataFrame:
+    """A tidy table: a row a method, mask and cat, the scores averaged over its slots."""
+    keys = ["method", "mask", "image"]
+    costs = [
+        {"method": row["method"], "mask": row["mask"], "image": row["start"] + i, "lpips": value}
+        | {name: row[name] for name in ("evaluations", "seconds")}
+        for row in rows
+        for i, value in enumerate(row["lpips"])
+    ]
+    scores = per_slot(rows).groupby(keys, sort=False)[SCORE_COLUMNS].mean().reset_index()
+    return pandas.DataFrame(costs).merge(scores, on=keys)
+
+
+def summary(rows: list[dict]) -> pandas.DataFrame:
+    """Means by mask and method; of the scores over slots of all cats, ``_exact`` being what exact draws would have."""
+    keys = ["mask", "method"]
+    scores = per_slot(rows).groupby(keys, sort=False)[SCORE_COLUMNS].mean()
+    costs = per_image(rows).groupby(keys, sort=False)[["lpips", "evaluations", "seconds"]].mean()
+    return costs[["lpips"]].join(scores).join(costs[["evaluations", "seconds"]]).reset_index()
+
+
+def paired(frame: pandas.DataFrame, column: str, method: str, baseline: str) -> tuple[float, float]:
+    """Mean difference over masks and cats, and its standard error over cats, which the masks share."""
+    wide = frame.pivot_table(index=["image", "mask"], columns="method", values=column)
+    difference = (wide[method] - wide[baseline]).dropna().groupby("image").mean()
+    return float(difference.mean()), float(difference.std() / math.sqrt(len(difference)))
+
+
+def markdown(table: pandas.DataFrame) -> str:
+    """The table in Markdown."""
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def report(rows: list[dict]) -> str:
+    """The table, and the paired differences of what is there."""
+    frame = per_image(rows)
+    text = [markdown(summary(rows).round(4)), ""]
+    present = set(frame["method"])
+    for method, baseline in [(f"VIPaint-{levels}", dps_name(levels)) for levels in (2, 4)]:
+        for column in ("lpips", *SCORES) if {method, baseline} <= present else ():
+            mean, error = paired(frame, column, method, baseline)
+            text.append(f"- {column}, {method} minus {baseline}: {mean:+.4f} ± {error:.4f}")
+    return "\n".join(text)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--only", default="", help="run the methods whose name begins so")
+    parser.add_argument("--report", action="store_true", help="print the tables of what is there, run nothing")
+    arguments = parser.parse_args()
+    if not arguments.report:
+        run_all(arguments.out, arguments.samples, arguments.only)
+    Console(width=200).print(report(read_rows(arguments.out)), highlight=False, markup=False)

@@ -1,0 +1,96 @@
+r"""How well sampled parts follow their exact posterior: total variation, agreement where a part shows, coverage.
+
+For one observation and slot let p_c be the exact probability of class c, and f_c the share of the S samples that have
+it. A slot is *shown* if its largest p_c is at least .99, else *open*.
+
+- Total variation, every slot: :math:`\tfrac12 \sum_c |f_c - p_c|`, in [0, 1].
+- Agreement, shown slots: f_c of the class that is shown. Can the sampler read what is in front of it?
+- Coverage, open slots: :math:`\sum_c p_c\, 1[f_c > 0]`, the exact mass of the classes drawn at least once. Is the
+  sampler diverse where it must be? It cannot show classes that should *not* be drawn: a sampler that draws everything
+  covers everything. Read it beside the total variation, which counts those.
+
+All depend on S. With few samples even exact ones are far from f = p, so each stands beside its expectation under S
+exact draws, which is exact too because S f_c is binomial:
+
+.. math:: \tfrac{1}{2S} \sum_c E|F_c - S p_c|, \qquad \max_c p_c, \qquad \sum_c p_c (1 - (1 - p_c)^S) .
+
+What none of them shows: whether slots depend on each other as they should, and anything that is not a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.distributions import Binomial
+from torch.nn.functional import one_hot
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHOWN = 0.99  # a slot is shown when its exact posterior puts so much on one class
+
+
+def total_variation(p: Tensor, q: Tensor) -> Tensor:
+    """Half the sum of absolute differences of probabilities ``(..., n)``, of leading shape, in [0, 1]."""
+    return (p - q).abs().sum(-1) / 2
+
+
+def expected_total_variation(p: Tensor, num_samples: int) -> Tensor:
+    """E[total variation] between p ``(..., n)`` and the frequencies of ``num_samples`` exact draws, exact."""
+    counts = torch.arange(num_samples + 1, dtype=torch.float64)
+    probs = p.double()[..., None]
+    weights = Binomial(num_samples, probs=probs.clamp(0, 1)).log_prob(counts).exp()
+    return ((counts / num_samples - probs).abs() * weights).sum((-1, -2)) / 2
+
+
+def coverage_of_classes(p: Tensor, frequencies: Tensor) -> Tensor:
+    """The mass under p ``(..., n)`` of the classes that were drawn at least once, of leading shape."""
+    return (p * (frequencies > 0)).sum(-1)
+
+
+def expected_coverage(p: Tensor, num_samples: int) -> Tensor:
+    """E[:func:`coverage_of_classes`] of ``num_samples`` exact draws, exact."""
+    return (p * (1 - (1 - p) ** num_samples)).sum(-1)
+
+
+def is_shown(marginals: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """slot -> whether it is shown ``(N,)``, from exact marginals ``(N, n)``."""
+    return {slot: p.max(-1).values >= SHOWN for slot, p in marginals.items()}
+
+
+def frequencies(labels: Tensor, num_classes: int) -> Tensor:
+    """Shares ``(N, num_classes)`` of the classes among S samples ``(S, N)``, float64."""
+    return one_hot(labels, num_classes).double().mean(0)
+
+
+def part_scores(marginals: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> pd.DataFrame:
+    """All scores, one row an image and slot.
+
+    Args:
+        marginals: slot -> exact probabilities of the classes ``(N, n)``; see :attr:`PartsPosterior.marginals`.
+        labels: slot -> class numbers of S samples ``(S, N)``.
+
+    Returns:
+        Columns ``image``, ``slot``, ``shown``; ``total_variation``, ``agreement`` (NaN where the slot is open),
+        ``coverage`` (NaN where it is shown); and each with ``_exact`` behind it: its expectation under S exact draws.
+    """
+    import pandas as pd
+
+    tables = []
+    for slot, p in marginals.items():
+        count, shares, shown = len(labels[slot]), frequencies(labels[slot], p.shape[-1]), p.max(-1).values >= SHOWN
+        largest, best = p.max(-1)
+        columns = {
+            "total_variation": total_variation(shares, p),
+            "total_variation_exact": expected_total_variation(p, count),
+            "agreement": shares.gather(-1, best[:, None])[:, 0].where(shown, torch.nan),
+            "agreement_exact": largest.where(shown, torch.nan),
+            "coverage": coverage_of_classes(p, shares).where(~shown, torch.nan),
+            "coverage_exact": expected_coverage(p, count).where(~shown, torch.nan),
+        }
+        keys = {"image": range(len(p)), "slot": slot, "shown": shown.tolist()}
+        tables.append(pd.DataFrame(keys | {name: values.tolist() for name, values in columns.items()}))
+    return pd.concat(tables).sort_values("image", kind="stable", ignore_index=True)

@@ -1,0 +1,205 @@
+"""Writes the model card of ``cats64`` from its measured evaluation.
+
+Every figure of the card is read from the file of ``recipes.cats64.evaluate`` or is a constant of the module that used
+it; none is written here::
+
+    python -m recipes.cats64.card
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from recipes.cats64 import autoencoder, prior
+from recipes.cats64.evaluate import CONFIDENT
+from recipes.cats64.export import TARGET
+from recipes.evaluation import Result
+
+FRONT_MATTER = """\
+---
+license: cc-by-4.0
+library_name: diffusers
+pipeline_tag: unconditional-image-generation
+tags:
+- latent-diffusion
+- autoencoder
+- inpainting
+- inverse-problems
+- pyro
+---
+"""
+
+USE = """\
+## Use
+
+```python
+from pyro_vipaint.models import load_prior
+
+prior = load_prior("cats64")
+x = prior.decode(prior.encode(images))  # images (N, 3, 64, 64) in [-1, 1], latents (N, 4, 16, 16)
+```
+
+The folder is diffusers' layout: `vae/` (`AutoencoderKL`), `unet/` (`UNet2DModel`), `scheduler/`. `parts.safetensors`
+holds the parts the pictures are painted from (`pyro_vipaint.layers`), `classifier.safetensors` a classifier of them
+(`pyro_vipaint.parts_classifier`).
+"""
+
+LIMITS = """\
+## Intended use and limits
+
+A small latent prior for examples, tests and method comparisons on a CPU. Its pictures are composed of parts drawn
+uniformly and independently, so the exact posterior of the parts under any mask can be enumerated
+(`pyro_vipaint.diagnostics`) and samples be judged by it.
+
+- Painted cats of these parts in the one pose, on white, nothing else: it is no prior for photographs.
+- A drawn cat may mix parts or blur one; the shares below say how often the classifier is sure.
+- Two of the ten furs are blank, hence one class of nine.
+- Kernel distances with AlexNet features compare with each other only, not with published KIDs.
+"""
+
+CREDIT = """\
+## Licence and credit
+
+The parts are the cats of RoboHash, drawn by David Revoy (https://www.peppercarrot.com), CC-BY-4.0; they were recombined
+and resized. The weights, made from them, are under the same licence. Latent diffusion is that of R. Rombach,
+A. Blattmann, D. Lorenz, P. Esser and B. Ommer, *High-Resolution Image Synthesis with Latent Diffusion Models*,
+CVPR 2022. The networks are diffusers' `AutoencoderKL` and `UNet2DModel`.
+"""
+
+
+def introduction(weights: Result) -> str:
+    """What the model is, and its pictures."""
+    sizes = {name: f"{part['parameters']:,} parameters, {part['bytes'] / 1e6:.1f} MB" for name, part in weights.items()}
+    return f"""\
+# cats64
+
+A latent diffusion prior on RoboHash's cats at 64×64 pixels, in half precision: an autoencoder to 4×16×16 latents
+({sizes["vae"]}) and a network on them ({sizes["unet"]}).
+
+![Cats drawn from the prior](samples.png)
+
+Held-out cats and, to the right of each, their reconstruction:
+
+![Held-out cats and their reconstructions](reconstructions.png)
+"""
+
+
+def training(weights: Result) -> str:
+    """How both networks were trained, from the constants of their recipes."""
+    lengths = ", ".join(f"{length:,} until batch {batch:,}" for batch, length in autoencoder.SHIPPED_RUN)
+    scheduler = prior.build_scheduler().config
+    return f"""\
+## Training
+
+| | autoencoder | latent prior |
+|---|---|---|
+| network | `AutoencoderKL`, channels {_channels(autoencoder.build_network())} | `UNet2DModel`, channels \
+{_channels(prior.build_network())} |
+| loss | L1 + {autoencoder.PERCEPTUAL_WEIGHT} LPIPS + {autoencoder.KL_WEIGHT:g} KL | squared error of v, uniform t |
+| noise | | betas {scheduler["beta_start"]} to {scheduler["beta_end"]}, linear in their roots, \
+{scheduler["num_train_timesteps"]:,} steps |
+| batches | {weights["vae"]["iterations"]:,} of {autoencoder.BATCH_SIZE} | {weights["unet"]["iterations"]:,} of \
+{prior.BATCH_SIZE} |
+| length of the cosine, shortened on the way | {lengths} | {_planned()} |
+
+One combination of parts in ten was held out: those whose part numbers add up to a multiple of ten.
+
+```
+python -m recipes.cats64.autoencoder --work AUTOENCODER
+python -m recipes.cats64.prior --autoencoder AUTOENCODER --work PRIOR
+python -m recipes.cats64.export --autoencoder AUTOENCODER --prior PRIOR
+python -m recipes.cats64.classifier --work CLASSIFIER
+```
+"""
+
+
+def _channels(network: autoencoder.AutoencoderKL | prior.UNet2DModel) -> str:
+    return ", ".join(map(str, network.config["block_out_channels"]))
+
+
+def _planned() -> str:
+    return ", ".join(f"{length:,} until batch {batch:,}" for batch, length in prior.SHIPPED_RUN)
+
+
+def autoencoder_section(measured: Result) -> str:
+    """PSNR and LPIPS on held-out combinations."""
+    psnr, lpips = measured["psnr"], measured["lpips"]
+    return f"""\
+## Autoencoder
+
+On {measured["images"]:,} cats of held-out combinations (± standard error): PSNR {psnr["mean"]:.2f} ± \
+{psnr["standard_error"]:.2f} dB, LPIPS (AlexNet) {lpips["mean"]:.4f} ± {lpips["standard_error"]:.4f}.
+
+```
+python -m recipes.cats64.evaluate --only autoencoder
+```
+"""
+
+
+def samples_section(measured: Result) -> str:
+    """The classifier's judgement slot by slot, and the kernel distances."""
+    real, accuracy = measured["held_out_slots"], measured["classifier_accuracy"]
+    rows = "\n".join(
+        f"| {slot} | {drawn['confident']:.1%} | {real[slot]['confident']:.1%} | {accuracy[slot]:.1%} |"
+        f" {drawn['classes_seen']} of {drawn['classes']} |"
+        for slot, drawn in measured["slots"].items()
+    )
+    distances = measured["kernel_distance"]
+    kernel = "\n".join(
+        f"| {each['images']:,} {name} | {each['estimate']:.4g} ± {each['standard_error']:.2g} |"
+        for name, each in (("samples", distances["samples"]), ("training cats", distances["training_images"]))
+    )
+    return f"""\
+## Samples
+
+{measured["images"]:,} cats by the prior's own chain, {measured["calls_per_sample"]} calls of the network each. Share for
+which the classifier of parts gives one class a probability of {CONFIDENT} or more, beside that of
+{distances["held_out_images"]:,} real held-out cats and its accuracy on them, and how many classes were drawn with that
+confidence:
+
+| slot | samples | held-out cats | accuracy | classes drawn |
+|---|---:|---:|---:|---:|
+{rows}
+
+Kernel distance (unbiased, KID's cubic kernel, AlexNet features) to {distances["held_out_images"]:,} held-out cats
+(± jackknife standard error; 0 for the same distribution):
+
+| | distance |
+|---|---:|
+{kernel}
+
+```
+python -m recipes.cats64.evaluate --only samples
+```
+"""
+
+
+def card(evaluation: Result) -> str:
+    """The model card as Markdown; raises ``ValueError`` if a half of the evaluation is missing."""
+    missing = {"prior", "autoencoder", "samples"} - evaluation.keys()
+    if missing:
+        raise ValueError(f"the evaluation lacks {', '.join(sorted(missing))}")
+    sections = [
+        FRONT_MATTER,
+        introduction(evaluation["prior"]),
+        USE,
+        training(evaluation["prior"]),
+        autoencoder_section(evaluation["autoencoder"]),
+        samples_section(evaluation["samples"]),
+        LIMITS,
+        CREDIT,
+    ]
+    return "\n".join(sections)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--evaluation", type=Path, default=TARGET / "evaluation.json")
+    parser.add_argument("--out", type=Path, default=TARGET / "README.md")
+    arguments = parser.parse_args()
+    arguments.out.write_text(card(json.loads(arguments.evaluation.read_text())))
+    Console().print(f"{arguments.out} written")
