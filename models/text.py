@@ -55,7 +55,7 @@ def _read_encoder(root: Path, name: str, dtype: torch.dtype, owner: Path) -> Any
     import transformers
 
     check_safetensors(root, owner)
-    (kind, *_) = read_json(root / "config.json").get("architectures") or [None]
+    (kind, *_) = read_json(root / "config.json").get("architectures") or [""]
     if kind not in ENCODERS[name]:
         raise InputError(f"{owner} holds a {kind}; its {name} is read from a {' or '.join(ENCODERS[name])}.")
     return load_weights(getattr(transformers, kind).from_pretrained, root, dtype, owner)

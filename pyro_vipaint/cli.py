@@ -48,16 +48,17 @@ def demo(
     out: Out = Path("demo-output"),
     seed: Seed = 0,
     device: Device = "auto",
+    prior: Annotated[str, typer.Option(help="fashion32, or cats64 for a latent prior.")] = "fashion32",
 ) -> None:
-    """Completes held-out images with the prior that ships, and shows the bound that was reached."""
+    """Completes held-out images with a prior that ships, and shows the bound that was reached."""
     with _one_line_errors():
         from pyro_vipaint.demo import demo_problem
         from pyro_vipaint.files import check_out
 
         check_out(out)
-        images, masks, labels = demo_problem()
+        images, masks, labels = demo_problem(prior)
         _run_and_write(
-            images, masks, images, out, seed, prior="fashion32", label=labels, device=device, levels=4, num_samples=10
+            images, masks, images, out, seed, prior=prior, label=labels, device=device, levels=4, num_samples=10
         )
 
 
@@ -94,8 +95,8 @@ def inpaint(
         _run_and_write(
             read_image(image, channels, size), read_mask(mask, invert_mask, size),
             None if truth is None else read_image(truth, channels, size).unsqueeze(0), out, seed,
-            prior=loaded, label=label, prompt=prompt, guidance_scale=guidance_scale, device=device, levels=levels, num_samples=samples, steps=steps, beta=beta,
-            refine_steps=refine_steps,
+            prior=loaded, label=label, prompt=prompt, guidance_scale=guidance_scale, device=device, levels=levels,
+            num_samples=samples, steps=steps, beta=beta, refine_steps=refine_steps,
         )  # fmt: skip
 
 

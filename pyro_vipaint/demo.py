@@ -1,14 +1,17 @@
-"""The demonstration: held-out Fashion-MNIST images, rotated-window masks, the embedded prior."""
+"""The demonstrations, one an embedded prior: held-out images and rotated-window masks."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.layers import load_layers
 from pyro_vipaint.masks import rotated_window
 from pyro_vipaint.models.pretrained import weights_folder
 
 DEMO_IMAGES = (0, 1, 2, 28)  # ankle boot, pullover, trousers, another boot
+DEMO_CATS = ((1, 4, 9, 2, 4), (6, 1, 5, 8, 10), (12, 5, 2, 3, 8), (3, 9, 11, 6, 1))  # body, fur, eyes, mouth, accessory
 MASK_SEED = 3
 
 
@@ -20,8 +23,22 @@ def held_out_images() -> tuple[Tensor, Tensor]:
     return tensors["images"].unsqueeze(1).float() / 127.5 - 1, tensors["labels"].long()
 
 
-def demo_problem() -> tuple[Tensor, Tensor, Tensor]:
-    """``(images, masks, labels)`` of the demonstration."""
-    images, labels = held_out_images()
-    index = torch.tensor(DEMO_IMAGES)
-    return images[index], rotated_window(images.shape[-1], len(index), seed=MASK_SEED), labels[index]
+def held_out_cats() -> Tensor:
+    """Four cats ``(4, 3, 64, 64)`` in [-1, 1] of combinations that the training of ``cats64`` left out."""
+    return load_layers(weights_folder() / "cats64" / "parts.safetensors").compose(torch.tensor(DEMO_CATS))
+
+
+def demo_problem(prior: str = "fashion32") -> tuple[Tensor, Tensor, Tensor | None]:
+    """``(images, masks, labels)`` of the demonstration of an embedded prior; ``None`` where it has no classes.
+
+    Raises:
+        InputError: no embedded prior of that name.
+    """
+    if prior == "fashion32":
+        images, labels = held_out_images()
+        index = torch.tensor(DEMO_IMAGES)
+        return images[index], rotated_window(images.shape[-1], len(index), seed=MASK_SEED), labels[index]
+    if prior == "cats64":
+        images = held_out_cats()
+        return images, rotated_window(images.shape[-1], len(images), seed=MASK_SEED), None
+    raise InputError(f"There is a demonstration of fashion32 and one of cats64, not of {prior!r}.")

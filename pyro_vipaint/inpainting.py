@@ -28,7 +28,7 @@ from pyro_vipaint.inputs import (
     check_whole,
 )
 from pyro_vipaint.keypoints import keypoints
-from pyro_vipaint.likelihoods import Laplace
+from pyro_vipaint.likelihoods import Laplace, Perceptual
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior
 from pyro_vipaint.operators import Inpainting
 from pyro_vipaint.refinement import refine
@@ -157,7 +157,7 @@ def _run(
     """Both phases."""
     report = progress or (lambda phase, step, total, bound: None)
     condition = {name: value.to(y.device) if isinstance(value, Tensor) else value for name, value in condition.items()}
-    likelihood = Laplace(Inpainting(mask), settings.scale)
+    likelihood = _likelihood(mask, settings)
     times = keypoints(prior, noise_levels=[level * prior.data_std for level in settings.noise_levels])
     model = DiffusionModel(prior, likelihood, times, **condition)
     start = initial_latent(prior, likelihood, y, **condition)
@@ -173,6 +173,13 @@ def _run(
         callback=lambda step: report("refine", step + 1, settings.refine_steps, None),
     )  # fmt: skip
     return fitted, samples
+
+
+def _likelihood(mask: Tensor, settings: Settings) -> Laplace:
+    operator = Inpainting(mask)
+    if settings.perceptual_weight == 0:
+        return Laplace(operator, settings.scale)
+    return Perceptual(operator, settings.scale, settings.perceptual_weight)
 
 
 def _override(settings: Settings, **changes: Any) -> Settings:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
-from numbers import Real
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -127,7 +126,7 @@ def check_guidance(scale: Any, condition: Mapping[str, Tensor], prior: Diffusion
     """The weight of guidance as one more condition, refused where there is nothing to guide by."""
     if scale is None:
         return {}
-    if isinstance(scale, bool) or not isinstance(scale, Real) or not (math.isfinite(scale) and scale >= 0):
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not (math.isfinite(scale) and scale >= 0):
         raise InputError(f"guidance-scale must be finite and not negative, not {scale!r}.")
     if not condition:
         raise InputError("guidance-scale weighs a label or a prompt: there is nothing to guide by, give one.")
@@ -144,6 +143,8 @@ def check_settings(settings: Settings) -> Settings:
         value = getattr(settings, name)
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"{name.replace('_', '-')} must be positive and finite, not {value:g}.")
+    if not (math.isfinite(settings.perceptual_weight) and settings.perceptual_weight >= 0):
+        raise InputError(f"perceptual-weight must be finite and not negative, it is {settings.perceptual_weight:g}.")
     return settings
 
 

@@ -20,6 +20,7 @@ class Settings:
     Attributes:
         noise_levels: sigma/alpha at T_e, …, T_s in units of the prior's ``data_std``.
         scale: scale of the Laplace likelihood, images in [-1, 1].
+        perceptual_weight: nats per unit of LPIPS in :class:`pyro_vipaint.Perceptual`; 0 leaves the Laplace likelihood.
         beta: weight of the prior side; 1 is the true bound.
         steps: SVI steps, K + 1 network calls each.
         num_particles: draws of the guide in one step.
@@ -33,6 +34,7 @@ class Settings:
 
     noise_levels: tuple[float, ...]
     scale: float = 0.2
+    perceptual_weight: float = 0.0
     beta: float = 1.0
     steps: int = 30
     num_particles: int = 1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
-    DDPMScheduler,
     FlowMatchEulerDiscreteScheduler,
     LDMPipeline,
     SD3Transformer2DModel,
@@ -87,11 +87,13 @@ def random_clip(projection: bool) -> Any:
 
 def random_t5() -> tuple[Any, Any]:
     """``(encoder, tokenizer)`` of a T5 of width 32 for the alphabet."""
-    from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+    import transformers
+    from transformers import T5Config, T5EncoderModel
 
+    tokenizer_class: Any = transformers.T5TokenizerFast  # pyright: ignore[reportAttributeAccessIssue]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in LETTERS)]
     config = T5Config(vocab_size=len(pieces), d_model=2 * WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-    return livelier(T5EncoderModel(config)), T5TokenizerFast(vocab=pieces, extra_ids=0)
+    return livelier(T5EncoderModel(config)), tokenizer_class(vocab=pieces, extra_ids=0)
 
 
 def random_conditional_unet(**settings: Any) -> UNet2DConditionModel:
@@ -113,10 +115,10 @@ def random_conditional_unet(**settings: Any) -> UNet2DConditionModel:
     )
 
 
-def ddpm(**settings: Any) -> DDPMScheduler:
+def ddpm(**settings: Any) -> Any:
     """The chain with the variance of Eq. 3 and the table of latent diffusion."""
     kept = {"beta_schedule": "scaled_linear", "variance_type": "fixed_small", "clip_sample": False, "steps_offset": 1}
-    return DDPMScheduler(**{**kept, **settings})
+    return diffusers.DDPMScheduler(**{**kept, **settings})
 
 
 def stable_diffusion(**scheduler: Any) -> StableDiffusionPipeline:

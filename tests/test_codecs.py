@@ -100,7 +100,7 @@ def test_autoencoders_are_frozen(make: Callable[[], Any]) -> None:
 @torch.no_grad()
 def test_half_precision_stays_inside() -> None:
     """A bfloat16 autoencoder takes and returns float32, within the rounding of bfloat16 (2^-8) and a few layers."""
-    autoencoder = random_vae()
+    autoencoder: Any = random_vae()
     x, z = torch.rand(4, *IMAGE) * 2 - 1, torch.randn(4, *LATENT)
     exact = AutoencoderCodec(autoencoder, SCALE, SHIFT)
     expected = exact.encode(x), exact.decode(z)
