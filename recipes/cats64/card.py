@@ -156,10 +156,10 @@ def samples_section(measured: Result) -> str:
     return f"""\
 ## Samples
 
-{measured["images"]:,} cats by the prior's own chain, {measured["calls_per_sample"]} calls of the network each. Share for
-which the classifier of parts gives one class a probability of {CONFIDENT} or more, beside that of
+{measured["images"]:,} cats by the prior's own chain, {measured["calls_per_sample"]} calls of the network each. Share
+for which the classifier of parts gives one class a probability of {CONFIDENT} or more, beside that of
 {distances["held_out_images"]:,} real held-out cats and its accuracy on them, and how many classes were drawn with that
-confidence:
+confidence (two accessories cover the mouth, which nobody can then tell):
 
 | slot | samples | held-out cats | accuracy | classes drawn |
 |---|---:|---:|---:|---:|
