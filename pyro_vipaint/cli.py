@@ -52,11 +52,11 @@ def demo(
 ) -> None:
     """Completes held-out images with a prior that ships, and shows the bound that was reached."""
     with _one_line_errors():
-        from pyro_vipaint.demo import demo_problem
+        from pyro_vipaint.demo import problem_for
         from pyro_vipaint.files import check_out
 
         check_out(out)
-        images, masks, labels = demo_problem(prior)
+        images, masks, labels = problem_for(prior)
         _run_and_write(
             images, masks, images, out, seed, prior=prior, label=labels, device=device, levels=4, num_samples=10
         )

@@ -28,17 +28,26 @@ def held_out_cats() -> Tensor:
     return load_layers(weights_folder() / "cats64" / "parts.safetensors").compose(torch.tensor(DEMO_CATS))
 
 
-def demo_problem(prior: str = "fashion32") -> tuple[Tensor, Tensor, Tensor | None]:
-    """``(images, masks, labels)`` of the demonstration of an embedded prior; ``None`` where it has no classes.
+def demo_problem() -> tuple[Tensor, Tensor, Tensor]:
+    """``(images, masks, labels)`` of the demonstration of ``fashion32``."""
+    images, labels = held_out_images()
+    index = torch.tensor(DEMO_IMAGES)
+    return images[index], rotated_window(images.shape[-1], len(index), seed=MASK_SEED), labels[index]
+
+
+def cats_problem() -> tuple[Tensor, Tensor, None]:
+    """``(images, masks, no labels)`` of the demonstration of ``cats64``."""
+    images = held_out_cats()
+    return images, rotated_window(images.shape[-1], len(images), seed=MASK_SEED), None
+
+
+def problem_for(prior: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The demonstration of the embedded prior of that name.
 
     Raises:
-        InputError: no embedded prior of that name.
+        InputError: there is none.
     """
-    if prior == "fashion32":
-        images, labels = held_out_images()
-        index = torch.tensor(DEMO_IMAGES)
-        return images[index], rotated_window(images.shape[-1], len(index), seed=MASK_SEED), labels[index]
-    if prior == "cats64":
-        images = held_out_cats()
-        return images, rotated_window(images.shape[-1], len(images), seed=MASK_SEED), None
-    raise InputError(f"There is a demonstration of fashion32 and one of cats64, not of {prior!r}.")
+    problems = {"fashion32": demo_problem, "cats64": cats_problem}
+    if prior not in problems:
+        raise InputError(f"There is a demonstration of {' and of '.join(problems)}, not of {prior!r}.")
+    return problems[prior]()

@@ -124,7 +124,7 @@ ALLOWED: dict[str, set[str]] = {
     "comparison": _TOOLS | {"comparison_inputs", "diagnostics", "svi", "plotting", "models.diffusion"},
     "inpainting": _LIBRARY | {"inputs"},
     "": _LIBRARY | {"comparison", "inputs", "inpainting"},
-    "demo": _LIBRARY | {"", "inpainting"},
+    "demo": _LIBRARY | {"", "inpainting", "layers"},
     "files": _LIBRARY | {"inpainting"},
     "cli": _LIBRARY | {"", "inputs", "inpainting", "demo", "files"},
 }

@@ -24,7 +24,7 @@ from recipes.cats64.parts import draw_parts, shipped_layers
 from recipes.training import Schedule, train
 
 BATCH_SIZE = 64
-ITERATIONS = 4200
+ITERATIONS = 3600
 LATENTS = 40_000
 CHUNK = 250
 
