@@ -62,6 +62,11 @@ class DiffusionPrior:
         return self.codec.image_shape(self.event_shape)
 
     @property
+    def is_latent(self) -> bool:
+        """Whether it lives in the latents of an autoencoder rather than in pixels."""
+        return not isinstance(self.codec, Identity)
+
+    @property
     def noise_range(self) -> tuple[float, float]:
         """The smallest and the largest sigma/alpha of the schedule."""
         return float(noise_level(self.schedule, 0.0)), float(noise_level(self.schedule, 1.0))

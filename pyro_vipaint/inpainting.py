@@ -117,7 +117,7 @@ def inpaint(
         guidance_scale: weight w >= 0 of label or prompt against none (:mod:`pyro_vipaint.guidance`), in both phases;
             not given, and with 1, the conditional prior is used as it is, at half the cost. With another w the bound
             is that of a prior whose denoiser is guided.
-        settings: all numbers of the run; :func:`default_settings` of ``levels`` if not given.
+        settings: all numbers of the run; :func:`default_settings` of ``levels`` and the kind of prior if not given.
         steps, beta, refine_steps: single numbers to change in the settings.
         device: ``auto`` (CUDA, then MPS, then CPU; for a prior that is loaded already, where it lies) or a name.
         seed: makes the result reproducible on one machine.
@@ -128,10 +128,10 @@ def inpaint(
         InputError: anything about the input that cannot be used, in one line.
     """
     num_samples, seed = check_whole("samples", num_samples), check_seed(seed)
-    settings = settings or default_settings(check_whole("levels", levels))
-    settings = check_settings(_override(settings, steps=steps, beta=beta, refine_steps=refine_steps))
-    target = device_for(prior, device)
+    levels, target = check_whole("levels", levels), device_for(prior, device)
     prior = check_prior(prior, target)
+    settings = settings or default_settings(levels, prior.is_latent)
+    settings = check_settings(_override(settings, steps=steps, beta=beta, refine_steps=refine_steps))
     image, mask = check_pair(check_image(image, prior), check_mask(mask, prior))
     condition: dict[str, Any] = {**check_label(label, len(image), prior), **check_prompt(prompt, len(image), prior)}
     condition |= check_guidance(guidance_scale, condition, prior)

@@ -9,6 +9,7 @@ from pyro_vipaint.errors import InputError
 from pyro_vipaint.svi import DEFAULT_LR
 
 START, STOP = 3.0, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data's standard deviation
+LATENT_START, LATENT_STOP = 6.0, 0.3  # of latent priors
 KINDS = ("mu", "tau", "gamma")  # the parameters of HierarchicalGuide
 MAX_LEVELS = 100  # ten grid steps of a thousand-step chain between neighbouring keypoints at least
 
@@ -16,6 +17,8 @@ MAX_LEVELS = 100  # ten grid steps of a thousand-step chain between neighbouring
 @dataclass(frozen=True)
 class Settings:
     """What a run of VIPaint is made of. The defaults were tuned on fashion32; ``benchmarks/quality.py`` has the record.
+
+    :func:`default_settings` has others for latent priors, tuned on cats64; their record is in ``benchmarks/cats.py``.
 
     Attributes:
         noise_levels: sigma/alpha at T_e, …, T_s in units of the prior's ``data_std``.
@@ -46,8 +49,8 @@ class Settings:
     zeta: float = 1.5
 
 
-def default_noise_levels(levels: int) -> tuple[float, ...]:
-    """``levels`` noise levels from ``START`` down to ``STOP``, geometrically spaced.
+def default_noise_levels(levels: int, start: float = START, stop: float = STOP) -> tuple[float, ...]:
+    """``levels`` noise levels from ``start`` down to ``stop``, geometrically spaced.
 
     Raises:
         InputError: fewer than one or more than ``MAX_LEVELS``.
@@ -55,10 +58,13 @@ def default_noise_levels(levels: int) -> tuple[float, ...]:
     if not 1 <= levels <= MAX_LEVELS:
         raise InputError(f"levels must be between 1 and {MAX_LEVELS}, not {levels}.")
     if levels == 1:
-        return (STOP,)
-    return tuple(START * (STOP / START) ** (i / (levels - 1)) for i in range(levels))
+        return (stop,)
+    return tuple(start * (stop / start) ** (i / (levels - 1)) for i in range(levels))
 
 
-def default_settings(levels: int = 4) -> Settings:
-    """The tuned settings of VIPaint-``levels``."""
+def default_settings(levels: int = 4, latent: bool = False) -> Settings:
+    """The tuned settings of VIPaint-``levels``, for pixel priors or for latent ones."""
+    if latent:
+        noise_levels = default_noise_levels(levels, LATENT_START, LATENT_STOP)
+        return Settings(noise_levels, perceptual_weight=2000.0, zeta=3.0)
     return Settings(default_noise_levels(levels))
