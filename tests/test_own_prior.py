@@ -268,16 +268,14 @@ def test_a_checkpoint_of_latent_diffusion_converts(tmp_path: Path, monkeypatch: 
 @torch.no_grad()
 def test_an_autoencoder_of_latent_diffusion_converts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """AutoencoderKL under the authors' names comes back as it was, with the factor that lies in the checkpoint."""
-    down, up = ("DownEncoderBlock2D",) * 2, ("UpDecoderBlock2D",) * 2
-    network = AutoencoderKL(
-        down_block_types=down, up_block_types=up, block_out_channels=WIDTHS, layers_per_block=LAYERS, latent_channels=4
-    )
-    vae = livelier(network)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    sizes = {"block_out_channels": WIDTHS, "layers_per_block": LAYERS, "latent_channels": 4}
+    vae = livelier(AutoencoderKL(**{**blocks, **sizes}))
     monkeypatch.chdir(tmp_path)
     save_file({**first_stage(vae), "scale_factor": torch.tensor(0.6)}, "churches.safetensors")
     Path("config.yaml").write_text(json.dumps(configuration(4)), encoding="utf-8")
     run_block("churches/vae")
-    again = AutoencoderKL.from_pretrained("churches/vae")
+    again: Any = AutoencoderKL.from_pretrained("churches/vae")
     x, z = torch.rand(1, 3, 32, 32), torch.randn(1, 4, 16, 16)
     assert again.config["scaling_factor"] == pytest.approx(0.6)
     torch.testing.assert_close(again.encode(x).latent_dist.mode(), vae.encode(x).latent_dist.mode())
@@ -343,7 +341,7 @@ def test_its_memory_table_is_that_of_the_results() -> None:
     assert memory.table(rows).split("\n\n")[0] in DOCUMENT.read_text(encoding="utf-8")
     (check,) = (row for row in rows if row["fraction"] == memory.HELD_OUT)
     for on in (False, True):
-        assert memory.line(rows, on, memory.HELD_OUT) == pytest.approx(check["peak"][on], rel=0.01)
+        assert memory.line(rows, on, memory.HELD_OUT) == pytest.approx(check["peak"][on], rel=1e-3)
 
 
 def test_the_peak_is_what_is_alive_at_one_time() -> None:

@@ -173,7 +173,7 @@ Kernel distance (unbiased, KID's cubic kernel, AlexNet features) to {distances["
 {kernel}
 
 ```
-python -m recipes.cats64.evaluate --only samples
+python -m recipes.cats64.evaluate --only samples --samples {measured["images"]} --steps {measured["calls_per_sample"]}
 ```
 """
 
