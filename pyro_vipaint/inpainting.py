@@ -29,6 +29,7 @@ from pyro_vipaint.inputs import (
 )
 from pyro_vipaint.keypoints import keypoints
 from pyro_vipaint.likelihoods import Laplace, Perceptual
+from pyro_vipaint.metrics import SMALLEST_SIDE
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior
 from pyro_vipaint.operators import Inpainting
 from pyro_vipaint.refinement import refine
@@ -117,7 +118,8 @@ def inpaint(
         guidance_scale: weight w >= 0 of label or prompt against none (:mod:`pyro_vipaint.guidance`), in both phases;
             not given, and with 1, the conditional prior is used as it is, at half the cost. With another w the bound
             is that of a prior whose denoiser is guided.
-        settings: all numbers of the run; :func:`default_settings` of ``levels`` and the kind of prior if not given.
+        settings: all numbers of the run; :func:`default_settings` of ``levels`` and the kind of prior if not given, without
+            the perceptual term where images are too small for LPIPS.
         steps, beta, refine_steps: single numbers to change in the settings.
         device: ``auto`` (CUDA, then MPS, then CPU; for a prior that is loaded already, where it lies) or a name.
         seed: makes the result reproducible on one machine.
@@ -130,7 +132,7 @@ def inpaint(
     num_samples, seed = check_whole("samples", num_samples), check_seed(seed)
     levels, target = check_whole("levels", levels), device_for(prior, device)
     prior = check_prior(prior, target)
-    settings = settings or default_settings(levels, prior.is_latent)
+    settings = settings or _defaults(levels, prior)
     settings = check_settings(_override(settings, steps=steps, beta=beta, refine_steps=refine_steps))
     image, mask = check_pair(check_image(image, prior), check_mask(mask, prior))
     condition: dict[str, Any] = {**check_label(label, len(image), prior), **check_prompt(prompt, len(image), prior)}
@@ -173,6 +175,13 @@ def _run(
         callback=lambda step: report("refine", step + 1, settings.refine_steps, None),
     )  # fmt: skip
     return fitted, samples
+
+
+def _defaults(levels: int, prior: DiffusionPrior) -> Settings:
+    """The tuned settings, without the perceptual term where LPIPS cannot take the images."""
+    settings = default_settings(levels, prior.is_latent)
+    channels, *size = prior.image_shape
+    return settings if channels in (1, 3) and min(size) >= SMALLEST_SIDE else replace(settings, perceptual_weight=0.0)
 
 
 def _likelihood(mask: Tensor, settings: Settings) -> Laplace:
