@@ -118,8 +118,8 @@ def inpaint(
         guidance_scale: weight w >= 0 of label or prompt against none (:mod:`pyro_vipaint.guidance`), in both phases;
             not given, and with 1, the conditional prior is used as it is, at half the cost. With another w the bound
             is that of a prior whose denoiser is guided.
-        settings: all numbers of the run; :func:`default_settings` of ``levels`` and the kind of prior if not given, without
-            the perceptual term where images are too small for LPIPS.
+        settings: all numbers of the run; if not given, :func:`default_settings` of ``levels`` and the kind of prior,
+            without the perceptual term where LPIPS cannot take the images.
         steps, beta, refine_steps: single numbers to change in the settings.
         device: ``auto`` (CUDA, then MPS, then CPU; for a prior that is loaded already, where it lies) or a name.
         seed: makes the result reproducible on one machine.
