@@ -31,6 +31,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from benchmarks.quality import evaluations_a_sample
+from benchmarks.rows import read_rows
 from pyro_vipaint import Gaussian, Inpainting, inpaint
 from pyro_vipaint.baselines import dps
 from pyro_vipaint.diagnostics import PartsPosterior, part_scores, parts_posterior
@@ -122,18 +124,11 @@ def dps_from_noise(steps: int, zeta: float = DPS_ZETA) -> Method:
     return run
 
 
-def evaluations_a_sample(settings: Settings, num_samples: int) -> int:
-    """What one sample of VIPaint costs, the fit's share included."""
-    levels = len(settings.noise_levels)
-    fit = 1 + settings.steps * (levels + 1) * settings.num_particles
-    return math.ceil(fit / num_samples + levels - 1 + settings.refine_steps)
-
-
 def methods(num_samples: int) -> dict[str, Method]:
     """The methods of the tables."""
     table: dict[str, Method] = {EXACT: exact_draws}
     for levels in (2, 4):
-        settings = default_settings(levels)
+        settings = default_settings(levels, latent=True)
         table[f"VIPaint-{levels}"] = vipaint(settings)
         table[dps_name(levels)] = dps_from_noise(evaluations_a_sample(settings, num_samples))
     return table
@@ -169,11 +164,6 @@ def run_all(path: Path, num_samples: int, only: str = "") -> None:
         row = {"method": name, "mask": mask, "start": start, "evaluations": evaluations, "seconds": seconds}
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row | measure(samples, problem, start)) + "\n")
-
-
-def read_rows(path: Path) -> list[dict]:
-    """The lines written so far."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def per_slot(rows: list[dict]) -> pandas.DataFrame:

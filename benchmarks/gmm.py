@@ -35,6 +35,7 @@ from benchmarks.gmm_methods import (
 from benchmarks.gmm_model import LEVELS
 from benchmarks.gmm_problem import PROBLEMS, GMMProblem, gmm_problem
 from benchmarks.gmm_report import BASELINE, report
+from benchmarks.rows import read_rows
 from pyro_vipaint.diagnostics import sliced_wasserstein
 from pyro_vipaint.seeding import seeded
 
@@ -98,11 +99,6 @@ def mode_shares(problem: GMMProblem, samples: Tensor) -> Tensor:
     """
     log_joint = problem.weights.log() - 0.5 * (samples[:, None] - problem.means).square().sum(-1)
     return torch.bincount(log_joint.argmax(-1), minlength=len(problem.weights)) / len(samples)
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The lines written so far."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 if __name__ == "__main__":

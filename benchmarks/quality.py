@@ -75,6 +75,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from benchmarks.rows import read_rows
 from pyro_vipaint import Inpainting, Laplace, inpaint
 from pyro_vipaint.baselines import dps
 from pyro_vipaint.demo import held_out_images
@@ -181,11 +182,6 @@ def run_all(path: Path, num_images: int, num_samples: int, only: str = "") -> No
         row = {"method": name, "start": start, "evaluations": evaluations, **measure(samples, problem)}
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-
-
-def read_rows(path: Path) -> list[dict]:
-    """The lines written so far."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def per_image(rows: list[dict]) -> pandas.DataFrame:

@@ -178,7 +178,7 @@ def _run(
 
 
 def _defaults(levels: int, prior: DiffusionPrior) -> Settings:
-    """The tuned settings, without the perceptual term where LPIPS cannot take the images."""
+    """The default settings, without the perceptual term where LPIPS cannot take the images."""
     settings = default_settings(levels, prior.is_latent)
     channels, *size = prior.image_shape
     return settings if channels in (1, 3) and min(size) >= SMALLEST_SIDE else replace(settings, perceptual_weight=0.0)

@@ -58,18 +58,14 @@ def lpips_distance(x: Tensor, y: Tensor) -> Tensor:
         InputError: if an image is not floating point, is too small or has other than 1 or 3 channels, or if the
             shapes do not broadcast.
     """
-    x, y = _rgb(x), _rgb(y)
-    leading = _broadcast_leading(x, y)
-    x, y = (_flat(images.expand(*leading, *images.shape[-3:])) for images in (x, y))
+    x, y, leading = _pairs(x, y)
     network = _lpips_network(x.device)
     return _in_chunks(lambda *pair: network(*pair).flatten(), x, y).reshape(leading)
 
 
 def perceptual_distance(x: Tensor, y: Tensor) -> Tensor:
     """:func:`lpips_distance` with gradients, in one batch, in the precision that autocast gives: a term of a loss."""
-    x, y = _rgb(x), _rgb(y)
-    leading = _broadcast_leading(x, y)
-    x, y = (_flat(images.expand(*leading, *images.shape[-3:])) for images in (x, y))
+    x, y, leading = _pairs(x, y)
     return _lpips_network(x.device)(x, y).reshape(leading)
 
 
@@ -200,6 +196,14 @@ def _rgb(images: Tensor) -> Tensor:
     if min(images.shape[-2:]) < SMALLEST_SIDE:
         raise InputError(f"AlexNet needs images of {SMALLEST_SIDE} pixels or more a side, got {tuple(images.shape)}")
     return images.float().expand(*images.shape[:-3], 3, *images.shape[-2:])
+
+
+def _pairs(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
+    """Both as AlexNet takes them, broadcast and with one leading dimension; and the leading shape they broadcast to."""
+    x, y = _rgb(x), _rgb(y)
+    leading = _broadcast_leading(x, y)
+    flat_x, flat_y = (_flat(images.expand(*leading, *images.shape[-3:])) for images in (x, y))
+    return flat_x, flat_y, leading
 
 
 def _broadcast_leading(x: Tensor, y: Tensor) -> torch.Size:

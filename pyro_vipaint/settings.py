@@ -18,7 +18,7 @@ MAX_LEVELS = 100  # ten grid steps of a thousand-step chain between neighbouring
 class Settings:
     """What a run of VIPaint is made of. The defaults were tuned on fashion32; ``benchmarks/quality.py`` has the record.
 
-    :func:`default_settings` has others for latent priors, tuned on cats64; their record is in ``benchmarks/cats.py``.
+    :func:`default_settings` has others for latent priors: a first guess from a few trials on cats64, not tuned.
 
     Attributes:
         noise_levels: sigma/alpha at T_e, …, T_s in units of the prior's ``data_std``.
@@ -63,7 +63,7 @@ def default_noise_levels(levels: int, start: float = START, stop: float = STOP) 
 
 
 def default_settings(levels: int = 4, latent: bool = False) -> Settings:
-    """The tuned settings of VIPaint-``levels``, for pixel priors or for latent ones."""
+    """The settings of VIPaint-``levels``: tuned for pixel priors, a first guess for latent ones."""
     if latent:
         noise_levels = default_noise_levels(levels, LATENT_START, LATENT_STOP)
         return Settings(noise_levels, perceptual_weight=2000.0, zeta=3.0)

@@ -10,7 +10,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,3 +102,16 @@ def train(
                     "rng": torch.get_rng_state(),
                 },
             )
+
+
+def load_average(network: nn.Module, checkpoint: Path) -> int:
+    """Loads the averaged weights of a checkpoint into ``network``, frozen; the number of training steps behind them."""
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    network.load_state_dict(state["average"])
+    network.eval().requires_grad_(False)
+    return state["step"]
+
+
+def plan(run: Sequence[tuple[int, int]]) -> str:
+    """For a model card: a run given as pairs (b, n), which until batch b was planned to be n batches long."""
+    return ", ".join(f"{length:,} until batch {batch:,}" for batch, length in run)

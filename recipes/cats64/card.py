@@ -18,6 +18,7 @@ from recipes.cats64 import autoencoder, prior
 from recipes.cats64.evaluate import CONFIDENT
 from recipes.cats64.export import TARGET
 from recipes.evaluation import Result
+from recipes.training import plan
 
 FRONT_MATTER = """\
 ---
@@ -90,7 +91,6 @@ Held-out cats and, to the right of each, their reconstruction:
 
 def training(weights: Result) -> str:
     """How both networks were trained, from the constants of their recipes."""
-    lengths = ", ".join(f"{length:,} until batch {batch:,}" for batch, length in autoencoder.SHIPPED_RUN)
     scheduler = prior.build_scheduler().config
     return f"""\
 ## Training
@@ -104,7 +104,8 @@ def training(weights: Result) -> str:
 {scheduler["num_train_timesteps"]:,} steps |
 | batches | {weights["vae"]["iterations"]:,} of {autoencoder.BATCH_SIZE} | {weights["unet"]["iterations"]:,} of \
 {prior.BATCH_SIZE} |
-| length of the cosine, shortened on the way | {lengths} | {_planned()} |
+| length of the cosine, shortened on the way | {plan(autoencoder.SHIPPED_RUN)} | \
+{plan(prior.SHIPPED_RUN)} |
 
 One combination of parts in ten was held out: those whose part numbers add up to a multiple of ten.
 
@@ -119,10 +120,6 @@ python -m recipes.cats64.classifier --work CLASSIFIER
 
 def _channels(network: autoencoder.AutoencoderKL | prior.UNet2DModel) -> str:
     return ", ".join(map(str, network.config["block_out_channels"]))
-
-
-def _planned() -> str:
-    return ", ".join(f"{length:,} until batch {batch:,}" for batch, length in prior.SHIPPED_RUN)
 
 
 def autoencoder_section(measured: Result) -> str:

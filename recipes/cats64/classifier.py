@@ -30,7 +30,7 @@ from pyro_vipaint.layers import Layers
 from pyro_vipaint.parts_classifier import PartsClassifier, load_classifier, part_probabilities, save_classifier
 from recipes.cats64.parts import TARGET as PARTS
 from recipes.cats64.parts import draw_parts, shipped_layers
-from recipes.training import Schedule, train
+from recipes.training import Schedule, load_average, train
 
 BATCH_SIZE = 64
 ITERATIONS = 1500
@@ -104,7 +104,7 @@ def run(layers: Layers, work: Path, iterations: int) -> None:
 def export(layers: Layers, work: Path, target: Path) -> None:
     """Writes the average in ``work`` and says how good it is, read back as it ships."""
     network = PartsClassifier(layers.num_classes)
-    network.load_state_dict(torch.load(work / "checkpoint.pt", weights_only=True)["average"])
+    load_average(network, work / "checkpoint.pt")
     save_classifier(network, target)
     table = pandas.DataFrame(held_out_accuracies(load_classifier(target), layers))
     Console(width=120).print(table.round(4).to_string(index=False))

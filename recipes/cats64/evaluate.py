@@ -143,7 +143,8 @@ def describe(folder: Path) -> Result:
 def evaluate(folder: Path, out: Path, sizes: Sizes, only: str | None = None) -> Result:
     """Measures one half or both and writes ``out`` after each."""
     prior, layers = load_prior(folder), shipped_layers()
-    results = earlier_results(out, describe(folder)) | {"prior": describe(folder)}
+    weights = describe(folder)
+    results = earlier_results(out, weights) | {"prior": weights}
     halves: dict[str, Callable[[], Result]] = {
         "autoencoder": lambda: measure_autoencoder(prior, layers, sizes, out.with_name("reconstructions.png")),
         "samples": lambda: measure_samples(

@@ -20,25 +20,18 @@ import torch
 from diffusers import AutoencoderKL, UNet2DModel
 from rich.console import Console
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from recipes.cats64 import prior as prior_recipe
 from recipes.cats64.autoencoder import build_network as build_autoencoder
 from recipes.cats64.parts import draw_parts, shipped_layers
 from recipes.export import move_files, relative_difference
+from recipes.training import load_average
 
 TARGET = Path(__file__).resolve().parents[2] / "models" / "weights" / "cats64"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 MAX_BYTES = 25_000_000
 CHECKED_TIMESTEPS = (50, 250, 500, 750, 950)
-
-
-def load_average(network: nn.Module, work: Path) -> int:
-    """Loads the averaged weights in ``work`` into ``network``; the number of training steps behind them."""
-    state = torch.load(work / "checkpoint.pt", weights_only=True)
-    network.load_state_dict(state["average"])
-    network.eval().requires_grad_(False)
-    return state["step"]
 
 
 @torch.inference_mode()
@@ -68,8 +61,8 @@ def write(folder: Path, autoencoder_work: Path, prior_work: Path) -> dict[str, f
     """Writes every file of the layout, reads the weights back; what half precision changes, relative rms."""
     autoencoder, network = build_autoencoder(), prior_recipe.build_network()
     autoencoder.register_to_config(**json.loads((prior_work / "latents.json").read_text()))
-    write_half(folder / "vae", autoencoder, load_average(autoencoder, autoencoder_work))
-    write_half(folder / "unet", network, load_average(network, prior_work))
+    write_half(folder / "vae", autoencoder, load_average(autoencoder, autoencoder_work / "checkpoint.pt"))
+    write_half(folder / "unet", network, load_average(network, prior_work / "checkpoint.pt"))
     prior_recipe.build_scheduler().save_pretrained(folder / "scheduler")
     (folder / "prior.json").write_text(json.dumps({"sigma_data": 1.0}, indent=2) + "\n")
     kept = {"use_safetensors": True, "low_cpu_mem_usage": False, "torch_dtype": torch.float32}

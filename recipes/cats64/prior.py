@@ -21,7 +21,7 @@ from torch import Tensor
 
 from recipes.cats64.autoencoder import build_network as build_autoencoder
 from recipes.cats64.parts import draw_parts, shipped_layers
-from recipes.training import Schedule, train
+from recipes.training import Schedule, load_average, train
 
 BATCH_SIZE = 64
 ITERATIONS = 3600
@@ -61,8 +61,8 @@ def build_scheduler() -> DDPMScheduler:
 def load_autoencoder(work: Path) -> AutoencoderKL:
     """The averaged autoencoder in the checkpoint of ``work``."""
     network = build_autoencoder()
-    network.load_state_dict(torch.load(work / "checkpoint.pt", weights_only=True)["average"])
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    load_average(network, work / "checkpoint.pt")
+    return network.to(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()

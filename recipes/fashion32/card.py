@@ -20,6 +20,7 @@ from rich.console import Console
 
 from recipes.fashion32 import train
 from recipes.fashion32.export import EVENT_SHAPE, RHO, SIGMA_MAX, SIGMA_MIN
+from recipes.training import plan
 
 Result = dict[str, Any]  # a branch of the evaluation's JSON file
 
@@ -106,11 +107,6 @@ def introduction(prior: Result, grid: bool) -> str:
         f"{prior['parameters']:,} parameters, {prior['bytes'] / 1e6:.1f} MB. Rounding to half precision changes the\n"
         f"network's output by {prior['half_precision_error']:.1e} (root mean square, relative).\n{picture}"
     )
-
-
-def plan(run: tuple[tuple[int, int], ...]) -> str:
-    """How long a run was planned to be, and until when."""
-    return ", ".join(f"{length:,} until batch {batch:,}" for batch, length in run)
 
 
 def training() -> str:

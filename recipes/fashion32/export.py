@@ -32,19 +32,12 @@ from torch import Tensor
 from recipes.export import move_files, relative_difference
 from recipes.fashion32.data import CLASS_NAMES
 from recipes.fashion32.train import NUM_CLASSES, SIGMA_DATA, WEIGHTS, build_network
+from recipes.training import load_average
 
 EVENT_SHAPE = (1, 32, 32)
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0  # Karras et al. (2022), Table 1
 CHECKED_SIGMAS = (0.05, 0.2, 0.6, 2.0, 10.0)
 MAX_BYTES = 10_000_000
-
-
-def load_average(checkpoint: Path) -> tuple[UNet2DModel, int]:
-    """The averaged network in single precision and the number of training steps behind it."""
-    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-    network = build_network()
-    network.load_state_dict(state["average"])
-    return network.eval(), state["step"]
 
 
 def load_exported(folder: Path) -> UNet2DModel:
@@ -112,7 +105,8 @@ def check(folder: Path, network: UNet2DModel, expected: float) -> None:
 
 def export(work: Path, out: Path) -> float:
     """Writes the checkpoint in ``work`` to ``out``; the relative change of the output through half precision."""
-    network, step = load_average(work / "checkpoint.pt")
+    network = build_network()
+    step = load_average(network, work / "checkpoint.pt")
     error = rounding_error(network)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export") as temporary:
