@@ -185,7 +185,7 @@ def measure(result: InpaintingResult, truth: Tensor | None) -> list[dict[str, An
 
     LPIPS is left away for images that AlexNet cannot take.
     """
-    from pyro_vipaint.metrics import SMALLEST_SIDE, hidden_std, lpips_distance, observed_error, psnr
+    from pyro_vipaint.metrics import hidden_std, lpips_distance, observed_error, psnr, takes_lpips
 
     terms = result.fit.final_terms()
     columns: dict[str, Callable[[int], Any]] = {
@@ -198,7 +198,7 @@ def measure(result: InpaintingResult, truth: Tensor | None) -> list[dict[str, An
         spread = hidden_std(result.samples, result.mask)
         columns["hidden_std"] = lambda n: float(spread[n])
     if truth is not None:
-        if min(truth.shape[-2:]) >= SMALLEST_SIDE and truth.shape[-3] in (1, 3):
+        if takes_lpips(truth.shape):
             distance = lpips_distance(result.samples, truth).mean(0)
             columns["lpips"] = lambda n: float(distance[n])
         ratio = psnr(result.samples, truth).mean(0)

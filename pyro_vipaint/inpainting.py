@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,14 @@ from pyro_vipaint.calls import count_calls
 from pyro_vipaint.devices import device_for
 from pyro_vipaint.elbos import BetaELBO
 from pyro_vipaint.guides import HierarchicalGuide
+from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.inputs import (
     check_guidance,
     check_image,
     check_label,
     check_mask,
     check_pair,
+    check_perceptual,
     check_prior,
     check_prompt,
     check_seed,
@@ -29,19 +32,20 @@ from pyro_vipaint.inputs import (
 )
 from pyro_vipaint.keypoints import keypoints
 from pyro_vipaint.likelihoods import Laplace, Perceptual
-from pyro_vipaint.metrics import SMALLEST_SIDE
+from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior
 from pyro_vipaint.operators import Inpainting
 from pyro_vipaint.refinement import refine
 from pyro_vipaint.sampling import initial_latent, sample
 from pyro_vipaint.seeding import seeded
 from pyro_vipaint.settings import Settings, default_settings
-from pyro_vipaint.svi import Fit, fit
+from pyro_vipaint.svi import DEFAULT_LR, Fit, fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Progress = Callable[[str, int, int, float | None], None]
+GuideFactory = Callable[[DiffusionModel, Tensor], LatentGuide]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +100,7 @@ def inpaint(
     prompt: str | Sequence[str] | None = None,
     guidance_scale: float | None = None,
     settings: Settings | None = None,
+    guide: GuideFactory | None = None,
     steps: int | None = None,
     beta: float | None = None,
     refine_steps: int | None = None,
@@ -120,6 +125,10 @@ def inpaint(
             is that of a prior whose denoiser is guided.
         settings: all numbers of the run; if not given, :func:`default_settings` of ``levels`` and the kind of prior,
             without the perceptual term where LPIPS cannot take the images.
+        guide: makes the guide from the model and the latent ``(N, *event)`` at which its means start, for example
+            ``MixtureGuide`` or ``lambda model, start: LowRankGuide(model, start, rank=4)``; not given,
+            :class:`HierarchicalGuide` with gamma and tau of the settings. Kinds of parameters for which the settings
+            name no rate have that of :func:`fit`.
         steps, beta, refine_steps: single numbers to change in the settings.
         device: ``auto`` (CUDA, then MPS, then CPU; for a prior that is loaded already, where it lies) or a name.
         seed: makes the result reproducible on one machine.
@@ -134,13 +143,14 @@ def inpaint(
     prior = check_prior(prior, target)
     settings = settings or _defaults(levels, prior)
     settings = check_settings(_override(settings, steps=steps, beta=beta, refine_steps=refine_steps))
+    check_perceptual(settings, prior)
     image, mask = check_pair(check_image(image, prior), check_mask(mask, prior))
     condition: dict[str, Any] = {**check_label(label, len(image), prior), **check_prompt(prompt, len(image), prior)}
     condition |= check_guidance(guidance_scale, condition, prior)
     y, mask = torch.where(mask != 0, image, 0.0).to(target), mask.to(target)
     begun = time.perf_counter()
     with seeded(seed), count_calls() as calls:
-        fitted, samples = _run(prior, y, mask, num_samples, settings, condition, progress)
+        fitted, samples = _run(prior, y, mask, num_samples, settings, guide, condition, progress)
     seconds = time.perf_counter() - begun
     return InpaintingResult(
         samples.cpu(), y.cpu(), mask.cpu(), fitted, settings, calls.calls, calls.evaluations, seconds
@@ -153,6 +163,7 @@ def _run(
     mask: Tensor,
     num_samples: int,
     settings: Settings,
+    factory: GuideFactory | None,
     condition: dict[str, Any],
     progress: Progress | None,
 ) -> tuple[Fit, Tensor]:
@@ -163,10 +174,10 @@ def _run(
     times = keypoints(prior, noise_levels=[level * prior.data_std for level in settings.noise_levels])
     model = DiffusionModel(prior, likelihood, times, **condition)
     start = initial_latent(prior, likelihood, y, **condition)
-    guide = HierarchicalGuide(model, start, gamma_logit=settings.gamma_logit, tau_scale=settings.tau_scale)
+    guide = (factory or _hierarchical(settings))(model, start)
     elbo = BetaELBO(settings.beta, settings.num_particles)
     fitted = fit(
-        model, guide, y, elbo, settings.steps, settings.lr, final_lr=settings.final_lr,
+        model, guide, y, elbo, settings.steps, {**DEFAULT_LR, **settings.lr}, final_lr=settings.final_lr,
         callback=lambda step, loss: report("fit", step + 1, settings.steps, float(elbo.negative_bound().sum())),
     )  # fmt: skip
     z = sample(guide, y, num_samples)
@@ -180,8 +191,12 @@ def _run(
 def _defaults(levels: int, prior: DiffusionPrior) -> Settings:
     """The default settings, without the perceptual term where LPIPS cannot take the images."""
     settings = default_settings(levels, prior.is_latent)
-    channels, *size = prior.image_shape
-    return settings if channels in (1, 3) and min(size) >= SMALLEST_SIDE else replace(settings, perceptual_weight=0.0)
+    return settings if takes_lpips(prior.image_shape) else replace(settings, perceptual_weight=0.0)
+
+
+def _hierarchical(settings: Settings) -> GuideFactory:
+    """The default guide, with gamma and tau of the settings."""
+    return partial(HierarchicalGuide, gamma_logit=settings.gamma_logit, tau_scale=settings.tau_scale)
 
 
 def _likelihood(mask: Tensor, settings: Settings) -> Laplace:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.guidance import WEIGHT
+from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models import DiffusionPrior, load_prior
 from pyro_vipaint.settings import Settings
 
@@ -146,6 +147,14 @@ def check_settings(settings: Settings) -> Settings:
     if not (math.isfinite(settings.perceptual_weight) and settings.perceptual_weight >= 0):
         raise InputError(f"perceptual-weight must be finite and not negative, it is {settings.perceptual_weight:g}.")
     return settings
+
+
+def check_perceptual(settings: Settings, prior: DiffusionPrior) -> None:
+    """Refuses a perceptual term for images that LPIPS cannot take."""
+    if settings.perceptual_weight > 0 and not takes_lpips(prior.image_shape):
+        channels, *size = prior.image_shape
+        shape = f"{_shown(torch.Size(size))} with {channels} channels"
+        raise InputError(f"LPIPS cannot take images of {shape}: set the settings' perceptual_weight to 0.")
 
 
 def check_whole(name: str, value: Any) -> int:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
@@ -185,6 +185,11 @@ def _masked_mean(values: Tensor, where: Tensor) -> Tensor:
     values, where = torch.broadcast_tensors(values, where)
     total = torch.where(where, values, torch.zeros_like(values)).sum(dim=(-3, -2, -1))
     return total / where.sum(dim=(-3, -2, -1))
+
+
+def takes_lpips(shape: Sequence[int]) -> bool:
+    """Whether LPIPS and AlexNet's features are defined for images of this shape, ``(..., C, H, W)``."""
+    return shape[-3] in (1, 3) and min(shape[-2:]) >= SMALLEST_SIDE
 
 
 def _rgb(images: Tensor) -> Tensor:

@@ -14,7 +14,18 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint.devices import device_of, resolve_device
-from pyro_vipaint.models import DiffusionPrior, GaussianPrior, load_prior
+from pyro_vipaint.guides import (
+    DeltaGuide,
+    FlowGuide,
+    HierarchicalGuide,
+    LowRankGuide,
+    MeanFieldGuide,
+    MixtureGuide,
+    PriorGuide,
+)
+from pyro_vipaint.guides.base import LatentGuide
+from pyro_vipaint.inpainting import GuideFactory
+from pyro_vipaint.models import DiffusionModel, DiffusionPrior, GaussianPrior, load_prior
 from pyro_vipaint.models.exact import GaussianDenoiser
 from pyro_vipaint.schedules import EDM, as_time
 from pyro_vipaint.settings import Settings, default_settings
@@ -100,6 +111,35 @@ def test_network_calls(
     particles = result.settings.num_particles
     assert result.evaluations == count.evaluations
     assert result.evaluations == 1 + steps * (levels + 1) * particles + 3 * (levels - 1 + refine_steps)
+
+
+def test_the_default_guide_can_be_given(prior: DiffusionPrior, image: Tensor, mask: Tensor) -> None:
+    """Hierarchical, with gamma and tau of the settings."""
+    settings = default_settings(2)
+
+    def factory(model: DiffusionModel, start: Tensor) -> HierarchicalGuide:
+        return HierarchicalGuide(model, start, gamma_logit=settings.gamma_logit, tau_scale=settings.tau_scale)
+
+    given = vp.inpaint(image, mask, prior, **QUICK, guide=factory)
+    assert torch.equal(given.samples, vp.inpaint(image, mask, prior, **QUICK).samples)
+
+
+@pytest.mark.parametrize("family", [MixtureGuide, LowRankGuide, FlowGuide, MeanFieldGuide, PriorGuide, DeltaGuide])
+def test_the_guide_can_be_swapped(prior: DiffusionPrior, image: Tensor, mask: Tensor, family: GuideFactory) -> None:
+    """Whatever kinds of parameters it has, it is fitted at the same number of network calls."""
+    made: list[LatentGuide] = []
+
+    def factory(model: DiffusionModel, start: Tensor) -> LatentGuide:
+        made.append(family(model, start))
+        before.append({name: value.clone() for name, value in made[-1].named_parameters()})
+        return made[-1]
+
+    before: list[dict[str, Tensor]] = []
+    result = vp.inpaint(image, mask, prior, **QUICK, guide=factory)
+    assert result.calls == vp.inpaint(image, mask, prior, **QUICK).calls
+    [guide], [start] = made, before
+    moved = [name for name, value in guide.named_parameters() if not torch.equal(value, start[name])]
+    assert any(name.startswith("mu_2") for name in moved)
 
 
 def test_bounds_are_minus_the_sum_of_the_terms(prior: DiffusionPrior, image: Tensor, mask: Tensor) -> None:
@@ -414,6 +454,7 @@ BAD_NUMBERS: list[tuple[dict[str, Any], str]] = [
     ({"settings": replace(default_settings(2), num_particles=0)}, "num-particles must be at least 1"),
     ({"settings": replace(default_settings(2), scale=0.0)}, "scale must be positive"),
     ({"settings": replace(default_settings(2), final_lr=0.0)}, "final-lr must be positive"),
+    ({"settings": replace(default_settings(2), perceptual_weight=1.0)}, "LPIPS cannot take images of 8×8"),
 ]
 
 

@@ -8,6 +8,10 @@ with LPIPS on the AlexNet features that ship. Pictures are drawn afresh for each
 combinations. What ships is an exponential moving average. Interrupted, the same command goes on::
 
     python -m recipes.cats64.autoencoder --work WORKDIR
+    python -m recipes.cats64.autoencoder --work DECODER_WORKDIR --decoder-from WORKDIR --iterations 2000
+
+The second trains the decoder of the first's average further; the encoder stays, and with it every latent, so a prior of
+these latents can be trained meanwhile. What ships was trained so.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from torch import Tensor
 from pyro_vipaint.layers import Layers
 from pyro_vipaint.metrics import perceptual_distance
 from recipes.cats64.parts import draw_parts, shipped_layers
-from recipes.training import Schedule, train
+from recipes.training import Schedule, load_average, train
 
 BATCH_SIZE = 16
 PERCEPTUAL_WEIGHT = 0.5
@@ -64,10 +68,20 @@ def training_loss(encode: Callable[[Tensor], Any], decode: Callable[[Tensor], An
     return (output - x).abs().mean() + PERCEPTUAL_WEIGHT * perceptual + KL_WEIGHT * divergence
 
 
-def run(layers: Layers, work: Path, iterations: int, compiled: bool) -> None:
+def starting_network(decoder_from: Path | None) -> AutoencoderKL:
+    """A random network, or the average in the work folder ``decoder_from`` with a frozen encoder."""
+    network = build_network()
+    if decoder_from is not None:
+        load_average(network, decoder_from / "checkpoint.pt")
+        for half in (network.decoder, network.post_quant_conv):
+            half.requires_grad_(True)
+    return network.to(memory_format=torch.channels_last)
+
+
+def run(layers: Layers, work: Path, iterations: int, compiled: bool, decoder_from: Path | None = None) -> None:
     """Trains from the checkpoint in ``work``, or from the start."""
     torch.manual_seed(0)
-    network = build_network().to(memory_format=torch.channels_last)
+    network = starting_network(decoder_from)
 
     def encode(x: Tensor) -> Tensor:
         return network.quant_conv(network.encoder(x))
@@ -89,5 +103,6 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--iterations", type=int, default=ITERATIONS)
     parser.add_argument("--compile", action="store_true", help="compile the network: faster, needs g++")
+    parser.add_argument("--decoder-from", type=Path, metavar="WORKDIR", help="train that run's decoder alone, further")
     arguments = parser.parse_args()
-    run(shipped_layers(), arguments.work, arguments.iterations, arguments.compile)
+    run(shipped_layers(), arguments.work, arguments.iterations, arguments.compile, arguments.decoder_from)
