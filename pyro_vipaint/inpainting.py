@@ -141,10 +141,10 @@ def inpaint(
     num_samples, seed = check_whole("samples", num_samples), check_seed(seed)
     levels, target = check_whole("levels", levels), device_for(prior, device)
     prior = check_prior(prior, target)
+    image, mask = check_pair(check_image(image, prior), check_mask(mask, prior))
     settings = settings or _defaults(levels, prior)
     settings = check_settings(_override(settings, steps=steps, beta=beta, refine_steps=refine_steps))
     check_perceptual(settings, prior)
-    image, mask = check_pair(check_image(image, prior), check_mask(mask, prior))
     condition: dict[str, Any] = {**check_label(label, len(image), prior), **check_prompt(prompt, len(image), prior)}
     condition |= check_guidance(guidance_scale, condition, prior)
     y, mask = torch.where(mask != 0, image, 0.0).to(target), mask.to(target)
