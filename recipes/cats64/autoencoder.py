@@ -34,7 +34,7 @@ BATCH_SIZE = 16
 PERCEPTUAL_WEIGHT = 0.5
 KL_WEIGHT = 1e-6  # Rombach et al. (2022) use 1e-6 too
 ITERATIONS = 1600
-# The cosine of the weights that ship was shortened on the way: until batch b it was planned for n batches, as (b, n).
+# The cosine of the first run was shortened on the way: until batch b it was planned for n batches, as (b, n).
 SHIPPED_RUN = ((550, 3000), (1600, 1600))
 
 

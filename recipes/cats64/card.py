@@ -102,17 +102,19 @@ def training(weights: Result) -> str:
 | loss | L1 + {autoencoder.PERCEPTUAL_WEIGHT} LPIPS + {autoencoder.KL_WEIGHT:g} KL | squared error of v, uniform t |
 | noise | | betas {scheduler["beta_start"]} to {scheduler["beta_end"]}, linear in their roots, \
 {scheduler["num_train_timesteps"]:,} steps |
-| batches | {weights["vae"]["iterations"]:,} of {autoencoder.BATCH_SIZE} | {weights["unet"]["iterations"]:,} of \
+| batches | {autoencoder.SHIPPED_RUN[-1][0]:,} of {autoencoder.BATCH_SIZE}, then {weights["vae"]["iterations"]:,} for the \
+decoder alone | {weights["unet"]["iterations"]:,} of \
 {prior.BATCH_SIZE} |
-| length of the cosine, shortened on the way | {plan(autoencoder.SHIPPED_RUN)} | \
+| length of the cosine | {plan(autoencoder.SHIPPED_RUN)} | \
 {plan(prior.SHIPPED_RUN)} |
 
 One combination of parts in ten was held out: those whose part numbers add up to a multiple of ten.
 
 ```
 python -m recipes.cats64.autoencoder --work AUTOENCODER
+python -m recipes.cats64.autoencoder --work DECODER --decoder-from AUTOENCODER --iterations 2000
 python -m recipes.cats64.prior --autoencoder AUTOENCODER --work PRIOR
-python -m recipes.cats64.export --autoencoder AUTOENCODER --prior PRIOR
+python -m recipes.cats64.export --autoencoder DECODER --prior PRIOR
 python -m recipes.cats64.classifier --work CLASSIFIER
 ```
 """

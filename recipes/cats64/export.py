@@ -2,7 +2,7 @@
 
 What ships are the moving averages of the weights in the two checkpoints::
 
-    python -m recipes.cats64.export --autoencoder AUTOENCODER_WORKDIR --prior PRIOR_WORKDIR
+    python -m recipes.cats64.export --autoencoder DECODER_WORKDIR --prior PRIOR_WORKDIR
 
 writes ``vae/`` and ``unet/`` (weights and configuration), ``scheduler/`` and ``prior.json`` below
 ``models/weights/cats64``; the latents' shift and scale go into the autoencoder's configuration. New files are read back

@@ -24,9 +24,10 @@ from recipes.cats64.parts import draw_parts, shipped_layers
 from recipes.training import Schedule, load_average, train
 
 BATCH_SIZE = 64
-ITERATIONS = 3600
-# The cosine was shortened on the way: until batch b it was planned for n batches, as (b, n).
-SHIPPED_RUN = ((300, 6000), (2150, 4200), (3600, 3600))
+ITERATIONS = 6800
+# The cosine's length changed on the way: until batch b it was planned for n batches, as (b, n). At batch 3600 the rate,
+# which had come down to zero, rose again.
+SHIPPED_RUN = ((300, 6000), (2150, 4200), (3600, 3600), (6800, 6800))
 LATENTS = 40_000
 CHUNK = 250
 
