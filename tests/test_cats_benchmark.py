@@ -25,11 +25,11 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_small")
 def test_exact_draws_are_scored_and_runs_resume(tmp_path: Path) -> None:
     path = tmp_path / "cats.jsonl"
-    cats.run_all(path, num_samples=3, only=cats.EXACT)
+    cats.run_all(path, num_samples=3, only=[cats.EXACT])
     rows = cats.read_rows(path)
     assert [(row["start"], len(row["lpips"]), len(row["parts"])) for row in rows] == [(0, 1, 5), (1, 1, 5)]
     path.write_text(path.read_text().splitlines(keepends=True)[0])
-    cats.run_all(path, num_samples=3, only=cats.EXACT)
+    cats.run_all(path, num_samples=3, only=[cats.EXACT])
     again = cats.read_rows(path)
     assert [row["parts"] for row in again] == [row["parts"] for row in rows]
     (line,) = cats.summary(again).to_dict("records")

@@ -102,8 +102,8 @@ def training(weights: Result) -> str:
 | loss | L1 + {autoencoder.PERCEPTUAL_WEIGHT} LPIPS + {autoencoder.KL_WEIGHT:g} KL | squared error of v, uniform t |
 | noise | | betas {scheduler["beta_start"]} to {scheduler["beta_end"]}, linear in their roots, \
 {scheduler["num_train_timesteps"]:,} steps |
-| batches | {autoencoder.SHIPPED_RUN[-1][0]:,} of {autoencoder.BATCH_SIZE}, then {weights["vae"]["iterations"]:,} for the \
-decoder alone | {weights["unet"]["iterations"]:,} of \
+| batches | {autoencoder.SHIPPED_RUN[-1][0]:,} of {autoencoder.BATCH_SIZE}, then \
+{weights["vae"]["iterations"]:,} for the decoder alone | {weights["unet"]["iterations"]:,} of \
 {prior.BATCH_SIZE} |
 | length of the cosine | {plan(autoencoder.SHIPPED_RUN)} | \
 {plan(prior.SHIPPED_RUN)} |

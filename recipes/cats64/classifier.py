@@ -4,9 +4,10 @@ The network of :mod:`pyro_vipaint.parts_classifier`, (B, 3, 64, 64) -> one head 
 
     -E log softmax(f(x))_class
 
-over pictures drawn afresh, never from the held-out combinations. So that it judges decoded samples fairly, half of the
-batches are blurred (a Gaussian of up to a pixel) and all get noise (of up to .1), as an autoencoder would leave them.
-What ships is an exponential moving average, in half precision. Interrupted, the same command goes on::
+over pictures drawn afresh, never from the held-out combinations. So that it judges samples of a latent prior fairly, a
+third of the batches went through the shipped autoencoder with noise on the latents (of up to .2 of their standard
+deviation), another third is blurred (a Gaussian of up to a pixel), and all get noise (of up to .1). What ships is an
+exponential moving average, in half precision. Interrupted, the same command goes on::
 
     python -m recipes.cats64.classifier --work WORKDIR
 """
@@ -27,6 +28,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from pyro_vipaint.diagnostics.part_scores import is_shown
 from pyro_vipaint.diagnostics.parts import parts_posterior
 from pyro_vipaint.layers import Layers
+from pyro_vipaint.models import DiffusionPrior, load_prior
 from pyro_vipaint.parts_classifier import PartsClassifier, load_classifier, part_probabilities, save_classifier
 from recipes.cats64.parts import TARGET as PARTS
 from recipes.cats64.parts import draw_parts, shipped_layers
@@ -38,6 +40,7 @@ LEARNING_RATE = 2e-3
 KERNEL = 7  # pixels, side of the blur
 LARGEST_BLUR = 1.0  # its standard deviation, in pixels
 LARGEST_NOISE = 0.1  # standard deviation, in units of [-1, 1]
+LARGEST_LATENT_NOISE = 0.2  # standard deviation, in units of that of the latents
 DECISIVE_NOISE = 0.05  # sigma at which a picture shows its parts
 TARGET = PARTS.with_name("classifier.safetensors")
 
@@ -47,11 +50,21 @@ def labels_of(layers: Layers, index: Tensor) -> dict[str, Tensor]:
     return {slot: number[column] for (slot, number), column in zip(layers.classes.items(), index.T, strict=True)}
 
 
-def imitate_decoder(x: Tensor) -> Tensor:
-    """Pictures ``(B, 3, 64, 64)`` with noise and, in half of the batches, a blur."""
-    if torch.rand(()) < 0.5:
+def damaged(prior: DiffusionPrior, x: Tensor) -> Tensor:
+    """Pictures ``(B, 3, 64, 64)`` with noise and, a third of the batches each, blurred or through the autoencoder."""
+    kind = int(torch.randint(3, ()))
+    if kind == 1:
         x = blurred(x, 0.1 + (LARGEST_BLUR - 0.1) * float(torch.rand(())))
+    if kind == 2:
+        x = through_autoencoder(prior, x, LARGEST_LATENT_NOISE * torch.rand(len(x), 1, 1, 1))
     return x + LARGEST_NOISE * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
+
+
+@torch.no_grad()
+def through_autoencoder(prior: DiffusionPrior, x: Tensor, noise: Tensor | float = 0.0) -> Tensor:
+    """Decoded latents of pictures, with Gaussian noise of that standard deviation on the latents."""
+    z = prior.encode(x)
+    return prior.decode(z + noise * torch.randn_like(z)).clamp(-1, 1)
 
 
 def blurred(x: Tensor, sigma: float) -> Tensor:
@@ -59,15 +72,18 @@ def blurred(x: Tensor, sigma: float) -> Tensor:
     return gaussian_blur(x, [KERNEL, KERNEL], [sigma, sigma])
 
 
-def held_out_accuracies(network: PartsClassifier, layers: Layers, num: int = 2000) -> list[dict[str, object]]:
-    """Accuracies on held-out cats by kind (clean, or under the largest blur) and slot: of all, and of those that show.
+def held_out_accuracies(
+    network: PartsClassifier, prior: DiffusionPrior, layers: Layers, num: int = 2000
+) -> list[dict[str, object]]:
+    """Accuracies on held-out cats by kind (clean, blurred, decoded) and slot: of all, and of those that show.
 
     A slot shows where the exact posterior of the whole picture is nearly sure of it; a covered mouth does not.
     """
     index = draw_parts(layers, num, held_out=True, generator=torch.Generator().manual_seed(1))
     images, labels, shows = layers.compose(index), labels_of(layers, index), which_show(layers, index)
     rows = []
-    for kind, x in {"clean": images, "blurred": blurred(images, LARGEST_BLUR)}.items():
+    decoded = torch.cat([through_autoencoder(prior, batch) for batch in images.split(BATCH_SIZE)])
+    for kind, x in {"clean": images, "blurred": blurred(images, LARGEST_BLUR), "decoded": decoded}.items():
         for slot, probabilities in part_probabilities(network, x).items():
             right = (probabilities.argmax(-1) == labels[slot]).double()
             shown = float(right[shows[slot]].mean())
@@ -88,12 +104,13 @@ def which_show(layers: Layers, index: Tensor) -> dict[str, Tensor]:
 def run(layers: Layers, work: Path, iterations: int) -> None:
     """Trains from the checkpoint in ``work``, or from the start."""
     torch.manual_seed(0)
+    prior = load_prior(TARGET.parent)
     network = PartsClassifier(layers.num_classes).to(memory_format=torch.channels_last)
     classes = layers.classes
 
     def batch_loss() -> Tensor:
         index = draw_parts(layers, BATCH_SIZE, held_out=False)
-        x = imitate_decoder(layers.compose(index)).contiguous(memory_format=torch.channels_last)
+        x = damaged(prior, layers.compose(index)).contiguous(memory_format=torch.channels_last)
         targets = (number[column] for number, column in zip(classes.values(), index.T, strict=True))
         losses = [cross_entropy(logits, y) for logits, y in zip(network(x).values(), targets, strict=True)]
         return torch.stack(losses).sum()
@@ -106,7 +123,7 @@ def export(layers: Layers, work: Path, target: Path) -> None:
     network = PartsClassifier(layers.num_classes)
     load_average(network, work / "checkpoint.pt")
     save_classifier(network, target)
-    table = pandas.DataFrame(held_out_accuracies(load_classifier(target), layers))
+    table = pandas.DataFrame(held_out_accuracies(load_classifier(target), load_prior(TARGET.parent), layers))
     Console(width=120).print(table.round(4).to_string(index=False))
 
 
