@@ -9,7 +9,8 @@ from pyro_vipaint.errors import InputError
 from pyro_vipaint.svi import DEFAULT_LR
 
 START, STOP = 3.0, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data's standard deviation
-LATENT_START, LATENT_STOP = 6.0, 0.3  # of latent priors
+LATENT_START, LATENT_STOP = 12.0, 1.5  # of latent priors
+LATENT_FIT_CALLS = 120  # network calls of their fit, for any number of levels
 KINDS = ("mu", "tau", "gamma")  # the parameters of HierarchicalGuide
 MAX_LEVELS = 100  # ten grid steps of a thousand-step chain between neighbouring keypoints at least
 
@@ -18,7 +19,7 @@ MAX_LEVELS = 100  # ten grid steps of a thousand-step chain between neighbouring
 class Settings:
     """What a run of VIPaint is made of. The defaults were tuned on fashion32; ``benchmarks/quality.py`` has the record.
 
-    :func:`default_settings` has others for latent priors: a first guess from a few trials on cats64, not tuned.
+    :func:`default_settings` has others for latent priors, tuned on cats64; ``benchmarks/cats.py`` has the record.
 
     Attributes:
         noise_levels: sigma/alpha at T_e, …, T_s in units of the prior's ``data_std``.
@@ -63,8 +64,8 @@ def default_noise_levels(levels: int, start: float = START, stop: float = STOP) 
 
 
 def default_settings(levels: int = 4, latent: bool = False) -> Settings:
-    """The settings of VIPaint-``levels``: tuned for pixel priors, a first guess for latent ones."""
+    """The settings of VIPaint-``levels`` for pixel priors, or for latent ones."""
     if latent:
-        noise_levels = default_noise_levels(levels, LATENT_START, LATENT_STOP)
-        return Settings(noise_levels, perceptual_weight=2000.0, zeta=3.0)
+        noise_levels, steps = default_noise_levels(levels, LATENT_START, LATENT_STOP), LATENT_FIT_CALLS // (levels + 1)
+        return Settings(noise_levels, perceptual_weight=2000.0, steps=max(steps, 1), refine_steps=22, zeta=3.0)
     return Settings(default_noise_levels(levels))

@@ -20,6 +20,7 @@ NAMES = [
     "04_compare_elbos",
     "05_bring_your_own_prior",
     "06_calibration",
+    "07_latent_cats",
 ]
 LARGEST = 600_000  # bytes of a notebook, figures included
 RUN = """
