@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ class Layers:
         """Number of parts in each slot."""
         return tuple(len(part) for part in self.parts.values())
 
-    @property
+    @cached_property
     def classes(self) -> dict[str, Tensor]:
         """Class number of each part by slot, ``(n,)``: equal parts, which no picture tells apart, share one.
 

@@ -10,7 +10,7 @@ from pyro_vipaint.svi import DEFAULT_LR
 
 START, STOP = 3.0, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data's standard deviation
 LATENT_START, LATENT_STOP = 12.0, 1.5  # of latent priors
-LATENT_FIT_CALLS = 120  # network calls of their fit, for any number of levels
+LATENT_FIT_CALLS = 120  # network calls of their fit, at least one step of MAX_LEVELS
 KINDS = ("mu", "tau", "gamma")  # the parameters of HierarchicalGuide
 MAX_LEVELS = 100  # ten grid steps of a thousand-step chain between neighbouring keypoints at least
 
@@ -67,5 +67,5 @@ def default_settings(levels: int = 4, latent: bool = False) -> Settings:
     """The settings of VIPaint-``levels`` for pixel priors, or for latent ones."""
     if latent:
         noise_levels, steps = default_noise_levels(levels, LATENT_START, LATENT_STOP), LATENT_FIT_CALLS // (levels + 1)
-        return Settings(noise_levels, perceptual_weight=2000.0, steps=max(steps, 1), refine_steps=22, zeta=3.0)
+        return Settings(noise_levels, perceptual_weight=2000.0, steps=steps, refine_steps=22, zeta=3.0)
     return Settings(default_noise_levels(levels))

@@ -106,12 +106,11 @@ def run(layers: Layers, work: Path, iterations: int) -> None:
     torch.manual_seed(0)
     prior = load_prior(TARGET.parent)
     network = PartsClassifier(layers.num_classes).to(memory_format=torch.channels_last)
-    classes = layers.classes
 
     def batch_loss() -> Tensor:
         index = draw_parts(layers, BATCH_SIZE, held_out=False)
         x = damaged(prior, layers.compose(index)).contiguous(memory_format=torch.channels_last)
-        targets = (number[column] for number, column in zip(classes.values(), index.T, strict=True))
+        targets = labels_of(layers, index).values()
         losses = [cross_entropy(logits, y) for logits, y in zip(network(x).values(), targets, strict=True)]
         return torch.stack(losses).sum()
 

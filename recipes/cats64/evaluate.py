@@ -31,6 +31,7 @@ from pyro_vipaint.layers import Layers
 from pyro_vipaint.metrics import alexnet_features, lpips_distance, psnr
 from pyro_vipaint.models import DiffusionPrior, load_prior
 from pyro_vipaint.parts_classifier import PartsClassifier, load_classifier, part_probabilities
+from recipes.cats64.classifier import through_autoencoder
 from recipes.cats64.export import TARGET, WEIGHTS
 from recipes.cats64.parts import draw_parts, shipped_layers
 from recipes.evaluation import Result, distance, earlier_results, timed, write_json
@@ -59,7 +60,7 @@ def draw_cats(layers: Layers, num: int, held_out: bool, seed: int) -> tuple[Tens
 def measure_autoencoder(prior: DiffusionPrior, layers: Layers, sizes: Sizes, picture: Path) -> Result:
     """Reconstruction of held-out cats, means with standard errors over cats."""
     x, _ = draw_cats(layers, sizes.held_out, True, sizes.seed)
-    reconstruction = torch.cat([prior.decode(prior.encode(chunk)).clamp(-1, 1) for chunk in x.split(CHUNK)])
+    reconstruction = torch.cat([through_autoencoder(prior, chunk) for chunk in x.split(CHUNK)])
     save_grid(picture, torch.stack([x[:20], reconstruction[:20]], 1).flatten(0, 1), 10)
     values = {"psnr": psnr(reconstruction, x), "lpips": lpips_distance(reconstruction, x)}
     return {"images": len(x)} | {
