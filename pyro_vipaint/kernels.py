@@ -56,6 +56,28 @@ def bridge(schedule: Schedule, z_t: Tensor, x: Tensor, t: Time, s: Time) -> Norm
     return _normal(expand_event(a, z_t) * z_t + expand_event(b, z_t) * x, variance.sqrt())
 
 
+def ddim(schedule: Schedule, z_t: Tensor, x: Tensor, t: Time, s: Time, eta: float = 0.0) -> Tensor:
+    r"""A draw of z_s after z_t with the prediction x (Song, Meng & Ermon 2021, Eq. 12), of the shape of ``z_t``.
+
+    .. math:: \alpha_s x + \sqrt{\sigma_s^2 - \eta^2 v} \, \hat\epsilon + \eta \sqrt{v} \, \epsilon, \qquad
+              \hat\epsilon = (z_t - \alpha_t x) / \sigma_t
+
+    with v the variance of the bridge: ``eta`` = 0 is deterministic, ``eta`` = 1 draws from :func:`bridge`.
+    """
+    alpha_s, sigma_s = schedule(as_time(s))
+    alpha_t, sigma_t = schedule(as_time(t))
+    variance = eta**2 * bridge_coefficients(schedule, t, s)[2]
+    epsilon = (z_t - expand_event(alpha_t, z_t) * x) / expand_event(sigma_t, z_t)
+    mean = expand_event(alpha_s, z_t) * x + expand_event((sigma_s**2 - variance).clamp(min=0).sqrt(), z_t) * epsilon
+    return mean if eta == 0 else mean + expand_event(variance.sqrt(), z_t) * torch.randn_like(z_t)
+
+
+def coordinate_scale(schedule: Schedule, t: Time) -> Tensor:
+    """c_t = sqrt(alpha_t^2 + sigma_t^2), float64: z_t / c_t is z_t in variance-preserving coordinates."""
+    alpha, sigma = schedule(as_time(t))
+    return (alpha**2 + sigma**2).sqrt()
+
+
 def _normal(mean: Tensor, std: Tensor) -> Normal:
     """A Normal of the shape of ``mean`` without argument checks (each would cost a pass over the image)."""
     scale = expand_event(std, mean).clamp(min=torch.finfo(mean.dtype).tiny)

@@ -53,3 +53,18 @@ class Matrix:
 
     def A_dagger(self, y: Tensor) -> Tensor:
         return y @ torch.linalg.pinv(self.matrix).T.to(y)
+
+
+def apply(operator: Operator, x: Tensor) -> Tensor:
+    """A(x) for images with any leading dimensions."""
+    return operator.A(x)
+
+
+def adjoint(operator: Operator, y: Tensor) -> Tensor:
+    """A_adjoint(y) for observations with any leading dimensions."""
+    return operator.A_adjoint(y)
+
+
+def pseudo_inverse(operator: Operator, y: Tensor) -> Tensor:
+    """A_dagger(y) where the operator has one, A_adjoint(y) otherwise."""
+    return operator.A_dagger(y) if hasattr(operator, "A_dagger") else operator.A_adjoint(y)  # pyright: ignore

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint.guidance import WEIGHT
-from pyro_vipaint.kernels import bridge
+from pyro_vipaint.kernels import bridge, coordinate_scale
 from pyro_vipaint.models.priors import DiffusionPrior
-from pyro_vipaint.schedules import as_time
 from pyro_vipaint.seeding import seeded
 
 DEFAULT_STEPS = 15
@@ -101,7 +100,7 @@ def _guided_step(
         norm = residual_norm(likelihood, prior.decode(x_hat), y, z.ndim - prior.event_dim)
         (gradient,) = torch.autograd.grad(norm.sum(), z)
     with torch.no_grad():
-        step = zeta * _scale(prior, t) * _scale(prior, s)
+        step = zeta * float(coordinate_scale(prior.schedule, t) * coordinate_scale(prior.schedule, s))
         return bridge(prior.schedule, z, x_hat, t, s).sample() - step * gradient
 
 
@@ -109,8 +108,3 @@ def residual_norm(likelihood: Any, x: Tensor, y: Tensor, leading_dims: int) -> T
     """|y - A(x)| of each sample by itself, of the leading shape (never a batch mean)."""
     residual = likelihood.residual(x, y)
     return residual.flatten(leading_dims).square().sum(-1).clamp(min=1e-20).sqrt()
-
-
-def _scale(prior: DiffusionPrior, t: float) -> float:
-    alpha, sigma = prior.schedule(as_time(t))
-    return float((alpha**2 + sigma**2).sqrt())

@@ -38,6 +38,8 @@ _FAMILIES = {f"guides.{name}" for name in ("hierarchical", "mean_field", "featur
 _FAMILIES |= {f"guides.{name}" for name in ("mixture", "flow")}
 _DIAGNOSTICS = {"draws", "evidence", "pareto", "importance", "projections", "uniformity", "calibration", "coverage"}
 _DIAGNOSTICS = {f"diagnostics.{name}" for name in (*_DIAGNOSTICS, "two_sample", "arviz", "parts", "part_scores")}
+_BASELINES = {f"baselines.{name}" for name in ("dps",)}
+_METHODS = _TOOLS | _PRIORS | _MEASUREMENTS | {"baselines.base", "refinement", "sampling"}
 _LIBRARY = (
     _PRIORS
     | _MEASUREMENTS
@@ -47,7 +49,7 @@ _LIBRARY = (
     | {"models.mixture", "models.empirical"}
     | {"saving", "resuming", "guides", "guides.base", "guides.chain", *_FAMILIES}
     | {"elbos", "elbos.base", "elbos.beta", "elbos.sampled", "elbos.sticking", "elbos.renyi", "elbos.annealed"}
-    | {"baselines", "baselines.dps"}
+    | {"baselines", *_BASELINES}
     | {"diagnostics", *_DIAGNOSTICS}
 )
 ALLOWED: dict[str, set[str]] = {
@@ -98,8 +100,9 @@ ALLOWED: dict[str, set[str]] = {
     "svi": _TOOLS | {"saving", "resuming", "models.priors", "models.diffusion", "elbos.beta", "diagnostics.arviz"},
     "sampling": _TOOLS | _PRIORS | _MEASUREMENTS | {"models.diffusion"},
     "refinement": _TOOLS | _PRIORS | _MEASUREMENTS | {"keypoints", "models.diffusion"},
-    "baselines.dps": _TOOLS | _PRIORS | _MEASUREMENTS | {"keypoints", "models.diffusion", "refinement"},
-    "baselines": {"baselines.dps"},
+    "baselines.base": _TOOLS | _PRIORS,
+    **dict.fromkeys(sorted(_BASELINES), _METHODS),
+    "baselines": {"baselines.base", *_BASELINES},
     # diagnostics know no particular guide, objective or prior
     "diagnostics.draws": _TOOLS,
     "diagnostics.evidence": {"diagnostics.draws"},

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vipaint.kernels import bridge, bridge_coefficients, diffuse, expand_event, relative
+from pyro_vipaint.kernels import (
+    bridge,
+    bridge_coefficients,
+    coordinate_scale,
+    ddim,
+    diffuse,
+    expand_event,
+    relative,
+)
 from pyro_vipaint.schedules import (
     EDM,
     CosineVP,
@@ -21,6 +29,7 @@ from pyro_vipaint.schedules import (
     as_time,
 )
 from tests.problems import Unscaled
+from tests.statistics import assert_within, mean_and_error
 
 TABLE = TableVP(torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).tolist())
 SCHEDULES: list[Schedule] = [
@@ -195,3 +204,35 @@ def test_values_expand_over_the_event() -> None:
     assert filled.dtype == torch.float32
     assert (filled.flatten(2) == value.float().unsqueeze(-1)).all()
     assert (z + expand_event(torch.tensor(2.0), z) == 2).all()
+
+
+@every_schedule
+@pairs_of_times
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_ddim_steps_keep_the_marginal(schedule: Schedule, s: float, t: float, eta: float) -> None:
+    """With the true x a step from z_t ~ N(alpha_t x, sigma_t^2) has the moments of q(z_s given x), whatever eta."""
+    (alpha_s, sigma_s), (alpha_t, sigma_t) = at(schedule, s), at(schedule, t)
+    torch.manual_seed(0)
+    draws = 20_000
+    z_t = alpha_t * 0.7 + sigma_t * torch.randn(draws, dtype=torch.float64)
+    z_s = ddim(schedule, z_t, torch.full_like(z_t, 0.7), t, s, eta)
+    mean, error = mean_and_error(z_s)
+    assert_within(mean, alpha_s * 0.7, error)
+    assert_within(z_s.std(), sigma_s, sigma_s / (2 * draws) ** 0.5)
+
+
+@every_schedule
+@pairs_of_times
+def test_ddim_with_eta_one_is_the_bridge(schedule: Schedule, s: float, t: float) -> None:
+    z_t, x = torch.randn(2, 3, dtype=torch.float64)
+    torch.manual_seed(0)
+    expected = bridge(schedule, z_t, x, t, s).sample()
+    torch.manual_seed(0)
+    torch.testing.assert_close(ddim(schedule, z_t, x, t, s, 1.0), expected, rtol=1e-6, atol=1e-8)
+
+
+@every_schedule
+def test_the_coordinate_scale_makes_a_schedule_variance_preserving(schedule: Schedule) -> None:
+    alpha, sigma = at(schedule, 0.6)
+    scale = coordinate_scale(schedule, 0.6).item()
+    assert (alpha / scale) ** 2 + (sigma / scale) ** 2 == pytest.approx(1, rel=1e-12)

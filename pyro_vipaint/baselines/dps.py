@@ -6,29 +6,13 @@ guidance step is that of :mod:`pyro_vipaint.refinement`, started at t = 1 instea
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from pyro_vipaint.calls import count_calls
+from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
 from pyro_vipaint.models.priors import DiffusionPrior
 from pyro_vipaint.refinement import guided_chain
-from pyro_vipaint.schedules import as_time
-from pyro_vipaint.seeding import seeded
-
-
-@dataclass(frozen=True, eq=False)
-class BaselineResult:
-    """Images ``(S, N, C, H, W)`` in [-1, 1], and what they cost."""
-
-    samples: Tensor
-    calls: int
-    evaluations: int
-    seconds: float
 
 
 def dps(
@@ -40,7 +24,7 @@ def dps(
     *,
     zeta: float = 0.5,
     seed: int | None = None,
-    callback: Callable[[int], None] | None = None,
+    callback: Callback | None = None,
     **condition: Any,
 ) -> BaselineResult:
     """``num_samples`` draws for each of the N observations, ``steps`` network calls on all of them at once.
@@ -55,10 +39,9 @@ def dps(
         callback: called as ``callback(step)``.
         condition: passed to the denoiser.
     """
-    begun = time.perf_counter()
-    _, sigma = prior.schedule(as_time(1.0))
-    times = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64).tolist()
-    with seeded(seed), count_calls() as count:
-        z = float(sigma) * torch.randn(num_samples, len(y), *prior.event_shape, device=y.device)
-        samples = guided_chain(prior, likelihood, z, y, times, zeta, condition, callback)
-    return BaselineResult(samples, count.calls, count.evaluations, time.perf_counter() - begun)
+
+    def chain() -> Tensor:
+        z = pure_noise(prior, num_samples, y)
+        return guided_chain(prior, likelihood, z, y, time_grid(steps), zeta, condition, callback)
+
+    return run(chain, seed)
