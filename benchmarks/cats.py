@@ -56,6 +56,7 @@ from pyro_vipaint import Gaussian, Inpainting, inpaint
 from pyro_vipaint.baselines import dps
 from pyro_vipaint.diagnostics import PartsPosterior, part_scores, parts_posterior
 from pyro_vipaint.guides import MixtureGuide
+from pyro_vipaint.held_out import draw_parts, shipped_layers
 from pyro_vipaint.inpainting import GuideFactory
 from pyro_vipaint.masks import box, random_large, rotated_window
 from pyro_vipaint.metrics import lpips_distance
@@ -63,7 +64,6 @@ from pyro_vipaint.models import DiffusionPrior, load_prior
 from pyro_vipaint.parts_classifier import draw_labels, load_classifier, part_probabilities
 from pyro_vipaint.settings import Settings, default_settings
 from recipes.cats64.classifier import TARGET as CLASSIFIER
-from recipes.cats64.parts import draw_parts, shipped_layers
 
 RESULTS = Path(__file__).parent / "results" / "cats.jsonl"
 CATS, CHUNK, SEED = 16, 8, 0  # cats in all and in one run; the seed of cats, masks and noise

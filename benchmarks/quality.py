@@ -78,7 +78,7 @@ from torch import Tensor
 from benchmarks.rows import read_rows
 from pyro_vipaint import Inpainting, Laplace, inpaint
 from pyro_vipaint.baselines import dps
-from pyro_vipaint.demo import held_out_images
+from pyro_vipaint.held_out import held_out_images
 from pyro_vipaint.masks import rotated_window
 from pyro_vipaint.metrics import hidden_std, lpips_distance, observed_error
 from pyro_vipaint.models import DiffusionPrior, load_prior

@@ -18,8 +18,9 @@ from pyro_vipaint.errors import InputError, NonFiniteError  # noqa: E402
 from pyro_vipaint.inpainting import InpaintingResult, inpaint  # noqa: E402
 from pyro_vipaint.keypoints import keypoints  # noqa: E402
 from pyro_vipaint.likelihoods import Gaussian, Laplace, Perceptual  # noqa: E402
-from pyro_vipaint.operators import Inpainting  # noqa: E402
+from pyro_vipaint.operators import Compose, GaussianBlur, Inpainting, MotionBlur, SuperResolution  # noqa: E402
 from pyro_vipaint.refinement import refine  # noqa: E402
+from pyro_vipaint.restoring import RestorationResult, restore  # noqa: E402
 from pyro_vipaint.sampling import initial_latent, sample  # noqa: E402
 from pyro_vipaint.svi import Fit, fit  # noqa: E402
 
@@ -29,17 +30,22 @@ __all__ = [
     "AnnealedELBO",
     "BetaELBO",
     "Comparison",
+    "Compose",
     "Fit",
     "Gaussian",
+    "GaussianBlur",
     "InpaintingResult",
     "InputError",
     "Inpainting",
     "Laplace",
+    "MotionBlur",
     "NonFiniteError",
     "Perceptual",
     "RenyiELBO",
+    "RestorationResult",
     "SampledELBO",
     "StickingTheLandingELBO",
+    "SuperResolution",
     "compare",
     "count_calls",
     "fit",
@@ -47,5 +53,6 @@ __all__ = [
     "inpaint",
     "keypoints",
     "refine",
+    "restore",
     "sample",
 ]

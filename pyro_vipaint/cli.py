@@ -1,46 +1,33 @@
-"""``vipaint``: completions of an image from the command line."""
+"""``vipaint``: completions and restorations of an image from the command line."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
-from pyro_vipaint.errors import InputError, NonFiniteError
+from pyro_vipaint.cli_bench import bench
+from pyro_vipaint.cli_restore import restore
+from pyro_vipaint.cli_results import (
+    Beta,
+    Guidance,
+    InvertMask,
+    Label,
+    Levels,
+    Prior,
+    Prompt,
+    RefineSteps,
+    Steps,
+    Truth,
+    run_and_write,
+)
+from pyro_vipaint.cli_shared import Device, Out, Seed, console, one_line_errors
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Inpainting by VIPaint with a diffusion prior.")
-console, errors = Console(), Console(stderr=True)
-
-Out = Annotated[Path, typer.Option(help="Folder for the results.")]
-Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Bad input ends with one line and exit code 2, a fit that broke or a full disk with exit code 1."""
-    try:
-        yield
-    except InputError as error:
-        _print_error(error)
-        raise typer.Exit(2) from None
-    except (NonFiniteError, OSError) as error:
-        _print_error(error)
-        raise typer.Exit(1) from None
-
-
-def _print_error(error: Exception) -> None:
-    """The message in one line, however narrow the terminal, with brackets in file names left as they are."""
-    message = " ".join(str(error).split())
-    errors.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+app.command()(restore)
+app.command()(bench)
 
 
 @app.command()
@@ -51,7 +38,7 @@ def demo(
     prior: Annotated[str, typer.Option(help="fashion32, or cats64 for a latent prior.")] = "fashion32",
 ) -> None:
     """Completes held-out images with a prior that ships, and shows the bound that was reached."""
-    with _one_line_errors():
+    with one_line_errors():
         from pyro_vipaint.demo import problem_for
         from pyro_vipaint.files import check_out
 
@@ -67,23 +54,23 @@ def inpaint(
     image: Annotated[Path, typer.Argument(help="Picture with a hole; hidden pixels are not looked at.")],
     mask: Annotated[Path, typer.Option(help="Mask picture: white means observed.")],
     out: Out,
-    prior: Annotated[str, typer.Option(help="Shipped name, folder or hub id.")] = "fashion32",
-    levels: Annotated[int, typer.Option(help="K, the number of latent levels.")] = 4,
+    prior: Prior = "fashion32",
+    levels: Levels = 4,
     samples: Annotated[int, typer.Option(help="Number of completions.")] = 10,
-    label: Annotated[int | None, typer.Option(help="Class, for class-conditional priors.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="Text, for priors that take it.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="Weight of label or prompt; 1 is none.")] = None,
-    steps: Annotated[int | None, typer.Option(help="SVI steps, K + 1 network calls each.")] = None,
-    refine_steps: Annotated[int | None, typer.Option(help="Refinement steps, one network call each.")] = None,
-    beta: Annotated[float | None, typer.Option(help="Weight of the prior side; 1 is the true bound.")] = None,
+    label: Label = None,
+    prompt: Prompt = None,
+    guidance_scale: Guidance = None,
+    steps: Steps = None,
+    refine_steps: RefineSteps = None,
+    beta: Beta = None,
     device: Device = "auto",
     seed: Seed = 0,
     resize: Annotated[bool, typer.Option("--resize", help="Fit picture and mask to the prior's size.")] = False,
-    invert_mask: Annotated[bool, typer.Option("--invert-mask", help="White means hidden instead.")] = False,
-    truth: Annotated[Path | None, typer.Option(help="The undamaged picture, to be compared with.")] = None,
+    invert_mask: InvertMask = False,
+    truth: Truth = None,
 ) -> None:
     """Completes IMAGE where MASK is black."""
-    with _one_line_errors():
+    with one_line_errors():
         from pyro_vipaint.devices import resolve_device
         from pyro_vipaint.files import check_out, read_image, read_mask
         from pyro_vipaint.inputs import check_prior
@@ -103,7 +90,7 @@ def inpaint(
 @app.command()
 def priors() -> None:
     """Lists the priors that ship with the library."""
-    with _one_line_errors():
+    with one_line_errors():
         from pyro_vipaint.models import embedded_priors, load_prior
 
         table = Table("name", "shape", "classes", "noise levels")
@@ -116,55 +103,16 @@ def priors() -> None:
 
 
 def _run_and_write(images: Any, masks: Any, truth: Any, out: Path, seed: int, **arguments: Any) -> None:
-    """Runs VIPaint with progress bars, prints the table, writes the folder."""
-    from pyro_vipaint.files import build_report, write_result
+    """Runs :func:`inpaint` and writes what comes of it."""
     from pyro_vipaint.inpainting import inpaint as run
     from pyro_vipaint.inputs import check_truth
 
-    check_truth(truth, images)
-    with _progress_bars() as progress, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Encountered (NaN|[+-]inf)")  # Pyro's; the error that follows says where
-        result = run(images, masks, seed=seed, progress=progress, **arguments)
-    prior, label = arguments["prior"], arguments["label"]
-    labels = None if label is None else ([label] if isinstance(label, int) else label.tolist())
-    with console.status("measuring and writing"):
-        report = build_report(result, truth, seed, prior if isinstance(prior, str) else prior.name, labels)
-        report |= {name: arguments.get(name) for name in ("prompt", "guidance_scale")}
-        write_result(out, result, report, truth)
-    _print_table(report, out)
-
-
-@contextmanager
-def _progress_bars() -> Iterator[Callable[[str, int, int, float | None], None]]:
-    """One bar a phase; the fit's shows the bound on -log p(y), summed over images."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    titles = {"fit": "fitting the posterior", "refine": "refining the samples"}
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bars:
-        tasks: dict[str, Any] = {}
-
-        def report(phase: str, step: int, total: int, bound: float | None) -> None:
-            note = "" if bound is None else f"-log p(y) ≤ {bound:.1f} nats"
-            if phase not in tasks:
-                tasks[phase] = bars.add_task(titles[phase], total=total, note=note)
-            bars.update(tasks[phase], completed=step, note=note)
-
-        yield report
-
-
-def _print_table(report: dict[str, Any], out: Path) -> None:
-    import pandas
-
-    frame = pandas.DataFrame(report["images"]).drop(columns="terms")
-    table = Table("image", *frame.columns, title=f"{report['num_samples']} samples an image")
-    for index, row in frame.iterrows():
-        table.add_row(str(index), *(f"{value:.4g}" for value in row))
-    console.print(table)
-    console.print(
-        f"{report['network_calls']} network calls on {report['network_evaluations']} images in all, "
-        f"{report['seconds']:.1f} s. bound: nats on log p(y), higher is better; lpips: lower is better."
-    )
-    written = f"Written to {out}/: contact_sheet.png, the samples, samples.safetensors, report.json"
-    console.print(written, soft_wrap=True, markup=False)
+    check_truth(truth, images.shape)
+    entries = {name: arguments.get(name) for name in ("prompt", "guidance_scale")}
+    run_and_write(
+        lambda progress: run(images, masks, seed=seed, progress=progress, **arguments),
+        truth, out, seed, arguments["prior"], arguments["label"], entries,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

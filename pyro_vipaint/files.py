@@ -23,9 +23,12 @@ from torch import Tensor
 
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.inpainting import InpaintingResult
+from pyro_vipaint.operators import apply
+from pyro_vipaint.restoring import RestorationResult
 
 REPORT = "report.json"
 SAMPLE = re.compile(r"(image_\d+_)?sample_\d+\.png")
+Result = InpaintingResult | RestorationResult
 PACKAGES = ("pyro-vipaint", "torch", "pyro-ppl", "diffusers", "lpips")
 
 
@@ -122,7 +125,7 @@ def check_out(out: Path) -> None:
         raise InputError(f"{out} cannot be written: {nearest} is not a folder that one may write to.")
 
 
-def write_result(out: Path, result: InpaintingResult, report: dict[str, Any], truth: Tensor | None = None) -> None:
+def write_result(out: Path, result: Result, report: dict[str, Any], truth: Tensor | None = None) -> None:
     """Writes ``contact_sheet.png``, a PNG a sample, ``samples.safetensors`` and ``report.json`` into ``out``.
 
     Sample pictures of an earlier run go away; other files in ``out`` stay.
@@ -140,12 +143,18 @@ def write_result(out: Path, result: InpaintingResult, report: dict[str, Any], tr
         result.plot(truth).savefig(folder / "contact_sheet.png", dpi=160)
         for name, image in pictures.items():
             Image.fromarray(to_picture(image)).save(folder / name)
-        tensors = {"samples": result.samples, "observation": result.observation, "mask": result.mask}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "samples.safetensors")
+        save_file(_tensors(result), folder / "samples.safetensors")
         (folder / REPORT).write_text(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     for path in out.iterdir():
         if SAMPLE.fullmatch(path.name) and path.name not in pictures:
             path.unlink()
+
+
+def _tensors(result: Result) -> dict[str, Tensor]:
+    tensors = {"samples": result.samples, "observation": result.observation}
+    if result.mask is not None:
+        tensors["mask"] = result.mask
+    return {name: value.contiguous() for name, value in tensors.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -158,7 +167,7 @@ def _plain(value: Any) -> Any:
 
 
 def build_report(
-    result: InpaintingResult,
+    result: Result,
     truth: Tensor | None,
     seed: int,
     prior: str,
@@ -180,10 +189,11 @@ def build_report(
     }
 
 
-def measure(result: InpaintingResult, truth: Tensor | None) -> list[dict[str, Any]]:
-    """An entry an image: bound, its terms, error on observed pixels, diversity; against the truth PSNR and LPIPS.
+def measure(result: Result, truth: Tensor | None) -> list[dict[str, Any]]:
+    """An entry an image: bound, its terms, error on the observation, diversity; against the truth PSNR and LPIPS.
 
-    LPIPS is left away for images that AlexNet cannot take.
+    Diversity is that of hidden pixels, or of all pixels for an operator without a mask. LPIPS is left away for images
+    that AlexNet cannot take.
     """
     from pyro_vipaint.metrics import hidden_std, lpips_distance, observed_error, psnr, takes_lpips
 
@@ -192,11 +202,13 @@ def measure(result: InpaintingResult, truth: Tensor | None) -> list[dict[str, An
         "bound": lambda n: -sum(float(value[n]) for value in terms.values()),
         "terms": lambda n: {name: float(value[n]) for name, value in terms.items()},
     }
-    error = observed_error(result.samples, result.observation, result.mask).mean(0)
+    observed = torch.ones(1) if result.mask is None else result.mask
+    error = observed_error(apply(result.operator, result.samples), result.observation, observed).mean(0)
     columns["observed_error"] = lambda n: float(error[n])
     if len(result.samples) > 1:
-        spread = hidden_std(result.samples, result.mask)
-        columns["hidden_std"] = lambda n: float(spread[n])
+        whole = result.mask is None or result.mask.shape[-2:] != result.samples.shape[-2:]
+        spread = hidden_std(result.samples, torch.zeros(1) if whole else observed)
+        columns["std" if whole else "hidden_std"] = lambda n: float(spread[n])
     if truth is not None:
         if takes_lpips(truth.shape):
             distance = lpips_distance(result.samples, truth).mean(0)

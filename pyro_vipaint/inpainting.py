@@ -2,54 +2,38 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from pyro_vipaint.calls import count_calls
 from pyro_vipaint.devices import device_for
-from pyro_vipaint.elbos import BetaELBO
-from pyro_vipaint.guides import HierarchicalGuide
-from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.inputs import (
-    check_guidance,
     check_image,
-    check_label,
     check_mask,
     check_pair,
     check_perceptual,
     check_prior,
-    check_prompt,
     check_seed,
     check_settings,
     check_whole,
 )
-from pyro_vipaint.keypoints import keypoints
-from pyro_vipaint.likelihoods import Laplace, Perceptual
 from pyro_vipaint.metrics import takes_lpips
-from pyro_vipaint.models import DiffusionModel, DiffusionPrior
+from pyro_vipaint.models import DiffusionPrior
 from pyro_vipaint.operators import Inpainting
-from pyro_vipaint.refinement import refine
-from pyro_vipaint.sampling import initial_latent, sample
-from pyro_vipaint.seeding import seeded
+from pyro_vipaint.running import GuideFactory, Progress, Summaries, conditions, override, run
 from pyro_vipaint.settings import Settings, default_settings
-from pyro_vipaint.svi import DEFAULT_LR, Fit, fit
+from pyro_vipaint.svi import Fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Progress = Callable[[str, int, int, float | None], None]
-GuideFactory = Callable[[DiffusionModel, Tensor], LatentGuide]
-
 
 @dataclass(frozen=True, eq=False)
-class InpaintingResult:
+class InpaintingResult(Summaries):
     """What :func:`inpaint` returns; images in [-1, 1], on the CPU.
 
     Attributes:
@@ -73,14 +57,9 @@ class InpaintingResult:
     seconds: float
 
     @property
-    def mean(self) -> Tensor:
-        """Mean over samples, ``(N, C, H, W)``."""
-        return self.samples.mean(0)
-
-    @property
-    def std(self) -> Tensor:
-        """Standard deviation over samples, ``(N, C, H, W)``; zero for a single sample."""
-        return self.samples.std(0, correction=1 if len(self.samples) > 1 else 0)
+    def operator(self) -> Inpainting:
+        """A, the mask as an operator."""
+        return Inpainting(self.mask)
 
     def plot(self, truth: Tensor | None = None) -> Figure:
         """The contact sheet: truth where known, observation, mean, standard deviation, samples; a row an image."""
@@ -143,68 +122,18 @@ def inpaint(
     prior = check_prior(prior, target)
     image, mask = check_pair(check_image(image, prior), check_mask(mask, prior))
     settings = settings or _defaults(levels, prior)
-    settings = check_settings(_override(settings, steps=steps, beta=beta, refine_steps=refine_steps))
-    check_perceptual(settings, prior)
-    condition: dict[str, Any] = {**check_label(label, len(image), prior), **check_prompt(prompt, len(image), prior)}
-    condition |= check_guidance(guidance_scale, condition, prior)
+    settings = check_settings(override(settings, steps=steps, beta=beta, refine_steps=refine_steps))
+    check_perceptual(settings, prior.image_shape)
+    condition = conditions(prior, len(image), label, prompt, guidance_scale)
     y, mask = torch.where(mask != 0, image, 0.0).to(target), mask.to(target)
-    begun = time.perf_counter()
-    with seeded(seed), count_calls() as calls:
-        fitted, samples = _run(prior, y, mask, num_samples, settings, guide, condition, progress)
-    seconds = time.perf_counter() - begun
+    outcome = run(prior, y, Inpainting(mask), num_samples, settings, guide, condition, seed, progress)
     return InpaintingResult(
-        samples.cpu(), y.cpu(), mask.cpu(), fitted, settings, calls.calls, calls.evaluations, seconds
-    )
-
-
-def _run(
-    prior: DiffusionPrior,
-    y: Tensor,
-    mask: Tensor,
-    num_samples: int,
-    settings: Settings,
-    factory: GuideFactory | None,
-    condition: dict[str, Any],
-    progress: Progress | None,
-) -> tuple[Fit, Tensor]:
-    """Both phases."""
-    report = progress or (lambda phase, step, total, bound: None)
-    condition = {name: value.to(y.device) if isinstance(value, Tensor) else value for name, value in condition.items()}
-    likelihood = _likelihood(mask, settings)
-    times = keypoints(prior, noise_levels=[level * prior.data_std for level in settings.noise_levels])
-    model = DiffusionModel(prior, likelihood, times, **condition)
-    start = initial_latent(prior, likelihood, y, **condition)
-    guide = (factory or _hierarchical(settings))(model, start)
-    elbo = BetaELBO(settings.beta, settings.num_particles)
-    fitted = fit(
-        model, guide, y, elbo, settings.steps, {**DEFAULT_LR, **settings.lr}, final_lr=settings.final_lr,
-        callback=lambda step, loss: report("fit", step + 1, settings.steps, float(elbo.negative_bound().sum())),
+        outcome.samples.cpu(), y.cpu(), mask.cpu(), outcome.fit, settings,
+        outcome.calls, outcome.evaluations, outcome.seconds,
     )  # fmt: skip
-    z = sample(guide, y, num_samples)
-    samples = refine(
-        model, z, y, settings.refine_steps, zeta=settings.zeta,
-        callback=lambda step: report("refine", step + 1, settings.refine_steps, None),
-    )  # fmt: skip
-    return fitted, samples
 
 
 def _defaults(levels: int, prior: DiffusionPrior) -> Settings:
     """The default settings, without the perceptual term where LPIPS cannot take the images."""
     settings = default_settings(levels, prior.is_latent)
     return settings if takes_lpips(prior.image_shape) else replace(settings, perceptual_weight=0.0)
-
-
-def _hierarchical(settings: Settings) -> GuideFactory:
-    """The default guide, with gamma and tau of the settings."""
-    return partial(HierarchicalGuide, gamma_logit=settings.gamma_logit, tau_scale=settings.tau_scale)
-
-
-def _likelihood(mask: Tensor, settings: Settings) -> Laplace:
-    operator = Inpainting(mask)
-    if settings.perceptual_weight == 0:
-        return Laplace(operator, settings.scale)
-    return Perceptual(operator, settings.scale, settings.perceptual_weight)
-
-
-def _override(settings: Settings, **changes: Any) -> Settings:
-    return replace(settings, **{name: value for name, value in changes.items() if value is not None})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -17,9 +17,11 @@ from pyro_vipaint.errors import InputError
 from pyro_vipaint.guidance import WEIGHT
 from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models import DiffusionPrior, load_prior
+from pyro_vipaint.operators import GaussianBlur, Inpainting, MotionBlur, SuperResolution, apply, observation_mask
 from pyro_vipaint.settings import Settings
 
 WIDEST = 2.0  # images live in [-1, 1]; a noisy observation may lie outside, bytes and standardised pixels lie further
+AVERAGES = (GaussianBlur, Inpainting, MotionBlur, SuperResolution)  # operators whose observations live there too
 
 
 def check_prior(prior: Any, device: torch.device) -> DiffusionPrior:
@@ -96,6 +98,43 @@ def check_pair(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return image, mask
 
 
+def check_observation(y: Any, operator: Any, prior: DiffusionPrior, device: torch.device) -> Tensor:
+    """``y`` as ``(N, *observation)`` floats on ``device``, zero where hidden; refused unless A can have made it."""
+    if not (hasattr(operator, "A") and hasattr(operator, "A_adjoint")):
+        raise InputError(f"The operator must have A and A_adjoint, {type(operator).__name__} has not.")
+    y, expected = _as_tensor("observation", y), _observation_shape(operator, prior, device)
+    given = tuple(y.shape)
+    y = y.unsqueeze(0) if y.ndim == len(expected) else y
+    if y.shape[1:] != expected or not len(y):
+        made = f"the operator makes {tuple(expected)} of an image of the prior's, {tuple(prior.image_shape)}"
+        raise InputError(f"The observation has shape {given}, {made}.")
+    if not y.is_floating_point():
+        raise InputError(f"The observation holds {y.dtype}, not floats in the units of images in [-1, 1].")
+    y = y.to(device).float()
+    mask = observation_mask(operator)
+    if mask is not None and mask.ndim == y.ndim and len(mask) not in (1, len(y)):
+        raise InputError(f"{len(y)} observations and {len(mask)} masks do not go together: give one mask, or one each.")
+    y = y if mask is None else torch.where(mask.to(device) != 0, y, 0.0)
+    if not y.isfinite().all():
+        raise InputError("The observation has elements that are NaN or infinite, and are not hidden by a mask.")
+    if isinstance(operator, AVERAGES) and float(y.abs().max()) > WIDEST:
+        low, high = float(y.min()), float(y.max())
+        raise InputError(f"The observation has values from {low:g} to {high:g}, not in [-1, 1].")
+    return y
+
+
+def _observation_shape(operator: Any, prior: DiffusionPrior, device: torch.device) -> torch.Size:
+    """The shape of one observation, refused if the operator cannot take the prior's images."""
+    image = torch.zeros(1, *_image_shape(prior), device=device)
+    try:
+        return apply(operator, image).shape[1:]
+    except InputError:
+        raise
+    except Exception as error:  # operators of other libraries raise anything
+        reason = shorten(str(error), 200, placeholder=" …")
+        raise InputError(f"The operator cannot take images of shape {tuple(image.shape[1:])}: {reason}") from error
+
+
 def check_label(label: Any, count: int, prior: DiffusionPrior) -> dict[str, Tensor]:
     """The denoiser's condition for a label, refused where the prior has no such class."""
     if label is None:
@@ -149,12 +188,12 @@ def check_settings(settings: Settings) -> Settings:
     return settings
 
 
-def check_perceptual(settings: Settings, prior: DiffusionPrior) -> None:
-    """Refuses a perceptual term for images that LPIPS cannot take."""
-    if settings.perceptual_weight > 0 and not takes_lpips(prior.image_shape):
-        channels, *size = prior.image_shape
-        shape = f"{_shown(torch.Size(size))} with {channels} channels"
-        raise InputError(f"LPIPS cannot take images of {shape}: set the settings' perceptual_weight to 0.")
+def check_perceptual(settings: Settings, shape: Sequence[int]) -> None:
+    """Refuses a perceptual term for observations ``(…, C, H, W)`` that LPIPS cannot take."""
+    if settings.perceptual_weight > 0 and not takes_lpips(shape):
+        channels, *size = shape[-3:]
+        seen = f"{_shown(torch.Size(size))} with {channels} channels"
+        raise InputError(f"LPIPS cannot take images of {seen}: set the settings' perceptual_weight to 0.")
 
 
 def check_whole(name: str, value: Any) -> int:
@@ -179,10 +218,11 @@ def check_seed(seed: Any) -> int | None:
     return number
 
 
-def check_truth(truth: Tensor | None, image: Tensor) -> None:
-    """Refuses a true image of another shape than the damaged one."""
-    if truth is not None and truth.shape[-3:] != image.shape[-3:]:
-        raise InputError(f"The true image is {_shown(truth.shape[-2:])}, the other one {_shown(image.shape[-2:])}.")
+def check_truth(truth: Tensor | None, shape: Sequence[int]) -> None:
+    """Refuses a true image of another shape than the images, ``(…, C, H, W)``."""
+    if truth is not None and tuple(truth.shape[-3:]) != tuple(shape[-3:]):
+        sizes = (_shown(torch.Size(sides[-2:])) for sides in (truth.shape, shape))
+        raise InputError("The true image is {}, the other one {}.".format(*sizes))
 
 
 def _as_tensor(name: str, value: Any) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vipaint.metrics import perceptual_distance
-from pyro_vipaint.operators import Operator
+from pyro_vipaint.operators import Operator, apply, observation_mask
 
 L1_SHARE = 0.64  # the L1 term of the released code is divided by it
 
@@ -29,20 +29,22 @@ class _Additive:
 
     def observed(self, y: Tensor) -> Tensor:
         """True where an element of the observation counts, of the shape of ``y``."""
-        mask = getattr(self.operator, "mask", None)
+        mask = self._mask
         if mask is None:
             return torch.ones_like(y, dtype=torch.bool)
         return (mask != 0).to(y.device).expand(y.shape)
 
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
         """y - A(x) on what is observed, zero elsewhere."""
-        difference = y - self.operator.A(x)
+        difference = y - apply(self.operator, x)
         return torch.where(self.observed(difference), difference, torch.zeros_like(difference))
 
+    @property
+    def _mask(self) -> Tensor | None:
+        return observation_mask(self.operator)
+
     def _masked(self, distribution: TorchDistribution) -> TorchDistribution:
-        if getattr(self.operator, "mask", None) is None:
-            return distribution
-        return distribution.mask(self.observed(distribution.mean))
+        return distribution if self._mask is None else distribution.mask(self.observed(distribution.mean))
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ class Gaussian(_Additive):
             raise ValueError(f"sigma must be positive, not {self.sigma}.")
 
     def __call__(self, x: Tensor) -> TorchDistribution:
-        mean = self.operator.A(x)
+        mean = apply(self.operator, x)
         return self._masked(Normal(mean, mean.new_tensor(self.sigma).expand(mean.shape), validate_args=False))
 
 
@@ -79,7 +81,7 @@ class Laplace(_Additive):
             raise ValueError(f"scale must be positive, not {self.scale}.")
 
     def __call__(self, x: Tensor) -> TorchDistribution:
-        mean = self.operator.A(x)
+        mean = apply(self.operator, x)
         scale = mean.new_tensor(self.scale).expand(mean.shape)
         return self._masked(LaplaceDistribution(mean, scale, validate_args=False))
 
@@ -96,8 +98,8 @@ class Perceptual(Laplace):
     Args:
         operator: A, whose observations are images with 1 or 3 channels.
         scale: b, in the units of images.
-        weight: lambda, nats per unit of LPIPS; by default .64 D / b for images of D elements, the ratio of the two
-            terms in the paper's code, where both are means over an image: |y - A(x)| / .64 + LPIPS.
+        weight: lambda, nats per unit of LPIPS; by default .64 D / b for observations of D elements, the ratio of the
+            two terms in the paper's code, where both are means over an image: |y - A(x)| / .64 + LPIPS.
 
     Raises:
         ValueError: ``scale`` is not positive, or ``weight`` negative.
@@ -111,9 +113,9 @@ class Perceptual(Laplace):
             raise ValueError(f"weight must not be negative, it is {self.weight}.")
 
     def __call__(self, x: Tensor) -> TorchDistribution:
-        event_shape = x.shape[-3:]
-        weight = L1_SHARE * event_shape.numel() / self.scale if self.weight is None else self.weight
-        return PerceptualDistribution(super().__call__(x).to_event(3), weight, self.operator.A(x))
+        base = super().__call__(x).to_event(3)
+        weight = L1_SHARE * base.event_shape.numel() / self.scale if self.weight is None else self.weight
+        return PerceptualDistribution(base, weight, base.mean)
 
 
 class PerceptualDistribution(TorchDistribution):

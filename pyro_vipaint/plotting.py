@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from pyro_vipaint.errors import InputError
 
@@ -15,23 +16,27 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pyro_vipaint.inpainting import InpaintingResult
+    from pyro_vipaint.restoring import RestorationResult
 
 HIDDEN = np.array([0.36, 0.42, 0.55])  # the colour of hidden pixels: not a grey that an image could have
 
 
-def contact_sheet(result: InpaintingResult, truth: Tensor | None = None, max_samples: int = 10) -> Figure:
+def contact_sheet(
+    result: InpaintingResult | RestorationResult, truth: Tensor | None = None, max_samples: int = 10
+) -> Figure:
     """A row an image: truth where known, observation, mean, standard deviation, samples.
 
     ``truth``: ``(N, C, H, W)``, or one image for all, in [-1, 1]. The standard deviation is drawn from 0 (black) to 1
-    (white), in the units of the image.
+    (white), in the units of the image. Observations of fewer pixels are enlarged, those that are no pictures left away.
 
     Raises:
         InputError: the truth has another shape than the images.
     """
     columns: list[tuple[str, list[np.ndarray]]] = []
     if truth is not None:
-        columns.append(("truth", _pictures(_as_many(truth, result.observation))))
-    columns.append(("observation", _observations(result.observation, result.mask)))
+        columns.append(("truth", _pictures(_as_many(truth, result.mean))))
+    if _is_picture(result.observation):
+        columns.append(("observation", _observations(result)))
     columns.append(("mean", _pictures(result.mean)))
     columns.append(("std. dev.", _pictures(2 * result.std - 1)))
     columns += [(f"sample {i + 1}", _pictures(x)) for i, x in enumerate(result.samples[:max_samples])]
@@ -39,7 +44,7 @@ def contact_sheet(result: InpaintingResult, truth: Tensor | None = None, max_sam
     return _mosaic(titles, pictures)
 
 
-def bound_curve(result: InpaintingResult, axes: Any) -> Any:
+def bound_curve(result: InpaintingResult | RestorationResult, axes: Any) -> Any:
     """The true bound on log p(y) over SVI steps, a line an image, on ``axes``; returns them."""
     axes.plot(result.fit.bounds.numpy())
     axes.set_xlabel("SVI step")
@@ -89,11 +94,19 @@ def _pictures(images: Tensor) -> list[np.ndarray]:
     return [to_picture(x) for x in images]
 
 
-def _observations(y: Tensor, mask: Tensor) -> list[np.ndarray]:
-    """Observed pixels as they are, hidden ones in one colour."""
+def _is_picture(y: Tensor) -> bool:
+    return y.ndim == 4 and y.shape[1] in (1, 3)
+
+
+def _observations(result: InpaintingResult | RestorationResult) -> list[np.ndarray]:
+    """Observed pixels as they are, hidden ones in one colour; of the size of the images, by the nearest pixel."""
+    size = result.samples.shape[-2:]
+    pictures = _pictures(interpolate(result.observation, size))
+    if result.mask is None:
+        return pictures
     colour = (HIDDEN * 255).astype(np.uint8)
-    seen = mask.bool().permute(0, 2, 3, 1).cpu().numpy()
-    return [np.where(s, picture, colour) for s, picture in zip(seen, _pictures(y), strict=True)]
+    seen = interpolate(result.mask.float(), size).bool().permute(0, 2, 3, 1).cpu().numpy()
+    return [np.where(s, picture, colour) for s, picture in zip(seen, pictures, strict=True)]
 
 
 def _mosaic(titles: Sequence[str], columns: Sequence[list[np.ndarray]]) -> Figure:

@@ -10,6 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vipaint.models.priors import DiffusionPrior
+from pyro_vipaint.operators import Broadcasting, Operator, least_squares, pseudo_inverse
 from pyro_vipaint.seeding import seeded
 
 
@@ -44,16 +45,22 @@ def initial_latent(prior: DiffusionPrior, likelihood: Any, y: Tensor, **conditio
 
     .. math:: E(m + A^+ (y - A m)), \qquad m = decode(E[z_0 \mid z_1 = 0])
 
-    at t = 1, one network call; E(A^T y) for an operator without a pseudo-inverse, without a call. Hidden pixels that
-    start at the mean of the class have a shorter way to go than from zero, which in images in [-1, 1] is grey.
+    at t = 1, one network call. Operators of this library with a pseudo-inverse use it; for others A^+ is a few steps
+    of conjugate gradients (:func:`pyro_vipaint.operators.least_squares`), which do not blow up noise as the
+    pseudo-inverse of a blur does. Hidden pixels that start at the mean of the class have a shorter way to go than from
+    zero, which in images in [-1, 1] is grey.
 
     Args:
         prior, likelihood: as for :class:`DiffusionModel`.
         y: observations ``(N, *observation)``.
         condition: passed to the denoiser, e.g. ``class_labels`` of shape ``(N,)``.
     """
-    operator = likelihood.operator
-    if not hasattr(operator, "A_dagger"):
-        return prior.encode(operator.A_adjoint(y))
     mean = prior.decode(prior.denoise(torch.zeros(len(y), *prior.event_shape).to(y), 1.0, **condition))
-    return prior.encode(mean + operator.A_dagger(likelihood.residual(mean, y)))
+    return prior.encode(mean + _explained(likelihood.operator, likelihood.residual(mean, y)))
+
+
+def _explained(operator: Operator, residual: Tensor) -> Tensor:
+    """The image by which A explains the residual."""
+    if isinstance(operator, Broadcasting) and hasattr(operator, "A_dagger"):
+        return pseudo_inverse(operator, residual)
+    return least_squares(operator, residual)

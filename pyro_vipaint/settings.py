@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.svi import DEFAULT_LR
@@ -12,6 +12,7 @@ START, STOP = 3.0, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data
 LATENT_START, LATENT_STOP = 12.0, 1.5  # of latent priors
 LATENT_FIT_CALLS = 120  # network calls of their fit, at least one step of MAX_LEVELS
 KINDS = ("mu", "tau", "gamma")  # the parameters of HierarchicalGuide
+FIT_SHARE = 0.4  # of a budget
 MAX_LEVELS = 100  # ten grid steps of a thousand-step chain between neighbouring keypoints at least
 
 
@@ -69,3 +70,23 @@ def default_settings(levels: int = 4, latent: bool = False) -> Settings:
         noise_levels, steps = default_noise_levels(levels, LATENT_START, LATENT_STOP), LATENT_FIT_CALLS // (levels + 1)
         return Settings(noise_levels, perceptual_weight=2000.0, steps=steps, refine_steps=22, zeta=3.0)
     return Settings(default_noise_levels(levels))
+
+
+def budget_settings(levels: int, evaluations: int, num_samples: int, latent: bool = False) -> Settings:
+    """The settings of VIPaint-``levels`` within ``evaluations`` network evaluations a sample, all phases included.
+
+    :data:`FIT_SHARE` of them go to the fit, whose cost the samples share; the rest, but for the K - 1 of the guide's
+    own draws, to the refinement.
+
+    Raises:
+        InputError: fewer evaluations than one step of the fit and one of the refinement take.
+    """
+    settings = default_settings(levels, latent)
+    step = (levels + 1) * settings.num_particles
+    whole = evaluations * num_samples
+    steps = max(1, int(FIT_SHARE * whole) // step)
+    refine_steps = (whole - steps * step - 1) // num_samples - (levels - 1)
+    if refine_steps < 1:
+        least = -(-(step + 1) // num_samples) + levels
+        raise InputError(f"VIPaint-{levels} needs {least} network evaluations a sample, the budget is {evaluations}.")
+    return replace(settings, steps=steps, refine_steps=refine_steps)

@@ -23,8 +23,9 @@ from typer.testing import CliRunner
 
 import pyro_vipaint as vp
 from pyro_vipaint.cli import app
-from pyro_vipaint.demo import demo_problem, held_out_images
+from pyro_vipaint.demo import demo_problem
 from pyro_vipaint.files import check_out, read_image, read_mask, whole_folder
+from pyro_vipaint.held_out import held_out_images
 from pyro_vipaint.masks import rotated_window
 from pyro_vipaint.models import DiffusionPrior, GaussianPrior, load_prior
 from pyro_vipaint.models.pretrained import weights_folder
@@ -505,7 +506,7 @@ def no_space(*arguments: Any, **options: Any) -> None:
     raise OSError(28, "No space left on device")
 
 
-PLACES = {"fit": "pyro_vipaint.inpainting.fit", "refine": "pyro_vipaint.inpainting.refine"}
+PLACES = {"fit": "pyro_vipaint.running.fit", "refine": "pyro_vipaint.running.refine"}
 WRITERS = {
     "sheet": "matplotlib.figure.Figure.savefig",
     "tensors": "safetensors.torch.save_file",

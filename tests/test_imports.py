@@ -23,7 +23,9 @@ PACKAGE = "pyro_vipaint"
 FOLDERS = {
     "": ROOT / PACKAGE,
     "elbos": ROOT / PACKAGE / "elbos",
+    "operators": ROOT / PACKAGE / "operators",
     "baselines": ROOT / PACKAGE / "baselines",
+    "bench": ROOT / PACKAGE / "bench",
     "diagnostics": ROOT / PACKAGE / "diagnostics",
     "guides": ROOT / "guides",
     "models": ROOT / "models",
@@ -38,8 +40,13 @@ _FAMILIES = {f"guides.{name}" for name in ("hierarchical", "mean_field", "featur
 _FAMILIES |= {f"guides.{name}" for name in ("mixture", "flow")}
 _DIAGNOSTICS = {"draws", "evidence", "pareto", "importance", "projections", "uniformity", "calibration", "coverage"}
 _DIAGNOSTICS = {f"diagnostics.{name}" for name in (*_DIAGNOSTICS, "two_sample", "arviz", "parts", "part_scores")}
-_BASELINES = {f"baselines.{name}" for name in ("dps",)}
-_METHODS = _TOOLS | _PRIORS | _MEASUREMENTS | {"baselines.base", "refinement", "sampling"}
+_BASELINES = {f"baselines.{name}" for name in ("dps", "psld", "blended", "repaint", "resample", "pi_gdm")}
+_BASELINES |= {f"baselines.{name}" for name in ("copaint", "copaint_tt", "red_diff")}
+_OPERATORS = {"inpainting", "matrix", "super_resolution", "blur", "compose", "conjugate_gradients"}
+_OPERATORS = {f"operators.{name}" for name in _OPERATORS}
+_METHODS = _TOOLS | _PRIORS | _MEASUREMENTS | {"baselines.base", "baselines.replacement", "refinement", "sampling"}
+_BENCH = {f"bench.{name}" for name in ("grid", "tasks", "memory", "problems", "methods", "registry", "scores", "work")}
+_BENCH |= {f"bench.{name}" for name in ("store", "engines", "summary", "runner", "figures", "report")}
 _LIBRARY = (
     _PRIORS
     | _MEASUREMENTS
@@ -78,7 +85,15 @@ ALLOWED: dict[str, set[str]] = {
     # the measurement and the model
     "masks": {"errors"},
     "layers": {"errors"},
-    "operators": {"errors"},
+    "operators.base": {"errors"},
+    "operators.separable": {"operators.base"},
+    "operators.inpainting": {"operators.base"},
+    "operators.matrix": {"operators.base"},
+    "operators.super_resolution": {"errors", "operators.base", "operators.separable"},
+    "operators.blur": {"errors", "operators.base", "operators.separable"},
+    "operators.compose": {"operators.base"},
+    "operators.conjugate_gradients": {"operators.base"},
+    "operators": {"operators.base", "operators.separable", *_OPERATORS},
     "likelihoods": {"errors", "operators", "metrics"},
     "models.diffusion": _TOOLS | _PRIORS | _MEASUREMENTS | {"keypoints"},
     "models.mixture": _TOOLS | _PRIORS | _MEASUREMENTS,
@@ -101,7 +116,9 @@ ALLOWED: dict[str, set[str]] = {
     "sampling": _TOOLS | _PRIORS | _MEASUREMENTS | {"models.diffusion"},
     "refinement": _TOOLS | _PRIORS | _MEASUREMENTS | {"keypoints", "models.diffusion"},
     "baselines.base": _TOOLS | _PRIORS,
+    "baselines.replacement": _TOOLS | _PRIORS | _MEASUREMENTS,
     **dict.fromkeys(sorted(_BASELINES), _METHODS),
+    "baselines.copaint_tt": _METHODS | {"baselines.copaint"},
     "baselines": {"baselines.base", *_BASELINES},
     # diagnostics know no particular guide, objective or prior
     "diagnostics.draws": _TOOLS,
@@ -125,14 +142,39 @@ ALLOWED: dict[str, set[str]] = {
     "inputs": _LIBRARY,
     "comparison_inputs": _TOOLS | {"inputs", "guides.base", "models.diffusion", "sampling"},
     "comparison": _TOOLS | {"comparison_inputs", "diagnostics", "svi", "plotting", "models.diffusion"},
-    "inpainting": _LIBRARY | {"inputs"},
-    "": _LIBRARY | {"comparison", "inputs", "inpainting"},
-    "demo": _LIBRARY | {"", "inpainting", "layers"},
-    "files": _LIBRARY | {"inpainting"},
-    "cli": _LIBRARY | {"", "inputs", "inpainting", "demo", "files"},
+    "restoring": _LIBRARY | {"inputs", "running"},
+    "running": _LIBRARY | {"inputs"},
+    "inpainting": _LIBRARY | {"inputs", "running"},
+    "": _LIBRARY | {"comparison", "inputs", "inpainting", "restoring"},
+    "held_out": {"layers", "models.pretrained"},
+    "demo": _LIBRARY | {"", "inpainting", "held_out"},
+    "files": _LIBRARY | {"inpainting", "restoring"},
+    # the benchmark, above everything but the command line
+    "bench.grid": set(),
+    "bench.tasks": {"masks", "operators"},
+    "bench.memory": set(),
+    "bench.problems": _LIBRARY | {"held_out", "files", "bench.grid", "bench.tasks"},
+    "bench.methods": _LIBRARY | {"inpainting", "restoring", "bench.problems"},
+    "bench.registry": {"baselines", "bench.methods"},
+    "bench.scores": {"metrics", "operators", "bench.problems"},
+    "bench.work": {"metrics"}
+    | {f"bench.{name}" for name in ("grid", "memory", "methods", "problems", "registry", "scores")},
+    "bench.store": {"bench.grid", "bench.work"},
+    "bench.engines": {"errors", "bench.grid", "bench.work"},
+    "bench.summary": {"metrics", "bench.grid", "bench.store"},
+    "bench.runner": _BENCH - {"bench.report", "bench.figures", "bench.runner"} | {"errors"},
+    "bench.figures": {"plotting", "bench.grid", "bench.store", "bench.summary"},
+    "bench.report": {"files", "bench.figures", "bench.store", "bench.summary"},
+    "bench": _BENCH,
+    "cli_results": {"cli_shared", "files"},
+    "cli_tasks": {"errors", "operators", "seeding", "files"},
+    "cli_restore": _LIBRARY | {"inputs", "restoring", "files", "cli_shared", "cli_tasks", "cli_results"},
+    "cli_shared": {"errors"},
+    "cli_bench": {"errors", "cli_shared", "bench", "devices", "files", "masks"},
+    "cli": {"cli_shared", "cli_bench"} | _LIBRARY | {"", "inputs", "inpainting", "demo", "files"},
 }
 ALLOWED_FOR_TYPES: dict[str, set[str]] = {
-    "plotting": {"inpainting"},  # a contact sheet is of a result, which draws it
+    "plotting": {"inpainting", "restoring"},  # a contact sheet is of a result, which draws it
 }
 
 

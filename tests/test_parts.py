@@ -22,9 +22,9 @@ from pyro_vipaint.diagnostics import (
     total_variation,
 )
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.held_out import draw_parts, shipped_layers
 from pyro_vipaint.layers import Layers
 from pyro_vipaint.models import EmpiricalPrior
-from recipes.cats64.parts import draw_parts, shipped_layers
 from tests.layered import SIZE, random_layers
 from tests.statistics import assert_within, mean_and_error
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from pyro_vipaint.diagnostics import is_shown, parts_posterior
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.held_out import draw_parts, shipped_layers
 from pyro_vipaint.models import load_prior
 from pyro_vipaint.parts_classifier import (
     PartsClassifier,
@@ -19,7 +20,6 @@ from pyro_vipaint.parts_classifier import (
     save_classifier,
 )
 from recipes.cats64.classifier import LARGEST_BLUR, TARGET, blurred, labels_of, through_autoencoder
-from recipes.cats64.parts import draw_parts, shipped_layers
 from tests.statistics import assert_within
 
 SLOTS = {"body": 3, "mouth": 2}

@@ -45,3 +45,8 @@ def dps(
         return guided_chain(prior, likelihood, z, y, time_grid(steps), zeta, condition, callback)
 
     return run(chain, seed)
+
+
+def dps_calls(steps: int = 1000) -> int:
+    """Network calls of a run, on the whole batch each: one a step."""
+    return steps

@@ -25,9 +25,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from pyro_vipaint.held_out import draw_parts, shipped_layers
 from pyro_vipaint.layers import Layers
 from pyro_vipaint.metrics import perceptual_distance
-from recipes.cats64.parts import draw_parts, shipped_layers
 from recipes.training import Schedule, load_average, train
 
 BATCH_SIZE = 16

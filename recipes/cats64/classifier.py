@@ -27,11 +27,11 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from pyro_vipaint.diagnostics.part_scores import is_shown
 from pyro_vipaint.diagnostics.parts import parts_posterior
+from pyro_vipaint.held_out import draw_parts, shipped_layers
 from pyro_vipaint.layers import Layers
 from pyro_vipaint.models import DiffusionPrior, load_prior
 from pyro_vipaint.parts_classifier import PartsClassifier, load_classifier, part_probabilities, save_classifier
 from recipes.cats64.parts import TARGET as PARTS
-from recipes.cats64.parts import draw_parts, shipped_layers
 from recipes.training import Schedule, load_average, train
 
 BATCH_SIZE = 64

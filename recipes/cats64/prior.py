@@ -20,8 +20,8 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel
 from torch import Tensor
 
+from pyro_vipaint.held_out import draw_parts, shipped_layers
 from recipes.cats64.autoencoder import build_network as build_autoencoder
-from recipes.cats64.parts import draw_parts, shipped_layers
 from recipes.training import Schedule, load_average, train
 
 BATCH_SIZE = 64

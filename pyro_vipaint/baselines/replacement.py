@@ -1,0 +1,79 @@
+r"""What is known of z_t, pasted into it: the step that Blended and RePaint share.
+
+.. math:: z_t \leftarrow m \odot (\alpha_t x^\star + \sigma_t \epsilon) + (1 - m) \odot z_t,
+          \qquad \epsilon \sim N(0, I)
+
+with :math:`x^\star = y` for pixel priors. A latent prior has no latent of an image with a hole. The hole is filled
+with the decoded prediction of the chain's first call, made from noise before anything is pasted, and the whole is
+encoded: :math:`x^\star = E(m \odot y + (1 - m) \odot D(\hat z))`. An encoder sees a neighbourhood of each latent pixel,
+and next to the hole it then sees what the prior expects there rather than grey; and the call is needed anyway. A
+latent pixel is known only where all image pixels that it covers are observed.
+
+The noise of y is not known to these methods: they paste y as if it were the image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
+
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.kernels import expand_event
+from pyro_vipaint.models.priors import DiffusionPrior
+from pyro_vipaint.operators import apply
+from pyro_vipaint.schedules import Schedule, as_time
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """The known part of a clean latent.
+
+    Attributes:
+        value: x*, broadcasts against latents ``(S, N, *event)``; finite everywhere.
+        mask: True where it is known, broadcasts likewise.
+    """
+
+    value: Tensor
+    mask: Tensor
+
+    def paste(self, z: Tensor) -> Tensor:
+        """The clean latent ``z`` with what is known in its place."""
+        return torch.where(self.mask, self.value, z)
+
+    def paste_noised(self, schedule: Schedule, z: Tensor, t: float, noise: Tensor) -> Tensor:
+        """``z`` at time ``t`` with what is known, noised by ``noise`` (standard normal, of the shape of ``z``)."""
+        alpha, sigma = (expand_event(value, z) for value in schedule(as_time(t, z.device)))
+        return torch.where(self.mask, alpha * self.value + sigma * noise, z)
+
+
+def observed_pixels(likelihood: Any, y: Tensor, image_shape: torch.Size) -> Tensor:
+    """True where an image is observed, ``(N, *image)``.
+
+    Raises:
+        InputError: the operator does more, or something else, than to hide pixels.
+    """
+    operator = likelihood.operator
+    if getattr(operator, "mask", None) is not None and y.shape[1:] == image_shape:
+        observed = likelihood.observed(y)
+        probe = torch.rand(y.shape, generator=torch.Generator().manual_seed(0)).to(y)
+        if torch.allclose(apply(operator, probe), probe * observed, atol=1e-5):
+            return observed
+    raise InputError(f"This method pastes observed pixels: it needs an inpainting mask, not {type(operator).__name__}.")
+
+
+def known_part(prior: DiffusionPrior, y: Tensor, observed: Tensor, z_hat: Tensor) -> Known:
+    """The clean latent as far as ``y`` shows it; ``z_hat``, a prediction of it, fills the hole."""
+    if not prior.is_latent:
+        return Known(torch.where(observed, y, torch.zeros_like(y)), observed)
+    filled = torch.where(observed, y, prior.decode(z_hat).clamp(-1, 1))
+    return Known(prior.encode(filled), latent_mask(observed, prior.event_shape))
+
+
+def latent_mask(observed: Tensor, event_shape: tuple[int, ...] | torch.Size) -> Tensor:
+    """``observed`` pixels ``(N, C, H, W)`` on the grid of latents: ``(N, 1, h, w)``, True where all below are."""
+    hidden = (~observed).any(-3, keepdim=True).float()
+    return adaptive_max_pool2d(hidden, tuple(event_shape[-2:])) == 0

@@ -1,0 +1,90 @@
+"""The figures of the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vipaint.bench.grid import Cell
+from pyro_vipaint.bench.store import Store
+from pyro_vipaint.bench.summary import means
+from pyro_vipaint.plotting import to_picture
+
+
+def sample_figure(records: list[dict[str, Any]], store: Store, max_images: int = 4) -> Figure:
+    """Side by side for some images: truth, observation, and the first sample of every method at its largest budget."""
+    chosen: dict[str, Cell] = {}
+    for record in sorted(records, key=lambda record: (record["cell"]["start"], -(record["cell"]["budget"] or 0))):
+        chosen.setdefault(record["cell"]["method"], Cell(**record["cell"]))
+    tensors = {method: store.tensors(cell) for method, cell in chosen.items()}
+    first = next(iter(tensors.values()))
+    columns = {"truth": first["truth"], "observation": _enlarged(first["observation"], first["truth"])}
+    columns |= {method: each["samples"][0] for method, each in tensors.items()}
+    rows = min(max_images, len(first["truth"]))
+    figure = Figure(figsize=(1.1 * len(columns), 1.1 * rows + 0.3), layout="constrained")
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    for column, (name, images) in enumerate(columns.items()):
+        axes[0][column].set_title(name, fontsize=8)
+        for row in range(rows):
+            axes[row][column].imshow(to_picture(images[row].float()), interpolation="nearest")
+            axes[row][column].axis("off")
+    return figure
+
+
+def _enlarged(y: Tensor, truth: Tensor) -> Tensor:
+    """Observations at the size of the images, by repeating pixels."""
+    return torch.nn.functional.interpolate(y.float(), truth.shape[-2:], mode="nearest")
+
+
+def quality_figure(rows: pd.DataFrame) -> Figure:
+    """LPIPS against network evaluations a sample, a panel a task and a line a method."""
+    table, tasks = means(rows), list(dict.fromkeys(rows["task"]))
+    figure = Figure(figsize=(3.2 * len(tasks), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for axis, task in zip(axes, tasks, strict=True):
+        for method, line in table[table["task"] == task].groupby("method", sort=False):
+            line = line.sort_values("evaluations")
+            axis.errorbar(line["evaluations"], line["lpips"], line["lpips_se"], marker="o", label=str(method))
+        axis.set_title(task, fontsize=9)
+        axis.set_xscale("log")
+        axis.set_xlabel("network evaluations a sample")
+    axes[0].set_ylabel("LPIPS (lower is better)")
+    axes[-1].legend(fontsize=6)
+    return figure
+
+
+def cost_figure(rows: pd.DataFrame) -> Figure:
+    """Seconds an image, with all its samples, by method and budget."""
+    table = means(rows).assign(budget=lambda frame: frame["budget"].astype("string").fillna("own settings"))
+    wide = table.pivot_table(index="method", columns="budget", values="seconds", sort=False)
+    figure = Figure(figsize=(6.0, 0.6 + 0.35 * len(wide)), layout="constrained")
+    axes = figure.subplots()
+    wide.plot.barh(ax=axes)
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds an image")
+    axes.set_ylabel("")
+    axes.legend(title="evaluations a sample", fontsize=7, title_fontsize=7)
+    return figure
+
+
+def progress_figure(records: list[dict[str, Any]]) -> Figure | None:
+    """The bound on log p(y), mean over images, over SVI steps: the longest fit of every method and task; or nothing."""
+    lines: dict[tuple[str, str], list[float]] = {}
+    for record in records:
+        key = (record["cell"]["method"], record["cell"]["task"])
+        lines[key] = max(lines.get(key, []), record["bounds"], key=len)
+    lines = {key: values for key, values in lines.items() if values}
+    if not lines:
+        return None
+    figure = Figure(figsize=(6.0, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for (method, task), values in lines.items():
+        axes.plot(range(1, len(values) + 1), values, label=f"{method}, {task}", linewidth=1)
+    axes.set_xlabel("SVI step")
+    axes.set_ylabel("bound on log p(y), nats")
+    axes.legend(fontsize=6)
+    return figure

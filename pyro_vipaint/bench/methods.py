@@ -1,0 +1,111 @@
+"""The methods of the comparison, each fitted to a budget of network evaluations a sample or as its authors run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pyro_vipaint.baselines import BaselineResult
+from pyro_vipaint.bench.problems import Problem
+from pyro_vipaint.inpainting import inpaint
+from pyro_vipaint.likelihoods import Gaussian
+from pyro_vipaint.models import DiffusionPrior
+from pyro_vipaint.restoring import restore
+from pyro_vipaint.settings import budget_settings, default_settings
+
+SIGMA = 0.05  # of the likelihood where the observation is clean
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Samples ``(S, N, C, H, W)``, what they cost, and the bound by SVI step (its mean over images, in nats)."""
+
+    samples: Tensor
+    calls: int
+    evaluations: int
+    seconds: float
+    bounds: list[float] = field(default_factory=list)
+
+
+class Method(Protocol):
+    """A method of the comparison."""
+
+    def applies(self, prior: DiffusionPrior, is_inpainting: bool) -> bool:
+        """Whether it is made for such a prior and such a task."""
+        ...
+
+    def __call__(self, problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:
+        """Its samples; ``budget`` in network evaluations a sample, ``None`` for the authors' own settings."""
+        ...
+
+
+@dataclass(frozen=True)
+class VIPaint:
+    """VIPaint with K ``levels``; without a budget, with the defaults of this library."""
+
+    levels: int
+
+    def applies(self, prior: DiffusionPrior, is_inpainting: bool) -> bool:
+        return True
+
+    def __call__(self, problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:
+        prior, latent = problem.prior, problem.prior.is_latent
+        if budget is None:
+            settings = default_settings(self.levels, latent)
+        else:
+            settings = budget_settings(self.levels, budget, num_samples, latent)
+        common = {
+            "prior": prior, "num_samples": num_samples, "settings": settings, "seed": seed,
+            "label": problem.condition.get("class_labels"),
+        }  # fmt: skip
+        if problem.mask is not None:
+            result = inpaint(problem.y, problem.mask, **common)
+        else:
+            result = restore(problem.y, problem.operator, **common)
+        bounds = result.fit.bounds.mean(-1).tolist()
+        return Outcome(result.samples, result.calls, result.evaluations, result.seconds, bounds)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A method of :mod:`pyro_vipaint.baselines`.
+
+    Attributes:
+        run: the method.
+        calls: ``(steps, **options) -> network calls``.
+        pixels, latents: the kinds of priors that it is made for.
+        only_inpainting: whether it needs a mask.
+        options, latent_options: what changes at a budget, with priors of pixels and of latents.
+    """
+
+    run: Callable[..., BaselineResult]
+    calls: Callable[..., int]
+    pixels: bool = True
+    latents: bool = False
+    only_inpainting: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    latent_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def applies(self, prior: DiffusionPrior, is_inpainting: bool) -> bool:
+        return (self.latents if prior.is_latent else self.pixels) and (is_inpainting or not self.only_inpainting)
+
+    def at(self, budget: int, latent: bool) -> dict[str, Any]:
+        """The steps and other arguments whose network calls are within the budget, or the fewest there are."""
+        options = dict(self.latent_options if latent else self.options)
+        counted = {name: value for name, value in options.items() if name in signature(self.calls).parameters}
+        steps = sum(self.calls(steps, **counted) <= budget for steps in range(1, budget + 1))
+        return {"steps": max(1, steps), **options}
+
+    def __call__(self, problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:
+        likelihood = Gaussian(problem.operator, problem.noise or SIGMA)
+        chosen = {} if budget is None else self.at(budget, problem.prior.is_latent)
+        with torch.no_grad():
+            result = self.run(
+                problem.prior, likelihood, problem.y, num_samples, seed=seed, **chosen, **problem.condition
+            )
+        return Outcome(result.samples.cpu(), result.calls, result.evaluations, result.seconds)

@@ -1,0 +1,182 @@
+"""The report of a benchmark, once as Markdown with pictures beside it and once as a single HTML page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from pyro_vipaint.bench.figures import cost_figure, progress_figure, quality_figure, sample_figure
+from pyro_vipaint.bench.store import Store
+from pyro_vipaint.bench.summary import COSTS, SCORES, means, paired
+from pyro_vipaint.files import whole_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OURS = "VIPaint-4"
+DPI = 110
+LEGEND = (
+    "LPIPS (AlexNet), observation error and memory: lower is better; PSNR, SSIM: higher. Means over samples, then over "
+    "images, ± the standard error over images. Observation error and diversity in the units of images in [-1, 1]; "
+    "kernel distance × 1000, of all samples to the true images; evaluations: images through the network, a sample; "
+    "seconds: an image with all its samples; memory: MiB."
+)
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; }}
+table {{ border-collapse: collapse; margin: 1em 0; }} img {{ max-width: 100%; }}
+th, td {{ border-bottom: 1px solid #ccc; padding: .2em .7em; text-align: right; }}
+th:first-child, td:first-child {{ text-align: left; }}
+</style></head><body>
+{body}
+</body></html>
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """A heading and what stands below it."""
+
+    title: str
+    text: str = ""
+    table: pd.DataFrame | None = None
+    figure: Figure | None = None
+    name: str = ""
+
+    @cached_property
+    def picture(self) -> bytes:
+        """The figure as a PNG."""
+        buffer = io.BytesIO()
+        if self.figure is not None:
+            self.figure.savefig(buffer, dpi=DPI, format="png")
+        return buffer.getvalue()
+
+
+def write_report(out: Path, frame: pd.DataFrame, title: str = "Benchmark") -> None:
+    """Writes ``report.md``, its pictures ``figure-*.png`` and ``report.html`` into ``out``, whole or not at all."""
+    sections = list(build(frame, Store(out)))
+    with whole_folder(out) as folder:
+        for section in sections:
+            if section.figure is not None:
+                (folder / f"{section.name}.png").write_bytes(section.picture)
+        (folder / "report.md").write_text(_markdown(title, sections), encoding="utf-8")
+        (folder / "report.html").write_text(_html(title, sections), encoding="utf-8")
+
+
+def build(frame: pd.DataFrame, store: Store) -> Iterator[Section]:
+    """The sections of the report: for each prior its tables by budget, and its figures; at the end what failed."""
+    yield Section("What was run", f"{_machine()}. {LEGEND}")
+    done = frame[frame["error"].isna()]
+    for prior, rows in done.groupby("prior", sort=False):
+        for budget, part in rows.groupby("budget", sort=True, dropna=False):
+            name = f"{prior}, {budget_name(budget)}"
+            yield Section(f"{name}: LPIPS", _against(part), lpips_table(part))
+            yield Section(f"{name}: all measures", table=full_table(part))
+        yield from _figures(str(prior), rows, store)
+    failed = frame[frame["error"].notna()]
+    if len(failed):
+        columns = ["prior", "task", "budget", "method", "seed", "image", "error"]
+        yield Section("Cells that failed", table=failed[columns])
+
+
+def lpips_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Methods by tasks, ``mean ± standard error``, the best of each task in bold; ``images`` in each cell of it."""
+    table = means(rows)
+    best = table.groupby("task")["lpips"].transform("min") == table["lpips"]
+    values = [
+        f"**{mean:.4f}** ± {error:.4f}" if first else f"{mean:.4f} ± {error:.4f}"
+        for mean, error, first in zip(table["lpips"], table["lpips_se"], best, strict=True)
+    ]
+    wide = table.assign(value=values).pivot(index="method", columns="task", values="value")
+    order = table.groupby("method")["lpips"].mean().sort_values().index
+    return wide.loc[order, list(dict.fromkeys(rows["task"]))].fillna("–").reset_index()
+
+
+def full_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a task and method, all measures."""
+    columns = [*SCORES, *(name for name in COSTS if name in rows)]
+    digits = {"psnr": 2, "ssim": 3, "evaluations": 1, "seconds": 1, "peak_memory": 0, "kernel_distance": 1}
+    table = means(rows)[["task", "method", "images", *columns]].sort_values(["task", "lpips"], ignore_index=True)
+    return table.round({name: digits.get(name, 4) for name in columns})
+
+
+def budget_name(budget: object) -> str:
+    """What a budget is called."""
+    return "the authors' own settings" if pd.isna(budget) else f"{budget} evaluations a sample"  # pyright: ignore
+
+
+def _against(rows: pd.DataFrame) -> str:
+    """Paired differences of VIPaint to every other method over the tasks that both have."""
+    if OURS not in set(rows["method"]):
+        return ""
+    lines = []
+    for other in dict.fromkeys(rows["method"]):
+        if other != OURS:
+            mean, error = paired(rows, "lpips", OURS, other)
+            lines.append(f"{other} {mean:+.4f} ± {error:.4f}")
+    return f"{OURS} minus, paired over images: {'; '.join(lines)}." if lines else ""
+
+
+def _figures(prior: str, rows: pd.DataFrame, store: Store) -> Iterator[Section]:
+    """Sample grids by task, quality and time against evaluations, the bound over SVI steps."""
+    records = [record for record in store.records() if record["error"] is None and record["cell"]["prior"] == prior]
+    slug = "".join(letter if letter.isalnum() else "-" for letter in prior)
+    for task in dict.fromkeys(rows["task"]):
+        figure = sample_figure([record for record in records if record["cell"]["task"] == task], store)
+        yield Section(f"{prior}, {task}: samples", figure=figure, name=f"figure-{slug}-{task}")
+    yield Section(f"{prior}: quality against evaluations", figure=quality_figure(rows), name=f"figure-{slug}-quality")
+    yield Section(f"{prior}: time an image", figure=cost_figure(rows), name=f"figure-{slug}-time")
+    bounds = progress_figure(records)
+    if bounds is not None:
+        yield Section(f"{prior}: the bound over SVI steps", figure=bounds, name=f"figure-{slug}-bound")
+
+
+def _machine() -> str:
+    return (
+        f"pyro_vipaint {version('pyro-vipaint')}, torch {version('torch')}, Python {platform.python_version()}, "
+        f"{platform.system()} on {platform.machine()}"
+    )
+
+
+def _markdown(title: str, sections: list[Section]) -> str:
+    parts = [f"# {title}"]
+    for section in sections:
+        parts.append(f"## {section.title}")
+        if section.text:
+            parts.append(section.text)
+        if section.table is not None:
+            parts.append(section.table.to_markdown(index=False))
+        if section.figure is not None:
+            parts.append(f"![{section.title}]({section.name}.png)")
+    return "\n\n".join(parts) + "\n"
+
+
+def _html(title: str, sections: list[Section]) -> str:
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    for section in sections:
+        parts.append(f"<h2>{html.escape(section.title)}</h2>")
+        if section.text:
+            parts.append(f"<p>{html.escape(section.text)}</p>")
+        if section.table is not None:
+            parts.append(_bold(section.table.to_html(index=False, border=0, na_rep="–")))
+        if section.figure is not None:
+            data = base64.b64encode(section.picture).decode()
+            parts.append(f'<img alt="{html.escape(section.title)}" src="data:image/png;base64,{data}">')
+    return PAGE.format(title=html.escape(title), body="\n".join(parts))
+
+
+def _bold(text: str) -> str:
+    """Markdown's ``**bold**`` in a table, as HTML."""
+    for tag in ("<b>", "</b>") * text.count("**"):
+        text = text.replace("**", tag, 1)
+    return text

@@ -1,0 +1,82 @@
+"""Runs a plan: what is missing of it, and then the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+
+from pyro_vipaint.bench.engines import Engine
+from pyro_vipaint.bench.grid import Cell, Plan
+from pyro_vipaint.bench.problems import load_images, warm_prior
+from pyro_vipaint.bench.registry import METHODS
+from pyro_vipaint.bench.store import Store
+from pyro_vipaint.bench.summary import add_kernel_distance
+from pyro_vipaint.bench.tasks import TASKS
+from pyro_vipaint.errors import InputError
+
+Progress = Callable[[int, int, Cell | None], None]
+NEEDED = {"pyarrow": "pyarrow", "skimage": "scikit-image", "tabulate": "tabulate"}
+
+
+def run(plan: Plan, out: Path, engine: Engine, device: str, progress: Progress | None = None) -> pd.DataFrame:
+    """Computes the cells of ``plan`` that ``out`` lacks and writes ``out``/results.parquet; its table.
+
+    Killed at any moment and started again it goes on: a finished cell is never computed twice. The table is of all
+    cells in the folder, also of those of other plans.
+
+    Args:
+        plan: what to run.
+        out: folder of cells and table.
+        engine: where to run; see :func:`pyro_vipaint.bench.engines.engine`.
+        device: of the priors.
+        progress: called as ``progress(finished, total, cell)``, first with ``None``.
+
+    Raises:
+        InputError: a name that does not exist, too few images, a package that is missing.
+    """
+    check(plan, device)
+    store = Store(out)
+    cells = applicable(plan, device)
+    missing = [cell for cell in cells if not store.has(cell)]
+    report = progress or (lambda finished, total, cell: None)
+    report(len(cells) - len(missing), len(cells), None)
+    for number, (cell, record) in enumerate(engine(missing), 1):
+        store.write(cell, record)
+        report(len(cells) - len(missing) + number, len(cells), cell)
+    frame = add_kernel_distance(store.table(), store)
+    store.write_table(frame)
+    return frame
+
+
+def applicable(plan: Plan, device: str) -> list[Cell]:
+    """The cells of the plan, without methods that are not made for the prior or the task."""
+
+    def applies(cell: Cell) -> bool:
+        return METHODS[cell.method].applies(warm_prior(cell.prior, device), TASKS[cell.task].is_inpainting)
+
+    return list(plan.cells(applies))
+
+
+def check(plan: Plan, device: str) -> None:
+    """Refuses a plan that cannot be run, before anything is computed."""
+    missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
+    if missing:
+        raise InputError(f"The benchmark needs {', '.join(missing)}: pip install 'pyro-vipaint[bench]'.")
+    _check_names("task", plan.tasks, TASKS)
+    _check_names("method", plan.methods, METHODS)
+    for name in ("num_images", "num_samples", "chunk"):
+        if getattr(plan, name) < 1:
+            raise InputError(f"{name.removeprefix('num_')} must be at least 1, not {getattr(plan, name)}.")
+    if any(budget is not None and budget < 1 for budget in plan.budgets):
+        raise InputError("A budget must be at least 1 network evaluation a sample.")
+    for name in plan.priors:
+        load_images(name, warm_prior(name, device), plan.images, plan.num_images)
+
+
+def _check_names(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise InputError(f"There is no {kind} {name!r}: choose from {', '.join(known)}.")

@@ -1,0 +1,101 @@
+"""Finished cells on disk, each whole or not there at all, and the table that is made of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from pyro_vipaint.bench.grid import Cell
+from pyro_vipaint.bench.work import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLE = "results.parquet"
+ORDER = ["prior", "task", "budget", "method", "seed", "image"]
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """The folder of a benchmark: ``cells/KEY.json`` and ``cells/KEY.safetensors``, the latter written first."""
+
+    out: Path
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the cells are."""
+        folder = self.out / "cells"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def has(self, cell: Cell) -> bool:
+        """Whether the cell was finished, well or with an error."""
+        return self._path(cell).exists()
+
+    def write(self, cell: Cell, record: Record) -> None:
+        """Keeps a record; killed at any moment, it is there whole or not at all."""
+        from safetensors.torch import save
+
+        if record.tensors:
+            content = save({name: value.contiguous() for name, value in record.tensors.items()})
+            _write_whole(self._path(cell).with_suffix(".safetensors"), content)
+        _write_whole(self._path(cell), json.dumps(record.plain).encode())
+
+    def forget_failures(self) -> int:
+        """Removes the records of failed cells, so that they are tried again; how many there were."""
+        failed = [path for path, plain in self._plain() if plain["error"] is not None]
+        for path in failed:
+            path.unlink()
+        return len(failed)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The plain part of all records, in the order of their file names."""
+        return [plain for _, plain in self._plain()]
+
+    def tensors(self, cell: Cell) -> dict[str, Tensor]:
+        """The tensors of a finished cell."""
+        from safetensors.torch import load_file
+
+        return load_file(self._path(cell).with_suffix(".safetensors"))
+
+    def table(self) -> pd.DataFrame:
+        """A row an image of every cell, sorted: the cell, its scores and its cost; one row for a failed cell."""
+        import pandas as pd
+
+        rows = []
+        for plain in self.records():
+            cell = {name: value for name, value in plain["cell"].items() if name not in ("start", "stop")}
+            empty = [{"image": plain["cell"]["start"]}]
+            rows += [{**cell, **row, "error": plain["error"]} for row in plain.get("rows", empty)]
+        frame = pd.DataFrame(rows)
+        if frame.empty:
+            return frame
+        frame["budget"] = frame["budget"].astype("Int64")
+        return frame.sort_values(ORDER, kind="stable", ignore_index=True)
+
+    def write_table(self, frame: pd.DataFrame) -> Path:
+        """The table as one Parquet file."""
+        path = self.out / TABLE
+        frame.to_parquet(path.with_suffix(".part"), index=False)
+        os.replace(path.with_suffix(".part"), path)
+        return path
+
+    def _path(self, cell: Cell) -> Path:
+        return self.folder / f"{cell.key}.json"
+
+    def _plain(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        for path in sorted(self.folder.glob("*.json")):
+            yield path, json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

@@ -1,0 +1,69 @@
+"""From rows to the figures of the report: means over images, paired differences, distances between sets."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+import torch
+
+from pyro_vipaint.bench.grid import Cell
+from pyro_vipaint.bench.store import Store
+from pyro_vipaint.metrics import kernel_distance
+
+GROUP = ["prior", "task", "budget", "method"]
+SCORES = ["lpips", "lpips_best", "psnr", "ssim", "observation_error", "diversity"]
+COSTS = ["kernel_distance", "evaluations", "seconds", "peak_memory"]
+BLOCKS = 10  # of the jackknife in a kernel distance; its standard error is not used here
+OWN = -1  # stands for "the authors' own settings" where a number is needed
+
+
+def add_kernel_distance(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
+    """``frame`` with a column ``kernel_distance``: of all samples of a method on a task to the true images, times 1000.
+
+    It is one number for all rows of a prior, task, budget and method; NaN where there are fewer than twenty samples.
+    """
+    if frame.empty or "lpips" not in frame:
+        return frame
+    groups: dict[tuple, list[Cell]] = {}
+    for plain in store.records():
+        if plain["error"] is None:
+            cell = Cell(**plain["cell"])
+            groups.setdefault(_group(plain["cell"]), []).append(cell)
+    distances = {key: _distance([store.tensors(cell) for cell in cells]) for key, cells in groups.items()}
+    values = [distances.get(_group(row), float("nan")) for row in frame.to_dict("records")]
+    return frame.assign(kernel_distance=values)
+
+
+def _group(row: dict[str, Any]) -> tuple:
+    budget = row["budget"]
+    return (row["prior"], row["task"], OWN if budget is None or pd.isna(budget) else int(budget), row["method"])
+
+
+def _distance(cells: list[dict[str, torch.Tensor]]) -> float:
+    features, truth = (torch.cat([cell[name] for cell in cells]) for name in ("features", "true_features"))
+    if min(len(features), len(truth)) < 2:
+        return float("nan")
+    blocks = min(BLOCKS, len(truth) // 2)
+    return 1000 * kernel_distance(features, truth, blocks).estimate if blocks >= 2 else float("nan")
+
+
+def means(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row a prior, task, budget and method: means over images and seeds, and the standard error of LPIPS."""
+    done = frame[frame["error"].isna()]
+    by_image = done.groupby([*GROUP, "image"], sort=False, dropna=False)[[*SCORES, *COSTS]].mean()
+    groups = by_image.groupby(GROUP, sort=False, dropna=False)
+    table = groups.mean()
+    table.insert(1, "lpips_se", groups["lpips"].std() / groups["lpips"].size() ** 0.5)
+    table.insert(0, "images", groups.size())
+    return table.reset_index()
+
+
+def paired(frame: pd.DataFrame, column: str, method: str, other: str) -> tuple[float, float]:
+    """Mean of ``method`` minus ``other`` and its standard error, over images, which tasks and seeds share."""
+    wide = frame.pivot_table(index=["image", "task", "seed"], columns="method", values=column)
+    if not {method, other} <= set(wide.columns):
+        return float("nan"), float("nan")
+    difference = (wide[method] - wide[other]).dropna().groupby("image").mean()
+    return float(difference.mean()), float(difference.std() / math.sqrt(len(difference)))

@@ -1,0 +1,54 @@
+"""The inverse problems of the benchmark: what is seen of an image, and with how much noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from pyro_vipaint.masks import MASKS
+from pyro_vipaint.operators import GaussianBlur, Inpainting, MotionBlur, Operator, SuperResolution
+
+NOISE = 0.05  # of super-resolution and deblurring, images in [-1, 1]: the paper's
+BLUR = 1 / 32  # standard deviation over the side: the paper's 3 / 256 would hardly blur images this small
+
+
+@dataclass(frozen=True)
+class Task:
+    """An inverse problem for images of any size.
+
+    Attributes:
+        operator: ``(size, seeds) -> A`` for square images, one for each seed.
+        noise: standard deviation of the noise in y; images in [-1, 1].
+        is_inpainting: whether A is a mask.
+    """
+
+    operator: Callable[[int, Sequence[int]], Operator]
+    noise: float
+    is_inpainting: bool
+
+
+def _mask(name: str, size: int, seeds: Sequence[int]) -> Operator:
+    return Inpainting(torch.cat([MASKS[name](size, 1, seed=seed) for seed in seeds]))
+
+
+def _super_resolution(size: int, seeds: Sequence[int]) -> Operator:
+    return SuperResolution(4)
+
+
+def _gaussian_blur(size: int, seeds: Sequence[int]) -> Operator:
+    return GaussianBlur(size * BLUR)
+
+
+def _motion_blur(size: int, seeds: Sequence[int]) -> Operator:
+    return MotionBlur(max(3, size // 8), 45.0)
+
+
+TASKS: dict[str, Task] = {
+    **{name: Task(partial(_mask, name), 0.0, True) for name in MASKS},
+    "super-resolution": Task(_super_resolution, NOISE, False),
+    "gaussian-blur": Task(_gaussian_blur, NOISE, False),
+    "motion-blur": Task(_motion_blur, NOISE, False),
+}

@@ -1,0 +1,107 @@
+"""``vipaint bench``: the comparison of methods, from the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pyro_vipaint.cli_shared import Device, Out, console, one_line_errors
+from pyro_vipaint.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pyro_vipaint.bench import Cell
+
+OWN = "own"  # the budget that means the authors' settings
+
+
+def bench(
+    out: Out,
+    prior: Annotated[list[str] | None, typer.Option(help="May be repeated; fashion32 if not given.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="May be repeated; all masks if not given.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="May be repeated; all that apply if not given.")] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="Network evaluations a sample, or own for the authors' settings; 100 if not given."),
+    ] = None,
+    images: Annotated[int, typer.Option(help="Number of images.")] = 16,
+    samples: Annotated[int, typer.Option(help="Samples of each.")] = 4,
+    seed: Annotated[list[int] | None, typer.Option(help="May be repeated; 0 if not given.")] = None,
+    pictures: Annotated[Path | None, typer.Option(help="Folder of pictures to use as true images.")] = None,
+    chunk: Annotated[int, typer.Option(help="Most images in one batch.")] = 16,
+    engine: Annotated[str, typer.Option(help="local, or ray for a Ray cluster.")] = "local",
+    workers: Annotated[int | None, typer.Option(help="Processes; one a core if not given, one on a GPU.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads of each.")] = 1,
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster; one is started here if not given.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Try cells again that failed.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Compares methods at equal network evaluations; killed and started again, it goes on where it was."""
+    with one_line_errors():
+        from pyro_vipaint.bench import METHODS, Plan, Store, run, write_report
+        from pyro_vipaint.bench import engine as make_engine
+        from pyro_vipaint.devices import resolve_device
+        from pyro_vipaint.files import check_out
+        from pyro_vipaint.masks import MASKS
+
+        check_out(out)
+        target = str(resolve_device(device))
+        plan = Plan(
+            tuple(prior or ["fashion32"]), tuple(task or MASKS), tuple(method or METHODS),
+            tuple(_budget(text) for text in budget or ["100"]), images, samples, tuple(seed or [0]), chunk,
+            None if pictures is None else str(pictures),
+        )  # fmt: skip
+        number = _workers(workers, target, threads)
+        chosen = make_engine(engine, number, target, threads, address)
+        if retry and out.exists():
+            Store(out).forget_failures()
+        with _progress_bar() as progress:
+            frame = run(plan, out, chosen, target, progress)
+        write_report(out, frame)
+        _print_summary(frame, out)
+
+
+def _budget(text: str) -> int | None:
+    if text == OWN:
+        return None
+    if not text.isdecimal():
+        raise InputError(f"A budget is a whole number of network evaluations a sample, or {OWN}; not {text!r}.")
+    return int(text)
+
+
+def _workers(workers: int | None, device: str, threads: int) -> int:
+    """As asked for; by default one on an accelerator, and on CPUs as many as their threads have cores for."""
+    if threads < 1 or (workers is not None and workers < 1):
+        raise InputError("workers and threads must be at least 1.")
+    if workers is not None:
+        return workers
+    return max(1, (os.cpu_count() or 1) // threads) if device == "cpu" else 1
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int, Cell | None], None]]:
+    """One bar over all cells."""
+    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=console) as bar:
+        task = bar.add_task("", total=None)
+
+        def report(finished: int, total: int, cell: Cell | None) -> None:
+            note = "" if cell is None else f"{cell.method}, {cell.task}, {cell.prior}"
+            bar.update(task, completed=finished, total=total, description=note)
+
+        yield report
+
+
+def _print_summary(frame: pd.DataFrame, out: Path) -> None:
+    failed = int(frame["error"].notna().sum())
+    note = f", {failed} of them failed (--retry tries again)" if failed else ""
+    console.print(
+        f"{len(frame)} rows{note}. Written to {out}/: results.parquet, report.md, report.html", soft_wrap=True
+    )

@@ -1,0 +1,39 @@
+"""What the commands share: consoles, errors in one line, common options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from pyro_vipaint.errors import InputError, NonFiniteError
+
+console, errors = Console(), Console(stderr=True)
+
+Out = Annotated[Path, typer.Option(help="Folder for the results.")]
+Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Bad input ends with one line and exit code 2, a fit that broke or a full disk with exit code 1."""
+    try:
+        yield
+    except InputError as error:
+        _print_error(error)
+        raise typer.Exit(2) from None
+    except (NonFiniteError, OSError) as error:
+        _print_error(error)
+        raise typer.Exit(1) from None
+
+
+def _print_error(error: Exception) -> None:
+    """The message in one line, however narrow the terminal, with brackets in file names left as they are."""
+    message = " ".join(str(error).split())
+    errors.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)

@@ -1,0 +1,128 @@
+"""The facade for any linear measurement: a damaged image, its operator and a prior in, posterior samples out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from pyro_vipaint.devices import device_for
+from pyro_vipaint.inputs import (
+    check_observation,
+    check_perceptual,
+    check_prior,
+    check_seed,
+    check_settings,
+    check_whole,
+)
+from pyro_vipaint.metrics import takes_lpips
+from pyro_vipaint.models import DiffusionPrior
+from pyro_vipaint.operators import Operator, observation_mask
+from pyro_vipaint.running import GuideFactory, Progress, Summaries, conditions, override, run
+from pyro_vipaint.settings import Settings, default_settings
+from pyro_vipaint.svi import Fit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class RestorationResult(Summaries):
+    """What :func:`restore` returns; images in [-1, 1], on the CPU.
+
+    Attributes:
+        samples: posterior samples, ``(S, N, C, H, W)``.
+        observation: y, ``(N, *observation)``, zero where hidden.
+        operator: A.
+        fit: losses, terms and cost of phase 1.
+        settings: the numbers of this run.
+        calls: network calls of both phases.
+        evaluations: images passed through the network in them.
+        seconds: wall time.
+    """
+
+    samples: Tensor
+    observation: Tensor
+    operator: Operator
+    fit: Fit
+    settings: Settings
+    calls: int
+    evaluations: int
+    seconds: float
+
+    @property
+    def mask(self) -> Tensor | None:
+        """1 where an element of the observation was observed, of its shape; None where all were."""
+        mask = observation_mask(self.operator)
+        return None if mask is None else mask.cpu().float().expand(self.observation.shape)
+
+    def plot(self, truth: Tensor | None = None) -> Figure:
+        """The contact sheet: truth where known, observation, mean, standard deviation, samples; a row an image."""
+        from pyro_vipaint.plotting import contact_sheet
+
+        return contact_sheet(self, truth)
+
+
+def restore(
+    y: Tensor,
+    operator: Operator,
+    prior: str | Path | DiffusionPrior = "fashion32",
+    levels: int = 4,
+    num_samples: int = 10,
+    *,
+    label: int | Tensor | None = None,
+    prompt: str | Sequence[str] | None = None,
+    guidance_scale: float | None = None,
+    settings: Settings | None = None,
+    guide: GuideFactory | None = None,
+    steps: int | None = None,
+    beta: float | None = None,
+    refine_steps: int | None = None,
+    zeta: float | None = None,
+    device: str = "auto",
+    seed: int | None = None,
+    progress: Progress | None = None,
+) -> RestorationResult:
+    """``num_samples`` images for each observation y = A(x) + v, by VIPaint-``levels``.
+
+    Args:
+        y: observations ``(N, *observation)``, or one without the leading dimension, floats in the units of images in
+            [-1, 1]; elements that the operator's mask hides are not looked at, and NaN may mark them.
+        operator: A, of :mod:`pyro_vipaint.operators`, a physics of DeepInverse, or anything with ``A`` and
+            ``A_adjoint``; a module has to be on the device of the run. The same for all images, or with a mask or
+            filter ``(N, C, H, W)`` for each.
+        prior, levels, num_samples, label, prompt, guidance_scale, guide: as for :func:`inpaint`.
+        settings: all numbers of the run; if not given, :func:`restoration_settings`, without the perceptual term
+            where LPIPS cannot take the observations.
+        steps, beta, refine_steps, zeta: single numbers to change in the settings.
+        device, seed, progress: as for :func:`inpaint`.
+
+    Raises:
+        InputError: anything about the input that cannot be used, in one line.
+    """
+    num_samples, seed = check_whole("samples", num_samples), check_seed(seed)
+    levels, target = check_whole("levels", levels), device_for(prior, device)
+    prior = check_prior(prior, target)
+    y = check_observation(y, operator, prior, target)
+    settings = settings or _defaults(levels, prior, y)
+    settings = check_settings(override(settings, steps=steps, beta=beta, refine_steps=refine_steps, zeta=zeta))
+    check_perceptual(settings, y.shape)
+    condition = conditions(prior, len(y), label, prompt, guidance_scale)
+    outcome = run(prior, y, operator, num_samples, settings, guide, condition, seed, progress)
+    return RestorationResult(
+        outcome.samples.cpu(), y.cpu(), operator, outcome.fit, settings,
+        outcome.calls, outcome.evaluations, outcome.seconds,
+    )  # fmt: skip
+
+
+def restoration_settings(levels: int = 4, latent: bool = False) -> Settings:
+    """The settings of :func:`restore`: those of inpainting."""
+    return default_settings(levels, latent)
+
+
+def _defaults(levels: int, prior: DiffusionPrior, y: Tensor) -> Settings:
+    settings = restoration_settings(levels, prior.is_latent)
+    return settings if y.ndim == 4 and takes_lpips(y.shape) else replace(settings, perceptual_weight=0.0)

@@ -1,0 +1,257 @@
+"""The benchmark: its problems stand still, it resumes, failures are recorded, budgets are kept, the report is right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+import pyro_vipaint as vp
+from pyro_vipaint.bench import METHODS, TASKS, Cell, Plan, Store, engine, run, write_report
+from pyro_vipaint.bench import runner as bench_runner
+from pyro_vipaint.bench.engines import Engine
+from pyro_vipaint.bench.methods import Baseline, Outcome, VIPaint
+from pyro_vipaint.bench.problems import Problem, load_problem
+from pyro_vipaint.bench.report import lpips_table
+from pyro_vipaint.bench.scores import score, ssim
+from pyro_vipaint.bench.summary import means, paired
+from pyro_vipaint.bench.work import Record
+from pyro_vipaint.metrics import alexnet_features
+from pyro_vipaint.models import load_prior
+from pyro_vipaint.settings import budget_settings
+
+PLAN = Plan(
+    ("fashion32",), ("box", "super-resolution"), ("Blended", "DPS"), (2, 3), num_images=4, num_samples=2, chunk=3
+)
+SAME = ["prior", "task", "budget", "method", "seed", "image", "error"]
+SAME += ["lpips", "lpips_best", "psnr", "ssim", "diversity", "kernel_distance", "evaluations"]
+
+
+def local() -> Engine:
+    return engine("local", 1, "cpu", 1)
+
+
+def counting(done: list[Cell]) -> Engine:
+    """The local engine, which notes what it computes."""
+
+    def go(cells: list[Cell]) -> Iterator[tuple[Cell, Record]]:
+        for cell, record in local()(cells):
+            done.append(cell)
+            yield cell, record
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    out = tmp_path_factory.mktemp("bench")
+    return out, run(PLAN, out, local(), "cpu")
+
+
+def test_every_cell_becomes_its_rows(finished: tuple[Path, pd.DataFrame]) -> None:
+    """DPS on both tasks, replacement on the mask alone; two budgets; four images in two chunks."""
+    out, frame = finished
+    assert frame["error"].isna().all() and len(frame) == 3 * 2 * 4
+    assert set(zip(frame["task"], frame["method"], strict=True)) == {
+        ("box", "Blended"), ("box", "DPS"), ("super-resolution", "DPS"),
+    }  # fmt: skip
+    assert (frame["evaluations"] <= frame["budget"]).all()
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "results.parquet"), frame)
+
+
+def test_a_second_run_computes_nothing_and_a_lost_cell_alone_comes_back_the_same(
+    finished: tuple[Path, pd.DataFrame],
+) -> None:
+    out, frame = finished
+    done: list[Cell] = []
+    pd.testing.assert_frame_equal(run(PLAN, out, counting(done), "cpu"), frame)
+    assert not done
+    lost = sorted((out / "cells").glob("dps-box-*.json"))[0]
+    lost.unlink()
+    again = run(PLAN, out, counting(done), "cpu")
+    assert [cell.key for cell in done] == [lost.stem]
+    pd.testing.assert_frame_equal(again[SAME], frame[SAME])
+
+
+def test_what_is_seen_of_an_image_does_not_depend_on_the_cell_it_is_in() -> None:
+    for task in ("random-large", "super-resolution"):
+        cell = Cell("fashion32", task, "DPS", 2, 0, 3, 1, seed=5)
+        together, alone = load_problem(cell, "cpu"), load_problem(replace(cell, start=2), "cpu")
+        assert torch.equal(together.truth[2:], alone.truth)
+        torch.testing.assert_close(together.y[2:], alone.y, atol=1e-6, rtol=0)
+        assert not torch.equal(together.y, load_problem(replace(cell, seed=6), "cpu").y)
+
+
+def test_keys_are_one_to_one() -> None:
+    cell = Cell("fashion32", "box", "DPS", 100, 0, 8, 4, 0)
+    others = [replace(cell, prior="x"), replace(cell, budget=None), replace(cell, seed=1), replace(cell, stop=9)]
+    others += [replace(cell, num_samples=5), replace(cell, images="folder"), replace(cell, start=1)]
+    assert len({each.key for each in (cell, *others)}) == len(others) + 1
+    assert replace(cell).key == cell.key
+
+
+def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:
+        raise RuntimeError("no luck today")
+
+    monkeypatch.setattr(Baseline, "__call__", lambda self, *a: broken(*a) if self is METHODS["Blended"] else fake(*a))
+    plan = replace(PLAN, tasks=("box",), budgets=(2,), num_images=1)
+    frame = run(plan, tmp_path, local(), "cpu").set_index("method")
+    assert "RuntimeError: no luck today" in frame.loc["Blended", "error"]
+    assert pd.isna(frame.loc["DPS", "error"]) and frame.loc["DPS", "lpips"] > 0
+    done: list[Cell] = []
+    run(plan, tmp_path, counting(done), "cpu")
+    assert not done
+    write_report(tmp_path, frame.reset_index())
+    assert "no luck today" in (tmp_path / "report.md").read_text()
+    assert Store(tmp_path).forget_failures() == 1
+    run(plan, tmp_path, counting(done), "cpu")
+    assert [cell.method for cell in done] == ["Blended"]
+
+
+def fake(problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:
+    """The observation with noise, as if it were samples."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.zeros(num_samples, *problem.truth.shape)
+    return Outcome((x + 0.1 * torch.randn(x.shape, generator=generator)).clamp(-1, 1), 1, x[..., 0, 0, 0].numel(), 1.0)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if isinstance(method, Baseline)])
+@pytest.mark.parametrize("budget", [25, 100, 250])
+def test_steps_fill_the_budget(name: str, budget: int) -> None:
+    method = METHODS[name]
+    assert isinstance(method, Baseline)
+    steps = method.at(budget, latent=not method.pixels)["steps"]
+    options = {"jump_length": 5, "resamples": 4} if name == "RePaint" else {"tau": 5} if name == "CoPaint-TT" else {}
+    assert method.calls(steps, **options) <= budget < method.calls(steps + 1, **options)
+
+
+@pytest.mark.parametrize("levels", [2, 4])
+def test_vipaint_keeps_within_its_budget_and_wastes_little(levels: int) -> None:
+    problem = load_problem(Cell("fashion32", "box", "VIPaint-2", 9, 0, 2, 3, 0), "cpu")
+    outcome = VIPaint(levels)(problem, 3, 9, 0)
+    assert 8 < outcome.evaluations / 6 <= 9
+    assert len(outcome.bounds) == budget_settings(levels, 9, 3).steps
+
+
+def test_a_budget_that_is_too_small_for_vipaint_is_refused() -> None:
+    with pytest.raises(vp.InputError, match="VIPaint-4 needs 6 network evaluations"):
+        budget_settings(4, 5, 3)
+    assert budget_settings(4, 6, 3).refine_steps >= 1
+
+
+def test_scores_are_those_of_the_metrics() -> None:
+    problem = load_problem(Cell("fashion32", "box", "DPS", 2, 0, 2, 3, 0), "cpu")
+    assert problem.mask is not None
+    samples = problem.truth + 0.1 * torch.ones(3, 1, 1, 1, 1) * torch.tensor([1.0, -1.0, 2.0]).view(3, 1, 1, 1, 1)
+    (first, _) = score(samples, problem)
+    assert first["psnr"] == pytest.approx((2 * 20 * math.log10(20) + 20 * math.log10(10)) / 3, abs=1e-3)
+    assert first["observation_error"] == pytest.approx((0.1 + 0.1 + 0.2) / 3, abs=1e-5)
+    assert first["diversity"] == pytest.approx(float(torch.tensor([0.1, -0.1, 0.2]).std()), abs=1e-5)
+    (perfect, _) = score(problem.truth.expand(2, -1, -1, -1, -1), problem)
+    assert perfect["lpips"] == pytest.approx(0, abs=1e-6) and perfect["ssim"] == pytest.approx(1)
+
+
+def test_ssim_equals_its_formula_for_constant_images() -> None:
+    """Wang et al. 2004, Eq. 13 for images without variance: (2 mu nu + c1) / (mu^2 + nu^2 + c1), c1 = (.01 L)^2."""
+    x, y = torch.full((1, 1, 1, 16, 16), 0.3), torch.full((1, 1, 16, 16), 0.5)
+    c1 = (0.01 * 2) ** 2
+    assert float(ssim(x, y)) == pytest.approx((2 * 0.15 + c1) / (0.09 + 0.25 + c1), rel=1e-5)
+
+
+def rows(values: dict[str, list[float]], budget: int | None = 10) -> pd.DataFrame:
+    """A table with the LPIPS of some images by method."""
+    records = [
+        {"prior": "p", "task": "box", "budget": budget, "method": method, "seed": 0, "image": i, "error": None}
+        | dict.fromkeys(("lpips_best", "psnr", "ssim", "observation_error", "diversity"), 0.0)
+        | dict.fromkeys(("kernel_distance", "evaluations", "seconds", "peak_memory"), 1.0)
+        | {"lpips": value}
+        for method, column in values.items()
+        for i, value in enumerate(column)
+    ]
+    return pd.DataFrame(records).astype({"budget": "Int64"})
+
+
+def test_differences_are_paired_over_images() -> None:
+    frame = rows({"VIPaint-4": [0.1, 0.3, 0.5], "DPS": [0.2, 0.4, 0.9]})
+    mean, error = paired(frame, "lpips", "VIPaint-4", "DPS")
+    assert mean == pytest.approx(-0.2) and error == pytest.approx(torch.tensor([0.1, 0.1, 0.4]).std().item() / 3**0.5)
+    assert math.isnan(paired(frame, "lpips", "VIPaint-4", "nobody")[0])
+
+
+@pytest.mark.parametrize("budget", [10, None])
+def test_the_best_is_bold_and_failures_do_not_count(budget: int | None) -> None:
+    frame = rows({"VIPaint-4": [0.1, 0.3], "DPS": [0.2, 0.4]}, budget)
+    frame.loc[len(frame)] = {**frame.loc[0].to_dict(), "image": 7, "lpips": None, "error": "broke"}  # pyright: ignore
+    assert means(frame)["images"].tolist() == [2, 2]
+    table = lpips_table(frame).set_index("method")["box"]
+    assert table["VIPaint-4"] == "**0.2000** ± 0.1000" and table["DPS"] == "0.3000 ± 0.1000"
+
+
+def test_kernel_distances_are_of_all_samples_of_a_method(finished: tuple[Path, pd.DataFrame]) -> None:
+    out, frame = finished
+    plan = replace(PLAN, tasks=("box",), methods=("DPS",), budgets=(2,))
+    cells = bench_runner.applicable(plan, "cpu")
+    features = torch.cat([Store(out).tensors(cell)["features"] for cell in cells])
+    truth = torch.cat([alexnet_features(load_problem(cell, "cpu").truth) for cell in cells])
+    assert features.shape == (8, 256) and truth.shape == (4, 256)
+    ours = frame.query("task == 'box' and method == 'DPS' and budget == 2")["kernel_distance"]
+    assert ours.nunique() == 1
+    expected: Tensor = _mmd(features.double(), truth.double())
+    assert ours.iloc[0] == pytest.approx(1000 * float(expected), rel=1e-6)
+
+
+def _mmd(f: Tensor, g: Tensor) -> Tensor:
+    """The unbiased squared distance with the cubic kernel, written out."""
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    def within(a: Tensor) -> Tensor:
+        k = kernel(a, a)
+        return (k.sum() - k.trace()) / (len(a) * (len(a) - 1))
+
+    return within(f) + within(g) - 2 * kernel(f, g).mean()
+
+
+def test_the_report_has_a_table_a_budget_and_its_pictures(finished: tuple[Path, pd.DataFrame]) -> None:
+    out, frame = finished
+    write_report(out, frame)
+    markdown, page = (out / "report.md").read_text(), (out / "report.html").read_text()
+    for budget in (2, 3):
+        assert f"## fashion32, {budget} evaluations a sample: LPIPS" in markdown
+    pictures = [line.split("(")[1].rstrip(")") for line in markdown.splitlines() if line.startswith("![")]
+    assert len(pictures) == 4 and all((out / name).stat().st_size > 1000 for name in pictures)
+    assert page.count("<img") == 4 and "**" not in page and page.count("<table") == markdown.count("\n|:-")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": ("colouring",)}, "There is no task 'colouring'"),
+        ({"methods": ("Magic",)}, "There is no method 'Magic'"),
+        ({"num_images": 0}, "images must be at least 1"),
+        ({"num_images": 65}, "There are 64 images"),
+        ({"budgets": (0,)}, "A budget must be at least 1"),
+        ({"images": "nowhere"}, "nowhere is not a folder"),
+    ],
+)
+def test_a_plan_that_cannot_run_is_refused(change: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(vp.InputError, match=message):
+        run(replace(PLAN, **change), tmp_path / "out", local(), "cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tasks_and_methods_know_what_goes_together() -> None:
+    prior = load_prior("fashion32")
+    assert set(TASKS) == {
+        "rotated-window", "random-large", "random-small", "box", "super-resolution", "gaussian-blur", "motion-blur",
+    }  # fmt: skip
+    assert not METHODS["PSLD"].applies(prior, True) and not METHODS["RePaint"].applies(prior, False)
+    assert METHODS["VIPaint-4"].applies(prior, False)
