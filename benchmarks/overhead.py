@@ -24,8 +24,8 @@ from rich.console import Console
 from torch import Tensor
 
 import pyro_vipaint as vp
-from pyro_vipaint.held_out import held_out_images
 from pyro_vipaint.guides import HierarchicalGuide
+from pyro_vipaint.held_out import held_out_images
 from pyro_vipaint.kernels import bridge_coefficients
 from pyro_vipaint.masks import rotated_window
 from pyro_vipaint.models import DiffusionModel, load_prior

@@ -74,7 +74,7 @@ def restore(
         }  # fmt: skip
         options = task_options(task, given, width)
         size = (height, width) if resize else None
-        operator, y = task_operator(task, options, size), read_image(image, channels, size)
+        operator, y = task_operator(task, options, loaded, size), read_image(image, channels, size)
         true = None if truth is None else read_image(truth, channels).unsqueeze(0)
         if simulate:
             noise, true = NOISE if noise is None else noise, check_image(y, loaded)

@@ -11,6 +11,7 @@ from pyro_vipaint.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pyro_vipaint.models import DiffusionPrior
     from pyro_vipaint.operators import Operator
 
 TASKS: dict[str, dict[str, Any]] = {  # the options of each task with their defaults
@@ -42,13 +43,16 @@ def task_options(task: str, given: Mapping[str, Any], width: int) -> dict[str, A
     return options
 
 
-def task_operator(task: str, options: Mapping[str, Any], size: tuple[int, int] | None) -> Operator:
-    """A of the task; a mask is resized to ``size`` (H, W) if that is given.
+def task_operator(
+    task: str, options: Mapping[str, Any], prior: DiffusionPrior, size: tuple[int, int] | None = None
+) -> Operator:
+    """A of the task for the prior's images; a mask is resized to ``size`` (H, W) if that is given.
 
     Raises:
-        InputError: options out of range, or a mask that cannot be read.
+        InputError: options out of range, or a mask that cannot be read or does not fit.
     """
     from pyro_vipaint.files import read_mask
+    from pyro_vipaint.inputs import check_mask
     from pyro_vipaint.operators import GaussianBlur, Inpainting, MotionBlur, SuperResolution
 
     if task == "super-resolution":
@@ -57,7 +61,7 @@ def task_operator(task: str, options: Mapping[str, Any], size: tuple[int, int] |
         return GaussianBlur(options["std"])
     if task == "motion-deblur":
         return MotionBlur(options["length"], options["angle"])
-    return Inpainting(read_mask(Path(options["mask"]), options["invert_mask"], size))
+    return Inpainting(check_mask(read_mask(Path(options["mask"]), options["invert_mask"], size), prior))
 
 
 def simulated(truth: Tensor, operator: Operator, noise: float, seed: int) -> Tensor:

@@ -17,7 +17,15 @@ from pyro_vipaint.errors import InputError
 from pyro_vipaint.guidance import WEIGHT
 from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models import DiffusionPrior, load_prior
-from pyro_vipaint.operators import GaussianBlur, Inpainting, MotionBlur, SuperResolution, apply, observation_mask
+from pyro_vipaint.operators import (
+    GaussianBlur,
+    Inpainting,
+    MotionBlur,
+    SuperResolution,
+    apply,
+    is_one_an_image,
+    observation_mask,
+)
 from pyro_vipaint.settings import Settings
 
 WIDEST = 2.0  # images live in [-1, 1]; a noisy observation may lie outside, bytes and standardised pixels lie further
@@ -102,37 +110,41 @@ def check_observation(y: Any, operator: Any, prior: DiffusionPrior, device: torc
     """``y`` as ``(N, *observation)`` floats on ``device``, zero where hidden; refused unless A can have made it."""
     if not (hasattr(operator, "A") and hasattr(operator, "A_adjoint")):
         raise InputError(f"The operator must have A and A_adjoint, {type(operator).__name__} has not.")
-    y, expected = _as_tensor("observation", y), _observation_shape(operator, prior, device)
+    y, mask = _as_tensor("observation", y), observation_mask(operator)
+    if mask is not None and mask.ndim == y.ndim and len(mask) not in (1, len(y)):
+        raise InputError(f"{len(y)} observations and {len(mask)} masks do not go together: give one mask, or one each.")
+    count = len(y) if y.ndim and is_one_an_image(operator) else 1
+    expected = _observation_shape(operator, torch.zeros(count, *_image_shape(prior), device=device))
     given = tuple(y.shape)
     y = y.unsqueeze(0) if y.ndim == len(expected) else y
     if y.shape[1:] != expected or not len(y):
-        made = f"the operator makes {tuple(expected)} of an image of the prior's, {tuple(prior.image_shape)}"
+        made = f"the operator makes {tuple(expected)} of an image of the prior's, {tuple(_image_shape(prior))}"
         raise InputError(f"The observation has shape {given}, {made}.")
     if not y.is_floating_point():
         raise InputError(f"The observation holds {y.dtype}, not floats in the units of images in [-1, 1].")
-    y = y.to(device).float()
-    mask = observation_mask(operator)
-    if mask is not None and mask.ndim == y.ndim and len(mask) not in (1, len(y)):
-        raise InputError(f"{len(y)} observations and {len(mask)} masks do not go together: give one mask, or one each.")
-    y = y if mask is None else torch.where(mask.to(device) != 0, y, 0.0)
+    return _check_elements(y.to(device).float(), mask, isinstance(operator, AVERAGES))
+
+
+def _check_elements(y: Tensor, mask: Tensor | None, averages: bool) -> Tensor:
+    """``y`` with zeros where hidden, refused unless the rest are numbers, of the range of images for ``averages``."""
+    y = y if mask is None else torch.where(mask.to(y.device) != 0, y, 0.0)
     if not y.isfinite().all():
         raise InputError("The observation has elements that are NaN or infinite, and are not hidden by a mask.")
-    if isinstance(operator, AVERAGES) and float(y.abs().max()) > WIDEST:
-        low, high = float(y.min()), float(y.max())
+    low, high = float(y.min()), float(y.max())
+    if averages and max(-low, high) > WIDEST:
         raise InputError(f"The observation has values from {low:g} to {high:g}, not in [-1, 1].")
     return y
 
 
-def _observation_shape(operator: Any, prior: DiffusionPrior, device: torch.device) -> torch.Size:
-    """The shape of one observation, refused if the operator cannot take the prior's images."""
-    image = torch.zeros(1, *_image_shape(prior), device=device)
+def _observation_shape(operator: Any, images: Tensor) -> torch.Size:
+    """The shape of one observation, refused if the operator cannot take the images."""
     try:
-        return apply(operator, image).shape[1:]
+        return apply(operator, images).shape[1:]
     except InputError:
         raise
     except Exception as error:  # operators of other libraries raise anything
         reason = shorten(str(error), 200, placeholder=" …")
-        raise InputError(f"The operator cannot take images of shape {tuple(image.shape[1:])}: {reason}") from error
+        raise InputError(f"The operator cannot take images of shape {tuple(images.shape[1:])}: {reason}") from error
 
 
 def check_label(label: Any, count: int, prior: DiffusionPrior) -> dict[str, Tensor]:
@@ -183,8 +195,10 @@ def check_settings(settings: Settings) -> Settings:
         value = getattr(settings, name)
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"{name.replace('_', '-')} must be positive and finite, not {value:g}.")
-    if not (math.isfinite(settings.perceptual_weight) and settings.perceptual_weight >= 0):
-        raise InputError(f"perceptual-weight must be finite and not negative, it is {settings.perceptual_weight:g}.")
+    for name in ("perceptual_weight", "zeta"):
+        value = getattr(settings, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise InputError(f"{name.replace('_', '-')} must be finite and not negative, it is {value:g}.")
     return settings
 
 

@@ -61,6 +61,11 @@ class Gaussian(_Additive):
         if not self.sigma > 0:
             raise ValueError(f"sigma must be positive, not {self.sigma}.")
 
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of v."""
+        return self.sigma
+
     def __call__(self, x: Tensor) -> TorchDistribution:
         mean = apply(self.operator, x)
         return self._masked(Normal(mean, mean.new_tensor(self.sigma).expand(mean.shape), validate_args=False))
@@ -79,6 +84,11 @@ class Laplace(_Additive):
     def __post_init__(self) -> None:
         if not self.scale > 0:
             raise ValueError(f"scale must be positive, not {self.scale}.")
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of v, sqrt(2) b."""
+        return 2**0.5 * self.scale
 
     def __call__(self, x: Tensor) -> TorchDistribution:
         mean = apply(self.operator, x)

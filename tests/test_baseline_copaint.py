@@ -135,7 +135,7 @@ def test_the_prediction_is_that_of_the_returned_point() -> None:
 def test_no_rate_however_large_raises_the_residual() -> None:
     prior, z = image_prior(LinearVP()), torch.randn(64, 1, 1, 2, 2)
     for steps in (1, 2):
-        _, x_hat = coherence(prior, lr=100.0, regularisation=0.0, gradient_steps=steps)(z, 0.3, 0.0)
+        _, x_hat = coherence(prior, lr=1000.0, regularisation=0.0, gradient_steps=steps)(z, 0.3, 0.0)
         before, after = (LIKELIHOOD.residual(x, Y).flatten(2).norm(dim=-1) for x in (prior.denoise(z, 0.3), x_hat))
         assert (after <= before * (1 + 1e-5)).all() and (after < 0.9 * before).all()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -54,7 +56,7 @@ def test_each_move_starts_where_the_last_one_ended() -> None:
 
 
 @pytest.mark.parametrize("options", [{"repeats": 1}, {"tau": 12}, {"tau": 50}])
-def test_without_travels_it_is_copaint(options: dict[str, int]) -> None:
+def test_without_travels_it_is_copaint(options: dict[str, Any]) -> None:
     travelled = copaint_tt(image_prior(), LIKELIHOOD, Y, 3, 12, seed=4, **options).samples
     assert torch.equal(travelled, copaint(image_prior(), LIKELIHOOD, Y, 3, 12, seed=4).samples)
 
@@ -62,7 +64,7 @@ def test_without_travels_it_is_copaint(options: dict[str, int]) -> None:
 def test_without_gradient_steps_it_draws_from_the_prior() -> None:
     """Going back and down again leaves the prior where it is; a wrong variance on the way back would show."""
     prior = GaussianPrior.diagonal(torch.full((1, 2, 2), 0.2), torch.full((1, 2, 2), 0.3), LinearVP())
-    samples = copaint_tt(prior, LIKELIHOOD, Y, 4000, 100, tau=20, repeats=3, gradient_steps=0, seed=0).samples.flatten()
+    samples = copaint_tt(prior, LIKELIHOOD, Y, 4000, 200, tau=20, repeats=3, gradient_steps=0, seed=0).samples.flatten()
     mean, error = mean_and_error(samples)
     assert_within(mean, 0.2, error, slack=0.005)
     assert_within(samples.std(), 0.3, 0.3 / (2 * len(samples)) ** 0.5, slack=0.006)

@@ -39,7 +39,7 @@ def command(out: Path, *options: str) -> list[str]:
 
 
 def scores(out: Path) -> pd.DataFrame:
-    return pd.read_parquet(out / "results.parquet")[SCORES]
+    return pd.read_parquet(out / "results.parquet", columns=SCORES)
 
 
 def cells(out: Path) -> dict[str, int]:

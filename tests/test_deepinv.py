@@ -210,3 +210,14 @@ def test_bicubic_downsampling_agrees_inside(factor: int) -> None:
     theirs = apply(physics.DownsamplingMatlab(factor=factor), x)
     ours = SuperResolution(factor, "bicubic").A(x)
     torch.testing.assert_close(theirs[..., 2:-2, 2:-2], ours[..., 2:-2, 2:-2], rtol=1e-4, atol=1e-4)
+
+
+@each_physics
+def test_restore(make: Callable[[], Any], prior: DiffusionPrior) -> None:
+    """The facade takes every physics, one mask or kernel an image included."""
+    operator = make()
+    y = apply(operator, images(COUNT))
+    result = vp.restore(y, operator, prior, 2, SAMPLES, steps=2, refine_steps=2, seed=0, device="cpu")
+    assert result.samples.shape == (SAMPLES, COUNT, *SHAPE)
+    assert result.samples.isfinite().all()
+    torch.testing.assert_close(result.observation, y)

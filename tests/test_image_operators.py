@@ -23,6 +23,7 @@ from pyro_vipaint.operators import (
     Operator,
     SuperResolution,
     least_squares,
+    operator_norm,
     pseudo_inverse,
 )
 
@@ -245,6 +246,18 @@ def test_few_steps_keep_noise_out_where_the_pseudo_inverse_blows_it_up() -> None
     matrix = operator_matrix(operator, (1, 16, 16)).double()
     assert (torch.linalg.pinv(matrix) @ noise.flatten(1).T).std() > 100
     assert least_squares(operator, noise).std() < 3
+
+
+@each_operator
+def test_norm(make: Callable[[], Operator]) -> None:
+    """The largest singular value of the matrix, from below; and it scales with the operator."""
+    exact = float(torch.linalg.matrix_norm(operator_matrix(make(), SHAPE), 2))
+    assert 0.97 * exact < operator_norm(make(), (1, *SHAPE)) < exact + 1e-4
+
+
+def test_the_norm_of_a_box_is_one_over_its_factor() -> None:
+    assert operator_norm(SuperResolution(4), (2, *SHAPE)) == pytest.approx(0.25, rel=1e-5)
+    assert operator_norm(Inpainting(torch.zeros(1, 8, 12)), (1, *SHAPE)) == 0
 
 
 # what is refused

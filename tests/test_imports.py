@@ -42,7 +42,7 @@ _DIAGNOSTICS = {"draws", "evidence", "pareto", "importance", "projections", "uni
 _DIAGNOSTICS = {f"diagnostics.{name}" for name in (*_DIAGNOSTICS, "two_sample", "arviz", "parts", "part_scores")}
 _BASELINES = {f"baselines.{name}" for name in ("dps", "psld", "blended", "repaint", "resample", "pi_gdm")}
 _BASELINES |= {f"baselines.{name}" for name in ("copaint", "copaint_tt", "red_diff")}
-_OPERATORS = {"inpainting", "matrix", "super_resolution", "blur", "compose", "conjugate_gradients"}
+_OPERATORS = {"inpainting", "matrix", "super_resolution", "blur", "compose", "conjugate_gradients", "norm"}
 _OPERATORS = {f"operators.{name}" for name in _OPERATORS}
 _METHODS = _TOOLS | _PRIORS | _MEASUREMENTS | {"baselines.base", "baselines.replacement", "refinement", "sampling"}
 _BENCH = {f"bench.{name}" for name in ("grid", "tasks", "memory", "problems", "methods", "registry", "scores", "work")}
@@ -93,6 +93,7 @@ ALLOWED: dict[str, set[str]] = {
     "operators.blur": {"errors", "operators.base", "operators.separable"},
     "operators.compose": {"operators.base"},
     "operators.conjugate_gradients": {"operators.base"},
+    "operators.norm": {"operators.base"},
     "operators": {"operators.base", "operators.separable", *_OPERATORS},
     "likelihoods": {"errors", "operators", "metrics"},
     "models.diffusion": _TOOLS | _PRIORS | _MEASUREMENTS | {"keypoints"},
@@ -167,11 +168,13 @@ ALLOWED: dict[str, set[str]] = {
     "bench.report": {"files", "bench.figures", "bench.store", "bench.summary"},
     "bench": _BENCH,
     "cli_results": {"cli_shared", "files"},
-    "cli_tasks": {"errors", "operators", "seeding", "files"},
+    "cli_tasks": {"errors", "operators", "seeding", "models", "inputs", "files"},
     "cli_restore": _LIBRARY | {"inputs", "restoring", "files", "cli_shared", "cli_tasks", "cli_results"},
     "cli_shared": {"errors"},
     "cli_bench": {"errors", "cli_shared", "bench", "devices", "files", "masks"},
-    "cli": {"cli_shared", "cli_bench"} | _LIBRARY | {"", "inputs", "inpainting", "demo", "files"},
+    "cli": {"cli_shared", "cli_bench", "cli_results", "cli_restore"}
+    | _LIBRARY
+    | {"", "inputs", "inpainting", "demo", "files"},
 }
 ALLOWED_FOR_TYPES: dict[str, set[str]] = {
     "plotting": {"inpainting", "restoring"},  # a contact sheet is of a result, which draws it

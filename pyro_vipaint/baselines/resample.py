@@ -140,7 +140,7 @@ def resample(
         )
     codec = _CountedCodec(prior.codec)
     counted = replace(prior, codec=codec)
-    tolerance = _noise_level(likelihood)
+    tolerance = likelihood.noise_std
     pixel = _Descent(True, pixel_lr, pixel_iterations, tolerance)
     latent = _Descent(False, latent_lr, latent_iterations, tolerance)
 
@@ -253,8 +253,3 @@ def _stochastic_resample(
     total = variance + noise
     mean = (variance * signal_s**0.5 * z_star + noise * z / scale) / total
     return scale * (mean + (variance * noise / total) ** 0.5 * torch.randn_like(z))
-
-
-def _noise_level(likelihood: Any) -> float:
-    """Standard deviation of the noise of y: sigma of a Gaussian, sqrt(2) b of a Laplace likelihood."""
-    return likelihood.sigma if hasattr(likelihood, "sigma") else 2**0.5 * likelihood.scale

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.work import Record, worker
@@ -90,7 +91,8 @@ def _ray(workers: int, device: str, threads: int | None, address: str | None) ->
         actor = ray.remote(num_cpus=threads or 1, num_gpus=1 if device.startswith("cuda") else 0)(_Worker)
         try:
             pool = ActorPool([actor.remote(device, threads) for _ in range(workers)])
-            yield from pool.map_unordered(lambda each, cell: each.run.remote(cell), cells)
+            results: Any = pool.map_unordered(lambda each, cell: each.run.remote(cell), cells)
+            yield from results
         finally:
             ray.shutdown()
 

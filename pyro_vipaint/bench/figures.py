@@ -46,6 +46,7 @@ def quality_figure(rows: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(3.2 * len(tasks), 3.2), layout="constrained")
     axes = figure.subplots(1, len(tasks), squeeze=False)[0]
     for axis, task in zip(axes, tasks, strict=True):
+        line: Any
         for method, line in table[table["task"] == task].groupby("method", sort=False):
             line = line.sort_values("evaluations")
             axis.errorbar(line["evaluations"], line["lpips"], line["lpips_se"], marker="o", label=str(method))

@@ -23,7 +23,7 @@ METHODS: dict[str, Method] = {
     "PiGDM": Baseline(baselines.pi_gdm, baselines.pi_gdm_calls),
     "CoPaint": Baseline(baselines.copaint, baselines.copaint_calls),
     "CoPaint-TT": Baseline(baselines.copaint_tt, baselines.copaint_tt_calls, options={"tau": 5}),
-    "RED-Diff": Baseline(baselines.red_diff, baselines.red_diff_calls),
+    "RED-Diff": Baseline(baselines.red_diff, baselines.red_diff_calls, latents=True),
     "PSLD": Baseline(baselines.psld, baselines.psld_calls, pixels=False, latents=True),
     "ReSample": Baseline(baselines.resample, baselines.resample_calls, pixels=False, latents=True),
 }

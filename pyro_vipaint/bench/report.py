@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -76,14 +76,14 @@ def write_report(out: Path, frame: pd.DataFrame, title: str = "Benchmark") -> No
 def build(frame: pd.DataFrame, store: Store) -> Iterator[Section]:
     """The sections of the report: for each prior its tables by budget, and its figures; at the end what failed."""
     yield Section("What was run", f"{_machine()}. {LEGEND}")
-    done = frame[frame["error"].isna()]
+    done: Any = frame[frame["error"].isna()]
     for prior, rows in done.groupby("prior", sort=False):
         for budget, part in rows.groupby("budget", sort=True, dropna=False):
             name = f"{prior}, {budget_name(budget)}"
             yield Section(f"{name}: LPIPS", _against(part), lpips_table(part))
             yield Section(f"{name}: all measures", table=full_table(part))
         yield from _figures(str(prior), rows, store)
-    failed = frame[frame["error"].notna()]
+    failed: Any = frame[frame["error"].notna()]
     if len(failed):
         columns = ["prior", "task", "budget", "method", "seed", "image", "error"]
         yield Section("Cells that failed", table=failed[columns])
@@ -91,7 +91,7 @@ def build(frame: pd.DataFrame, store: Store) -> Iterator[Section]:
 
 def lpips_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Methods by tasks, ``mean ± standard error``, the best of each task in bold; ``images`` in each cell of it."""
-    table = means(rows)
+    table: Any = means(rows)
     best = table.groupby("task")["lpips"].transform("min") == table["lpips"]
     values = [
         f"**{mean:.4f}** ± {error:.4f}" if first else f"{mean:.4f} ± {error:.4f}"
@@ -106,8 +106,10 @@ def full_table(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a task and method, all measures."""
     columns = [*SCORES, *(name for name in COSTS if name in rows)]
     digits = {"psnr": 2, "ssim": 3, "evaluations": 1, "seconds": 1, "peak_memory": 0, "kernel_distance": 1}
-    table = means(rows)[["task", "method", "images", *columns]].sort_values(["task", "lpips"], ignore_index=True)
-    return table.round({name: digits.get(name, 4) for name in columns})
+    table: Any = means(rows)[["task", "method", "images", *columns]]
+    return table.sort_values(["task", "lpips"], ignore_index=True).round(
+        {name: digits.get(name, 4) for name in columns}
+    )
 
 
 def budget_name(budget: object) -> str:

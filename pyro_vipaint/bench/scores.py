@@ -42,9 +42,10 @@ def ssim(samples: Tensor, truth: Tensor) -> Tensor:
 
     def one(x: Tensor, y: Tensor) -> float:
         pair = (x.numpy().astype(np.float64), y.numpy().astype(np.float64))
-        return structural_similarity(
+        value: Any = structural_similarity(
             *pair, data_range=RANGE, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
         )
+        return float(value)
 
     return torch.tensor([[one(x, y) for x, y in zip(images, truth, strict=True)] for images in samples])
 

@@ -3,12 +3,21 @@
 An operator may have a ``mask`` (1 = observed): likelihoods then count observed elements only.
 """
 
-from pyro_vipaint.operators.base import Broadcasting, Operator, adjoint, apply, observation_mask, pseudo_inverse
+from pyro_vipaint.operators.base import (
+    Broadcasting,
+    Operator,
+    adjoint,
+    apply,
+    is_one_an_image,
+    observation_mask,
+    pseudo_inverse,
+)
 from pyro_vipaint.operators.blur import GaussianBlur, MotionBlur
 from pyro_vipaint.operators.compose import Compose
 from pyro_vipaint.operators.conjugate_gradients import least_squares
 from pyro_vipaint.operators.inpainting import Inpainting
 from pyro_vipaint.operators.matrix import Matrix
+from pyro_vipaint.operators.norm import operator_norm
 from pyro_vipaint.operators.super_resolution import SuperResolution
 
 __all__ = [
@@ -22,7 +31,9 @@ __all__ = [
     "SuperResolution",
     "adjoint",
     "apply",
+    "is_one_an_image",
     "least_squares",
     "observation_mask",
+    "operator_norm",
     "pseudo_inverse",
 ]

@@ -72,19 +72,25 @@ def _over_leading(operator: Operator, function: Callable[[Tensor], Tensor], x: T
     """``function(x)`` with the leading dimensions that the operator can take."""
     if isinstance(operator, Broadcasting) or x.ndim <= IMAGE_DIM + 1:
         return function(x)
-    kept = 1 + IMAGE_DIM if _is_one_an_image(operator) else IMAGE_DIM
+    kept = 1 + IMAGE_DIM if is_one_an_image(operator) else IMAGE_DIM
     leading, event = x.shape[:-kept], x.shape[-kept:]
     batches = x.reshape(-1, *event)
     result = function(batches) if kept == IMAGE_DIM else torch.stack([function(batch) for batch in batches])
     return result.reshape(*leading, *result.shape[1:])
 
 
-def _is_one_an_image(operator: Operator) -> bool:
+def is_one_an_image(operator: Operator) -> bool:
     """Whether a mask or filter ``(N, C, H, W)`` of the operator has an entry for each image of a batch."""
     return any(tensor.ndim > IMAGE_DIM and len(tensor) > 1 for tensor in _tensors(operator))
 
 
 def _tensors(operator: Operator) -> Iterator[Tensor]:
+    """Those that the operator holds, and the operators that it is composed of."""
     if isinstance(operator, nn.Module):
-        return chain(operator.buffers(), operator.parameters())
-    return (value for value in getattr(operator, "__dict__", {}).values() if isinstance(value, Tensor))
+        yield from chain(operator.buffers(), operator.parameters())
+        return
+    for value in getattr(operator, "__dict__", {}).values():
+        if isinstance(value, Tensor):
+            yield value
+        elif hasattr(value, "A"):
+            yield from _tensors(value)
