@@ -11,14 +11,14 @@ it is the authors' DPS; so the same zeta means the same on every schedule.
 
 The gradient of a decoder or a network is at times many times longer than usual, and one such step throws a sample off
 for good. So a sample's step is no longer than twice the noise of the transition, sqrt(D) times its standard deviation
-(Yang et al. 2024 fix it to once that length), unless its gradient with respect to z_t / c_t is shorter than 1, as it is
-close to t = 0.
+(Yang et al. 2024 fix it to once that length), unless its gradient with respect to z_t / c_t is shorter than |A|, as it
+is close to t = 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,11 +26,19 @@ from torch import Tensor
 from pyro_vipaint.guidance import WEIGHT
 from pyro_vipaint.kernels import bridge, coordinate_scale
 from pyro_vipaint.models.priors import DiffusionPrior
+from pyro_vipaint.operators import observation_mask, operator_norm
 from pyro_vipaint.seeding import seeded
 
 DEFAULT_STEPS = 15
 DEFAULT_ZETA = 1.5
 LIMIT = 2.0  # in lengths of the transition's noise; on cats64 one step in 900 is longer, about 7 times its noise
+
+
+class StepLimit(NamedTuple):
+    """A guidance step may be ``noise`` times as long as the transition's noise, or have a ``gradient`` so long."""
+
+    noise: float
+    gradient: float = 1.0
 
 
 def refine(
@@ -63,7 +71,8 @@ def refine(
     if guidance_scale is not None:
         condition[WEIGHT] = guidance_scale
     with seeded(seed):
-        return guided_chain(model.prior, model.likelihood, z, y, times, zeta, condition, callback, LIMIT)
+        limit = StepLimit(LIMIT, _norm(model.likelihood.operator, model.prior, y))
+        return guided_chain(model.prior, model.likelihood, z, y, times, zeta, condition, callback, limit)
 
 
 def guided_chain(
@@ -75,11 +84,11 @@ def guided_chain(
     zeta: float,
     condition: dict[str, Any],
     callback: Callable[[int], None] | None = None,
-    limit: float | None = None,
+    limit: StepLimit | None = None,
 ) -> Tensor:
     """DPS along ``times`` (decreasing), a network call for each but the last; the image is the last prediction.
 
-    ``limit``: of the guidance steps, in lengths of the transition's noise; ``None`` is the authors' DPS, without one.
+    ``limit``: of the guidance steps; ``None`` is the authors' DPS, without one.
     """
     *guided, last = times[:-1]
     for step, (t, s) in enumerate(zip(guided, times[1:], strict=False)):
@@ -101,7 +110,7 @@ def _guided_step(
     interval: tuple[float, float],
     zeta: float,
     condition: dict[str, Any],
-    limit: float | None,
+    limit: StepLimit | None,
 ) -> Tensor:
     """z_s after one DPS step from t to s."""
     t, s = interval
@@ -115,8 +124,16 @@ def _guided_step(
         c_t, c_s = (float(coordinate_scale(prior.schedule, time)) for time in interval)
         if limit is not None and zeta > 0:
             noise = float(transition.stddev.flatten()[0]) * torch.Size(prior.event_shape).numel() ** 0.5
-            gradient = _shortened(gradient, max(1.0, limit * noise / (zeta * c_s)) / c_t, prior.event_dim)
+            longest = max(limit.gradient, limit.noise * noise / (zeta * c_s))
+            gradient = _shortened(gradient, longest / c_t, prior.event_dim)
         return transition.sample() - zeta * c_t * c_s * gradient
+
+
+def _norm(operator: Any, prior: DiffusionPrior, y: Tensor) -> float:
+    """|A|, which is 1 for a mask."""
+    if observation_mask(operator) is not None:
+        return 1.0
+    return operator_norm(operator, (len(y), *prior.image_shape), y.device)
 
 
 def _shortened(gradient: Tensor, longest: float, event_dim: int) -> Tensor:

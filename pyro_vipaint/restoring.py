@@ -111,7 +111,7 @@ def restore(
     levels, target = check_whole("levels", levels), device_for(prior, device)
     prior = check_prior(prior, target)
     y = check_observation(y, operator, prior, target)
-    settings = settings or _defaults(levels, prior, operator, y)
+    settings = settings or settings_for(levels, prior, operator, y)
     settings = check_settings(override(settings, steps=steps, beta=beta, refine_steps=refine_steps, zeta=zeta))
     check_perceptual(settings, y.shape)
     condition = conditions(prior, len(y), label, prompt, guidance_scale)
@@ -136,8 +136,15 @@ def restoration_settings(levels: int = 4, latent: bool = False, norm: float = 1.
     return replace(settings, scale=SCALE, steps=STEPS, refine_steps=REFINE_STEPS, zeta=ZETA / norm)
 
 
-def _defaults(levels: int, prior: DiffusionPrior, operator: Operator, y: Tensor) -> Settings:
-    """Those of inpainting for a mask; without the perceptual term where LPIPS cannot take the observations."""
+def settings_for(levels: int, prior: DiffusionPrior, operator: Operator, y: Tensor) -> Settings:
+    """The defaults of :func:`restore` for observations ``y`` by ``operator``.
+
+    Those of inpainting for a mask, :func:`restoration_settings` for others; without the perceptual term where LPIPS
+    cannot take the observations.
+
+    Raises:
+        InputError: the operator makes zero of every image.
+    """
     if isinstance(operator, Inpainting):
         settings = default_settings(levels, prior.is_latent)
     else:

@@ -75,20 +75,28 @@ def default_settings(levels: int = 4, latent: bool = False) -> Settings:
 
 
 def budget_settings(levels: int, evaluations: int, num_samples: int, latent: bool = False) -> Settings:
-    """The settings of VIPaint-``levels`` within ``evaluations`` network evaluations a sample, all phases included.
+    """The settings of inpainting by VIPaint-``levels`` :func:`within` a budget.
 
-    :data:`FIT_SHARE` of them go to the fit, whose cost the samples share; the rest, but for the K - 1 of the guide's
-    own draws, to the refinement. The longer that is, the higher it may start: with 100 evaluations and K = 2 the LPIPS
-    on eight images of fashion32, three masks, 2 samples is .0187 with T_s at .9, .0173 at 3 and .0188 at 8.
-
-    Raises:
-        InputError: fewer evaluations than one step of the fit and one of the refinement take.
+    The longer the refinement, the higher it may start: with 100 evaluations and K = 2 the LPIPS on eight images of
+    fashion32, three masks, 2 samples is .0187 with T_s at .9, .0173 at 3 and .0188 at 8. Latent priors keep theirs.
     """
     settings = default_settings(levels, latent)
     if evaluations >= LONG_BUDGET and not latent:
         settings = replace(settings, noise_levels=default_noise_levels(levels, LONG_START, LONG_STOP), zeta=LONG_ZETA)
+    return within(settings, evaluations, num_samples)
+
+
+def within(settings: Settings, evaluations: int, num_samples: int) -> Settings:
+    """``settings`` with the steps that take ``evaluations`` network evaluations a sample, all phases included.
+
+    :data:`FIT_SHARE` of them go to the fit, whose cost the samples share; the rest, but for the K - 1 of the guide's
+    own draws and the one call before the fit, to the refinement.
+
+    Raises:
+        InputError: fewer evaluations than one step of the fit and one of the refinement take.
+    """
+    levels, whole = len(settings.noise_levels), evaluations * num_samples
     step = (levels + 1) * settings.num_particles
-    whole = evaluations * num_samples
     steps = max(1, int(FIT_SHARE * whole) // step)
     refine_steps = (whole - steps * step - 1) // num_samples - (levels - 1)
     if refine_steps < 1:

@@ -44,8 +44,8 @@ def test_without_guidance_it_is_the_priors_own_chain() -> None:
     assert torch.allclose(ours, expected.clamp(-1, 1), atol=1e-6)
 
 
-@pytest.mark.parametrize("limit", [None, 0.3])
-def test_the_same_zeta_means_the_same_on_every_schedule(limit: float | None) -> None:
+@pytest.mark.parametrize("limit", [None, refinement.StepLimit(0.3)])
+def test_the_same_zeta_means_the_same_on_every_schedule(limit: refinement.StepLimit | None) -> None:
     """One guided step on VP and on VE, from the same noisy image: the same image after it."""
     levels, y = [2.0, 0.7, 0.1], torch.rand(1, 1, 2, 2) * MASK
     x = torch.randn(4, 1, 1, 2, 2)
@@ -76,18 +76,18 @@ def test_a_step_is_limited_for_each_sample_by_itself_and_only_where_it_is_long()
     """Steps of usual length are the authors'; a long one is cut to twice the transition's noise, in its direction."""
     prior, y, z = image_prior(), torch.zeros(1, 1, 2, 2), torch.randn(3, 1, 1, 2, 2)
 
-    def step(likelihood: vp.Gaussian, zeta: float, limit: float | None) -> Tensor:
+    def step(likelihood: vp.Gaussian, zeta: float, limit: refinement.StepLimit | None) -> Tensor:
         torch.manual_seed(0)
         return guided_chain(prior, likelihood, z, y, [0.7, 0.5, 0.0], zeta, {}, limit=limit)
 
-    assert torch.equal(step(LIKELIHOOD, 0.01, 2.0), step(LIKELIHOOD, 0.01, None))
+    assert torch.equal(step(LIKELIHOOD, 0.01, refinement.StepLimit(2.0)), step(LIKELIHOOD, 0.01, None))
     cliff = Cliff(LIKELIHOOD.operator, 0.1)
     torch.manual_seed(0)
     transition = prior.transition(z, 0.7, 0.5)
     free = transition.sample()
     longest = 2.0 * float(transition.stddev.flatten()[0]) * 4**0.5
     torch.manual_seed(0)
-    moved = refinement._guided_step(prior, cliff, z, y, (0.7, 0.5), 1.0, {}, 2.0)
+    moved = refinement._guided_step(prior, cliff, z, y, (0.7, 0.5), 1.0, {}, refinement.StepLimit(2.0))
     torch.testing.assert_close((moved - free).flatten(1).norm(dim=1), torch.full((3,), longest))
     torch.manual_seed(0)
     unlimited = refinement._guided_step(prior, cliff, z, y, (0.7, 0.5), 1.0, {}, None)
@@ -99,7 +99,7 @@ def test_close_to_the_image_a_gradient_of_length_one_is_never_cut() -> None:
     """There the transition has next to no noise, and the steps are what brings the observation in."""
     prior, y, z = image_prior(), torch.rand(1, 1, 2, 2) * MASK, 0.2 + 0.3 * torch.randn(5, 1, 1, 2, 2)
     moved = []
-    for limit in (None, 2.0):
+    for limit in (None, refinement.StepLimit(2.0)):
         torch.manual_seed(0)
         moved.append(refinement._guided_step(prior, LIKELIHOOD, z, y, (0.02, 0.01), 1.0, {}, limit))
     assert torch.equal(*moved)

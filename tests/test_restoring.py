@@ -139,7 +139,7 @@ class Scaled:
         return self.factor * self.operator.A_adjoint(y)
 
 
-@pytest.mark.parametrize("factor", [0.02, 0.3])
+@pytest.mark.parametrize("factor", [0.02, 0.3, 30.0])
 def test_units_of_the_observation_do_not_matter_to_refinement(prior: DiffusionPrior, factor: float) -> None:
     """y and A in other units, the likelihood's scale with them: the same samples by the default zeta."""
     operator, y = vp.GaussianBlur(0.7), vp.GaussianBlur(0.7).A(images())

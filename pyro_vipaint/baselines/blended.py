@@ -16,8 +16,8 @@ hidden ones; spread 0 times the exact one on observed pixels and 1.16 times on h
 itself, noise included. Each step draws the hidden pixels from what the network sees of the last pasted noise, without
 a look at the next, so that they follow the observation too little, however many steps there are.
 
-Defaults: 250 steps of deterministic DDIM (eta = 0), the setting in which the paper's comparison runs it (Lugmayr et al.
-2022 use 250 steps as well). With ``eta`` = 1 it is RePaint without jumps. Latent priors:
+Defaults: 250 steps of deterministic DDIM (eta = 0), the setting of the VIPaint paper's comparison; RePaint has 250
+levels too. With ``eta`` = 1 it is RePaint without jumps. Latent priors:
 :mod:`pyro_vipaint.baselines.replacement`.
 """
 

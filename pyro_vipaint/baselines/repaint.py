@@ -10,8 +10,8 @@ and from every tenth level the chain jumps ten levels back up, z_t ~ q(z_t given
 part, drawn without a look at the known one, is drawn again beside it. At level 0 the known pixels are y and the others
 are x_hat.
 
-Defaults: 250 levels, jumps of length 10, each stretch passed 10 times, DDPM with the variance of the posterior: the
-paper (section 5 and appendix B) and the authors' configuration files. That makes 2410 network calls.
+Defaults: 250 levels, jumps of length 10, each stretch passed 10 times, DDPM: the paper and the authors' configuration
+files. That makes 2410 network calls.
 
 Bias on the Gaussian truth (tests/baseline_truth.py, the defaults, EDM schedule; held by
 tests/test_baseline_repaint.py): shift of the mean .70 of an exact standard deviation on observed pixels and .16 on

@@ -24,7 +24,7 @@ from torch.nn.functional import adaptive_max_pool2d
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.kernels import expand_event
 from pyro_vipaint.models.priors import DiffusionPrior
-from pyro_vipaint.operators import apply
+from pyro_vipaint.operators import apply, observation_mask
 from pyro_vipaint.schedules import Schedule, as_time
 
 
@@ -57,7 +57,7 @@ def observed_pixels(likelihood: Any, y: Tensor, image_shape: torch.Size) -> Tens
         InputError: the operator does more, or something else, than to hide pixels.
     """
     operator = likelihood.operator
-    if getattr(operator, "mask", None) is not None and y.shape[1:] == image_shape:
+    if observation_mask(operator) is not None and y.shape[1:] == image_shape:
         observed = likelihood.observed(y)
         probe = torch.rand(y.shape, generator=torch.Generator().manual_seed(0)).to(y)
         if torch.allclose(apply(operator, probe), probe * observed, atol=1e-5):

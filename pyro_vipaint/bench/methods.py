@@ -15,8 +15,9 @@ from pyro_vipaint.bench.problems import Problem
 from pyro_vipaint.inpainting import inpaint
 from pyro_vipaint.likelihoods import Gaussian
 from pyro_vipaint.models import DiffusionPrior
-from pyro_vipaint.restoring import restore
-from pyro_vipaint.settings import budget_settings, default_settings
+from pyro_vipaint.operators import operator_norm
+from pyro_vipaint.restoring import restore, settings_for
+from pyro_vipaint.settings import Settings, budget_settings, default_settings, within
 
 SIGMA = 0.05  # of the likelihood where the observation is clean
 
@@ -54,13 +55,9 @@ class VIPaint:
         return True
 
     def __call__(self, problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:
-        prior, latent = problem.prior, problem.prior.is_latent
-        if budget is None:
-            settings = default_settings(self.levels, latent)
-        else:
-            settings = budget_settings(self.levels, budget, num_samples, latent)
-        common = {
-            "prior": prior, "num_samples": num_samples, "settings": settings, "seed": seed,
+        settings = self._settings(problem, num_samples, budget)
+        common: dict[str, Any] = {
+            "prior": problem.prior, "num_samples": num_samples, "settings": settings, "seed": seed,
             "label": problem.condition.get("class_labels"),
         }  # fmt: skip
         if problem.mask is not None:
@@ -69,6 +66,14 @@ class VIPaint:
             result = restore(problem.y, problem.operator, **common)
         bounds = result.fit.bounds.mean(-1).tolist()
         return Outcome(result.samples, result.calls, result.evaluations, result.seconds, bounds)
+
+    def _settings(self, problem: Problem, num_samples: int, budget: int | None) -> Settings:
+        if problem.mask is None:
+            settings = settings_for(self.levels, problem.prior, problem.operator, problem.y)
+            return settings if budget is None else within(settings, budget, num_samples)
+        if budget is None:
+            return default_settings(self.levels, problem.prior.is_latent)
+        return budget_settings(self.levels, budget, num_samples, problem.prior.is_latent)
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,8 @@ class Baseline:
         calls: ``(steps, **options) -> network calls``.
         pixels, latents: the kinds of priors that it is made for.
         only_inpainting: whether it needs a mask.
-        options, latent_options: what changes at a budget, with priors of pixels and of latents.
+        options, latent_options: what changes at a budget, with priors of pixels and of latents. A guidance scale
+            ``zeta``, which goes with a unit vector times A^T, is that of an operator of norm 1.
     """
 
     run: Callable[..., BaselineResult]
@@ -104,6 +110,8 @@ class Baseline:
     def __call__(self, problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:
         likelihood = Gaussian(problem.operator, problem.noise or SIGMA)
         chosen = {} if budget is None else self.at(budget, problem.prior.is_latent)
+        if "zeta" in chosen and problem.mask is None:
+            chosen["zeta"] /= operator_norm(problem.operator, problem.truth.shape, problem.y.device)
         with torch.no_grad():
             result = self.run(
                 problem.prior, likelihood, problem.y, num_samples, seed=seed, **chosen, **problem.condition
