@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 import pyro_vipaint as vp
 from pyro_vipaint.baselines import dps, repaint
-from pyro_vipaint.demo import held_out_images
+from pyro_vipaint.held_out import held_out_images
 from pyro_vipaint.masks import rotated_window
 from pyro_vipaint.models import DiffusionPrior, load_prior
 
