@@ -20,6 +20,7 @@ from pyro_vipaint.restoring import ZETA, restore, settings_for
 from pyro_vipaint.settings import Settings, budget_settings, default_settings, within
 
 SIGMA = 0.05  # of the likelihood where the observation is clean
+SHORT = 40  # a budget below it is a short one
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +86,9 @@ class Baseline:
         calls: ``(steps, **options) -> network calls``.
         pixels, latents: the kinds of priors that it is made for.
         only_inpainting: whether it needs a mask.
-        options, latent_options: what changes at a budget, with priors of pixels and of latents. For other tasks
-            than inpainting a guidance scale ``zeta`` is that of :func:`restore`, over the norm of A.
+        options, latent_options: what changes at a budget, with priors of pixels and of latents. For other tasks than
+            inpainting a guidance scale ``zeta`` is that of :func:`restore`, over the norm of A.
+        short_options: what else changes at a budget below :data:`SHORT`, with pixels.
     """
 
     run: Callable[..., BaselineResult]
@@ -96,6 +98,7 @@ class Baseline:
     only_inpainting: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     latent_options: Mapping[str, Any] = field(default_factory=dict)
+    short_options: Mapping[str, Any] = field(default_factory=dict)
 
     def applies(self, prior: DiffusionPrior, is_inpainting: bool) -> bool:
         return (self.latents if prior.is_latent else self.pixels) and (is_inpainting or not self.only_inpainting)
@@ -103,6 +106,8 @@ class Baseline:
     def at(self, budget: int, latent: bool) -> dict[str, Any]:
         """The steps and other arguments whose network calls are within the budget, or the fewest there are."""
         options = dict(self.latent_options if latent else self.options)
+        if budget < SHORT and not latent:
+            options |= self.short_options
         counted = {name: value for name, value in options.items() if name in signature(self.calls).parameters}
         steps = sum(self.calls(steps, **counted) <= budget for steps in range(1, budget + 1))
         return {"steps": max(1, steps), **options}

@@ -25,10 +25,11 @@ from recipes.cats64.autoencoder import build_network as build_autoencoder
 from recipes.training import Schedule, load_average, train
 
 BATCH_SIZE = 64
-ITERATIONS = 6800
-# The cosine's length changed on the way: until batch b it was planned for n batches, as (b, n). At batch 3600 the rate,
-# which had come down to zero, rose again.
-SHIPPED_RUN = ((300, 6000), (2150, 4200), (3600, 3600), (6800, 6800))
+ITERATIONS = 10_500
+# The cosine's length changed on the way: until batch b it was planned for n batches, as (b, n). At batches 3600 and
+# 6800 the rate, which had come down to zero, rose again.
+SHIPPED_RUN = ((300, 6000), (2150, 4200), (3600, 3600), (6800, 6800), (8900, 12_000), (10_500, 10_500))
+FOCUS_FROM = 6800  # the batch from which on --focus was given
 LATENTS = 40_000
 # Mean and standard deviation of the logit of t / 1000.
 FOCUS = (-0.8, 0.8)
