@@ -130,6 +130,34 @@ def kernel_distance(features_x: Tensor, features_y: Tensor, blocks: int = 10) ->
     return KernelDistance(estimate.item(), standard_error)
 
 
+def restored_kernel_distance(samples: Tensor, truth: Tensor) -> float:
+    r"""The unbiased squared distance of :func:`kernel_distance` between samples of given images and such images.
+
+    Samples of an image resemble it and each other, so that pairs of the same image would make the estimate negative.
+    Only pairs of different images count, in all three means over :math:`k(f, g) = (f \cdot g / d + 1)^3`.
+
+    Args:
+        samples: features of S samples of each of N images, ``(N, S, d)``.
+        truth: features of the images, ``(N, d)``, N of 2 or more.
+
+    Returns:
+        The estimate, in the units of the kernel; computed in float64 on the CPU. Close to 0 it may be negative.
+
+    Raises:
+        InputError: other shapes.
+    """
+    if truth.ndim != 2 or len(truth) < 2 or samples.ndim != 3 or (len(samples), samples.shape[2]) != truth.shape:
+        raise InputError(f"features must be (N, S, d) and (N, d), got {tuple(samples.shape)} and {tuple(truth.shape)}")
+    f, g = samples.detach().cpu().double(), truth.detach().cpu().double().unsqueeze(1)
+    different = ~torch.eye(len(f), dtype=torch.bool)
+
+    def mean(a: Tensor, b: Tensor) -> Tensor:
+        kernel = (torch.einsum("isd,jrd->ijsr", a, b) / a.shape[-1] + 1.0) ** 3
+        return kernel[different].mean()
+
+    return float(mean(f, f) + mean(g, g) - 2.0 * mean(f, g))
+
+
 def psnr(x: Tensor, y: Tensor) -> Tensor:
     """Peak signal-to-noise ratio per image in decibels: 20 log10(2) - 10 log10(mean squared error).
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint.bench import METHODS, TASKS, Cell, Plan, Store, engine, run, write_report
@@ -22,7 +21,7 @@ from pyro_vipaint.bench.report import lpips_table
 from pyro_vipaint.bench.scores import score, ssim
 from pyro_vipaint.bench.summary import means, paired
 from pyro_vipaint.bench.work import Record
-from pyro_vipaint.metrics import alexnet_features
+from pyro_vipaint.metrics import alexnet_features, restored_kernel_distance
 from pyro_vipaint.models import load_prior
 from pyro_vipaint.settings import budget_settings
 
@@ -203,21 +202,8 @@ def test_kernel_distances_are_of_all_samples_of_a_method(finished: tuple[Path, p
     assert features.shape == (8, 256) and truth.shape == (4, 256)
     ours = frame.query("task == 'box' and method == 'DPS' and budget == 2")["kernel_distance"]
     assert ours.nunique() == 1
-    expected: Tensor = _mmd(features.double(), truth.double())
-    assert ours.iloc[0] == pytest.approx(1000 * float(expected), rel=1e-6)
-
-
-def _mmd(f: Tensor, g: Tensor) -> Tensor:
-    """The unbiased squared distance with the cubic kernel, written out."""
-
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T / a.shape[1] + 1) ** 3
-
-    def within(a: Tensor) -> Tensor:
-        k = kernel(a, a)
-        return (k.sum() - k.trace()) / (len(a) * (len(a) - 1))
-
-    return within(f) + within(g) - 2 * kernel(f, g).mean()
+    expected = restored_kernel_distance(features.unflatten(0, (4, 2)), truth)
+    assert ours.iloc[0] == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_report_has_a_table_a_budget_and_its_pictures(finished: tuple[Path, pd.DataFrame]) -> None:

@@ -19,6 +19,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from pyro_vipaint import metrics
+from tests.statistics import STANDARD_ERRORS, assert_within, mean_and_error
 
 WEIGHTS = resources.files("pyro_vipaint.models") / "weights"
 
@@ -312,3 +313,36 @@ class TestMasked:
     def test_one_sample_has_no_spread(self, shape: tuple[int, ...]) -> None:
         with pytest.raises(ValueError, match="2 or more"):
             metrics.hidden_std(torch.zeros(shape), torch.zeros(4, 4))
+
+
+def test_the_distance_of_restored_images_is_unbiased_where_that_of_sets_is_not() -> None:
+    """Samples that are alike for one image but, over images, distributed as the images are: 0 in the mean."""
+    torch.manual_seed(0)
+    ours, sets = [], []
+    for _ in range(400):
+        truth = torch.randn(6, 8)
+        noise = torch.randn(6, 3, 8)
+        samples = 0.8 * truth.unsqueeze(1) + 0.6 * noise
+        ours.append(metrics.restored_kernel_distance(samples, truth))
+        sets.append(metrics.kernel_distance(samples.flatten(0, 1), truth, blocks=2).estimate)
+    mean, error = mean_and_error(torch.tensor(ours))
+    assert_within(mean, 0.0, error)
+    mean, error = mean_and_error(torch.tensor(sets))
+    assert mean < -STANDARD_ERRORS * error
+
+
+def test_the_distance_of_restored_images_is_the_written_out_sum() -> None:
+    torch.manual_seed(0)
+    samples, truth = torch.randn(3, 2, 4).double(), torch.randn(3, 4).double()
+
+    def k(a: Tensor, b: Tensor) -> float:
+        return float((a @ b / 4 + 1) ** 3)
+
+    pairs = [(i, j) for i in range(3) for j in range(3) if i != j]
+    within = [k(samples[i, s], samples[j, r]) for i, j in pairs for s in range(2) for r in range(2)]
+    between = [k(samples[i, s], truth[j]) for i, j in pairs for s in range(2)]
+    real = [k(truth[i], truth[j]) for i, j in pairs]
+    expected = sum(within) / len(within) + sum(real) / len(real) - 2 * sum(between) / len(between)
+    assert metrics.restored_kernel_distance(samples, truth) == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(metrics.InputError, match="features must be"):
+        metrics.restored_kernel_distance(samples, truth[:2])

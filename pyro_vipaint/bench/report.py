@@ -28,7 +28,8 @@ DPI = 110
 LEGEND = (
     "LPIPS (AlexNet), observation error and memory: lower is better; PSNR, SSIM: higher. Means over samples, then over "
     "images, ± the standard error over images. Observation error and diversity in the units of images in [-1, 1]; "
-    "kernel distance × 1000, of all samples to the true images; evaluations: images through the network, a sample; "
+    "kernel distance of all samples to the true images (pairs of different images); evaluations: images through the "
+    "network, a sample; "
     "seconds: an image with all its samples; memory: MiB."
 )
 PAGE = """<!doctype html>
@@ -105,7 +106,7 @@ def lpips_table(rows: pd.DataFrame) -> pd.DataFrame:
 def full_table(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a task and method, all measures."""
     columns = [*SCORES, *(name for name in COSTS if name in rows)]
-    digits = {"psnr": 2, "ssim": 3, "evaluations": 1, "seconds": 1, "peak_memory": 0, "kernel_distance": 1}
+    digits = {"psnr": 2, "ssim": 3, "evaluations": 1, "seconds": 1, "peak_memory": 0, "kernel_distance": 2}
     table: Any = means(rows)[["task", "method", "images", *columns]]
     return table.sort_values(["task", "lpips"], ignore_index=True).round(
         {name: digits.get(name, 4) for name in columns}

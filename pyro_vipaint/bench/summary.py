@@ -10,19 +10,18 @@ import torch
 
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.store import Store
-from pyro_vipaint.metrics import kernel_distance
+from pyro_vipaint.metrics import restored_kernel_distance
 
 GROUP = ["prior", "task", "budget", "method"]
 SCORES = ["lpips", "lpips_best", "psnr", "ssim", "observation_error", "diversity"]
 COSTS = ["kernel_distance", "evaluations", "seconds", "peak_memory"]
-BLOCKS = 10  # of the jackknife in a kernel distance; its standard error is not used here
 OWN = -1  # stands for "the authors' own settings" where a number is needed
 
 
 def add_kernel_distance(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
-    """``frame`` with a column ``kernel_distance``: of all samples of a method on a task to the true images, times 1000.
+    """``frame`` with a column ``kernel_distance``: of all samples of a method on a task to the true images.
 
-    It is one number for all rows of a prior, task, budget and method; NaN where there are fewer than twenty samples.
+    It is one number for all rows of a prior, task, budget and method; NaN where there is a single image.
     """
     if frame.empty or "lpips" not in frame:
         return frame
@@ -31,7 +30,7 @@ def add_kernel_distance(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
         if plain["error"] is None:
             cell = Cell(**plain["cell"])
             groups.setdefault(_group(plain["cell"]), []).append(cell)
-    distances = {key: _distance([store.tensors(cell) for cell in cells]) for key, cells in groups.items()}
+    distances = {key: _distance([(cell, store.tensors(cell)) for cell in cells]) for key, cells in groups.items()}
     values = [distances.get(_group(row), float("nan")) for row in frame.to_dict("records")]
     return frame.assign(kernel_distance=values)
 
@@ -41,12 +40,10 @@ def _group(row: dict[str, Any]) -> tuple:
     return (row["prior"], row["task"], OWN if budget is None or pd.isna(budget) else int(budget), row["method"])
 
 
-def _distance(cells: list[dict[str, torch.Tensor]]) -> float:
-    features, truth = (torch.cat([cell[name] for cell in cells]) for name in ("features", "true_features"))
-    if min(len(features), len(truth)) < 2:
-        return float("nan")
-    blocks = min(BLOCKS, len(truth) // 2)
-    return 1000 * kernel_distance(features, truth, blocks).estimate if blocks >= 2 else float("nan")
+def _distance(cells: list[tuple[Cell, dict[str, torch.Tensor]]]) -> float:
+    samples = torch.cat([each["features"].unflatten(0, (-1, cell.num_samples)) for cell, each in cells])
+    truth = torch.cat([each["true_features"] for _, each in cells])
+    return restored_kernel_distance(samples, truth) if len(truth) > 1 else float("nan")
 
 
 def means(frame: pd.DataFrame) -> pd.DataFrame:
