@@ -43,7 +43,8 @@ def _enlarged(y: Tensor, truth: Tensor) -> Tensor:
 def quality_figure(rows: pd.DataFrame) -> Figure:
     """LPIPS against network evaluations a sample, a panel a task and a line a method."""
     table, tasks = means(rows), list(dict.fromkeys(rows["task"]))
-    figure = Figure(figsize=(3.2 * len(tasks), 3.2), layout="constrained")
+    figure = Figure(figsize=(2.8 * len(tasks) + 1.2, 2.8), layout="constrained")
+    budgets = sorted({int(budget) for budget in table["budget"].dropna()})
     axes = figure.subplots(1, len(tasks), squeeze=False)[0]
     for axis, task in zip(axes, tasks, strict=True):
         line: Any
@@ -52,9 +53,11 @@ def quality_figure(rows: pd.DataFrame) -> Figure:
             axis.errorbar(line["evaluations"], line["lpips"], line["lpips_se"], marker="o", label=str(method))
         axis.set_title(task, fontsize=9)
         axis.set_xscale("log")
+        axis.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
+        axis.minorticks_off()
         axis.set_xlabel("network evaluations a sample")
     axes[0].set_ylabel("LPIPS (lower is better)")
-    axes[-1].legend(fontsize=6)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
     return figure
 
 
