@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 import pyro_vipaint as vp
-from pyro_vipaint.bench import METHODS, TASKS, Cell, Plan, Store, engine, run, write_report
+from pyro_vipaint.bench import METHODS, TASKS, Cell, Plan, Store, engine, engines, run, write_report
 from pyro_vipaint.bench import runner as bench_runner
 from pyro_vipaint.bench.engines import Engine
 from pyro_vipaint.bench.methods import Baseline, Outcome, VIPaint
@@ -241,3 +243,20 @@ def test_tasks_and_methods_know_what_goes_together() -> None:
     }  # fmt: skip
     assert not METHODS["PSLD"].applies(prior, True) and not METHODS["RePaint"].applies(prior, False)
     assert METHODS["VIPaint-4"].applies(prior, False)
+
+
+def test_a_worker_that_dies_is_one_error_and_finished_cells_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "worker", lambda device, threads: _die_at_three)
+    plan = replace(PLAN, tasks=("box",), methods=("DPS",))
+    with pytest.raises(ChildProcessError, match="A worker ended abruptly"):
+        run(plan, tmp_path, engine("local", 2, "cpu", 1), "cpu")
+    assert all(record["cell"]["budget"] == 2 for record in Store(tmp_path).records())
+
+
+def _die_at_three(cell: Cell) -> Record:
+    if cell.budget == 3:
+        time.sleep(1)
+        os._exit(1)
+    return Record({"cell": asdict(cell), "error": None, "rows": [], "bounds": []})

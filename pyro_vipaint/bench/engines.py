@@ -16,6 +16,7 @@ from pyro_vipaint.errors import InputError
 
 Engine = Callable[[list[Cell]], Iterable[tuple[Cell, Record]]]
 ENGINES = ("local", "ray")
+ABRUPT = "A worker ended abruptly, perhaps for lack of memory: run again, with fewer --workers or a smaller --chunk."
 
 
 def engine(name: str, workers: int, device: str, threads: int | None, address: str | None = None) -> Engine:
@@ -30,6 +31,7 @@ def engine(name: str, workers: int, device: str, threads: int | None, address: s
 
     Raises:
         InputError: no such engine, or Ray is not installed.
+        ChildProcessError: from what is returned, when a process of the local engine dies; finished cells are kept.
     """
     if name == "ray":
         return _ray(workers, device, threads, address)
@@ -50,6 +52,7 @@ def _here(device: str, threads: int | None) -> Engine:
 def _processes(workers: int, device: str, threads: int | None) -> Engine:
     def run(cells: list[Cell]) -> Iterator[tuple[Cell, Record]]:
         from concurrent.futures import ProcessPoolExecutor, as_completed
+        from concurrent.futures.process import BrokenProcessPool
         from multiprocessing import get_context
 
         with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_the_parent) as pool:
@@ -58,6 +61,8 @@ def _processes(workers: int, device: str, threads: int | None) -> Engine:
             try:
                 for future in as_completed(futures):
                     yield futures[future], future.result()
+            except BrokenProcessPool as error:
+                raise ChildProcessError(ABRUPT) from error
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
