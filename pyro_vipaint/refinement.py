@@ -26,7 +26,7 @@ from torch import Tensor
 from pyro_vipaint.guidance import WEIGHT
 from pyro_vipaint.kernels import bridge, coordinate_scale
 from pyro_vipaint.models.priors import DiffusionPrior
-from pyro_vipaint.operators import observation_mask, operator_norm
+from pyro_vipaint.operators import Inpainting, operator_norm
 from pyro_vipaint.seeding import seeded
 
 DEFAULT_STEPS = 15
@@ -131,7 +131,7 @@ def _guided_step(
 
 def _norm(operator: Any, prior: DiffusionPrior, y: Tensor) -> float:
     """|A|, which is 1 for a mask."""
-    if observation_mask(operator) is not None:
+    if isinstance(operator, Inpainting):
         return 1.0
     return operator_norm(operator, (len(y), *prior.image_shape), y.device)
 

@@ -93,7 +93,7 @@ def within(settings: Settings, evaluations: int, num_samples: int) -> Settings:
     """
     levels, whole = len(settings.noise_levels), evaluations * num_samples
     step = (levels + 1) * settings.num_particles
-    steps = max(1, int(FIT_SHARE * whole) // step)
+    steps = max(1, min(int(FIT_SHARE * whole), whole - 1 - levels * num_samples) // step)
     refine_steps = (whole - steps * step - 1) // num_samples - (levels - 1)
     if refine_steps < 1:
         least = -(-(step + 1) // num_samples) + levels

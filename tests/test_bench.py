@@ -142,6 +142,14 @@ def test_vipaint_keeps_within_its_budget_and_wastes_little(levels: int) -> None:
 
 
 def test_a_budget_that_is_too_small_for_vipaint_is_refused() -> None:
+    for levels in (1, 2, 4, 7):
+        for samples in (1, 3, 10):
+            with pytest.raises(vp.InputError) as error:
+                budget_settings(levels, 1, samples)
+            least = int(str(error.value).split(" needs ")[1].split()[0])
+            assert budget_settings(levels, least, samples).refine_steps >= 1
+            with pytest.raises(vp.InputError, match=f"needs {least} "):
+                budget_settings(levels, least - 1, samples)
     with pytest.raises(vp.InputError, match="VIPaint-4 needs 6 network evaluations"):
         budget_settings(4, 5, 3)
     assert budget_settings(4, 6, 3).refine_steps >= 1
@@ -170,6 +178,7 @@ def rows(values: dict[str, list[float]], budget: int | None = 10) -> pd.DataFram
     """A table with the LPIPS of some images by method."""
     records = [
         {"prior": "p", "task": "box", "budget": budget, "method": method, "seed": 0, "image": i, "error": None}
+        | {"num_samples": 4, "images": None}
         | dict.fromkeys(("lpips_best", "psnr", "ssim", "observation_error", "diversity"), 0.0)
         | dict.fromkeys(("kernel_distance", "evaluations", "seconds", "peak_memory"), 1.0)
         | {"lpips": value}
@@ -190,7 +199,7 @@ def test_differences_are_paired_over_images() -> None:
 def test_the_best_is_bold_and_failures_do_not_count(budget: int | None) -> None:
     frame = rows({"VIPaint-4": [0.1, 0.3], "DPS": [0.2, 0.4]}, budget)
     frame.loc[len(frame)] = {**frame.loc[0].to_dict(), "image": 7, "lpips": None, "error": "broke"}  # pyright: ignore
-    assert means(frame)["images"].tolist() == [2, 2]
+    assert means(frame)["count"].tolist() == [2, 2]
     table = lpips_table(frame).set_index("method")["box"]
     assert table["VIPaint-4"] == "**0.2000** ± 0.1000" and table["DPS"] == "0.3000 ± 0.1000"
 
@@ -213,7 +222,7 @@ def test_the_report_has_a_table_a_budget_and_its_pictures(finished: tuple[Path, 
     write_report(out, frame)
     markdown, page = (out / "report.md").read_text(), (out / "report.html").read_text()
     for budget in (2, 3):
-        assert f"## fashion32, {budget} evaluations a sample: LPIPS" in markdown
+        assert f"## fashion32, {budget} evaluations a sample, 2 samples: LPIPS" in markdown
     pictures = [line.split("(")[1].rstrip(")") for line in markdown.splitlines() if line.startswith("![")]
     assert len(pictures) == 4 and all((out / name).stat().st_size > 1000 for name in pictures)
     assert page.count("<img") == 4 and "**" not in page and page.count("<table") == markdown.count("\n|:-")
@@ -252,7 +261,8 @@ def test_a_worker_that_dies_is_one_error_and_finished_cells_are_kept(
     plan = replace(PLAN, tasks=("box",), methods=("DPS",))
     with pytest.raises(ChildProcessError, match="A worker ended abruptly"):
         run(plan, tmp_path, engine("local", 2, "cpu", 1), "cpu")
-    assert all(record["cell"]["budget"] == 2 for record in Store(tmp_path).records())
+    kept = Store(tmp_path).records()
+    assert kept and all(record["cell"]["budget"] == 2 for record in kept)
 
 
 def _die_at_three(cell: Cell) -> Record:

@@ -60,7 +60,7 @@ def _processes(workers: int, device: str, threads: int | None) -> Engine:
             futures = {pool.submit(compute, cell): cell for cell in cells}
             try:
                 for future in as_completed(futures):
-                    yield futures[future], future.result()
+                    yield futures.pop(future), future.result()  # kept no longer: its tensors hold open files
             except BrokenProcessPool as error:
                 raise ChildProcessError(ABRUPT) from error
             finally:

@@ -18,8 +18,10 @@ from pyro_vipaint.plotting import to_picture
 def sample_figure(records: list[dict[str, Any]], store: Store, max_images: int = 4) -> Figure:
     """Side by side for some images: truth, observation, and the first sample of every method at its largest budget."""
     chosen: dict[str, Cell] = {}
-    for record in sorted(records, key=lambda record: (record["cell"]["start"], -(record["cell"]["budget"] or 0))):
-        chosen.setdefault(record["cell"]["method"], Cell(**record["cell"]))
+    cells = sorted((Cell(**record["cell"]) for record in records), key=lambda cell: (*_seen(cell), -(cell.budget or 0)))
+    for cell in cells:
+        if _seen(cell) == _seen(cells[0]):
+            chosen.setdefault(cell.method, cell)
     tensors = {method: store.tensors(cell) for method, cell in chosen.items()}
     first = next(iter(tensors.values()))
     columns = {"truth": first["truth"], "observation": _enlarged(first["observation"], first["truth"])}
@@ -33,6 +35,11 @@ def sample_figure(records: list[dict[str, Any]], store: Store, max_images: int =
             axes[row][column].imshow(to_picture(images[row].float()), interpolation="nearest")
             axes[row][column].axis("off")
     return figure
+
+
+def _seen(cell: Cell) -> tuple[int, int, str]:
+    """What decides which images and observations a cell has."""
+    return cell.seed, cell.start, cell.images or ""
 
 
 def _enlarged(y: Tensor, truth: Tensor) -> Tensor:

@@ -15,8 +15,7 @@ from pyro_vipaint.bench.problems import Problem
 from pyro_vipaint.inpainting import inpaint
 from pyro_vipaint.likelihoods import Gaussian
 from pyro_vipaint.models import DiffusionPrior
-from pyro_vipaint.operators import operator_norm
-from pyro_vipaint.restoring import ZETA, restore, settings_for
+from pyro_vipaint.restoring import restore, settings_for
 from pyro_vipaint.settings import Settings, budget_settings, default_settings, within
 
 SIGMA = 0.05  # of the likelihood where the observation is clean
@@ -87,7 +86,7 @@ class Baseline:
         pixels, latents: the kinds of priors that it is made for.
         only_inpainting: whether it needs a mask.
         options, latent_options: what changes at a budget, with priors of pixels and of latents. For other tasks than
-            inpainting a guidance scale ``zeta`` is that of :func:`restore`, over the norm of A.
+            inpainting a guidance scale ``zeta`` is that of :func:`restore`.
         short_options: what else changes at a budget below :data:`SHORT`, with pixels.
     """
 
@@ -116,7 +115,7 @@ class Baseline:
         likelihood = Gaussian(problem.operator, problem.noise or SIGMA)
         chosen = {} if budget is None else self.at(budget, problem.prior.is_latent)
         if "zeta" in chosen and problem.mask is None:
-            chosen["zeta"] = ZETA / operator_norm(problem.operator, problem.truth.shape, problem.y.device)
+            chosen["zeta"] = settings_for(2, problem.prior, problem.operator, problem.y).zeta
         with torch.no_grad():
             result = self.run(
                 problem.prior, likelihood, problem.y, num_samples, seed=seed, **chosen, **problem.condition

@@ -16,7 +16,8 @@ from pyro_vipaint.bench.tasks import TASKS
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.files import read_image
 from pyro_vipaint.held_out import draw_held_out_cats, held_out_images
-from pyro_vipaint.models import DiffusionPrior, load_prior
+from pyro_vipaint.inputs import check_prior
+from pyro_vipaint.models import DiffusionPrior
 from pyro_vipaint.operators import Inpainting, Operator
 
 CATS = 256
@@ -47,7 +48,7 @@ class Problem:
 @lru_cache(maxsize=2)
 def warm_prior(name: str, device: str) -> DiffusionPrior:
     """The prior, loaded once in each process."""
-    return load_prior(name, device=device)
+    return check_prior(name, torch.device(device))
 
 
 def load_problem(cell: Cell, device: str) -> Problem:
@@ -79,7 +80,7 @@ def load_images(name: str, prior: DiffusionPrior, folder: str | None, num: int) 
     """The first ``num`` images and their labels: of a folder of pictures, or held out from an embedded prior.
 
     Raises:
-        InputError: there are not so many, or a picture has another size than the prior's images.
+        InputError: there are not so many, or none come with the prior.
     """
     if folder is not None:
         images, labels = _read_folder(Path(folder), prior, num), None
@@ -95,7 +96,7 @@ def load_images(name: str, prior: DiffusionPrior, folder: str | None, num: int) 
 
 
 def _read_folder(folder: Path, prior: DiffusionPrior, num: int) -> Tensor:
-    """The first ``num`` pictures in the order of their names, fitted to the size of the prior's."""
+    """The first ``num`` pictures in the order of their names, resized to the prior's height and width."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder of pictures.")
     channels, *size = prior.image_shape

@@ -78,9 +78,10 @@ def build(frame: pd.DataFrame, store: Store) -> Iterator[Section]:
     """The sections of the report: for each prior its tables by budget, and its figures; at the end what failed."""
     yield Section("What was run", f"{_machine()}. {LEGEND}")
     done: Any = frame[frame["error"].isna()]
-    for prior, rows in done.groupby("prior", sort=False):
+    for (prior, images, number), rows in done.groupby(["prior", "images", "num_samples"], sort=False, dropna=False):
+        source = str(prior) if pd.isna(images) else f"{prior} on {images}"
         for budget, part in rows.groupby("budget", sort=True, dropna=False):
-            name = f"{prior}, {budget_name(budget)}"
+            name = f"{source}, {budget_name(budget)}, {number} {'sample' if number == 1 else 'samples'}"
             yield Section(f"{name}: LPIPS", _against(part), lpips_table(part))
             yield Section(f"{name}: all measures", table=full_table(part))
         yield from _figures(str(prior), rows, store)
@@ -91,7 +92,7 @@ def build(frame: pd.DataFrame, store: Store) -> Iterator[Section]:
 
 
 def lpips_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Methods by tasks, ``mean ± standard error``, the best of each task in bold; ``images`` in each cell of it."""
+    """Methods by tasks, ``mean ± standard error``, the best of each task in bold."""
     table: Any = means(rows)
     best = table.groupby("task")["lpips"].transform("min") == table["lpips"]
     values = [
@@ -107,7 +108,7 @@ def full_table(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a task and method, all measures."""
     columns = [*SCORES, *(name for name in COSTS if name in rows)]
     digits = {"psnr": 2, "ssim": 3, "evaluations": 1, "seconds": 1, "peak_memory": 0, "kernel_distance": 2}
-    table: Any = means(rows)[["task", "method", "images", *columns]]
+    table: Any = means(rows)[["task", "method", "count", *columns]]
     return table.sort_values(["task", "lpips"], ignore_index=True).round(
         {name: digits.get(name, 4) for name in columns}
     )

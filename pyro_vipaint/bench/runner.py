@@ -16,6 +16,7 @@ from pyro_vipaint.bench.store import Store
 from pyro_vipaint.bench.summary import add_kernel_distance
 from pyro_vipaint.bench.tasks import TASKS
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.metrics import takes_lpips
 
 Progress = Callable[[int, int, Cell | None], None]
 NEEDED = {"pyarrow": "pyarrow", "skimage": "scikit-image", "tabulate": "tabulate"}
@@ -35,11 +36,14 @@ def run(plan: Plan, out: Path, engine: Engine, device: str, progress: Progress |
         progress: called as ``progress(finished, total, cell)``, first with ``None``.
 
     Raises:
-        InputError: a name that does not exist, too few images, a package that is missing.
+        InputError: a name that does not exist, nothing that applies, too few images, a package that is missing.
     """
     check(plan, device)
-    store = Store(out)
     cells = applicable(plan, device)
+    if not cells:
+        raise InputError("None of these methods is made for such a prior and task.")
+    store = Store(out)
+    store.sweep()
     missing = [cell for cell in cells if not store.has(cell)]
     report = progress or (lambda finished, total, cell: None)
     report(len(cells) - len(missing), len(cells), None)
@@ -57,7 +61,7 @@ def applicable(plan: Plan, device: str) -> list[Cell]:
     def applies(cell: Cell) -> bool:
         return METHODS[cell.method].applies(warm_prior(cell.prior, device), TASKS[cell.task].is_inpainting)
 
-    return list(plan.cells(applies))
+    return list(dict.fromkeys(plan.cells(applies)))
 
 
 def check(plan: Plan, device: str) -> None:
@@ -72,8 +76,13 @@ def check(plan: Plan, device: str) -> None:
             raise InputError(f"{name.removeprefix('num_')} must be at least 1, not {getattr(plan, name)}.")
     if any(budget is not None and budget < 1 for budget in plan.budgets):
         raise InputError("A budget must be at least 1 network evaluation a sample.")
+    if any(seed < 0 for seed in plan.seeds):
+        raise InputError("A seed of the benchmark must not be negative.")
     for name in plan.priors:
-        load_images(name, warm_prior(name, device), plan.images, plan.num_images)
+        prior = warm_prior(name, device)
+        if not takes_lpips(prior.image_shape):
+            raise InputError(f"LPIPS cannot take the images of {name}: 1 or 3 channels and 31 pixels or more.")
+        load_images(name, prior, plan.images, plan.num_images)
 
 
 def _check_names(kind: str, names: Iterable[str], known: Iterable[str]) -> None:

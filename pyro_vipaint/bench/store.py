@@ -39,6 +39,11 @@ class Store:
         """Whether the cell was finished, well or with an error."""
         return self._path(cell).exists()
 
+    def sweep(self) -> None:
+        """Removes what a killed run left half-written."""
+        for path in self.folder.glob(".*"):
+            path.unlink(missing_ok=True)
+
     def write(self, cell: Cell, record: Record) -> None:
         """Keeps a record; killed at any moment, it is there whole or not at all."""
         from safetensors.torch import save

@@ -12,32 +12,31 @@ from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.store import Store
 from pyro_vipaint.metrics import restored_kernel_distance
 
-GROUP = ["prior", "task", "budget", "method"]
+GROUP = ["prior", "task", "budget", "method", "num_samples", "images"]
 SCORES = ["lpips", "lpips_best", "psnr", "ssim", "observation_error", "diversity"]
 COSTS = ["kernel_distance", "evaluations", "seconds", "peak_memory"]
-OWN = -1  # stands for "the authors' own settings" where a number is needed
 
 
 def add_kernel_distance(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
     """``frame`` with a column ``kernel_distance``: of all samples of a method on a task to the true images.
 
-    It is one number for all rows of a prior, task, budget and method; NaN where there is a single image.
+    It is one number for all rows that differ in the image alone; NaN where there is a single image.
     """
-    if frame.empty or "lpips" not in frame:
-        return frame
-    groups: dict[tuple, list[Cell]] = {}
+    groups: dict[tuple, dict[int, Cell]] = {}
     for plain in store.records():
         if plain["error"] is None:
             cell = Cell(**plain["cell"])
-            groups.setdefault(_group(plain["cell"]), []).append(cell)
-    distances = {key: _distance([(cell, store.tensors(cell)) for cell in cells]) for key, cells in groups.items()}
+            groups.setdefault(_group(plain["cell"]), {})[cell.start] = cell  # cells that overlap: one of them
+    distances = {
+        key: _distance([(cell, store.tensors(cell)) for cell in cells.values()]) for key, cells in groups.items()
+    }
     values = [distances.get(_group(row), float("nan")) for row in frame.to_dict("records")]
     return frame.assign(kernel_distance=values)
 
 
 def _group(row: dict[str, Any]) -> tuple:
-    budget = row["budget"]
-    return (row["prior"], row["task"], OWN if budget is None or pd.isna(budget) else int(budget), row["method"])
+    keys = [None if pd.isna(row[name]) else row[name] for name in (*GROUP, "seed")]
+    return tuple(int(key) if isinstance(key, float) else key for key in keys)
 
 
 def _distance(cells: list[tuple[Cell, dict[str, torch.Tensor]]]) -> float:
@@ -47,13 +46,13 @@ def _distance(cells: list[tuple[Cell, dict[str, torch.Tensor]]]) -> float:
 
 
 def means(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row a prior, task, budget and method: means over images and seeds, and the standard error of LPIPS."""
+    """Means over images and seeds, a row for each of :data:`GROUP`; ``count`` images; the standard error of LPIPS."""
     done = frame[frame["error"].isna()]
     by_image = done.groupby([*GROUP, "image"], sort=False, dropna=False)[[*SCORES, *COSTS]].mean()
     groups = by_image.groupby(GROUP, sort=False, dropna=False)
     table = groups.mean()
     table.insert(1, "lpips_se", groups["lpips"].std() / groups["lpips"].size() ** 0.5)
-    table.insert(0, "images", groups.size())
+    table.insert(0, "count", groups.size())
     return table.reset_index()
 
 

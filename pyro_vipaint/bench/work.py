@@ -17,6 +17,7 @@ from pyro_vipaint.bench.methods import Outcome
 from pyro_vipaint.bench.problems import Problem, load_problem
 from pyro_vipaint.bench.registry import METHODS
 from pyro_vipaint.bench.scores import score
+from pyro_vipaint.errors import NonFiniteError
 from pyro_vipaint.metrics import alexnet_features
 
 SHOWN_IMAGES, SHOWN_SAMPLES = 4, 2  # that are kept to be looked at
@@ -42,13 +43,16 @@ def compute(cell: Cell, device: str, threads: int | None) -> Record:
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{last.filename.rpartition('/')[2]}:{last.lineno}"
-        return Record({"cell": asdict(cell), "error": f"{type(error).__name__}: {error} ({where})"})
+        text = " ".join(str(error).split()).replace("|", "/")
+        return Record({"cell": asdict(cell), "error": f"{type(error).__name__}: {text} ({where})"})
 
 
 def _compute(cell: Cell, device: str) -> Record:
     problem = load_problem(cell, device)
     with peak_memory(device) as peak:
         outcome = METHODS[cell.method](problem, cell.num_samples, cell.budget, cell.seed)
+    if not outcome.samples.isfinite().all():
+        raise NonFiniteError("the samples are not finite")
     images = len(problem.truth)
     cost = {
         "calls": outcome.calls,
