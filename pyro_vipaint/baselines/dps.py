@@ -1,7 +1,13 @@
 """Diffusion posterior sampling from pure noise (Chung et al. 2023), Algorithm 1, with per-sample residual norms.
 
 The authors take the norm over the batch, so that a sample depends on its neighbours; here each has its own. The
-guidance step is that of :mod:`pyro_vipaint.refinement`, started at t = 1 instead of T_s.
+guidance step is that of :mod:`pyro_vipaint.refinement`, started at t = 1 instead of T_s and without its limit.
+
+Bias on the Gaussian truth, the defaults (tests/test_baseline_dps.py, ``test_the_bias_is_the_documented_one``; shifts of
+the mean in exact standard deviations, root mean square, and sample over exact standard deviation): mean 0.70 observed
+and 0.81 hidden, standard deviation 1.12 observed and 0.87 hidden. The gradient of a norm that is not squared pulls with
+the same force however small the residual and whatever the noise of y: the last steps are thrown to and fro around y,
+and the hidden pixels follow the noise of y.
 """
 
 from __future__ import annotations
@@ -38,6 +44,9 @@ def dps(
         seed: seed of all noise; ``None`` goes on with the global generator.
         callback: called as ``callback(step)``.
         condition: passed to the denoiser.
+
+    Raises:
+        ValueError: ``steps`` is less than 1.
     """
 
     def chain() -> Tensor:

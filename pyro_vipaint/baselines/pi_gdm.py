@@ -14,7 +14,8 @@ alpha = 1 it is the authors' sigma_t^2 / (1 + sigma_t^2) (section 3.2), who take
 s is the prior's ``data_std``, so that a prior of another scale is treated the same.
 
 For a mask A A^T is the identity on what is observed: A^T (y - A x_hat) / (r_t^2 + sigma_y^2). For any other operator
-the noiseless form stands, A^+ (y - A x_hat) / r_t^2, with the pseudo-inverse the method is named after.
+the noiseless form stands, A^+ (y - A x_hat) / r_t^2, with the pseudo-inverse the method is named after; of an operator
+without one, the blurs here, A^T stands for it.
 
 Deviation: the authors add the guidance to z_s with the weight alpha_t r_t^2, a choice that they call adaptive; here it
 has the weight that Bayes' rule gives it. So the chain is exactly that of the posterior where the prior is Gaussian with

@@ -11,7 +11,8 @@ fixed (no gradient passes the network),
 
 with means over the elements of y and of mu. Since eps_hat - eps = (alpha_t / sigma_t) (mu - z_hat), the second gradient
 is lambda (mu - z_hat) / D on every schedule: mu is pulled to its own denoised image, equally hard at every noise level.
-It starts at E(A^+ y), and the image is the last mu, decoded and clamped.
+It starts at E(A^+ y), E(A^T y) for operators without a pseudo-inverse, and the image is the last mu, decoded and
+clamped.
 
 Defaults: Adam with rate 0.1 and betas (0.9, 0.99), no weight decay, lambda 0.25 with the weight sigma / alpha, width 0,
 as in the authors' code (``algos/reddiff.py``, ``_configs/algo/reddiff.yaml``); 1000 steps as in the script of their
