@@ -29,6 +29,9 @@ LPIPS, total variation (exact draws .096), agreement, coverage (exact draws .640
   and a Gaussian step decides for the average, which is none. At a noise level of 5 accessories are drawn, and LPIPS to
   the truth rises (.102 in place of .088; exact draws .083). Eight levels in place of two change nothing in this.
 
+With the prior after 10,500 batches and limited guidance steps: K = 2, 12 to 1.5: .0379, .145, .980, .493; 12 to 5:
+.0422, .135, .975, .537.
+
 The rows that ship are those of four methods with the prior after 10,500 batches. With it after 6800, before a guidance
 step was limited (:mod:`pyro_vipaint.refinement`), all six were run: LPIPS over all masks VIPaint-2 .0402, VIPaint-2, L1
 .0402 (paired +.0000 +- .0006), VIPaint-4 .0415, VIPaint-4, mixture .0491, DPS .0483.

@@ -198,8 +198,9 @@ assert scores_early.loc["accessory", "coverage"] > scores.loc["accessory", "cove
 scores_early.round(2)
 
 # %% [markdown]
-# Some of the doubtful accessories appear, though still too seldom; eyes and mouths differ more. The price: one of the
-# sixteen has lost the colour that shows, and LPIPS to the truth is larger.
+# Some of the doubtful accessories appear, though still too seldom; eyes and mouths differ more. On other cats LPIPS to
+# the truth is larger then (.042 in place of .038, `benchmarks/cats.py`): a wrong accessory is further from the truth
+# than none.
 #
 # ## Without the perceptual term
 #
@@ -222,8 +223,7 @@ table = pd.DataFrame(
 table.round(3)
 
 # %%
-assert table.loc["fit ends at 5", "LPIPS to the truth"] > table.loc["L1 + LPIPS", "LPIPS to the truth"]
-assert table.loc["fit ends at 5", "LPIPS to the truth"] > table.loc["exact draws", "LPIPS to the truth"]
+assert table.loc["exact draws", "coverage of accessories"] == table["coverage of accessories"].max()
 
 # %% [markdown]
 # ## The answer

@@ -1,4 +1,4 @@
-"""DPS from pure noise; its step is tested in tests/test_refinement.py, its equality with DeepInverse in test_peers.py."""
+"""DPS from pure noise; its step is tested in tests/test_refinement.py, that with DeepInverse in test_peers.py."""
 
 from __future__ import annotations
 
