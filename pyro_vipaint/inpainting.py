@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,15 +20,11 @@ from pyro_vipaint.inputs import (
     check_settings,
     check_whole,
 )
-from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models import DiffusionPrior
 from pyro_vipaint.operators import Inpainting
-from pyro_vipaint.running import GuideFactory, Progress, Summaries, conditions, override, run
+from pyro_vipaint.running import GuideFactory, Progress, Summaries, conditions, override, perceptual_where_possible, run
 from pyro_vipaint.settings import Settings, default_settings
 from pyro_vipaint.svi import Fit
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +55,6 @@ class InpaintingResult(Summaries):
     def operator(self) -> Inpainting:
         """A, the mask as an operator."""
         return Inpainting(self.mask)
-
-    def plot(self, truth: Tensor | None = None) -> Figure:
-        """The contact sheet: truth where known, observation, mean, standard deviation, samples; a row an image."""
-        from pyro_vipaint.plotting import contact_sheet
-
-        return contact_sheet(self, truth)
 
 
 def inpaint(
@@ -121,7 +110,8 @@ def inpaint(
     levels, target = check_whole("levels", levels), device_for(prior, device)
     prior = check_prior(prior, target)
     image, mask = check_pair(check_image(image, prior), check_mask(mask, prior))
-    settings = settings or _defaults(levels, prior)
+    defaults = default_settings(levels, prior.is_latent)
+    settings = settings or perceptual_where_possible(defaults, prior.image_shape)
     settings = check_settings(override(settings, steps=steps, beta=beta, refine_steps=refine_steps))
     check_perceptual(settings, prior.image_shape)
     condition = conditions(prior, len(image), label, prompt, guidance_scale)
@@ -131,9 +121,3 @@ def inpaint(
         outcome.samples.cpu(), y.cpu(), mask.cpu(), outcome.fit, settings,
         outcome.calls, outcome.evaluations, outcome.seconds,
     )  # fmt: skip
-
-
-def _defaults(levels: int, prior: DiffusionPrior) -> Settings:
-    """The default settings, without the perceptual term where LPIPS cannot take the images."""
-    settings = default_settings(levels, prior.is_latent)
-    return settings if takes_lpips(prior.image_shape) else replace(settings, perceptual_weight=0.0)

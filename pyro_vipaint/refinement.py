@@ -114,11 +114,7 @@ def _guided_step(
 ) -> Tensor:
     """z_s after one DPS step from t to s."""
     t, s = interval
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        x_hat = prior.denoise(z, t, **condition)
-        norm = residual_norm(likelihood, prior.decode(x_hat), y, z.ndim - prior.event_dim)
-        (gradient,) = torch.autograd.grad(norm.sum(), z)
+    x_hat, gradient = guidance_gradient(prior, likelihood, z, y, t, condition)
     with torch.no_grad():
         transition = bridge(prior.schedule, z, x_hat, t, s)
         c_t, c_s = (float(coordinate_scale(prior.schedule, time)) for time in interval)
@@ -127,6 +123,18 @@ def _guided_step(
             longest = max(limit.gradient, limit.noise * noise / (zeta * c_s))
             gradient = _shortened(gradient, longest / c_t, prior.event_dim)
         return transition.sample() - zeta * c_t * c_s * gradient
+
+
+def guidance_gradient(
+    prior: DiffusionPrior, likelihood: Any, z: Tensor, y: Tensor, t: float, condition: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """``(x_hat, gradient)``: E[z_0 given z_t], and the gradient of each sample's residual norm with respect to z_t."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        x_hat = prior.denoise(z, t, **condition)
+        norm = residual_norm(likelihood, prior.decode(x_hat), y, z.ndim - prior.event_dim)
+        (gradient,) = torch.autograd.grad(norm.sum(), z)
+    return x_hat.detach(), gradient
 
 
 def _norm(operator: Any, prior: DiffusionPrior, y: Tensor) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -19,15 +18,11 @@ from pyro_vipaint.inputs import (
     check_settings,
     check_whole,
 )
-from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models import DiffusionPrior
 from pyro_vipaint.operators import Inpainting, Operator, is_one_an_image, observation_mask, operator_norm
-from pyro_vipaint.running import GuideFactory, Progress, Summaries, conditions, override, run
+from pyro_vipaint.running import GuideFactory, Progress, Summaries, conditions, override, perceptual_where_possible, run
 from pyro_vipaint.settings import Settings, default_settings
 from pyro_vipaint.svi import Fit
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SCALE, STEPS, REFINE_STEPS, ZETA = 0.05, 15, 34, 2.0  # benchmarks/restoration.py has the record
 
@@ -61,12 +56,6 @@ class RestorationResult(Summaries):
         """1 where an element of the observation was observed, of its shape; None where all were."""
         mask = observation_mask(self.operator)
         return None if mask is None else mask.cpu().float().expand(self.observation.shape)
-
-    def plot(self, truth: Tensor | None = None) -> Figure:
-        """The contact sheet: truth where known, observation, mean, standard deviation, samples; a row an image."""
-        from pyro_vipaint.plotting import contact_sheet
-
-        return contact_sheet(self, truth)
 
 
 def restore(
@@ -153,4 +142,4 @@ def settings_for(levels: int, prior: DiffusionPrior, operator: Operator, y: Tens
         if norm == 0:
             raise InputError("The operator makes zero of every image: there is nothing to restore from.")
         settings = restoration_settings(levels, prior.is_latent, norm)
-    return settings if y.ndim == 4 and takes_lpips(y.shape) else replace(settings, perceptual_weight=0.0)
+    return perceptual_where_possible(settings, y.shape[1:])

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.inputs import check_guidance, check_label, check_prompt
 from pyro_vipaint.keypoints import keypoints
 from pyro_vipaint.likelihoods import Laplace, Perceptual
+from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior
 from pyro_vipaint.operators import Operator
 from pyro_vipaint.refinement import refine
@@ -24,6 +25,9 @@ from pyro_vipaint.sampling import initial_latent, sample
 from pyro_vipaint.seeding import seeded
 from pyro_vipaint.settings import Settings
 from pyro_vipaint.svi import DEFAULT_LR, Fit, fit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Progress = Callable[[str, int, int, float | None], None]
 GuideFactory = Callable[[DiffusionModel, Tensor], LatentGuide]
@@ -40,7 +44,7 @@ class Outcome(NamedTuple):
 
 
 class Summaries:
-    """Moments over the ``samples`` ``(S, N, C, H, W)`` of a result."""
+    """Moments over the ``samples`` ``(S, N, C, H, W)`` of a result, and its picture."""
 
     samples: Tensor
 
@@ -53,6 +57,12 @@ class Summaries:
     def std(self) -> Tensor:
         """Standard deviation over samples, ``(N, C, H, W)``; zero for a single sample."""
         return self.samples.std(0, correction=1 if len(self.samples) > 1 else 0)
+
+    def plot(self, truth: Tensor | None = None) -> Figure:
+        """The contact sheet: truth where known, observation, mean, standard deviation, samples; a row an image."""
+        from pyro_vipaint.plotting import contact_sheet
+
+        return contact_sheet(self, truth)  # pyright: ignore[reportArgumentType]  # each subclass is a result
 
 
 def run(
@@ -87,6 +97,12 @@ def conditions(
     """
     condition: dict[str, Any] = {**check_label(label, count, prior), **check_prompt(prompt, count, prior)}
     return condition | check_guidance(guidance_scale, condition, prior)
+
+
+def perceptual_where_possible(settings: Settings, shape: Sequence[int]) -> Settings:
+    """``settings``, without the perceptual term where LPIPS cannot take one observation of that ``shape``."""
+    possible = len(shape) == 3 and takes_lpips(shape)
+    return settings if possible else replace(settings, perceptual_weight=0.0)
 
 
 def override(settings: Settings, **changes: Any) -> Settings:

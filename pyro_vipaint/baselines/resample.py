@@ -51,7 +51,7 @@ from pyro_vipaint.codecs import Codec
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.kernels import coordinate_scale, ddim
 from pyro_vipaint.models.priors import DiffusionPrior
-from pyro_vipaint.refinement import residual_norm
+from pyro_vipaint.refinement import guidance_gradient
 from pyro_vipaint.schedules import as_time
 
 SEGMENTS = 3
@@ -197,12 +197,7 @@ def _guided_step(
 ) -> tuple[Tensor, Tensor]:
     """z'_s after a DDIM step with DPS from t to s, and the prediction z_hat that it was made with."""
     t, s = interval
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        z_hat = prior.denoise(z, t, **condition)
-        norm = residual_norm(likelihood, prior.decode(z_hat), y, z.ndim - prior.event_dim)
-        (gradient,) = torch.autograd.grad(norm.sum(), z)
-    z, z_hat = z.detach(), z_hat.detach()
+    z_hat, gradient = guidance_gradient(prior, likelihood, z, y, t, condition)
     scale = float(coordinate_scale(prior.schedule, t) * coordinate_scale(prior.schedule, s))
     return ddim(prior.schedule, z, z_hat, t, s) - zeta * _signal(prior, t) * scale * gradient, z_hat
 
