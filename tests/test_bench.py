@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -254,19 +253,26 @@ def test_tasks_and_methods_know_what_goes_together() -> None:
     assert METHODS["VIPaint-4"].applies(prior, False)
 
 
-def test_a_worker_that_dies_is_one_error_and_finished_cells_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_that_dies_is_an_error_of_its_cell_and_the_others_are_computed(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(engines, "worker", lambda device, threads: _die_at_three)
-    plan = replace(PLAN, tasks=("box",), methods=("DPS",))
-    with pytest.raises(ChildProcessError, match="A worker ended abruptly"):
-        run(plan, tmp_path, engine("local", 2, "cpu", 1), "cpu")
-    kept = Store(tmp_path).records()
-    assert kept and all(record["cell"]["budget"] == 2 for record in kept)
+    cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (2, 3, 4, 5, 6)]
+    records = list(engine("local", 2, "cpu", 1)(cells))
+    errors = {cell.budget: record.plain["error"] for cell, record in records}
+    assert len(records) == 5 and errors == {2: None, 3: engines.ABRUPT, 4: None, 5: None, 6: None}
+
+
+@pytest.mark.parametrize(
+    ("has", "message"),
+    [({"CPU": 3.0}, "2 workers need 4 CPUs, the cluster has 3"), ({"CPU": 4.0}, "2 workers need 2 GPUs, .* has 0")],
+)
+def test_a_cluster_that_is_too_small_is_refused(has: dict[str, float], message: str) -> None:
+    with pytest.raises(vp.InputError, match=message):
+        engines._check_resources(has, workers=2, cpus=2, gpus=1)
 
 
 def _die_at_three(cell: Cell) -> Record:
     if cell.budget == 3:
-        time.sleep(1)
         os._exit(1)
     return Record({"cell": asdict(cell), "error": None, "rows": [], "bounds": []})

@@ -1,22 +1,26 @@
 """Where cells are computed: in this process, in processes of this machine, or on a Ray cluster.
 
-An engine takes cells and yields ``(cell, record)`` as they finish; what it yields is written by its caller, here.
+An engine takes cells and yields ``(cell, record)`` as they finish; what it yields is written by its caller, here. Of a
+cell whose process dies, with more than one worker, it yields the error as its record and goes on.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import Any
 
 from pyro_vipaint.bench.grid import Cell
-from pyro_vipaint.bench.work import Record, worker
+from pyro_vipaint.bench.work import Record, failed, worker
 from pyro_vipaint.errors import InputError
 
 Engine = Callable[[list[Cell]], Iterable[tuple[Cell, Record]]]
 ENGINES = ("local", "ray")
-ABRUPT = "A worker ended abruptly, perhaps for lack of memory: run again, with fewer --workers or a smaller --chunk."
+ABRUPT = "the worker ended abruptly, perhaps for lack of memory: try --retry with a smaller --chunk"
 
 
 def engine(name: str, workers: int, device: str, threads: int | None, address: str | None = None) -> Engine:
@@ -31,7 +35,6 @@ def engine(name: str, workers: int, device: str, threads: int | None, address: s
 
     Raises:
         InputError: no such engine, or Ray is not installed.
-        ChildProcessError: from what is returned, when a process of the local engine dies; finished cells are kept.
     """
     if name == "ray":
         return _ray(workers, device, threads, address)
@@ -50,23 +53,37 @@ def _here(device: str, threads: int | None) -> Engine:
 
 
 def _processes(workers: int, device: str, threads: int | None) -> Engine:
-    def run(cells: list[Cell]) -> Iterator[tuple[Cell, Record]]:
-        from concurrent.futures import ProcessPoolExecutor, as_completed
-        from concurrent.futures.process import BrokenProcessPool
-        from multiprocessing import get_context
+    compute = worker(device, threads)
 
-        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_the_parent) as pool:
-            compute = worker(device, threads)
-            futures = {pool.submit(compute, cell): cell for cell in cells}
-            try:
-                for future in as_completed(futures):
-                    yield futures.pop(future), future.result()  # kept no longer: its tensors hold open files
-            except BrokenProcessPool as error:
-                raise ChildProcessError(ABRUPT) from error
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+    def run(cells: list[Cell]) -> Iterator[tuple[Cell, Record]]:
+        left = iter(cells)
+        while suspects := (yield from _in_processes(compute, left, workers)):
+            for cell in suspects:  # one of them ended its process: each alone, in a process of its own
+                if (yield from _in_processes(compute, iter([cell]), 1)):
+                    yield cell, failed(cell, ABRUPT)
 
     return run
+
+
+def _in_processes(
+    compute: Callable[[Cell], Record], cells: Iterator[Cell], workers: int
+) -> Generator[tuple[Cell, Record], None, list[Cell]]:
+    """Yields what is finished of ``cells``; when a process dies, returns those that were being computed or next."""
+    from multiprocessing import get_context
+
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_the_parent)
+    running = {pool.submit(compute, cell): cell for cell in islice(cells, workers + 1)}
+    try:
+        while running:
+            future = next(iter(wait(running, return_when=FIRST_COMPLETED).done))
+            record = future.result()
+            yield running.pop(future), record  # kept no longer: its tensors hold open files
+            running |= {pool.submit(compute, cell): cell for cell in islice(cells, 1)}
+    except BrokenProcessPool:
+        return list(running.values())
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return []
 
 
 def _end_with_the_parent() -> None:
@@ -87,21 +104,46 @@ def _end_with_the_parent() -> None:
 def _ray(workers: int, device: str, threads: int | None, address: str | None) -> Engine:
     try:
         import ray
-        from ray.util.actor_pool import ActorPool
     except ImportError as error:
         raise InputError("The engine ray needs Ray: pip install 'pyro-vipaint[ray]'.") from error
+    cpus, gpus = threads or 1, 1 if device.startswith("cuda") else 0
 
     def run(cells: list[Cell]) -> Iterator[tuple[Cell, Record]]:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
-        actor = ray.remote(num_cpus=threads or 1, num_gpus=1 if device.startswith("cuda") else 0)(_Worker)
+        own = {"num_cpus": max(os.cpu_count() or 1, workers * cpus)} if address is None else {}
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True, **own)
         try:
-            pool = ActorPool([actor.remote(device, threads) for _ in range(workers)])
-            results: Any = pool.map_unordered(lambda each, cell: each.run.remote(cell), cells)
-            yield from results
+            _check_resources(ray.cluster_resources(), workers, cpus, gpus)
+            kind: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1)(_Worker)
+            yield from _on_actors(ray, [kind.remote(device, threads) for _ in range(workers)], cells)
         finally:
             ray.shutdown()
 
     return run
+
+
+def _check_resources(resources: dict[str, float], workers: int, cpus: int, gpus: int) -> None:
+    """Ray would wait for ever for what the cluster lacks."""
+    for name, each in (("CPU", cpus), ("GPU", gpus)):
+        has = resources.get(name, 0.0)
+        if workers * each > has:
+            raise InputError(
+                f"{workers} workers need {workers * each} {name}s, the cluster has {has:g}: fewer --workers."
+            )
+
+
+def _on_actors(ray: Any, actors: list[Any], cells: list[Cell]) -> Iterator[tuple[Cell, Record]]:
+    """Each actor takes a cell whenever it is free; one whose process dies is started again by Ray."""
+    left = iter(cells)
+    running = {actor.run.remote(cell): (actor, cell) for actor, cell in zip(actors, islice(left, len(actors)))}  # noqa: B905
+    while running:
+        (reference, *_), _ = ray.wait(list(running))
+        actor, cell = running.pop(reference)
+        try:
+            record = ray.get(reference)
+        except ray.exceptions.RayActorError:
+            record = failed(cell, ABRUPT)
+        running |= {actor.run.remote(cell): (actor, cell) for cell in islice(left, 1)}
+        yield cell, record
 
 
 class _Worker:
@@ -110,5 +152,5 @@ class _Worker:
     def __init__(self, device: str, threads: int | None) -> None:
         self.compute = worker(device, threads)
 
-    def run(self, cell: Cell) -> tuple[Cell, Record]:
-        return cell, self.compute(cell)
+    def run(self, cell: Cell) -> Record:
+        return self.compute(cell)

@@ -44,7 +44,12 @@ def compute(cell: Cell, device: str, threads: int | None) -> Record:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{last.filename.rpartition('/')[2]}:{last.lineno}"
         text = " ".join(str(error).split()).replace("|", "/")
-        return Record({"cell": asdict(cell), "error": f"{type(error).__name__}: {text} ({where})"})
+        return failed(cell, f"{type(error).__name__}: {text} ({where})")
+
+
+def failed(cell: Cell, error: str) -> Record:
+    """The record of a cell without rows: its ``error``, one line."""
+    return Record({"cell": asdict(cell), "error": error})
 
 
 def _compute(cell: Cell, device: str) -> Record:
