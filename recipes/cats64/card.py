@@ -107,8 +107,8 @@ def training(weights: Result) -> str:
 {prior.BATCH_SIZE} |
 | length of the cosine | {plan(autoencoder.SHIPPED_RUN)} | \
 {plan(prior.SHIPPED_RUN)} |
-| noise levels | | t uniform; from batch {prior.FOCUS_FROM:,} on half of them with a normal logit, mean \
-{prior.FOCUS[0]:g} and standard deviation {prior.FOCUS[1]:g} |
+| noise levels | | t uniform; half of them with a normal logit \
+{_focus(weights["unet"]["iterations"])} |
 
 One combination of parts in ten was held out: those whose part numbers add up to a multiple of ten.
 
@@ -120,6 +120,13 @@ python -m recipes.cats64.export --autoencoder DECODER --prior PRIOR
 python -m recipes.cats64.classifier --work CLASSIFIER
 ```
 """
+
+
+def _focus(iterations: int) -> str:
+    """Where the noise levels were drawn more often, in those of ``iterations`` batches."""
+    spans = [f"from batch {start:,} on of mean {mean:g} and standard deviation {std:g}"
+             for start, (mean, std) in prior.SHIPPED_FOCUS if start < iterations]  # fmt: skip
+    return ", ".join(spans)
 
 
 def _channels(network: autoencoder.AutoencoderKL | prior.UNet2DModel) -> str:
