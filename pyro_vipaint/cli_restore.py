@@ -21,7 +21,7 @@ from pyro_vipaint.cli_results import (
     run_and_write,
 )
 from pyro_vipaint.cli_shared import Device, Out, Seed, one_line_errors
-from pyro_vipaint.cli_tasks import NOISE, TASKS, simulated, task_operator, task_options
+from pyro_vipaint.cli_tasks import TASKS, simulated, task_operator, task_options
 from pyro_vipaint.errors import InputError
 
 
@@ -61,6 +61,7 @@ def restore(
         from pyro_vipaint.devices import resolve_device
         from pyro_vipaint.files import check_out, read_image
         from pyro_vipaint.inputs import check_image, check_prior, check_seed, check_truth
+        from pyro_vipaint.restoring import NOISE
         from pyro_vipaint.restoring import restore as run
 
         check_out(out)

@@ -21,7 +21,6 @@ TASKS: dict[str, dict[str, Any]] = {  # the options of each task with their defa
     "inpaint": {"mask": None, "invert_mask": False},
 }
 RELATIVE_STD = 3 / 256  # of the width: the paper's 3 pixels for images of 256
-NOISE = 0.05  # the paper's for super-resolution and deblurring
 
 
 def task_options(task: str, given: Mapping[str, Any], width: int) -> dict[str, Any]:

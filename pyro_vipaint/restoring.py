@@ -24,6 +24,7 @@ from pyro_vipaint.running import GuideFactory, Progress, Summaries, conditions, 
 from pyro_vipaint.settings import Settings, default_settings
 from pyro_vipaint.svi import Fit
 
+NOISE = 0.05  # standard deviation, images in [-1, 1]: the paper's for super-resolution and deblurring
 SCALE, STEPS, REFINE_STEPS, ZETA = 0.05, 15, 34, 2.0  # benchmarks/restoration.py has the record
 
 

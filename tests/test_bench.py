@@ -122,6 +122,14 @@ def fake(problem: Problem, num_samples: int, budget: int | None, seed: int) -> O
     return Outcome((x + 0.1 * torch.randn(x.shape, generator=generator)).clamp(-1, 1), 1, x[..., 0, 0, 0].numel(), 1.0)
 
 
+def test_the_noise_of_an_observation_is_not_that_of_a_method() -> None:
+    """Both begin with the seed of the cell: equal generators would make z_T know v."""
+    problem = load_problem(Cell("fashion32", "gaussian-blur", "DPS", 2, 0, 1, 1, 0), "cpu")
+    v = (problem.y - problem.operator.A(problem.truth)).flatten()
+    z = torch.randn(v.shape, generator=torch.Generator().manual_seed(0))
+    assert float(torch.corrcoef(torch.stack([v, z]))[0, 1].abs()) < 4 / len(v) ** 0.5
+
+
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if isinstance(method, Baseline)])
 @pytest.mark.parametrize("budget", [25, 100, 250])
 def test_steps_fill_the_budget(name: str, budget: int) -> None:
@@ -263,6 +271,18 @@ def test_a_worker_that_dies_is_an_error_of_its_cell_and_the_others_are_computed(
     assert len(records) == 5 and errors == {2: None, 3: engines.ABRUPT, 4: None, 5: None, 6: None}
 
 
+@pytest.mark.slow
+def test_an_actor_that_dies_is_an_error_of_its_cell_and_the_others_are_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr(engines, "_Worker", _Mortal)
+    cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (2, 3, 4, 5, 6)]
+    records = list(engine("ray", 3, "cpu", 1)(cells))  # more of them than this machine may have CPUs
+    errors = {cell.budget: record.plain["error"] for cell, record in records}
+    assert len(records) == 5 and errors == {2: None, 3: engines.ABRUPT, 4: None, 5: None, 6: None}
+
+
 @pytest.mark.parametrize(
     ("has", "message"),
     [({"CPU": 3.0}, "2 workers need 4 CPUs, the cluster has 3"), ({"CPU": 4.0}, "2 workers need 2 GPUs, .* has 0")],
@@ -276,3 +296,13 @@ def _die_at_three(cell: Cell) -> Record:
     if cell.budget == 3:
         os._exit(1)
     return Record({"cell": asdict(cell), "error": None, "rows": [], "bounds": []})
+
+
+class _Mortal:
+    """An actor, as :class:`engines._Worker`."""
+
+    def __init__(self, device: str, threads: int | None) -> None:
+        pass
+
+    def run(self, cell: Cell) -> Record:
+        return _die_at_three(cell)

@@ -152,7 +152,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": _LIBRARY | {"inpainting", "restoring"},
     # the benchmark, above everything but the command line
     "bench.grid": set(),
-    "bench.tasks": {"masks", "operators"},
+    "bench.tasks": {"masks", "operators", "restoring"},
     "bench.memory": set(),
     "bench.problems": _LIBRARY | {"held_out", "files", "inputs", "bench.grid", "bench.tasks"},
     "bench.methods": _LIBRARY | {"inpainting", "restoring", "bench.problems"},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -109,8 +109,8 @@ def _ray(workers: int, device: str, threads: int | None, address: str | None) ->
     cpus, gpus = threads or 1, 1 if device.startswith("cuda") else 0
 
     def run(cells: list[Cell]) -> Iterator[tuple[Cell, Record]]:
-        own = {"num_cpus": max(os.cpu_count() or 1, workers * cpus)} if address is None else {}
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True, **own)
+        own = max(os.cpu_count() or 1, workers * cpus) if address is None else None  # of the cluster started here
+        ray.init(address, num_cpus=own, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
         try:
             _check_resources(ray.cluster_resources(), workers, cpus, gpus)
             kind: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1)(_Worker)
@@ -121,7 +121,7 @@ def _ray(workers: int, device: str, threads: int | None, address: str | None) ->
     return run
 
 
-def _check_resources(resources: dict[str, float], workers: int, cpus: int, gpus: int) -> None:
+def _check_resources(resources: Mapping[str, float], workers: int, cpus: int, gpus: int) -> None:
     """Ray would wait for ever for what the cluster lacks."""
     for name, each in (("CPU", cpus), ("GPU", gpus)):
         has = resources.get(name, 0.0)
@@ -134,7 +134,7 @@ def _check_resources(resources: dict[str, float], workers: int, cpus: int, gpus:
 def _on_actors(ray: Any, actors: list[Any], cells: list[Cell]) -> Iterator[tuple[Cell, Record]]:
     """Each actor takes a cell whenever it is free; one whose process dies is started again by Ray."""
     left = iter(cells)
-    running = {actor.run.remote(cell): (actor, cell) for actor, cell in zip(actors, islice(left, len(actors)))}  # noqa: B905
+    running = {actor.run.remote(cell): (actor, cell) for actor, cell in zip(actors, left, strict=False)}
     while running:
         (reference, *_), _ = ray.wait(list(running))
         actor, cell = running.pop(reference)

@@ -10,8 +10,8 @@ import torch
 
 from pyro_vipaint.masks import MASKS
 from pyro_vipaint.operators import GaussianBlur, Inpainting, MotionBlur, Operator, SuperResolution
+from pyro_vipaint.restoring import NOISE
 
-NOISE = 0.05  # of super-resolution and deblurring, images in [-1, 1]: the paper's
 BLUR = 1 / 32  # standard deviation over the side: the paper's 3 / 256 would hardly blur images this small
 
 

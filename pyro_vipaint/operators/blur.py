@@ -117,4 +117,4 @@ def _mirrored(size: int, radius: int) -> Tensor:
     """Which pixel of a side stands at each place from ``-radius`` to ``size + radius - 1``."""
     period = max(2 * (size - 1), 1)
     place = torch.arange(-radius, size + radius) % period
-    return torch.minimum(place, (period - place).clamp(min=0)) if size > 1 else torch.zeros_like(place)
+    return torch.minimum(place, period - place)
