@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from shutil import copytree
 
 import pandas as pd
 import pytest
@@ -17,11 +18,13 @@ from pyro_vipaint.bench import METHODS, TASKS, Cell, Plan, Store, engine, engine
 from pyro_vipaint.bench import runner as bench_runner
 from pyro_vipaint.bench.engines import Engine
 from pyro_vipaint.bench.methods import Baseline, Outcome, VIPaint
-from pyro_vipaint.bench.problems import Problem, load_problem
+from pyro_vipaint.bench.problems import Problem, load_problem, weights_of
 from pyro_vipaint.bench.report import lpips_table
 from pyro_vipaint.bench.scores import score, ssim
 from pyro_vipaint.bench.summary import means, paired
+from pyro_vipaint.bench.weights import fingerprint
 from pyro_vipaint.bench.work import Record
+from pyro_vipaint.denoisers import NetworkDenoiser
 from pyro_vipaint.metrics import alexnet_features, restored_kernel_distance
 from pyro_vipaint.models import load_prior
 from pyro_vipaint.settings import budget_settings
@@ -113,6 +116,24 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monk
     assert Store(tmp_path).forget_failures() == 1
     run(plan, tmp_path, counting(done), "cpu")
     assert [cell.method for cell in done] == ["Blended"]
+
+
+def test_results_of_other_weights_are_refused(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    copytree(finished[0], out)
+    path = next((out / "cells").glob("*.json"))
+    path.write_text(path.read_text().replace(weights_of("fashion32", "cpu"), "0" * 16))
+    with pytest.raises(vp.InputError, match="has results of other weights of fashion32"):
+        run(PLAN, out, local(), "cpu")
+
+
+def test_one_changed_weight_changes_the_fingerprint() -> None:
+    prior, same = load_prior("fashion32"), load_prior("fashion32")
+    assert fingerprint(prior) == fingerprint(same) == weights_of("fashion32", "cpu")
+    assert isinstance(same.denoiser, NetworkDenoiser)
+    with torch.no_grad():
+        next(same.denoiser.network.parameters()).view(-1)[7] += 1e-3  # pyright: ignore[reportFunctionMemberAccess]
+    assert fingerprint(prior) != fingerprint(same)
 
 
 def fake(problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:

@@ -46,7 +46,7 @@ _OPERATORS = {"inpainting", "matrix", "super_resolution", "blur", "compose", "co
 _OPERATORS = {f"operators.{name}" for name in _OPERATORS}
 _METHODS = _TOOLS | _PRIORS | _MEASUREMENTS | {"baselines.base", "baselines.replacement", "refinement", "sampling"}
 _BENCH = {f"bench.{name}" for name in ("grid", "tasks", "memory", "problems", "methods", "registry", "scores", "work")}
-_BENCH |= {f"bench.{name}" for name in ("store", "engines", "summary", "runner", "figures", "report")}
+_BENCH |= {f"bench.{name}" for name in ("store", "engines", "summary", "runner", "figures", "report", "weights")}
 _LIBRARY = (
     _PRIORS
     | _MEASUREMENTS
@@ -154,7 +154,8 @@ ALLOWED: dict[str, set[str]] = {
     "bench.grid": set(),
     "bench.tasks": {"masks", "operators", "restoring"},
     "bench.memory": set(),
-    "bench.problems": _LIBRARY | {"held_out", "files", "inputs", "bench.grid", "bench.tasks"},
+    "bench.weights": set(),
+    "bench.problems": _LIBRARY | {"held_out", "files", "inputs", "bench.grid", "bench.tasks", "bench.weights"},
     "bench.methods": _LIBRARY | {"inpainting", "restoring", "bench.problems"},
     "bench.registry": {"baselines", "bench.methods"},
     "bench.scores": {"metrics", "operators", "bench.problems"},

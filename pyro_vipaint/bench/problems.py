@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.tasks import TASKS
+from pyro_vipaint.bench.weights import fingerprint
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.files import read_image
 from pyro_vipaint.held_out import draw_held_out_cats, held_out_images
@@ -50,6 +51,12 @@ class Problem:
 def warm_prior(name: str, device: str) -> DiffusionPrior:
     """The prior, loaded once in each process."""
     return check_prior(name, torch.device(device))
+
+
+@lru_cache(maxsize=2)
+def weights_of(name: str, device: str) -> str:
+    """The fingerprint of the prior's weights."""
+    return fingerprint(warm_prior(name, device))
 
 
 def load_problem(cell: Cell, device: str) -> Problem:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pyro_vipaint.bench.engines import Engine
 from pyro_vipaint.bench.grid import Cell, Plan
-from pyro_vipaint.bench.problems import load_images, warm_prior
+from pyro_vipaint.bench.problems import load_images, warm_prior, weights_of
 from pyro_vipaint.bench.registry import METHODS
 from pyro_vipaint.bench.store import Store
 from pyro_vipaint.bench.summary import add_kernel_distance
@@ -36,7 +36,8 @@ def run(plan: Plan, out: Path, engine: Engine, device: str, progress: Progress |
         progress: called as ``progress(finished, total, cell)``, first with ``None``.
 
     Raises:
-        InputError: a name that does not exist, nothing that applies, too few images, a package that is missing.
+        InputError: a name that does not exist, nothing that applies, too few images, a package that is missing; results
+            of other weights in ``out``.
     """
     check(plan, device)
     cells = applicable(plan, device)
@@ -44,6 +45,7 @@ def run(plan: Plan, out: Path, engine: Engine, device: str, progress: Progress |
         raise InputError("None of these methods is made for such a prior and task.")
     store = Store(out)
     store.sweep()
+    _check_weights(store, plan, device)
     missing = [cell for cell in cells if not store.has(cell)]
     report = progress or (lambda finished, total, cell: None)
     report(len(cells) - len(missing), len(cells), None)
@@ -83,6 +85,13 @@ def check(plan: Plan, device: str) -> None:
         if not takes_lpips(prior.image_shape):
             raise InputError(f"LPIPS cannot take the images of {name}: 1 or 3 channels and 31 pixels or more.")
         load_images(name, prior, plan.images, plan.num_images)
+
+
+def _check_weights(store: Store, plan: Plan, device: str) -> None:
+    """Refuses to go on with results of other weights, which a retrained prior of the same name has."""
+    for name in plan.priors:
+        if not store.weights(name) <= {weights_of(name, device)}:
+            raise InputError(f"{store.out} has results of other weights of {name}: choose another folder.")
 
 
 def _check_names(kind: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -64,6 +64,11 @@ class Store:
         """The plain part of all records, in the order of their file names."""
         return [plain for _, plain in self._plain()]
 
+    def weights(self, prior: str) -> set[str | None]:
+        """The fingerprints of the weights of ``prior`` that finished cells were computed with."""
+        plain = (plain for plain in self.records() if plain["cell"]["prior"] == prior)
+        return {each.get("weights") for each in plain if each["error"] is None}
+
     def tensors(self, cell: Cell) -> dict[str, Tensor]:
         """The tensors of a finished cell."""
         from safetensors.torch import load_file
@@ -78,7 +83,8 @@ class Store:
         for plain in self.records():
             cell = {name: value for name, value in plain["cell"].items() if name not in ("start", "stop")}
             empty = [{"image": plain["cell"]["start"]}]
-            rows += [{**cell, **row, "error": plain["error"]} for row in plain.get("rows", empty)]
+            made_with = {name: plain.get(name) for name in ("weights", "version", "error")}
+            rows += [{**cell, **row, **made_with} for row in plain.get("rows", empty)]
         frame = pd.DataFrame(rows)
         if frame.empty:
             return frame

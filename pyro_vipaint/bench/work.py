@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.memory import peak_memory
 from pyro_vipaint.bench.methods import Outcome
-from pyro_vipaint.bench.problems import Problem, load_problem
+from pyro_vipaint.bench.problems import Problem, load_problem, weights_of
 from pyro_vipaint.bench.registry import METHODS
 from pyro_vipaint.bench.scores import score
 from pyro_vipaint.errors import NonFiniteError
@@ -66,7 +67,8 @@ def _compute(cell: Cell, device: str) -> Record:
         "peak_memory": peak.mebibytes,
     }
     rows = [{"image": cell.start + i, **row, **cost} for i, row in enumerate(score(outcome.samples, problem))]
-    plain = {"cell": asdict(cell), "error": None, "rows": rows, "bounds": outcome.bounds}
+    made_with = {"weights": weights_of(cell.prior, device), "version": version("pyro_vipaint")}
+    plain = {"cell": asdict(cell), "error": None, "rows": rows, "bounds": outcome.bounds, **made_with}
     return Record(plain, _tensors(outcome, problem))
 
 

@@ -99,7 +99,8 @@ def training(weights: Result) -> str:
 |---|---|---|
 | network | `AutoencoderKL`, channels {_channels(autoencoder.build_network())} | `UNet2DModel`, channels \
 {_channels(prior.build_network())} |
-| loss | L1 + {autoencoder.PERCEPTUAL_WEIGHT} LPIPS + {autoencoder.KL_WEIGHT:g} KL | squared error of v |
+| loss | L1 + {autoencoder.PERCEPTUAL_WEIGHT} LPIPS + {autoencoder.KL_WEIGHT:g} KL | squared error of v; from batch \
+{prior.PARTS_FROM:,} on in a metric of small parts |
 | noise | | betas {scheduler["beta_start"]} to {scheduler["beta_end"]}, linear in their roots, \
 {scheduler["num_train_timesteps"]:,} steps |
 | batches | {autoencoder.SHIPPED_RUN[-1][0]:,} of {autoencoder.BATCH_SIZE}, then \
@@ -107,7 +108,7 @@ def training(weights: Result) -> str:
 {prior.BATCH_SIZE} |
 | length of the cosine | {plan(autoencoder.SHIPPED_RUN)} | \
 {plan(prior.SHIPPED_RUN)} |
-| noise levels | | t uniform; half of them with a normal logit \
+| noise levels | | t uniform; half of them with a normal logit: \
 {_focus(weights["unet"]["iterations"])} |
 
 One combination of parts in ten was held out: those whose part numbers add up to a multiple of ten.
