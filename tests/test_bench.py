@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from shutil import copytree
-from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
 import pyro_vipaint as vp
-from pyro_vipaint.bench import METHODS, TASKS, Cell, Plan, Store, engine, engines, run, write_report
+from pyro_vipaint.bench import METHODS, TASKS, Cell, Plan, Store, engine, engines, run, weights, write_report
 from pyro_vipaint.bench import runner as bench_runner
 from pyro_vipaint.bench.engines import Engine
 from pyro_vipaint.bench.methods import Baseline, Outcome, VIPaint
@@ -23,7 +22,6 @@ from pyro_vipaint.bench.problems import Problem, load_problem, weights_of
 from pyro_vipaint.bench.report import lpips_table
 from pyro_vipaint.bench.scores import score, ssim
 from pyro_vipaint.bench.summary import means, paired
-from pyro_vipaint.bench.weights import fingerprint
 from pyro_vipaint.bench.work import Record
 from pyro_vipaint.metrics import alexnet_features, restored_kernel_distance
 from pyro_vipaint.models import load_prior
@@ -129,13 +127,10 @@ def test_results_of_other_weights_are_refused(finished: tuple[Path, pd.DataFrame
 
 def test_one_changed_weight_changes_the_fingerprint() -> None:
     prior, same = load_prior("fashion32"), load_prior("fashion32")
-    assert fingerprint(prior) == fingerprint(same) == weights_of("fashion32", "cpu")
-    network: Any = same.denoiser
-    while not isinstance(network, torch.nn.Module):
-        network = network.network
+    assert weights.fingerprint(prior) == weights.fingerprint(same) == weights_of("fashion32", "cpu")
     with torch.no_grad():
-        next(network.parameters()).view(-1)[7] += 1e-3
-    assert fingerprint(prior) != fingerprint(same)
+        next(tensor for _, tensor in weights.tensors_of(same)).view(-1)[7] += 1e-3
+    assert weights.fingerprint(prior) != weights.fingerprint(same)
 
 
 def fake(problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 def fingerprint(prior: Any) -> str:
     """16 hexadecimal digits of all numbers in the networks of a prior, the same on every device."""
     digest = hashlib.sha256()
-    for name, tensor in _tensors(prior):
+    for name, tensor in tensors_of(prior):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def _tensors(part: Any) -> Iterator[tuple[str, Tensor]]:
+def tensors_of(part: Any) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a network, or of a dataclass around one, in a fixed order."""
     if isinstance(part, Tensor):
         yield "", part
@@ -28,4 +28,4 @@ def _tensors(part: Any) -> Iterator[tuple[str, Tensor]]:
         yield from sorted(part.state_dict().items())
     elif is_dataclass(part):
         for field in fields(part):
-            yield from _tensors(getattr(part, field.name))
+            yield from tensors_of(getattr(part, field.name))
