@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import to_hex
 
 import pyro_vipaint as vp
 from pyro_vipaint.bench import METHODS, TASKS, Cell, Plan, Store, engine, engines, run, weights, write_report
 from pyro_vipaint.bench import runner as bench_runner
 from pyro_vipaint.bench.engines import Engine
+from pyro_vipaint.bench.figures import quality_figure
 from pyro_vipaint.bench.methods import Baseline, Outcome, VIPaint
 from pyro_vipaint.bench.problems import Problem, load_problem, weights_of
 from pyro_vipaint.bench.report import lpips_table
@@ -251,6 +254,18 @@ def test_the_report_has_a_table_a_budget_and_its_pictures(finished: tuple[Path, 
     pictures = [line.split("(")[1].rstrip(")") for line in markdown.splitlines() if line.startswith("![")]
     assert len(pictures) == 4 and all((out / name).stat().st_size > 1000 for name in pictures)
     assert page.count("<img") == 4 and "**" not in page and page.count("<table") == markdown.count("\n|:-")
+
+
+def test_a_method_has_one_colour_in_all_panels_and_the_legend(finished: tuple[Path, pd.DataFrame]) -> None:
+    """Replacement is not in the panel of super-resolution, whose first line is that of DPS."""
+    figure: Any = quality_figure(finished[1])
+    box, super_resolution = (
+        {line.get_label(): to_hex(line.lines[0].get_color()) for line in axis.containers} for axis in figure.axes
+    )
+    texts, handles = figure.legends[0].get_texts(), figure.legends[0].legend_handles
+    legend = {text.get_text(): to_hex(handle.get_color()[0]) for text, handle in zip(texts, handles, strict=True)}
+    assert set(box) == {"Blended", "DPS"} and box["Blended"] != box["DPS"]
+    assert super_resolution == {"DPS": box["DPS"]} and legend == box
 
 
 @pytest.mark.parametrize(

@@ -53,18 +53,21 @@ def quality_figure(rows: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(2.8 * len(tasks) + 1.2, 2.8), layout="constrained")
     budgets = sorted({int(budget) for budget in table["budget"].dropna()})
     axes = figure.subplots(1, len(tasks), squeeze=False)[0]
+    styles = {method: (f"C{i % 10}", "os"[i // 10 % 2]) for i, method in enumerate(dict.fromkeys(table["method"]))}
+    legend = {}
     for axis, task in zip(axes, tasks, strict=True):
         line: Any
         for method, line in table[table["task"] == task].groupby("method", sort=False):
-            line = line.sort_values("evaluations")
-            axis.errorbar(line["evaluations"], line["lpips"], line["lpips_se"], marker="o", label=str(method))
+            (color, marker), line = styles[method], line.sort_values("evaluations")
+            x, y, error = (line[name] for name in ("evaluations", "lpips", "lpips_se"))
+            legend[method] = axis.errorbar(x, y, error, color=color, marker=marker, label=str(method))
         axis.set_title(task, fontsize=9)
         axis.set_xscale("log")
         axis.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
         axis.minorticks_off()
         axis.set_xlabel("network evaluations a sample")
     axes[0].set_ylabel("LPIPS (lower is better)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
+    figure.legend(handles=[legend[method] for method in styles], loc="outside right center", fontsize=7)
     return figure
 
 
