@@ -72,15 +72,18 @@ def _in_processes(
     from multiprocessing import get_context
 
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_the_parent)
-    running = {pool.submit(compute, cell): cell for cell in islice(cells, workers + 1)}
+    taken, running = list(islice(cells, workers + 1)), {}
     try:
-        while running:
+        while taken or running:
+            while taken:
+                running[pool.submit(compute, taken[0])] = taken[0]
+                del taken[0]  # not before: a broken pool takes none
             future = next(iter(wait(running, return_when=FIRST_COMPLETED).done))
             record = future.result()
             yield running.pop(future), record  # kept no longer: its tensors hold open files
-            running |= {pool.submit(compute, cell): cell for cell in islice(cells, 1)}
+            taken += islice(cells, 1)
     except BrokenProcessPool:
-        return list(running.values())
+        return [*running.values(), *taken]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     return []
