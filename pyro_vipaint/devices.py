@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -32,12 +33,18 @@ def resolve_device(name: str | torch.device) -> torch.device:
 
 def device_of(part: Any) -> torch.device | None:
     """Where the tensors of a network lie, or of a dataclass around one (a prior); ``None`` where there are none."""
+    return next((tensor.device for _, tensor in tensors_of(part)), None)
+
+
+def tensors_of(part: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a network, or of a dataclass around one, with their names in the network, in a fixed order."""
     if isinstance(part, Tensor):
-        return part.device
-    if isinstance(part, nn.Module):
-        return next((parameter.device for parameter in part.parameters()), None)
-    inside = (getattr(part, field.name) for field in fields(part)) if is_dataclass(part) else ()
-    return next((device for device in map(device_of, inside) if device is not None), None)
+        yield "", part
+    elif isinstance(part, nn.Module):
+        yield from sorted(part.state_dict().items())
+    elif is_dataclass(part):
+        for field in fields(part):
+            yield from tensors_of(getattr(part, field.name))
 
 
 def device_for(prior: Any, name: str | torch.device) -> torch.device:

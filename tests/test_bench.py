@@ -26,6 +26,7 @@ from pyro_vipaint.bench.report import lpips_table
 from pyro_vipaint.bench.scores import score, ssim
 from pyro_vipaint.bench.summary import means, paired
 from pyro_vipaint.bench.work import Record
+from pyro_vipaint.devices import tensors_of
 from pyro_vipaint.metrics import alexnet_features, restored_kernel_distance
 from pyro_vipaint.models import load_prior
 from pyro_vipaint.settings import budget_settings
@@ -132,7 +133,7 @@ def test_one_changed_weight_changes_the_fingerprint() -> None:
     prior, same = load_prior("fashion32"), load_prior("fashion32")
     assert weights.fingerprint(prior) == weights.fingerprint(same) == weights_of("fashion32", "cpu")
     with torch.no_grad():
-        next(tensor for _, tensor in weights.tensors_of(same)).view(-1)[7] += 1e-3
+        next(tensor for _, tensor in tensors_of(same)).view(-1)[7] += 1e-3
     assert weights.fingerprint(prior) != weights.fingerprint(same)
 
 

@@ -154,7 +154,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench.grid": set(),
     "bench.tasks": {"masks", "operators", "restoring"},
     "bench.memory": set(),
-    "bench.weights": set(),
+    "bench.weights": {"devices"},
     "bench.problems": _LIBRARY | {"held_out", "files", "inputs", "bench.grid", "bench.tasks", "bench.weights"},
     "bench.methods": _LIBRARY | {"inpainting", "restoring", "bench.problems"},
     "bench.registry": {"baselines", "bench.methods"},

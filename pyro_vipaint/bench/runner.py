@@ -89,8 +89,10 @@ def check(plan: Plan, device: str) -> None:
 
 def _check_weights(store: Store, plan: Plan, device: str) -> None:
     """Refuses to go on with results of other weights, which a retrained prior of the same name has."""
-    for name in plan.priors:
-        if not store.weights(name) <= {weights_of(name, device)}:
+    current = {name: weights_of(name, device) for name in plan.priors}
+    for record in store.records():
+        name = record["cell"]["prior"]
+        if name in current and record["error"] is None and record.get("weights") != current[name]:
             raise InputError(f"{store.out} has results of other weights of {name}: choose another folder.")
 
 

@@ -64,11 +64,6 @@ class Store:
         """The plain part of all records, in the order of their file names."""
         return [plain for _, plain in self._plain()]
 
-    def weights(self, prior: str) -> set[str | None]:
-        """The fingerprints of the weights of ``prior`` that finished cells were computed with."""
-        plain = (plain for plain in self.records() if plain["cell"]["prior"] == prior)
-        return {each.get("weights") for each in plain if each["error"] is None}
-
     def tensors(self, cell: Cell) -> dict[str, Tensor]:
         """The tensors of a finished cell."""
         from safetensors.torch import load_file

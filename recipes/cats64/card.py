@@ -109,7 +109,7 @@ def training(weights: Result) -> str:
 | length of the cosine | {plan(autoencoder.SHIPPED_RUN)} | \
 {plan(prior.SHIPPED_RUN)} |
 | noise levels | | t uniform; half of them with a normal logit: \
-{_focus(weights["unet"]["iterations"])} |
+{_focus()} |
 
 One combination of parts in ten was held out: those whose part numbers add up to a multiple of ten.
 
@@ -123,11 +123,12 @@ python -m recipes.cats64.classifier --work CLASSIFIER
 """
 
 
-def _focus(iterations: int) -> str:
-    """Where the noise levels were drawn more often, in those of ``iterations`` batches."""
-    spans = [f"from batch {start:,} on of mean {mean:g} and standard deviation {std:g}"
-             for start, (mean, std) in prior.SHIPPED_FOCUS if start < iterations]  # fmt: skip
-    return ", ".join(spans)
+def _focus() -> str:
+    """Where the noise levels were drawn more often."""
+    return ", ".join(
+        f"from batch {start:,} on of mean {mean:g} and standard deviation {std:g}"
+        for start, (mean, std) in prior.SHIPPED_FOCUS
+    )
 
 
 def _channels(network: autoencoder.AutoencoderKL | prior.UNet2DModel) -> str:

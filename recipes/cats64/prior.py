@@ -29,6 +29,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel
 from torch import Tensor
 
 from pyro_vipaint.held_out import draw_parts, shipped_layers
+from pyro_vipaint.layers import Layers
 from recipes.cats64.autoencoder import build_network as build_autoencoder
 from recipes.training import Schedule, load_average, train
 
@@ -97,12 +98,13 @@ def encode_cats(autoencoder: AutoencoderKL, num: int, seed: int) -> Tensor:
     """Latents ``(num, 4, 16, 16)`` of random cats that are not held out, without shift and scale."""
     layers, generator = shipped_layers(), torch.Generator().manual_seed(seed)
     index = draw_parts(layers, num, held_out=False, generator=generator)
-    return torch.cat([_encode(autoencoder, layers.compose(chunk)) for chunk in index.split(CHUNK)]).contiguous()
+    return _encode(autoencoder, layers, index)
 
 
-def _encode(autoencoder: AutoencoderKL, x: Tensor) -> Tensor:
-    batches = x.contiguous(memory_format=torch.channels_last).split(CHUNK)
-    return torch.cat([autoencoder.encode(batch).latent_dist.mode() for batch in batches])
+def _encode(autoencoder: AutoencoderKL, layers: Layers, index: Tensor) -> Tensor:
+    """Latents of the pictures of part numbers ``(N, L)``."""
+    pictures = (layers.compose(chunk).contiguous(memory_format=torch.channels_last) for chunk in index.split(CHUNK))
+    return torch.cat([autoencoder.encode(x).latent_dist.mode() for x in pictures]).contiguous()
 
 
 def load_latents(autoencoder: Path, work: Path) -> tuple[Tensor, float, float]:
@@ -127,14 +129,14 @@ def part_metric(autoencoder: AutoencoderKL) -> Tensor:
     """
     layers, generator = shipped_layers(), torch.Generator().manual_seed(2)
     index = draw_parts(layers, PAIRS, held_out=False, generator=generator)
-    latents = _encode(autoencoder, layers.compose(index)).flatten(1).double()
+    latents = _encode(autoencoder, layers, index).flatten(1).double()
     metric = torch.eye(latents.shape[1], dtype=torch.float64)
     for slot, name in enumerate(layers.parts):
         if name in SMALL_PARTS:
             other, count = index.clone(), len(layers.classes[name])
             other[:, slot] += torch.randint(1, count, (PAIRS,), generator=generator)
             other[:, slot] %= count
-            difference = _encode(autoencoder, layers.compose(other)).flatten(1).double() - latents
+            difference = _encode(autoencoder, layers, other).flatten(1).double() - latents
             root = _root(difference.T @ difference / PAIRS)
             metric += len(root) * root / root.trace()
     return _root(metric / metric.trace() * len(metric)).float()
