@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 EVENT_DIM = 3  # images and their latents are (C, H, W)
+PIXELS_AT_ONCE = 2**16  # of images in one pass on a CPU, whose cache a pass should fit; 64 images of 64 px: 1.3 x as fast
 
 
 class Codec(Protocol):
@@ -72,11 +73,12 @@ class AutoencoderCodec:
 
     def encode(self, x: Tensor) -> Tensor:
         """Latents ``(*leading, C', H / f, W / f)`` of images ``(*leading, C, H, W)`` in [-1, 1]."""
-        return (self._flat(self._encode, x) - self.shift_factor) * self.scaling_factor
+        return (self._flat(self._encode, x, x.shape[-2:].numel()) - self.shift_factor) * self.scaling_factor
 
     def decode(self, z: Tensor) -> Tensor:
         """Images ``(*leading, C, f H, f W)`` of latents ``(*leading, C', H, W)``, differentiable."""
-        return self._flat(self._decode, z / self.scaling_factor + self.shift_factor)
+        pixels = self.image_shape(z.shape[-EVENT_DIM:])[-2:].numel()
+        return self._flat(self._decode, z / self.scaling_factor + self.shift_factor, pixels)
 
     def image_shape(self, event_shape: Sequence[int]) -> torch.Size:
         """(C, f H, f W) for latents of shape (C', H, W)."""
@@ -90,8 +92,12 @@ class AutoencoderCodec:
     def _decode(self, z: Tensor) -> Tensor:
         return self.autoencoder.decode(z).sample
 
-    def _flat(self, network: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
-        """``network`` on one batch dimension in the autoencoder's dtype; leading dimensions and dtype restored."""
+    def _flat(self, network: Callable[[Tensor], Tensor], value: Tensor, pixels: int) -> Tensor:
+        """``network`` on one batch dimension in the autoencoder's dtype; leading dimensions and dtype restored.
+
+        ``pixels``: of one image, by which a CPU takes few images at once and a GPU all.
+        """
         flat = value.reshape(-1, *value.shape[-EVENT_DIM:]).to(self.autoencoder.dtype)
-        output = network(flat).to(value.dtype)
+        at_once = PIXELS_AT_ONCE // pixels if flat.device.type == "cpu" else len(flat)
+        output = torch.cat([network(few) for few in flat.split(max(1, at_once))]).to(value.dtype)
         return output.reshape(*value.shape[:-EVENT_DIM], *output.shape[1:])
