@@ -204,28 +204,36 @@ def _guided_step(
 
 def _consistent(prior: DiffusionPrior, likelihood: Any, z_hat: Tensor, y: Tensor, descent: _Descent) -> Tensor:
     """z*: the latent near ``z_hat`` whose image fits ``y``, of the shape of ``z_hat``."""
-    leading_dims = z_hat.ndim - prior.event_dim
     if not descent.in_pixels:
-        return _descend(lambda z: likelihood.residual(prior.decode(z), y), likelihood, z_hat, leading_dims, descent)
+        return _descend(prior.decode, prior, likelihood, z_hat, y, descent)
     with torch.no_grad():
-        x_hat = prior.decode(z_hat)
-        x = _descend(lambda x: likelihood.residual(x, y), likelihood, x_hat, leading_dims, descent)
-        return prior.encode(x)
+        return prior.encode(_descend(lambda x: x, prior, likelihood, prior.decode(z_hat), y, descent))
 
 
 def _descend(
-    residual: Callable[[Tensor], Tensor], likelihood: Any, start: Tensor, leading_dims: int, descent: _Descent
+    image: Callable[[Tensor], Tensor],
+    prior: DiffusionPrior,
+    likelihood: Any,
+    start: Tensor,
+    y: Tensor,
+    descent: _Descent,
 ) -> Tensor:
-    """The end of AdamW on the mean squared ``residual`` of each sample; where it is small enough, a sample rests."""
+    """The end of AdamW on the mean squared residual of the ``image`` of each sample, which rests once it is small enough.
+
+    Of samples at rest no image is made any more.
+    """
+    leading = start.shape[: start.ndim - prior.event_dim]
     value = start.detach().clone().requires_grad_()
     optimizer = torch.optim.AdamW([value], lr=descent.lr)
+    moving = torch.ones(leading, dtype=torch.bool, device=start.device)
+    blank = start.new_zeros(*leading, *prior.image_shape)
     for _ in range(descent.iterations):
         with torch.enable_grad():
-            difference = residual(value)
-            observed = likelihood.observed(difference).flatten(leading_dims).sum(-1).clamp(min=1)
-            error = difference.flatten(leading_dims).square().sum(-1) / observed
-            total = error.sum()
-        moving = error.detach() > descent.tolerance**2
+            difference = likelihood.residual(blank.index_put((moving,), image(value[moving])), y)
+            observed = likelihood.observed(difference).flatten(len(leading)).sum(-1).clamp(min=1)
+            error = difference.flatten(len(leading)).square().sum(-1) / observed
+            total = error[moving].sum()
+        moving = moving & (error.detach() > descent.tolerance**2)
         if not moving.any():
             break
         (value.grad,) = torch.autograd.grad(total, value)
