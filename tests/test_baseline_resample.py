@@ -11,7 +11,13 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint.baselines import resample
-from pyro_vipaint.baselines.resample import _stochastic_resample, _third_of_hard_step, resample_calls
+from pyro_vipaint.baselines.resample import (
+    _consistent,
+    _Descent,
+    _stochastic_resample,
+    _third_of_hard_step,
+    resample_calls,
+)
 from pyro_vipaint.schedules import EDM, LinearVP
 from tests.baseline_truth import GaussianTruth, gaussian_truth, measure_bias
 from tests.latent_truth import latent_truth, unconditional_chain
@@ -117,6 +123,21 @@ def test_calls_are_steps_and_every_decoding_is_counted() -> None:
     strict = vp.Gaussian(truth.likelihood.operator, sigma=1e-6)
     never = resample(truth.prior, strict, truth.y, 3, STEPS, latent_iterations=7, pixel_iterations=3)
     assert never.decodings == without.decodings + 2 * 7
+
+
+def test_no_image_is_made_of_a_sample_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two observations, one within the noise of any image and one beyond reach: the decoder has only the second."""
+    truth = latent_truth()
+    codec, decoded = type(truth.prior.codec), []
+    plain = codec.decode
+    monkeypatch.setattr(codec, "decode", lambda self, z: decoded.append(len(z.flatten(0, -3))) or plain(self, z))
+    z_hat = torch.zeros(3, 2, *truth.prior.event_shape)
+    fitting = plain(truth.prior.codec, z_hat[0, :1])
+    descent = _Descent(False, 1e-3, 4, truth.likelihood.noise_std)
+    z_star = _consistent(truth.prior, truth.likelihood, z_hat, torch.cat([fitting, fitting + 100]), descent)
+    assert decoded == [6, 3, 3, 3]
+    assert torch.equal(z_star[:, 0], z_hat[:, 0])
+    assert (z_star[:, 1] != 0).any()
 
 
 def test_a_pixel_prior_is_refused() -> None:

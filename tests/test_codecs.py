@@ -89,6 +89,26 @@ def test_image_shape_is_the_shape_of_what_is_decoded(make: Callable[[], Any], si
 
 
 @each_autoencoder
+def test_few_images_at_once_are_all_images_at_once(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU no pass has more than PIXELS_AT_ONCE pixels of images; values and gradients do not change."""
+    codec, sizes = AutoencoderCodec(make(), SCALE, SHIFT), []
+    codec.autoencoder.decoder.register_forward_hook(lambda module, arguments, output: sizes.append(len(output)))
+    codec.autoencoder.encoder.register_forward_hook(lambda module, arguments, output: sizes.append(len(output)))
+    x, z = torch.rand(5, 1, *IMAGE) * 2 - 1, torch.randn(5, 1, *LATENT, requires_grad=True)
+
+    def results() -> tuple[Tensor, ...]:
+        image = codec.decode(z)
+        return image.detach(), torch.autograd.grad(image.square().sum(), z)[0], codec.encode(x)
+
+    together, sizes[:] = results(), []
+    monkeypatch.setattr("pyro_vipaint.codecs.PIXELS_AT_ONCE", 2 * IMAGE[-1] * IMAGE[-2])
+    apart = results()
+    assert sizes == [2, 2, 1, 2, 2, 1]
+    for few, all_at_once in zip(apart, together, strict=True):
+        torch.testing.assert_close(few, all_at_once, rtol=1e-4, atol=1e-5)
+
+
+@each_autoencoder
 def test_autoencoders_are_frozen(make: Callable[[], Any]) -> None:
     """No weight asks for a gradient, and nothing is in training mode."""
     autoencoder = make().train()

@@ -218,7 +218,7 @@ def _descend(
     y: Tensor,
     descent: _Descent,
 ) -> Tensor:
-    """The end of AdamW on the mean squared residual of the ``image`` of each sample, which rests once it is small enough.
+    """The end of AdamW on the mean squared residual of each sample's ``image``; where it is small enough, it rests.
 
     Of samples at rest no image is made any more.
     """
