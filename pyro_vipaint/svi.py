@@ -13,6 +13,7 @@ import torch
 from pyro.poutine.guide import GuideMessenger
 from torch import Tensor, nn
 
+from pyro_vipaint.averaging import ParameterAverage
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.errors import InputError, NonFiniteError
 from pyro_vipaint.resuming import FitState
@@ -131,6 +132,7 @@ def fit(
     lr: float | Mapping[str, float] | None = None,
     *,
     final_lr: float = 1.0,
+    average: int = 0,
     seed: int | None = None,
     resume: Fit | None = None,
     callback: Callable[[int, float], None] | None = None,
@@ -156,6 +158,8 @@ def fit(
             ``resume`` where the earlier fit left them.
         final_lr: factor that the rate has reached, geometrically, at the last step of this call. A fit knows its own
             steps only, so factors of resumed fits multiply: with 0.1 and then 0.1 the last rate is 0.01 of the first.
+        average: the guide ends with the mean of its parameters over so many last steps of this call
+            (:mod:`pyro_vipaint.averaging`); with 0 as the last step left it, from which a resumed fit always goes on.
         seed: seed of this fit; ``None`` goes on with the global generator.
         resume: the earlier fit; the guide is set to where it stopped. The global generator is left as it was.
         callback: called as ``callback(step, loss)`` after each step; ``step`` counts from 0 in each call.
@@ -167,6 +171,8 @@ def fit(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}.")
+    if not 0 <= average <= steps:
+        raise ValueError(f"average must be between 0 and the {steps} steps, not {average}.")
     _check_model(model, guide)
     earlier = None if resume is None else _earlier_state(resume, seed)
     if next(guide.parameters(), None) is None:
@@ -183,6 +189,7 @@ def fit(
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, final_lr ** (1 / steps))
     losses: list[float] = []
     history: list[dict[str, Tensor]] = []
+    mean = ParameterAverage(guide)
     begun = time.perf_counter()
     with randomness, count_calls() as count:
         for step in range(steps):
@@ -192,9 +199,12 @@ def fit(
             _check_finite(step, losses[-1], history[-1])
             optimizer.step()
             decay.step()
+            if step >= steps - average:
+                mean.add()
             if callback is not None:
                 callback(step, losses[-1])
         state = FitState.capture(guide, optimizer)
+    mean.apply()
     terms = {name: torch.stack([record[name] for record in history]).cpu() for name in history[0]}
     done = Fit(losses, terms, count.calls, count.evaluations, time.perf_counter() - begun, state)
     return done if resume is None else resume._followed_by(done)

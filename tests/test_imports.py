@@ -113,7 +113,9 @@ ALLOWED: dict[str, set[str]] = {
     "elbos.renyi": {"errors", "elbos.base"},
     "elbos.annealed": {"errors", "elbos.base", "elbos.beta"},
     "elbos": {"elbos.beta", "elbos.sampled", "elbos.sticking", "elbos.renyi", "elbos.annealed"},
-    "svi": _TOOLS | {"saving", "resuming", "models.priors", "models.diffusion", "elbos.beta", "diagnostics.arviz"},
+    "averaging": set(),
+    "svi": _TOOLS
+    | {"averaging", "saving", "resuming", "models.priors", "models.diffusion", "elbos.beta", "diagnostics.arviz"},
     "sampling": _TOOLS | _PRIORS | _MEASUREMENTS | {"models.diffusion"},
     "refinement": _TOOLS | _PRIORS | _MEASUREMENTS | {"keypoints", "models.diffusion"},
     "baselines.base": _TOOLS | _PRIORS,
