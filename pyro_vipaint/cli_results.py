@@ -12,6 +12,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from pyro_vipaint.allocator import keep_freed_memory
 from pyro_vipaint.cli_shared import console
 
 Report = Callable[[str, int, int, float | None], None]
@@ -40,6 +41,7 @@ def run_and_write(
     """Runs VIPaint with progress bars, prints the table, writes the folder; ``entries`` go into the report as well."""
     from pyro_vipaint.files import build_report, write_result
 
+    keep_freed_memory()
     with _progress_bars() as progress, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Encountered (NaN|[+-]inf)")  # Pyro's; the error that follows says where
         result = run(progress)

@@ -199,6 +199,8 @@ def check_settings(settings: Settings) -> Settings:
         value = getattr(settings, name)
         if not (math.isfinite(value) and value >= 0):
             raise InputError(f"{name.replace('_', '-')} must be finite and not negative, it is {value:g}.")
+    if not 0 <= settings.average <= 1:
+        raise InputError(f"average is a share of the steps, between 0 and 1, not {settings.average:g}.")
     return settings
 
 

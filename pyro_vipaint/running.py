@@ -129,7 +129,8 @@ def _phases(
     guide = (factory or _hierarchical(settings))(model, start)
     elbo = BetaELBO(settings.beta, settings.num_particles)
     fitted = fit(
-        model, guide, y, elbo, settings.steps, {**DEFAULT_LR, **settings.lr}, final_lr=settings.final_lr,
+        model, guide, y, elbo, settings.steps, {**DEFAULT_LR, **settings.lr},
+        final_lr=settings.final_lr, average=settings.averaged_steps,
         callback=lambda step, loss: report("fit", step + 1, settings.steps, float(elbo.negative_bound().sum())),
     )  # fmt: skip
     z = sample(guide, y, num_samples)
