@@ -13,7 +13,6 @@ LATENT_START, LATENT_STOP = 12.0, 1.5  # of latent priors
 LATENT_FIT_CALLS = 120  # network calls of their fit, at least one step of MAX_LEVELS
 KINDS = ("mu", "tau", "gamma")  # the parameters of HierarchicalGuide
 FIT_SHARE = 0.4  # of a budget
-WARM_UP = 15  # steps of a fit that no average takes in: as far as means have to go at the default rates
 MAX_LEVELS = 100  # ten grid steps of a thousand-step chain between neighbouring keypoints at least
 
 
@@ -32,8 +31,8 @@ class Settings:
         num_particles: draws of the guide in one step.
         lr: Adam's rates by kind of parameter.
         final_lr: the factor that they have reached at the last step.
-        average: share of the steps, the last ones, whose mean the guide ends with, the first 15 in no case; 0 for the
-            last step's own values.
+        average: share of the steps, the last ones, whose mean the guide ends with; 0 for the last step's own values.
+            .5 raises the bound of a short fit (``benchmarks/quality.py``).
         gamma_logit: logit of gamma at the start.
         tau_scale: tau below T_e at the start, in units of the prior's step.
         refine_steps: DPS steps from T_s to 0, one network call each.
@@ -56,8 +55,8 @@ class Settings:
 
     @property
     def averaged_steps(self) -> int:
-        """How many steps that share is, without the first :data:`WARM_UP`."""
-        return min(round(self.average * self.steps), max(0, self.steps - WARM_UP))
+        """How many steps that share is."""
+        return round(self.average * self.steps)
 
 
 def default_noise_levels(levels: int, start: float = START, stop: float = STOP) -> tuple[float, ...]:

@@ -124,6 +124,23 @@ def test_the_default_guide_can_be_given(prior: DiffusionPrior, image: Tensor, ma
     assert torch.equal(given.samples, vp.inpaint(image, mask, prior, **QUICK).samples)
 
 
+def test_the_average_is_a_share_of_the_steps(prior: DiffusionPrior, image: Tensor, mask: Tensor) -> None:
+    """Half of four steps: the guide is sampled with the mean of the third and the fourth, for no further call."""
+    settings, made, iterates = replace(default_settings(2), steps=4, refine_steps=2, average=0.5), [], []
+
+    def factory(model: DiffusionModel, start: Tensor) -> HierarchicalGuide:
+        made.append(HierarchicalGuide(model, start))
+        return made[-1]
+
+    result = vp.inpaint(
+        image, mask, prior, settings=settings, guide=factory, num_samples=3, seed=0, device="cpu",
+        progress=lambda phase, *_: iterates.append(made[0].mu_2.detach().clone()) if phase == "fit" else None,
+    )  # fmt: skip
+    torch.testing.assert_close(made[0].mu_2.detach(), (iterates[2] + iterates[3]) / 2)
+    last = vp.inpaint(image, mask, prior, settings=replace(settings, average=0.0), num_samples=3, seed=0, device="cpu")
+    assert result.calls == last.calls
+
+
 @pytest.mark.parametrize("family", [MixtureGuide, LowRankGuide, FlowGuide, MeanFieldGuide, PriorGuide, DeltaGuide])
 def test_the_guide_can_be_swapped(prior: DiffusionPrior, image: Tensor, mask: Tensor, family: GuideFactory) -> None:
     """Whatever kinds of parameters it has, it is fitted at the same number of network calls."""
