@@ -12,7 +12,9 @@ from pyro_vipaint.cli_bench import bench
 from pyro_vipaint.cli_restore import restore
 from pyro_vipaint.cli_results import (
     Beta,
+    Checkpointing,
     Guidance,
+    Half,
     InvertMask,
     Label,
     Levels,
@@ -40,12 +42,15 @@ def demo(
     """Completes held-out images with a prior that ships, and shows the bound that was reached."""
     with one_line_errors():
         from pyro_vipaint.demo import problem_for
+        from pyro_vipaint.devices import resolve_device
         from pyro_vipaint.files import check_out
+        from pyro_vipaint.inputs import check_prior
 
         check_out(out)
         images, masks, labels = problem_for(prior)
+        loaded = check_prior(prior, resolve_device(device))
         _run_and_write(
-            images, masks, images, out, seed, prior=prior, label=labels, device=device, levels=4, num_samples=10
+            images, masks, images, out, seed, prior=loaded, label=labels, device=device, levels=4, num_samples=10
         )
 
 
@@ -64,6 +69,8 @@ def inpaint(
     refine_steps: RefineSteps = None,
     beta: Beta = None,
     device: Device = "auto",
+    half: Half = False,
+    checkpointing: Checkpointing = False,
     seed: Seed = 0,
     resize: Annotated[bool, typer.Option("--resize", help="Fit picture and mask to the prior's size.")] = False,
     invert_mask: InvertMask = False,
@@ -76,7 +83,7 @@ def inpaint(
         from pyro_vipaint.inputs import check_prior
 
         check_out(out)
-        loaded = check_prior(prior, resolve_device(device))
+        loaded = check_prior(prior, resolve_device(device), half, checkpointing)
         channels, height, width = loaded.image_shape
         size = (height, width) if resize else None
         _run_and_write(
@@ -104,11 +111,13 @@ def priors() -> None:
 
 def _run_and_write(images: Any, masks: Any, truth: Any, out: Path, seed: int, **arguments: Any) -> None:
     """Runs :func:`inpaint` and writes what comes of it."""
+    from pyro_vipaint.devices import dtype_name
     from pyro_vipaint.inpainting import inpaint as run
     from pyro_vipaint.inputs import check_truth
 
     check_truth(truth, images.shape)
     entries = {name: arguments.get(name) for name in ("prompt", "guidance_scale")}
+    entries |= {"dtype": dtype_name(arguments["prior"])}
     run_and_write(
         lambda progress: run(images, masks, seed=seed, progress=progress, **arguments),
         truth, out, seed, arguments["prior"], arguments["label"], entries,

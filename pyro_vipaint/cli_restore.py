@@ -9,7 +9,9 @@ import typer
 
 from pyro_vipaint.cli_results import (
     Beta,
+    Checkpointing,
     Guidance,
+    Half,
     InvertMask,
     Label,
     Levels,
@@ -49,6 +51,8 @@ def restore(
     refine_steps: RefineSteps = None,
     beta: Beta = None,
     device: Device = "auto",
+    half: Half = False,
+    checkpointing: Checkpointing = False,
     seed: Seed = 0,
     truth: Truth = None,
 ) -> None:
@@ -58,7 +62,7 @@ def restore(
     the restorations are compared with it.
     """
     with one_line_errors():
-        from pyro_vipaint.devices import resolve_device
+        from pyro_vipaint.devices import dtype_name, resolve_device
         from pyro_vipaint.files import check_out, read_image
         from pyro_vipaint.inputs import check_image, check_prior, check_seed, check_truth
         from pyro_vipaint.restoring import NOISE
@@ -67,7 +71,7 @@ def restore(
         check_out(out)
         _check_simulation(simulate, noise, resize, truth)
         check_seed(seed)
-        loaded = check_prior(prior, resolve_device(device))
+        loaded = check_prior(prior, resolve_device(device), half, checkpointing)
         channels, height, width = loaded.image_shape
         given = {
             "factor": factor, "mode": mode, "std": std, "length": length, "angle": angle,
@@ -83,6 +87,7 @@ def restore(
         check_truth(true, loaded.image_shape)
         entries = {"task": task, **{name: str(v) if isinstance(v, Path) else v for name, v in options.items()}}
         entries |= {"simulated": simulate, "noise": noise, "prompt": prompt, "guidance_scale": guidance_scale}
+        entries |= {"dtype": dtype_name(loaded)}
         run_and_write(
             lambda progress: run(
                 y, operator, loaded, levels, samples, label=label, prompt=prompt, guidance_scale=guidance_scale,

@@ -31,9 +31,23 @@ def resolve_device(name: str | torch.device) -> torch.device:
     return device
 
 
+def half_precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device computes in it, which are CUDA devices since Ampere; float32 elsewhere.
+
+    CPUs and older GPUs take bfloat16 as well, and gain little or lose much.
+    """
+    has = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has else torch.float32
+
+
 def device_of(part: Any) -> torch.device | None:
     """Where the tensors of a network lie, or of a dataclass around one (a prior); ``None`` where there are none."""
     return next((tensor.device for _, tensor in tensors_of(part)), None)
+
+
+def dtype_name(part: Any) -> str:
+    """What the numbers of a network, or of a dataclass around one, are: ``float32`` or the like."""
+    return next((str(tensor.dtype).removeprefix("torch.") for _, tensor in tensors_of(part)), "unknown")
 
 
 def tensors_of(part: Any) -> Iterator[tuple[str, Tensor]]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vipaint.devices import half_precision
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.guidance import WEIGHT
 from pyro_vipaint.metrics import takes_lpips
@@ -32,15 +33,22 @@ WIDEST = 2.0  # images live in [-1, 1]; a noisy observation may lie outside, byt
 AVERAGES = (GaussianBlur, Inpainting, MotionBlur, SuperResolution)  # operators whose observations live there too
 
 
-def check_prior(prior: Any, device: torch.device) -> DiffusionPrior:
-    """``prior`` itself, or the one of that name, refused if it is something else or cannot be loaded."""
+def check_prior(
+    prior: Any, device: torch.device, half: bool = False, checkpointing: bool = False
+) -> DiffusionPrior:
+    """``prior`` itself, or the one of that name, refused if it is something else or cannot be loaded.
+
+    One that is loaded computes in :func:`half_precision` of the device if ``half``; ``checkpointing`` is that of
+    :func:`load_prior`.
+    """
     if isinstance(prior, DiffusionPrior):
         return prior
     if not isinstance(prior, (str, Path)):
         kind = type(prior).__name__
         raise InputError(f"The prior must be a name, a folder or a DiffusionPrior, not {kind}; see from_diffusers.")
     try:
-        return load_prior(prior, device)
+        dtype = half_precision(device) if half else torch.float32
+        return load_prior(prior, device, dtype=dtype, checkpointing=checkpointing)
     except InputError:
         raise
     except Exception as error:  # broken weights and configurations raise anything, over many lines

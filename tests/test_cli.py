@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 import pyro_vipaint as vp
 from pyro_vipaint.cli import app
 from pyro_vipaint.demo import demo_problem
+from pyro_vipaint.devices import dtype_name
 from pyro_vipaint.files import check_out, read_image, read_mask, whole_folder
 from pyro_vipaint.held_out import held_out_images
 from pyro_vipaint.masks import rotated_window
@@ -46,7 +47,9 @@ def tiny_prior(name: str, classes: tuple[str, ...]) -> DiffusionPrior:
 def tiny_priors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adds the names ``tiny``, with two classes, and ``plain``, with none."""
     priors = {"tiny": tiny_prior("tiny", ("cat", "dog")), "plain": tiny_prior("plain", ())}
-    monkeypatch.setattr("pyro_vipaint.inputs.load_prior", lambda name, device: priors.get(name) or load_prior(name))
+    monkeypatch.setattr(
+        "pyro_vipaint.inputs.load_prior", lambda name, device, **options: priors.get(name) or load_prior(name)
+    )
 
 
 def ramp() -> np.ndarray:
@@ -454,6 +457,29 @@ def test_invert_mask(folder: Path) -> None:
     assert inpaint(folder, "--out", folder / "a").exit_code == 0
     assert inpaint(folder, "--invert-mask", "--out", folder / "b", mask="inverse.png").exit_code == 0
     assert torch.equal(samples(folder, "a"), samples(folder, "b"))
+
+
+@pytest.mark.parametrize("options", [["--half"], ["--half", "--checkpointing"], ["--checkpointing"], []])
+def test_precision_and_checkpointing_reach_the_networks(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    """bfloat16 where the device has it, which a CPU has not."""
+    made: list[dict[str, Any]] = []
+    tiny = tiny_prior("tiny", ())
+    monkeypatch.setattr("pyro_vipaint.inputs.load_prior", lambda *_, **named: made.append(named) or tiny)
+    assert inpaint(folder, *options).exit_code == 0
+    monkeypatch.setattr("pyro_vipaint.inputs.half_precision", lambda device: torch.bfloat16)
+    assert inpaint(folder, *options).exit_code == 0
+    wanted = torch.bfloat16 if "--half" in options else torch.float32
+    assert [named["dtype"] for named in made] == [torch.float32, wanted]
+    assert all(named["checkpointing"] == ("--checkpointing" in options) for named in made)
+
+
+def test_the_report_names_the_precision(folder: Path) -> None:
+    """Of the networks, as they were loaded."""
+    assert dtype_name(load_prior("fashion32", dtype=torch.bfloat16)) == "bfloat16"
+    assert inpaint(folder).exit_code == 0
+    assert json.loads((folder / "out" / "report.json").read_text())["dtype"] == "float32"
 
 
 def test_priors_lists_what_ships() -> None:

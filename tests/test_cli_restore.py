@@ -35,7 +35,7 @@ def tiny_prior(monkeypatch: pytest.MonkeyPatch) -> DiffusionPrior:
     gaussian = GaussianPrior.diagonal(torch.zeros(1, SIZE, SIZE), torch.full((1, SIZE, SIZE), 0.5))
     prior = replace(gaussian.diffusion(), name="tiny")
     monkeypatch.setattr(
-        "pyro_vipaint.inputs.load_prior", lambda name, device: prior if name == "tiny" else load_prior(name)
+        "pyro_vipaint.inputs.load_prior", lambda name, *_, **__: prior if name == "tiny" else load_prior(name)
     )
     return prior
 

@@ -142,7 +142,7 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"errors"},
     "parts_classifier": {"errors"},
     "plotting": {"errors"},
-    "inputs": _LIBRARY,
+    "inputs": _LIBRARY | {"devices"},
     "comparison_inputs": _TOOLS | {"inputs", "guides.base", "models.diffusion", "sampling"},
     "comparison": _TOOLS | {"comparison_inputs", "diagnostics", "svi", "plotting", "models.diffusion"},
     "restoring": _LIBRARY | {"inputs", "running"},
