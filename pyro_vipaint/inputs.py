@@ -33,9 +33,7 @@ WIDEST = 2.0  # images live in [-1, 1]; a noisy observation may lie outside, byt
 AVERAGES = (GaussianBlur, Inpainting, MotionBlur, SuperResolution)  # operators whose observations live there too
 
 
-def check_prior(
-    prior: Any, device: torch.device, half: bool = False, checkpointing: bool = False
-) -> DiffusionPrior:
+def check_prior(prior: Any, device: torch.device, half: bool = False, checkpointing: bool = False) -> DiffusionPrior:
     """``prior`` itself, or the one of that name, refused if it is something else or cannot be loaded.
 
     One that is loaded computes in :func:`half_precision` of the device if ``half``; ``checkpointing`` is that of
@@ -203,7 +201,7 @@ def check_settings(settings: Settings) -> Settings:
         value = getattr(settings, name)
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"{name.replace('_', '-')} must be positive and finite, not {value:g}.")
-    for name in ("perceptual_weight", "zeta"):
+    for name in ("perceptual_weight", "zeta", "final_zeta"):
         value = getattr(settings, name)
         if not (math.isfinite(value) and value >= 0):
             raise InputError(f"{name.replace('_', '-')} must be finite and not negative, it is {value:g}.")

@@ -9,6 +9,9 @@ With x_hat = E[z_0 given z_t] and the residual r = |y - A(decode(x_hat))| of *ea
 one network call with its gradient. The factors c take the step in the variance-preserving coordinates z / c, in which
 it is the authors' DPS; so the same zeta means the same on every schedule.
 
+The gradient of a norm does not shrink with the residual, so that the last steps of a constant zeta throw a sample to
+and fro around y. With ``final_zeta`` it falls, evenly from step to step, to that share of itself; 1 is their DPS.
+
 The gradient of a decoder or a network is at times many times longer than usual, and one such step throws a sample off
 for good. So a sample's step is no longer than twice the noise of the transition, sqrt(D) times its standard deviation
 (Yang et al. 2024 fix it to once that length), unless its gradient with respect to z_t / c_t is shorter than |A|, as it
@@ -48,6 +51,7 @@ def refine(
     steps: int = DEFAULT_STEPS,
     *,
     zeta: float = DEFAULT_ZETA,
+    final_zeta: float = 1.0,
     guidance_scale: float | None = None,
     seed: int | None = None,
     callback: Callable[[int], None] | None = None,
@@ -60,6 +64,7 @@ def refine(
         y: observations ``(N, *observation)``.
         steps: steps from T_s to 0, evenly spaced in time.
         zeta: weight of the observation; 0.5 for inpainting in the DPS paper, 1.5 tuned here on fashion32.
+        final_zeta: the factor that it has reached at the last guided step.
         guidance_scale: weight of the condition (:mod:`pyro_vipaint.guidance`); the model's own if not given.
         seed: seed of the noise; ``None`` goes on with the global generator.
         callback: called as ``callback(step)`` after each step.
@@ -72,7 +77,7 @@ def refine(
         condition[WEIGHT] = guidance_scale
     with seeded(seed):
         limit = StepLimit(LIMIT, _norm(model.likelihood.operator, model.prior, y))
-        return guided_chain(model.prior, model.likelihood, z, y, times, zeta, condition, callback, limit)
+        return guided_chain(model.prior, model.likelihood, z, y, times, zeta, condition, callback, limit, final_zeta)
 
 
 def guided_chain(
@@ -85,14 +90,16 @@ def guided_chain(
     condition: dict[str, Any],
     callback: Callable[[int], None] | None = None,
     limit: StepLimit | None = None,
+    final_zeta: float = 1.0,
 ) -> Tensor:
     """DPS along ``times`` (decreasing), a network call for each but the last; the image is the last prediction.
 
     ``limit``: of the guidance steps; ``None`` is the authors' DPS, without one.
     """
     *guided, last = times[:-1]
-    for step, (t, s) in enumerate(zip(guided, times[1:], strict=False)):
-        z = _guided_step(prior, likelihood, z, y, (t, s), zeta, condition, limit)
+    weights = torch.linspace(zeta, zeta * final_zeta, len(guided), dtype=torch.float64).tolist()
+    for step, (t, s, weight) in enumerate(zip(guided, times[1:], weights, strict=False)):
+        z = _guided_step(prior, likelihood, z, y, (t, s), weight, condition, limit)
         if callback is not None:
             callback(step)
     with torch.no_grad():

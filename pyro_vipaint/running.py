@@ -135,7 +135,7 @@ def _phases(
     )  # fmt: skip
     z = sample(guide, y, num_samples)
     samples = refine(
-        model, z, y, settings.refine_steps, zeta=settings.zeta,
+        model, z, y, settings.refine_steps, zeta=settings.zeta, final_zeta=settings.final_zeta,
         callback=lambda step: report("refine", step + 1, settings.refine_steps, None),
     )  # fmt: skip
     return fitted, samples

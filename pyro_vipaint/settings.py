@@ -11,6 +11,7 @@ from pyro_vipaint.svi import DEFAULT_LR
 START, STOP = 3.0, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data's standard deviation
 LATENT_START, LATENT_STOP = 12.0, 1.5  # of latent priors
 LATENT_FIT_CALLS = 120  # network calls of their fit, at least one step of MAX_LEVELS
+LATENT_ZETA, LATENT_FINAL_ZETA = 4.0, 0.125  # of the refinement, from 4 down to 0.5
 KINDS = ("mu", "tau", "gamma")  # the parameters of HierarchicalGuide
 FIT_SHARE = 0.4  # of a budget
 MAX_LEVELS = 100  # ten grid steps of a thousand-step chain between neighbouring keypoints at least
@@ -36,7 +37,8 @@ class Settings:
         gamma_logit: logit of gamma at the start.
         tau_scale: tau below T_e at the start, in units of the prior's step.
         refine_steps: DPS steps from T_s to 0, one network call each.
-        zeta: their guidance scale.
+        zeta: their guidance scale at the first of them.
+        final_zeta: the factor that it has reached at the last one.
     """
 
     noise_levels: tuple[float, ...]
@@ -52,6 +54,7 @@ class Settings:
     tau_scale: float = 0.7
     refine_steps: int = 15
     zeta: float = 1.5
+    final_zeta: float = 1.0
 
     @property
     def averaged_steps(self) -> int:
@@ -76,7 +79,8 @@ def default_settings(levels: int = 4, latent: bool = False) -> Settings:
     """The settings of VIPaint-``levels`` for pixel priors, or for latent ones."""
     if latent:
         noise_levels, steps = default_noise_levels(levels, LATENT_START, LATENT_STOP), LATENT_FIT_CALLS // (levels + 1)
-        return Settings(noise_levels, perceptual_weight=2000.0, steps=steps, refine_steps=22, zeta=3.0)
+        refinement = {"refine_steps": 22, "zeta": LATENT_ZETA, "final_zeta": LATENT_FINAL_ZETA}
+        return Settings(noise_levels, perceptual_weight=2000.0, steps=steps, **refinement)
     return Settings(default_noise_levels(levels))
 
 

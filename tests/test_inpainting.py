@@ -472,6 +472,7 @@ BAD_NUMBERS: list[tuple[dict[str, Any], str]] = [
     ({"settings": replace(default_settings(2), scale=0.0)}, "scale must be positive"),
     ({"settings": replace(default_settings(2), final_lr=0.0)}, "final-lr must be positive"),
     ({"settings": replace(default_settings(2), average=1.5)}, "average is a share"),
+    ({"settings": replace(default_settings(2), final_zeta=-0.1)}, "final-zeta must be finite and not negative"),
     ({"settings": replace(default_settings(2), perceptual_weight=1.0)}, "LPIPS cannot take images of 8×8"),
 ]
 

@@ -105,6 +105,28 @@ def test_close_to_the_image_a_gradient_of_length_one_is_never_cut() -> None:
     assert torch.equal(*moved)
 
 
+def test_the_guidance_falls_evenly_to_its_final_share() -> None:
+    """Three guided steps from zeta 0.8 to a quarter of it: 0.8, 0.5, 0.2."""
+    prior, y, z = image_prior(), torch.rand(1, 1, 2, 2) * MASK, torch.randn(3, 1, 1, 2, 2)
+    times = [0.8, 0.6, 0.4, 0.2, 0.0]
+    torch.manual_seed(0)
+    ours = guided_chain(prior, LIKELIHOOD, z, y, times, 0.8, {}, final_zeta=0.25)
+    torch.manual_seed(0)
+    for t, s, zeta in ((0.8, 0.6, 0.8), (0.6, 0.4, 0.5), (0.4, 0.2, 0.2)):
+        z = refinement._guided_step(prior, LIKELIHOOD, z, y, (t, s), zeta, {}, None)
+    torch.testing.assert_close(ours, prior.denoise(z, 0.2).clamp(-1, 1))
+
+
+def test_falling_guidance_ends_nearer_to_the_observation() -> None:
+    """A constant zeta throws the last steps past y by its own length, a falling one by the length it has then."""
+    prior, y = image_prior(), 0.6 * MASK.unsqueeze(0)
+    model = DiffusionModel(prior, LIKELIHOOD, vp.keypoints(prior, noise_levels=[1.0, 0.5]))
+    z = torch.randn(200, 1, 1, 2, 2)
+    images = [vp.refine(model, z, y, steps=50, zeta=0.5, final_zeta=final, seed=0) for final in (1.0, 0.1)]
+    constant, falling = ((x - y)[..., 0, :].abs().mean() for x in images)
+    assert falling < 0.5 * constant
+
+
 def test_calls_are_steps() -> None:
     prior, y = image_prior(), torch.zeros(2, 1, 2, 2)
     model = DiffusionModel(prior, LIKELIHOOD, vp.keypoints(prior, noise_levels=[1.0, 0.5]))
