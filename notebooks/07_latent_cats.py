@@ -200,9 +200,10 @@ assert scores_early.loc["accessory", "coverage"] > scores.loc["accessory", "cove
 scores_early.round(2)
 
 # %% [markdown]
-# Some of the doubtful accessories appear, though still too seldom; eyes and mouths differ more. On other cats LPIPS to
-# the truth is larger then (.042 in place of .038, `benchmarks/cats.py`): a wrong accessory is further from the truth
-# than none.
+# Some of the doubtful accessories appear, though still too seldom; eyes and mouths differ more. The price: four of the
+# sixteen have a body of another colour, which the guidance, falling as it does, did not bring back. LPIPS to the truth
+# is larger, as it was on other cats (.042 in place of .038, `benchmarks/cats.py`): a wrong accessory is further from
+# the truth than none.
 #
 # ## Without the perceptual term
 #
