@@ -47,7 +47,8 @@ and rotated windows (one seed; standard errors .010 to .014 and .018 to .026, mo
   others.
 - zeta falling from 4 to .5: .0204 (paired -.0027 +- .0010), .0764 (-.0059 +- .0028), the geometric mean over cats half
   of what it was; at 50 evaluations .0194 and .1100. The last steps of a constant zeta threw the samples past the
-  observation. Since then the default (``Settings.final_zeta``).
+  observation. Since then the default (``Settings.final_zeta``). DPS from noise does not gain by it (50 evaluations:
+  .0246 to .0263, .1005 to .1042, though the nearest of four samples is then .0023 in place of .0130 with random masks).
 - The last image with the observation glued in, encoded and decoded once more: .0224, .0774 (from .0247, .0829). That is
   pasting, by way of the autoencoder; not adopted.
 
