@@ -134,8 +134,7 @@ assert bounds[-1] < bounds[0]
 NUM = 16
 with vp.count_calls() as calls:
     z = vp.sample(guide, y, NUM, seed=4)
-    guidance = {"zeta": settings.zeta, "final_zeta": settings.final_zeta}
-    samples = vp.refine(model, z, y, settings.refine_steps, **guidance, seed=5)
+    samples = vp.refine(model, z, y, settings.refine_steps, zeta=settings.zeta, final_zeta=settings.final_zeta, seed=5)
 show(samples[:, 0], columns=8)
 print(f"{calls.calls} network calls for {NUM} completions, after {fit.calls} of the fit")
 

@@ -21,19 +21,19 @@ class ParameterAverage:
     def __init__(self, guide: nn.Module) -> None:
         self.guide = guide
         self.count = 0
-        self.means: dict[str, Tensor] = {}
+        self.means: list[Tensor] = []
 
     @torch.no_grad()
     def add(self) -> None:
         """Takes the parameters as they are now into the mean."""
         self.count += 1
-        for name, parameter in self.guide.named_parameters():
-            mean = self.means.setdefault(name, torch.zeros_like(parameter))
+        if self.count == 1:
+            self.means = [parameter.clone() for parameter in self.guide.parameters()]
+        for mean, parameter in zip(self.means, self.guide.parameters(), strict=True):
             mean += (parameter - mean) / self.count
 
     @torch.no_grad()
     def apply(self) -> None:
         """Gives the guide the mean; without any :meth:`add` it stays as it is."""
-        for name, parameter in self.guide.named_parameters():
-            if name in self.means:
-                parameter.copy_(self.means[name])
+        for mean, parameter in zip(self.means, self.guide.parameters(), strict=False):
+            parameter.copy_(mean)

@@ -111,13 +111,11 @@ def priors() -> None:
 
 def _run_and_write(images: Any, masks: Any, truth: Any, out: Path, seed: int, **arguments: Any) -> None:
     """Runs :func:`inpaint` and writes what comes of it."""
-    from pyro_vipaint.devices import dtype_name
     from pyro_vipaint.inpainting import inpaint as run
     from pyro_vipaint.inputs import check_truth
 
     check_truth(truth, images.shape)
     entries = {name: arguments.get(name) for name in ("prompt", "guidance_scale")}
-    entries |= {"dtype": dtype_name(arguments["prior"])}
     run_and_write(
         lambda progress: run(images, masks, seed=seed, progress=progress, **arguments),
         truth, out, seed, arguments["prior"], arguments["label"], entries,

@@ -62,7 +62,7 @@ def restore(
     the restorations are compared with it.
     """
     with one_line_errors():
-        from pyro_vipaint.devices import dtype_name, resolve_device
+        from pyro_vipaint.devices import resolve_device
         from pyro_vipaint.files import check_out, read_image
         from pyro_vipaint.inputs import check_image, check_prior, check_seed, check_truth
         from pyro_vipaint.restoring import NOISE
@@ -87,7 +87,6 @@ def restore(
         check_truth(true, loaded.image_shape)
         entries = {"task": task, **{name: str(v) if isinstance(v, Path) else v for name, v in options.items()}}
         entries |= {"simulated": simulate, "noise": noise, "prompt": prompt, "guidance_scale": guidance_scale}
-        entries |= {"dtype": dtype_name(loaded)}
         run_and_write(
             lambda progress: run(
                 y, operator, loaded, levels, samples, label=label, prompt=prompt, guidance_scale=guidance_scale,

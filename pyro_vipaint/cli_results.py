@@ -40,7 +40,11 @@ def run_and_write(
     label: Any,
     entries: dict[str, Any],
 ) -> None:
-    """Runs VIPaint with progress bars, prints the table, writes the folder; ``entries`` go into the report as well."""
+    """Runs VIPaint with progress bars, prints the table, writes the folder.
+
+    The precision of the ``prior``, a loaded one, and ``entries`` go into the report as well.
+    """
+    from pyro_vipaint.devices import dtype_name
     from pyro_vipaint.files import build_report, write_result
 
     keep_freed_memory()
@@ -49,7 +53,7 @@ def run_and_write(
         result = run(progress)
     labels = None if label is None else ([label] if isinstance(label, int) else label.tolist())
     with console.status("measuring and writing"):
-        report = build_report(result, truth, seed, prior if isinstance(prior, str) else prior.name, labels) | entries
+        report = build_report(result, truth, seed, prior.name, labels) | entries | {"dtype": dtype_name(prior)}
         write_result(out, result, report, truth)
     _print_table(report, out)
 

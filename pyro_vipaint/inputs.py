@@ -50,8 +50,7 @@ def check_prior(prior: Any, device: torch.device, half: bool = False, checkpoint
     except InputError:
         raise
     except Exception as error:  # broken weights and configurations raise anything, over many lines
-        reason = shorten(str(error), 200, placeholder=" …")
-        raise InputError(f"The prior {str(prior)!r} cannot be loaded: {reason}") from error
+        raise InputError(f"The prior {str(prior)!r} cannot be loaded: {_in_short(error)}") from error
 
 
 def check_image(image: Any, prior: DiffusionPrior) -> Tensor:
@@ -149,8 +148,8 @@ def _observation_shape(operator: Any, images: Tensor) -> torch.Size:
     except InputError:
         raise
     except Exception as error:  # operators of other libraries raise anything
-        reason = shorten(str(error), 200, placeholder=" …")
-        raise InputError(f"The operator cannot take images of shape {tuple(images.shape[1:])}: {reason}") from error
+        shape = tuple(images.shape[1:])
+        raise InputError(f"The operator cannot take images of shape {shape}: {_in_short(error)}") from error
 
 
 def check_label(label: Any, count: int, prior: DiffusionPrior) -> dict[str, Tensor]:
@@ -260,6 +259,11 @@ def _image_shape(prior: DiffusionPrior) -> torch.Size:
     if prior.event_dim != 3:
         raise InputError(f"The prior is about events of shape {tuple(prior.event_shape)}, not about images (C, H, W).")
     return prior.image_shape
+
+
+def _in_short(error: Exception) -> str:
+    """What others raised, which may be many lines long, in one."""
+    return shorten(str(error), 200, placeholder=" …")
 
 
 def _shown(size: torch.Size) -> str:

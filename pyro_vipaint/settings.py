@@ -11,7 +11,6 @@ from pyro_vipaint.svi import DEFAULT_LR
 START, STOP = 3.0, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data's standard deviation
 LATENT_START, LATENT_STOP = 12.0, 1.5  # of latent priors
 LATENT_FIT_CALLS = 120  # network calls of their fit, at least one step of MAX_LEVELS
-LATENT_ZETA, LATENT_FINAL_ZETA = 4.0, 0.125  # of the refinement, from 4 down to 0.5
 KINDS = ("mu", "tau", "gamma")  # the parameters of HierarchicalGuide
 FIT_SHARE = 0.4  # of a budget
 MAX_LEVELS = 100  # ten grid steps of a thousand-step chain between neighbouring keypoints at least
@@ -79,8 +78,9 @@ def default_settings(levels: int = 4, latent: bool = False) -> Settings:
     """The settings of VIPaint-``levels`` for pixel priors, or for latent ones."""
     if latent:
         noise_levels, steps = default_noise_levels(levels, LATENT_START, LATENT_STOP), LATENT_FIT_CALLS // (levels + 1)
-        refinement = {"refine_steps": 22, "zeta": LATENT_ZETA, "final_zeta": LATENT_FINAL_ZETA}
-        return Settings(noise_levels, perceptual_weight=2000.0, steps=steps, **refinement)
+        return Settings(
+            noise_levels, perceptual_weight=2000.0, steps=steps, refine_steps=22, zeta=4.0, final_zeta=0.125
+        )
     return Settings(default_noise_levels(levels))
 
 

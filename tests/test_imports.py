@@ -171,7 +171,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench.report": {"files", "bench.figures", "bench.store", "bench.summary"},
     "bench": _BENCH,
     "allocator": set(),
-    "cli_results": {"allocator", "cli_shared", "files"},
+    "cli_results": {"allocator", "cli_shared", "devices", "files"},
     "cli_tasks": {"errors", "operators", "seeding", "models", "inputs", "files"},
     "cli_restore": _LIBRARY | {"inputs", "restoring", "files", "cli_shared", "cli_tasks", "cli_results"},
     "cli_shared": {"errors"},

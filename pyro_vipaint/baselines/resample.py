@@ -47,7 +47,7 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
-from pyro_vipaint.codecs import Codec
+from pyro_vipaint.codecs import Codec, Identity
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.kernels import coordinate_scale, ddim
 from pyro_vipaint.models.priors import DiffusionPrior
@@ -207,7 +207,7 @@ def _consistent(prior: DiffusionPrior, likelihood: Any, z_hat: Tensor, y: Tensor
     if not descent.in_pixels:
         return _descend(prior.decode, prior, likelihood, z_hat, y, descent)
     with torch.no_grad():
-        return prior.encode(_descend(lambda x: x, prior, likelihood, prior.decode(z_hat), y, descent))
+        return prior.encode(_descend(Identity().decode, prior, likelihood, prior.decode(z_hat), y, descent))
 
 
 def _descend(
