@@ -21,6 +21,7 @@ is close to t = 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -42,6 +43,22 @@ class StepLimit(NamedTuple):
 
     noise: float
     gradient: float = 1.0
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """The weight of the observation along a chain: ``zeta`` at first, at the last guided step ``final`` times that.
+
+    ``limit``: of the steps; ``None`` is the authors' DPS, without one.
+    """
+
+    zeta: float
+    final: float = 1.0
+    limit: StepLimit | None = None
+
+    def weights(self, steps: int) -> list[float]:
+        """Evenly from the first to the last."""
+        return torch.linspace(self.zeta, self.zeta * self.final, steps, dtype=torch.float64).tolist()
 
 
 def refine(
@@ -77,7 +94,8 @@ def refine(
         condition[WEIGHT] = guidance_scale
     with seeded(seed):
         limit = StepLimit(LIMIT, _norm(model.likelihood.operator, model.prior, y))
-        return guided_chain(model.prior, model.likelihood, z, y, times, zeta, condition, callback, limit, final_zeta)
+        guidance = Guidance(zeta, final_zeta, limit)
+        return guided_chain(model.prior, model.likelihood, z, y, times, guidance, condition, callback)
 
 
 def guided_chain(
@@ -86,20 +104,15 @@ def guided_chain(
     z: Tensor,
     y: Tensor,
     times: Sequence[float],
-    zeta: float,
+    guidance: Guidance,
     condition: dict[str, Any],
     callback: Callable[[int], None] | None = None,
-    limit: StepLimit | None = None,
-    final_zeta: float = 1.0,
 ) -> Tensor:
-    """DPS along ``times`` (decreasing), a network call for each but the last; the image is the last prediction.
-
-    ``limit``: of the guidance steps; ``None`` is the authors' DPS, without one.
-    """
+    """DPS along ``times`` (decreasing), a network call for each but the last; the image is the last prediction."""
     *guided, last = times[:-1]
-    weights = torch.linspace(zeta, zeta * final_zeta, len(guided), dtype=torch.float64).tolist()
+    weights = guidance.weights(len(guided))
     for step, (t, s, weight) in enumerate(zip(guided, times[1:], weights, strict=False)):
-        z = _guided_step(prior, likelihood, z, y, (t, s), weight, condition, limit)
+        z = _guided_step(prior, likelihood, z, y, (t, s), weight, condition, guidance.limit)
         if callback is not None:
             callback(step)
     with torch.no_grad():

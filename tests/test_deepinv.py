@@ -25,7 +25,7 @@ from pyro_vipaint.operators import (
     observation_mask,
     pseudo_inverse,
 )
-from pyro_vipaint.refinement import guided_chain
+from pyro_vipaint.refinement import Guidance, guided_chain
 
 physics = pytest.importorskip("deepinv.physics", reason="extra deepinv")
 
@@ -197,7 +197,9 @@ def test_the_same_samples_as_ours(name: str, prior: DiffusionPrior) -> None:
         y = apply(operator, torch.full((COUNT, *SHAPE), 0.5))
         start = vp.initial_latent(prior, likelihood, y)
         torch.manual_seed(0)
-        chain = guided_chain(prior, likelihood, torch.randn(SAMPLES, COUNT, *SHAPE), y, [0.4, 0.2, 0.0], 0.5, {})
+        chain = guided_chain(
+            prior, likelihood, torch.randn(SAMPLES, COUNT, *SHAPE), y, [0.4, 0.2, 0.0], Guidance(0.5), {}
+        )
         results.append((start, chain))
     for theirs, ours in zip(*results, strict=True):
         torch.testing.assert_close(theirs, ours)

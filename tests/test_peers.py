@@ -27,7 +27,7 @@ from pyro_vipaint.baselines import blended
 from pyro_vipaint.denoisers import EpsilonDenoiser, integer_timestep
 from pyro_vipaint.kernels import bridge_coefficients
 from pyro_vipaint.models import DiffusionPrior
-from pyro_vipaint.refinement import guided_chain, residual_norm
+from pyro_vipaint.refinement import Guidance, guided_chain, residual_norm
 from pyro_vipaint.schedules import LinearVP, noise_level, time_of
 from tests.networks import random_unet
 
@@ -103,7 +103,7 @@ def our_chain(
     recording, states = Recording(prior.denoiser), [z]
     recorded = replace(prior, denoiser=recording)
     for t, s in pairwise(torch.linspace(1, 0, STEPS + 1).tolist()):
-        guided_chain(recorded, vp.Gaussian(operator, 0.1), states[-1], y, (t, s, 0.0), zeta(t, s), {})
+        guided_chain(recorded, vp.Gaussian(operator, 0.1), states[-1], y, (t, s, 0.0), Guidance(zeta(t, s)), {})
         assert recording.state is not None
         states.append(recording.state)
     return states

@@ -11,7 +11,7 @@ from pyro_vipaint import refinement
 from pyro_vipaint.baselines import dps
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.models import DiffusionModel, GaussianPrior
-from pyro_vipaint.refinement import guided_chain, residual_norm
+from pyro_vipaint.refinement import Guidance, guided_chain, residual_norm
 from pyro_vipaint.schedules import EDM, LinearVP, Schedule, noise_level, time_of
 from tests.statistics import assert_within, mean_and_error
 
@@ -31,14 +31,14 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
     chains = []
     for batch in (z, other):
         torch.manual_seed(0)
-        chains.append(guided_chain(prior, LIKELIHOOD, batch, y, [0.4, 0.2, 0.0], 1.0, {}))
+        chains.append(guided_chain(prior, LIKELIHOOD, batch, y, [0.4, 0.2, 0.0], Guidance(1.0), {}))
     assert torch.allclose(chains[0][0], chains[1][0], atol=1e-6)
 
 
 def test_without_guidance_it_is_the_priors_own_chain() -> None:
     prior, y, z = image_prior(), torch.zeros(1, 1, 2, 2), torch.randn(3, 1, 1, 2, 2)
     torch.manual_seed(1)
-    ours = guided_chain(prior, LIKELIHOOD, z, y, [0.5, 0.3, 0.0], 0.0, {})
+    ours = guided_chain(prior, LIKELIHOOD, z, y, [0.5, 0.3, 0.0], Guidance(0.0), {})
     torch.manual_seed(1)
     expected = prior.denoise(prior.transition(z, 0.5, 0.3).sample(), 0.3)
     assert torch.allclose(ours, expected.clamp(-1, 1), atol=1e-6)
@@ -54,7 +54,8 @@ def test_the_same_zeta_means_the_same_on_every_schedule(limit: refinement.StepLi
         times = [time_of(schedule, level) for level in levels]
         alpha, _ = schedule(torch.tensor(times[0], dtype=torch.float64))
         torch.manual_seed(2)
-        images.append(guided_chain(image_prior(schedule), LIKELIHOOD, x * float(alpha), y, times, 0.7, {}, None, limit))
+        z, guidance = x * float(alpha), Guidance(0.7, limit=limit)
+        images.append(guided_chain(image_prior(schedule), LIKELIHOOD, z, y, times, guidance, {}))
     assert torch.allclose(images[0], images[1], atol=1e-5)
 
 
@@ -78,7 +79,7 @@ def test_a_step_is_limited_for_each_sample_by_itself_and_only_where_it_is_long()
 
     def step(likelihood: vp.Gaussian, zeta: float, limit: refinement.StepLimit | None) -> Tensor:
         torch.manual_seed(0)
-        return guided_chain(prior, likelihood, z, y, [0.7, 0.5, 0.0], zeta, {}, limit=limit)
+        return guided_chain(prior, likelihood, z, y, [0.7, 0.5, 0.0], Guidance(zeta, limit=limit), {})
 
     assert torch.equal(step(LIKELIHOOD, 0.01, refinement.StepLimit(2.0)), step(LIKELIHOOD, 0.01, None))
     cliff = Cliff(LIKELIHOOD.operator, 0.1)
@@ -110,7 +111,7 @@ def test_the_guidance_falls_evenly_to_its_final_share() -> None:
     prior, y, z = image_prior(), torch.rand(1, 1, 2, 2) * MASK, torch.randn(3, 1, 1, 2, 2)
     times = [0.8, 0.6, 0.4, 0.2, 0.0]
     torch.manual_seed(0)
-    ours = guided_chain(prior, LIKELIHOOD, z, y, times, 0.8, {}, final_zeta=0.25)
+    ours = guided_chain(prior, LIKELIHOOD, z, y, times, Guidance(0.8, final=0.25), {})
     torch.manual_seed(0)
     for t, s, zeta in ((0.8, 0.6, 0.8), (0.6, 0.4, 0.5), (0.4, 0.2, 0.2)):
         z = refinement._guided_step(prior, LIKELIHOOD, z, y, (t, s), zeta, {}, None)

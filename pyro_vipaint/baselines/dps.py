@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
 from pyro_vipaint.models.priors import DiffusionPrior
-from pyro_vipaint.refinement import guided_chain
+from pyro_vipaint.refinement import Guidance, guided_chain
 
 
 def dps(
@@ -51,7 +51,7 @@ def dps(
 
     def chain() -> Tensor:
         z = pure_noise(prior, num_samples, y)
-        return guided_chain(prior, likelihood, z, y, time_grid(steps), zeta, condition, callback)
+        return guided_chain(prior, likelihood, z, y, time_grid(steps), Guidance(zeta), condition, callback)
 
     return run(chain, seed)
 
