@@ -8,7 +8,6 @@ python -m benchmarks.gmm --report             # only the tables of what is there
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from benchmarks.gmm_methods import (
 from benchmarks.gmm_model import LEVELS
 from benchmarks.gmm_problem import PROBLEMS, GMMProblem, gmm_problem
 from benchmarks.gmm_report import BASELINE, report
-from benchmarks.rows import read_rows
+from benchmarks.rows import append_rows, read_rows
 from pyro_vipaint.diagnostics import sliced_wasserstein
 from pyro_vipaint.seeding import seeded
 
@@ -61,16 +60,14 @@ def methods() -> dict[str, Method]:
 def run_all(path: Path, dims: Sequence[int], dims_y: Sequence[int], problems: int, table: dict[str, Method]) -> None:
     """Runs every method of ``table`` on every problem that ``path`` lacks, a JSON line a problem and row."""
     done = {(row["dim"], row["dim_y"], row["seed"], row["method"]) for row in read_rows(path)}
-    path.parent.mkdir(parents=True, exist_ok=True)
     cells = [(dim, dim_y) for dim in dims for dim_y in dims_y]
     work = [(*cell, seed, name) for cell in cells for seed in range(problems) for name in table]
     for dim, dim_y, seed, name in track([item for item in work if item not in done], description="gmm"):
         problem = gmm_problem(dim, dim_y, seed)
         with seeded(seed):
             rows = [judge(problem, drawn, seed) for drawn in table[name](problem)]
-        lines = [json.dumps({"dim": dim, "dim_y": dim_y, "seed": seed} | row) + "\n" for row in rows]
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))  # at once: the first row of a method says that all of its rows are there
+        cell = {"dim": dim, "dim_y": dim_y, "seed": seed}
+        append_rows(path, *(cell | row for row in rows))  # at once: the first of a method says that all are there
 
 
 def judge(problem: GMMProblem, drawn: Drawn, seed: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     python -m benchmarks.restoration                                # all tasks
     python -m benchmarks.restoration super-resolution --images 8    # one of them
 
-A clean image is damaged, noise of .05 added, and its class label given to both methods. DPS has the guidance scale of
+A clean image is damaged, noise of .05 added, and its class label given to both methods. DPS has the zeta of
 ``restore``'s own refinement and as many steps as the same evaluations allow. Columns: PSNR and LPIPS, means over
 samples and images; PSNR of the mean over samples; standard deviation over samples.
 

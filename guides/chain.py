@@ -66,6 +66,8 @@ class ChainGuide(LatentGuide):
     ) -> None:
         super().__init__(model, init)
         self.settings = {"gamma": gamma, "tau": tau}
+        if tau == "shared":
+            self.settings["tau_scale"] = tau_scale  # of the starting values, which the parameter multiplies
         self._start_tau = {level.name: tau_scale * level.step_std for level in model.levels[1:]}
         self._start_tau[self._top] = model.levels[0].sigma
         init = self._start(model, init)

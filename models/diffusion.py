@@ -37,8 +37,9 @@ class DiffusionModel:
     """p(z_K, …, z_1, y) as a Pyro program with sites ``z_K`` (at T_e) … ``z_1`` (at T_s) and ``y``.
 
     Called as ``model(y)`` it is conditioned on ``y`` of shape ``(N, *observation)``; as ``model(num_images=N)`` it
-    draws from the prior predictive. All N images stand in one plate, ``images``. It costs K denoiser calls, and one
-    more where the log density of ``z_K`` is asked for.
+    draws from the prior predictive, N being the number of conditions if it is not given. All N images stand in one
+    plate, ``images``. It costs K denoiser calls, one more where the log density of ``z_K`` is asked for, and where
+    ``z_K`` itself is drawn from a network those of :class:`DiffusionMarginal`.
 
     Args:
         prior: a :class:`DiffusionPrior` or one of the exact priors.

@@ -120,10 +120,10 @@ class GaussianPrior(DiffusionPrior):
             InputError: as for :meth:`log_evidence`.
         """
         mean, covariance = self.prediction_moments(keypoints)
-        observed = _observed(likelihood, self.event_shape)
-        matrix = operator_matrix(likelihood.operator, self.event_shape).to(mean)
+        observed = _observed(likelihood, mean.new_zeros(1, *self.event_shape))
+        matrix = operator_matrix(likelihood.operator, self.event_shape, mean.device).to(mean)
         rows = matrix[observed]
-        noise = likelihood.sigma**2 * torch.eye(len(rows), dtype=mean.dtype)
+        noise = likelihood.sigma**2 * torch.eye(len(rows), dtype=mean.dtype, device=mean.device)
         return matrix, observed, rows @ mean, rows @ covariance @ rows.T + noise
 
     def log_evidence(self, likelihood: Any, y: Tensor, keypoints: Sequence[float] | None = None) -> Tensor:
@@ -170,17 +170,19 @@ class GaussianPrior(DiffusionPrior):
         return torch.diag(variance) if vectors is None else (vectors * variance) @ vectors.T
 
 
-def _observed(likelihood: Any, event_shape: Sequence[int]) -> Tensor:
-    """Which elements of the flattened observation count: those of one operator for all images."""
+def _observed(likelihood: Any, event: Tensor) -> Tensor:
+    """Which elements of the flattened observation of one ``event`` count: those of one operator for all images."""
     if not hasattr(likelihood, "sigma"):
         raise InputError(f"the closed form is that of a Gaussian likelihood, not of {type(likelihood).__name__}.")
-    observed = likelihood.observed(likelihood.operator.A(torch.zeros(1, *event_shape)))
+    observed = likelihood.observed(likelihood.operator.A(event))
     if len(observed) > 1:
         raise InputError("the operator differs between the images: give each image alone, with its own mask.")
     return observed.flatten()
 
 
-def operator_matrix(operator: Callable[[Tensor], Tensor] | Any, event_shape: Sequence[int]) -> Tensor:
+def operator_matrix(
+    operator: Callable[[Tensor], Tensor] | Any, event_shape: Sequence[int], device: torch.device | None = None
+) -> Tensor:
     """The matrix ``(M, D)`` of a linear operator on flattened events, column by column."""
     size = torch.Size(event_shape).numel()
-    return operator.A(torch.eye(size).reshape(size, *event_shape)).reshape(size, -1).T
+    return operator.A(torch.eye(size, device=device).reshape(size, *event_shape)).reshape(size, -1).T

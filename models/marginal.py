@@ -38,6 +38,7 @@ from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vipaint.devices import device_of
 from pyro_vipaint.kernels import expand_event, relative
 from pyro_vipaint.schedules import Schedule, as_time
 
@@ -113,7 +114,7 @@ class DiffusionMarginal(TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """Draws of shape ``sample_shape + batch_shape + event_shape`` by the prior's chain."""
-        device = next((v.device for v in self.condition.values() if isinstance(v, Tensor)), None)
+        device = next((v.device for v in self.condition.values() if isinstance(v, Tensor)), device_of(self.prior))
         _, sigma = self.prior.schedule(as_time(1.0))
         z = sigma.item() * torch.randn(self._extended_shape(torch.Size(sample_shape)), device=device)
         times = self.grid.flip(0).tolist()

@@ -126,8 +126,12 @@ class GaussianMixturePrior(DiffusionPrior):
         std = torch.as_tensor(std).to(means)
         if not (std > 0).all():
             raise InputError("the standard deviations must be positive.")
-        shared = std.ndim < means.ndim
-        variances = (std**2).expand(means[:1].shape if shared else (len(std), *means.shape[1:]))
+        shape = means[:1].shape if std.ndim < means.ndim else (len(std), *means.shape[1:])
+        try:
+            variances = (std**2).expand(shape)
+        except RuntimeError as error:
+            shapes = f"{tuple(std.shape)} and means of {tuple(means.shape)}"
+            raise InputError(f"standard deviations of shape {shapes} do not go together.") from error
         return cls._build(weights, means, variances, None, schedule)
 
     @classmethod
@@ -139,6 +143,9 @@ class GaussianMixturePrior(DiffusionPrior):
         Raises:
             InputError: a covariance is not positive definite, weights are not positive, or shapes do not fit.
         """
+        if covariances.ndim not in (2, 3) or covariances.shape[-2:] != (means.shape[-1],) * 2:
+            shapes = f"{tuple(covariances.shape)} and means of {tuple(means.shape)}"
+            raise InputError(f"covariances of shape {shapes} do not go together.")
         variances, vectors = torch.linalg.eigh(covariances.reshape(-1, *covariances.shape[-2:]))
         if variances.min() <= 0:
             raise InputError("every covariance must be positive definite.")

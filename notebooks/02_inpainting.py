@@ -100,7 +100,7 @@ terms.tail(10).mean().rename("mean of the last ten steps, nats").to_frame().T.ro
 
 # %% [markdown]
 # The bound rises, steeply at first, while the reconstruction term falls: each step is one noisy estimate. The bound
-# is that of a density of 448 observed pixels, and so a positive number of nats.
+# is that of a density of 448 observed pixels, which can be above 1: at the end it is a positive number of nats.
 #
 # ## Samples and refinement
 #
@@ -157,8 +157,8 @@ pd.Series(
 ).to_frame().round(4)
 
 # %% [markdown]
-# Nothing was pasted in: the observed pixels are those of the samples themselves. They agree with the data to about a
-# hundredth of the range, so the seam is not hidden but absent.
+# Nothing was pasted in: the observed pixels are those of the samples themselves. They agree with the data to less than
+# a hundredth, where the range is 2, so the seam is not hidden but absent.
 #
 # ## Less data, other labels
 #

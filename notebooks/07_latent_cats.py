@@ -230,7 +230,8 @@ assert table.loc["exact draws", "coverage of accessories"] == table["coverage of
 # %% [markdown]
 # ## The answer
 #
-# Of what it sees it is as sure as it should be: body and fur are right in every completion. Of what it does not see it
+# Of what it sees on this cat it is as sure as it should be: body and fur are right in every completion (over sixteen
+# cats with this mask in 87 % of them, `benchmarks/cats.py`). Of what it does not see it
 # knows too little that it does not know it: among five equally probable accessories it always chose none, because a
 # Gaussian chain from $T_e$ to $T_s$ averages over what covers many latents. $T_s$ is the dial: the earlier the fit
 # ends, the more the refinement decides, with more variety and less fidelity. No setting here reaches the exact

@@ -45,7 +45,7 @@ def bench(
 ) -> None:
     """Compares methods at equal network evaluations; killed and started again, it goes on where it was."""
     with one_line_errors():
-        from pyro_vipaint.bench import METHODS, Plan, Store, run, write_report
+        from pyro_vipaint.bench import METHODS, Plan, run, write_report
         from pyro_vipaint.bench import engine as make_engine
         from pyro_vipaint.devices import resolve_device
         from pyro_vipaint.files import check_out
@@ -56,14 +56,12 @@ def bench(
         plan = Plan(
             tuple(prior or ["fashion32"]), tuple(task or MASKS), tuple(method or METHODS),
             tuple(_budget(text) for text in budget or ["100"]), images, samples, tuple(seed or [0]), chunk,
-            None if pictures is None else str(pictures),
+            None if pictures is None else str(pictures.resolve()),
         )  # fmt: skip
         number = _workers(workers, target, threads)
         chosen = make_engine(engine, number, target, threads, address)
-        if retry and out.exists():
-            Store(out).forget_failures()
         with _progress_bar() as progress:
-            frame = run(plan, out, chosen, target, progress)
+            frame = run(plan, out, chosen, target, progress, retry)
         write_report(out, frame)
         _print_summary(frame, out)
 

@@ -64,15 +64,16 @@ def task_operator(
 
 
 def simulated(truth: Tensor, operator: Operator, noise: float, seed: int) -> Tensor:
-    """y = A(truth) + noise · N(0, 1), ``(N, *observation)``."""
+    """y = A(truth) + noise · N(0, 1), ``(N, *observation)``; not the noise with which a run of ``seed`` begins."""
     import torch
 
+    from pyro_vipaint.inputs import check_operator
     from pyro_vipaint.operators import apply
-    from pyro_vipaint.seeding import seeded
 
+    check_operator(operator, truth)
     y = apply(operator, truth)
-    with seeded(seed):
-        return y + noise * torch.randn_like(y)
+    other = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed)))
+    return y + noise * torch.randn(y.shape, generator=torch.Generator().manual_seed(other))
 
 
 def _flag(name: str) -> str:

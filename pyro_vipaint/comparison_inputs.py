@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from numbers import Real
 from operator import index
 from typing import Any
 
@@ -16,6 +14,7 @@ from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.inputs import check_seed, check_whole
 from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.sampling import initial_latent
+from pyro_vipaint.svi import check_rates
 
 Builder = Callable[[Any], Any]
 
@@ -76,11 +75,7 @@ def check_numbers(
     check_whole("num_draws", num_draws)
     if batch_size is not None:
         check_whole("batch_size", batch_size)
-    rates = () if lr is None else lr.values() if isinstance(lr, Mapping) else (lr,)
-    if not all(isinstance(rate, Real) and 0 <= rate < math.inf for rate in rates):
-        raise InputError(f"lr must be finite and not negative, not {lr}.")
-    if not 0 < final_lr < math.inf:
-        raise InputError(f"final_lr must be positive and finite, not {final_lr}.")
+    check_rates(lr, final_lr)
 
 
 def check_evidence(evidence: Tensor | None, num_images: int) -> None:

@@ -28,6 +28,7 @@ from pyro_vipaint.operators import (
     observation_mask,
 )
 from pyro_vipaint.settings import Settings
+from pyro_vipaint.svi import check_rates
 
 WIDEST = 2.0  # images live in [-1, 1]; a noisy observation may lie outside, bytes and standardised pixels lie further
 AVERAGES = (GaussianBlur, Inpainting, MotionBlur, SuperResolution)  # operators whose observations live there too
@@ -119,7 +120,7 @@ def check_observation(y: Any, operator: Any, prior: DiffusionPrior, device: torc
     if mask is not None and mask.ndim == y.ndim and len(mask) not in (1, len(y)):
         raise InputError(f"{len(y)} observations and {len(mask)} masks do not go together: give one mask, or one each.")
     count = len(y) if y.ndim and is_one_an_image(operator) else 1
-    expected = _observation_shape(operator, torch.zeros(count, *_image_shape(prior), device=device))
+    expected = check_operator(operator, torch.zeros(count, *_image_shape(prior), device=device))
     given = tuple(y.shape)
     y = y.unsqueeze(0) if y.ndim == len(expected) else y
     if y.shape[1:] != expected or not len(y):
@@ -141,8 +142,8 @@ def _check_elements(y: Tensor, mask: Tensor | None, averages: bool) -> Tensor:
     return y
 
 
-def _observation_shape(operator: Any, images: Tensor) -> torch.Size:
-    """The shape of one observation, refused if the operator cannot take the images."""
+def check_operator(operator: Any, images: Tensor) -> torch.Size:
+    """The shape of one observation; refuses an operator that cannot take the images ``(N, C, H, W)``."""
     try:
         return apply(operator, images).shape[1:]
     except InputError:
@@ -196,7 +197,7 @@ def check_settings(settings: Settings) -> Settings:
     """``settings``, refused unless every number can be used; the keypoints are checked where they become times."""
     for name in ("steps", "num_particles", "refine_steps"):
         check_whole(name.replace("_", "-"), getattr(settings, name))
-    for name in ("scale", "beta", "final_lr"):
+    for name in ("scale", "beta", "final_lr", "tau_scale"):
         value = getattr(settings, name)
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"{name.replace('_', '-')} must be positive and finite, not {value:g}.")
@@ -204,6 +205,9 @@ def check_settings(settings: Settings) -> Settings:
         value = getattr(settings, name)
         if not (math.isfinite(value) and value >= 0):
             raise InputError(f"{name.replace('_', '-')} must be finite and not negative, it is {value:g}.")
+    check_rates(settings.lr, settings.final_lr)
+    if not math.isfinite(settings.gamma_logit):
+        raise InputError(f"gamma-logit must be finite, not {settings.gamma_logit:g}.")
     if not 0 <= settings.average <= 1:
         raise InputError(f"average is a share of the steps, between 0 and 1, not {settings.average:g}.")
     return settings
@@ -213,8 +217,8 @@ def check_perceptual(settings: Settings, shape: Sequence[int]) -> None:
     """Refuses a perceptual term for observations ``(…, C, H, W)`` that LPIPS cannot take."""
     if settings.perceptual_weight > 0 and not takes_lpips(shape):
         channels, *size = shape[-3:]
-        seen = f"{_shown(torch.Size(size))} with {channels} channels"
-        raise InputError(f"LPIPS cannot take images of {seen}: set the settings' perceptual_weight to 0.")
+        seen = f"images of {_shown(torch.Size(size))} with {channels} channels" if len(size) == 2 else "vectors"
+        raise InputError(f"LPIPS cannot take {seen}: set the settings' perceptual_weight to 0.")
 
 
 def check_whole(name: str, value: Any) -> int:

@@ -217,7 +217,7 @@ def _masked_mean(values: Tensor, where: Tensor) -> Tensor:
 
 def takes_lpips(shape: Sequence[int]) -> bool:
     """Whether LPIPS and AlexNet's features are defined for images of this shape, ``(..., C, H, W)``."""
-    return shape[-3] in (1, 3) and min(shape[-2:]) >= SMALLEST_SIDE
+    return len(shape) >= 3 and shape[-3] in (1, 3) and min(shape[-2:]) >= SMALLEST_SIDE
 
 
 def _rgb(images: Tensor) -> Tensor:
@@ -265,9 +265,11 @@ def _in_chunks(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
 def _lpips_network(device: torch.device) -> LPIPS:
     """LPIPS with the shipped AlexNet, frozen, in evaluation mode, float32, on a device; nothing is fetched.
 
-    The package first fills AlexNet with random numbers; the global random state is put back afterwards.
+    The package first fills AlexNet with random numbers; the global random state is put back afterwards. The network is
+    kept, so that it must not be made of tensors of an inference mode that the first caller may be in.
     """
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    fresh = torch.random.fork_rng(devices=[])
+    with warnings.catch_warnings(), torch.inference_mode(False), fresh, torch.device("cpu"):
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
         from lpips import LPIPS
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -42,14 +42,6 @@ def contact_sheet(
     columns += [(f"sample {i + 1}", _pictures(x)) for i, x in enumerate(result.samples[:max_samples])]
     titles, pictures = zip(*columns, strict=True)
     return _mosaic(titles, pictures)
-
-
-def bound_curve(result: InpaintingResult | RestorationResult, axes: Any) -> Any:
-    """The true bound on log p(y) over SVI steps, a line an image, on ``axes``; returns them."""
-    axes.plot(result.fit.bounds.numpy())
-    axes.set_xlabel("SVI step")
-    axes.set_ylabel("bound on log p(y), nats")
-    return axes
 
 
 def comparison_figure(table: pd.DataFrame) -> Figure:

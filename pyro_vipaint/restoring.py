@@ -123,7 +123,7 @@ def restoration_settings(levels: int = 4, latent: bool = False, norm: float = 1.
     settings = default_settings(levels, latent)
     if latent:
         return replace(settings, zeta=settings.zeta / norm)
-    return replace(settings, scale=SCALE, steps=STEPS, refine_steps=REFINE_STEPS, zeta=ZETA / norm)
+    return replace(settings, scale=SCALE, steps=STEPS, refine_steps=REFINE_STEPS, zeta=ZETA / norm, final_zeta=1.0)
 
 
 def settings_for(levels: int, prior: DiffusionPrior, operator: Operator, y: Tensor) -> Settings:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.refinement import DEFAULT_FINAL_ZETA, DEFAULT_STEPS, DEFAULT_ZETA
 from pyro_vipaint.svi import DEFAULT_LR
 
 START, STOP = 3.0, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data's standard deviation
@@ -36,7 +37,7 @@ class Settings:
         gamma_logit: logit of gamma at the start.
         tau_scale: tau below T_e at the start, in units of the prior's step.
         refine_steps: DPS steps from T_s to 0, one network call each.
-        zeta: their guidance scale at the first of them.
+        zeta: their weight of the observation at the first of them.
         final_zeta: the factor that it has reached at the last one.
     """
 
@@ -51,9 +52,9 @@ class Settings:
     average: float = 0.0
     gamma_logit: float = 1.0
     tau_scale: float = 0.7
-    refine_steps: int = 15
-    zeta: float = 1.5
-    final_zeta: float = 1.0
+    refine_steps: int = DEFAULT_STEPS
+    zeta: float = DEFAULT_ZETA
+    final_zeta: float = DEFAULT_FINAL_ZETA
 
     @property
     def averaged_steps(self) -> int:

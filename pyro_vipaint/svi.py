@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,14 +167,15 @@ def fit(
         callback: called as ``callback(step, loss)`` after each step; ``step`` counts from 0 in each call.
 
     Raises:
-        InputError: the guide was built on another model or for another number of images, does not fit the one of
-            ``resume``, or ``seed`` is given with it.
+        InputError: a rate is negative or not finite; the guide was built on another model or for another number of
+            images, does not fit the one of ``resume``, or ``seed`` is given with it.
         NonFiniteError: the objective became infinite or NaN; the message names the term.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}.")
     if not 0 <= average <= steps:
         raise ValueError(f"average must be between 0 and the {steps} steps, not {average}.")
+    check_rates(lr, final_lr)
     _check_model(model, guide)
     earlier = None if resume is None else _earlier_state(resume, seed)
     if next(guide.parameters(), None) is None:
@@ -208,6 +211,15 @@ def fit(
     terms = {name: torch.stack([record[name] for record in history]).cpu() for name in history[0]}
     done = Fit(losses, terms, count.calls, count.evaluations, time.perf_counter() - begun, state)
     return done if resume is None else resume._followed_by(done)
+
+
+def check_rates(lr: float | Mapping[str, float] | None, final_lr: float) -> None:
+    """Refuses rates with which a fit would go nowhere, or uphill."""
+    rates = () if lr is None else lr.values() if isinstance(lr, Mapping) else (lr,)
+    if not all(isinstance(rate, Real) and 0 <= rate < math.inf for rate in rates):
+        raise InputError(f"lr must be finite and not negative, not {lr}.")
+    if not 0 < final_lr < math.inf:
+        raise InputError(f"final_lr must be positive and finite, not {final_lr}.")
 
 
 def _check_model(model: Callable[..., Any], guide: nn.Module) -> None:

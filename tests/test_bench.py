@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterator
@@ -16,20 +17,20 @@ import torch
 from matplotlib.colors import to_hex
 
 import pyro_vipaint as vp
-from pyro_vipaint.bench import METHODS, TASKS, Cell, Plan, Store, engine, engines, run, weights, write_report
+from pyro_vipaint.bench import METHODS, TASKS, Cell, Plan, Store, engine, engines, methods, run, weights, write_report
 from pyro_vipaint.bench import runner as bench_runner
 from pyro_vipaint.bench.engines import Engine
 from pyro_vipaint.bench.figures import quality_figure
 from pyro_vipaint.bench.methods import Baseline, Outcome, VIPaint
 from pyro_vipaint.bench.problems import Problem, load_problem, weights_of
-from pyro_vipaint.bench.report import lpips_table
+from pyro_vipaint.bench.report import build, lpips_table
 from pyro_vipaint.bench.scores import score, ssim
 from pyro_vipaint.bench.summary import means, paired
 from pyro_vipaint.bench.work import Record
 from pyro_vipaint.devices import tensors_of
 from pyro_vipaint.metrics import alexnet_features, restored_kernel_distance
 from pyro_vipaint.models import load_prior
-from pyro_vipaint.settings import budget_settings
+from pyro_vipaint.settings import budget_settings, default_settings
 
 PLAN = Plan(
     ("fashion32",), ("box", "super-resolution"), ("Blended", "DPS"), (2, 3), num_images=4, num_samples=2, chunk=3
@@ -115,18 +116,38 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monk
     assert not done
     write_report(tmp_path, frame.reset_index())
     assert "no luck today" in (tmp_path / "report.md").read_text()
-    assert Store(tmp_path).forget_failures() == 1
-    run(plan, tmp_path, counting(done), "cpu")
+    run(replace(plan, methods=("DPS",)), tmp_path, counting(done), "cpu", retry=True)
+    with pytest.raises(vp.InputError, match="no method 'Magic'"):
+        run(replace(plan, methods=("Magic",)), tmp_path, counting(done), "cpu", retry=True)
+    assert not done and Store(tmp_path).table()["error"].notna().sum() == 1  # neither was a retry of this cell
+    run(plan, tmp_path, counting(done), "cpu", retry=True)
     assert [cell.method for cell in done] == ["Blended"]
 
 
-def test_results_of_other_weights_are_refused(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("entry", "what"),
+    [("weights", "weights of fashion32"), ("numbers", "settings of Blended"), ("pictures", "pictures")],
+)
+def test_results_of_another_origin_are_refused(
+    entry: str, what: str, finished: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    """Finished cells of a retrained prior, of a method whose defaults have changed, of pictures that have moved up."""
     out = tmp_path / "out"
     copytree(finished[0], out)
-    path = next((out / "cells").glob("*.json"))
-    path.write_text(path.read_text().replace(weights_of("fashion32", "cpu"), "0" * 16))
-    with pytest.raises(vp.InputError, match="has results of other weights of fashion32"):
+    path = next((out / "cells").glob("blended*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {entry: "other"}))
+    with pytest.raises(vp.InputError, match=f"has results of other {what}: choose another folder"):
         run(PLAN, out, local(), "cpu")
+
+
+def test_numbers_change_with_any_setting_and_with_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text, the same in every process: no addresses of objects."""
+    before = {name: method.numbers() for name, method in METHODS.items()}
+    assert len(set(before.values())) == len(before) and not any(" at 0x" in text for text in before.values())
+    monkeypatch.setattr(methods, "default_settings", lambda *args: replace(default_settings(*args), zeta=7.0))
+    after = {name: method.numbers() for name, method in METHODS.items()}
+    assert [name for name in before if before[name] != after[name]] == ["VIPaint-2", "VIPaint-4"]
+    assert replace(METHODS["DPS"], options={"zeta": 1.1}).numbers() != before["DPS"]  # pyright: ignore
 
 
 def test_one_changed_weight_changes_the_fingerprint() -> None:
@@ -246,6 +267,27 @@ def test_kernel_distances_are_of_all_samples_of_a_method(finished: tuple[Path, p
     assert ours.iloc[0] == pytest.approx(expected, rel=1e-9)
 
 
+def test_an_image_in_two_cells_counts_once(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    """Kernel distance of a folder with images 0-2 and 3, and, from another plan, 0-3: that of four images."""
+    plan = replace(PLAN, tasks=("box",), methods=("DPS",), budgets=(2,), chunk=4)
+    copytree(finished[0], tmp_path / "both")
+    frame = run(plan, tmp_path / "both", local(), "cpu").query("task == 'box' and method == 'DPS' and budget == 2")
+    (whole,), store = bench_runner.applicable(plan, "cpu"), Store(tmp_path / "both")
+    tensors = [store.tensors(cell) for cell in (whole, replace(whole, start=3))]
+    features = torch.cat([tensors[0]["features"][:6], tensors[1]["features"]]).unflatten(0, (4, 2))
+    expected = restored_kernel_distance(features, tensors[0]["true_features"])
+    assert frame["kernel_distance"].to_list() == pytest.approx([expected] * len(frame), rel=1e-7)
+
+
+def test_numbers_of_samples_have_pictures_of_their_own(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    """Two groups of one prior in a folder: the figures of one do not take the place of the other's."""
+    copytree(finished[0], tmp_path / "both")
+    frame = run(replace(PLAN, tasks=("box",), num_samples=1), tmp_path / "both", local(), "cpu")
+    sections = [section for section in build(frame, Store(tmp_path / "both")) if section.figure is not None]
+    assert len({section.name for section in sections}) == len(sections) == 7
+    assert {section.name.split("-")[2] for section in sections} == {"1", "2"}
+
+
 def test_the_report_has_a_table_a_budget_and_its_pictures(finished: tuple[Path, pd.DataFrame]) -> None:
     out, frame = finished
     write_report(out, frame)
@@ -284,6 +326,11 @@ def test_a_plan_that_cannot_run_is_refused(change: dict, message: str, tmp_path:
     with pytest.raises(vp.InputError, match=message):
         run(replace(PLAN, **change), tmp_path / "out", local(), "cpu")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_address_is_not_ignored() -> None:
+    with pytest.raises(vp.InputError, match="goes with the engine ray"):
+        engine("local", 1, "cpu", 1, "10.0.0.1:6379")
 
 
 def test_tasks_and_methods_know_what_goes_together() -> None:

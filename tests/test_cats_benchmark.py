@@ -28,13 +28,16 @@ def test_exact_draws_are_scored_and_runs_resume(tmp_path: Path) -> None:
     cats.run_all(path, num_samples=3, only=[cats.EXACT])
     rows = cats.read_rows(path)
     assert [(row["start"], len(row["lpips"]), len(row["parts"])) for row in rows] == [(0, 1, 5), (1, 1, 5)]
-    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    first, second = path.read_text().splitlines(keepends=True)
+    path.write_text(first + second[:100])  # killed in the second
     cats.run_all(path, num_samples=3, only=[cats.EXACT])
     again = cats.read_rows(path)
     assert [row["parts"] for row in again] == [row["parts"] for row in rows]
     (line,) = cats.summary(again).to_dict("records")
     assert line["agreement"] >= 0.9 and abs(line["total_variation"] - line["total_variation_exact"]) < 0.25
-    assert cats.report(again).count("| exact draws |") == 1
+    assert cats.report(again).count("| exact draws |") == 2  # by mask, and over the masks
+    with pytest.raises(SystemExit, match="has 3 samples of 1 images: choose another --out"):
+        cats.run_all(path, num_samples=4, only=[cats.EXACT])
     mean, error = cats.paired(cats.per_image(again), "lpips", cats.EXACT, cats.EXACT)
     assert (mean, error) == (0, 0)
 

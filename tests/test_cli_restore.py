@@ -141,6 +141,15 @@ def test_simulated_noise_has_its_size_and_its_seed() -> None:
     assert not torch.equal(y, simulated(truth, operator, 0.3, seed=2))
 
 
+@pytest.mark.parametrize("seed", [0, 2**64 - 1, -1])
+def test_simulated_noise_is_not_what_a_run_of_its_seed_draws(seed: int) -> None:
+    torch.manual_seed(seed)
+    first = torch.randn(1, 1, 16, 16)
+    y = simulated(torch.zeros(1, 1, 16, 16), vp.GaussianBlur(1.0), 1.0, seed)
+    correlation = float((y * first).mean() / (y.std() * first.std()))
+    assert abs(correlation) < 5 / 16  # five standard errors
+
+
 def test_resize_takes_any_picture(folder: Path) -> None:
     result = restore(folder, "deblur", "--simulate", "--noise", 0, "--resize", image="large.png")
     assert result.exit_code == 0, result.output
@@ -175,6 +184,7 @@ BAD: list[tuple[str, tuple[object, ...], str]] = [
     ("deblur", ("--invert-mask",), "--invert-mask does not go with the task deblur"),
     ("deblur", ("--noise", 0.1), "--noise goes with --simulate only"),
     ("deblur", ("--resize",), "--resize goes with --simulate only"),
+    ("deblur", ("--simulate", "--std", 1e300), "The operator cannot take images of shape (1, 8, 8)"),
     ("deblur", ("--simulate", "--noise", -1), "noise must be finite and not negative, not -1"),
     ("deblur", ("--simulate", "--truth", "x.png"), "IMAGE itself is the truth"),
     ("deblur", ("--truth", "{folder}/small.png"), "The true image is 4×4, the other one 8×8"),

@@ -14,7 +14,7 @@ from torch.distributions import MultivariateNormal
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.likelihoods import Gaussian, Laplace
 from pyro_vipaint.models import GaussianPrior
-from pyro_vipaint.models.exact import operator_matrix
+from pyro_vipaint.models.exact import GaussianDenoiser, operator_matrix
 from pyro_vipaint.operators import Inpainting
 from pyro_vipaint.schedules import EDM, CosineVP, LinearVP, RectifiedFlow, Schedule, as_time
 from tests.statistics import assert_within
@@ -262,3 +262,13 @@ def test_what_has_no_closed_form_is_refused() -> None:
                 ask(Gaussian(Inpainting(MASK.expand(count, D))), y[:count])
     alone, shared = Gaussian(Inpainting(MASK[None])), Gaussian(Inpainting(MASK))
     torch.testing.assert_close(prior.log_evidence(alone, y[:1]), prior.log_evidence(shared, y[:1]))
+
+
+def test_everything_is_made_where_the_prior_lies() -> None:
+    """On the device ``meta``, which has no numbers: a tensor made elsewhere would not go together with it."""
+    numbers = torch.ones(4, device="meta")
+    prior = GaussianPrior(EDM(), GaussianDenoiser(EDM(), numbers, numbers), (4,))
+    likelihood = Gaussian(Inpainting(torch.ones(4, device="meta")), sigma=0.1)
+    matrix = operator_matrix(likelihood.operator, (4,), numbers.device)
+    assert matrix.device == numbers.device
+    assert prior.diffusion().marginal(0.5, steps=2).sample((3,)).device == numbers.device

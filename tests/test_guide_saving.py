@@ -21,7 +21,7 @@ from pyro_vipaint.svi import Fit
 from tests.problems import diagonal_problem
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "HierarchicalGuide": {"gamma": "level", "tau": "shared", "gamma_logit": 1.0},
+    "HierarchicalGuide": {"gamma": "level", "tau": "shared", "tau_scale": 0.2, "gamma_logit": 1.0},
     "LowRankGuide": {"rank": 2, "gamma": "shared"},
 }
 

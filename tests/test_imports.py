@@ -74,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
     "denoisers": _TOOLS | {"schedules", "kernels"},
     "codecs": {"errors"},
     "guidance": {"errors"},
-    "models.marginal": _TOOLS | {"schedules", "kernels"},
+    "models.marginal": _TOOLS | {"devices", "schedules", "kernels"},
     "models.priors": _TOOLS | {"schedules", "kernels", "denoisers", "codecs", "guidance", "models.marginal"},
     "models.exact": _TOOLS | _PRIORS,
     "models.components": {"errors"},
@@ -138,12 +138,12 @@ ALLOWED: dict[str, set[str]] = {
     "diagnostics.part_scores": set(),
     "diagnostics": _DIAGNOSTICS,
     # what a person sees
-    "settings": {"errors", "svi"},
+    "settings": {"errors", "refinement", "svi"},
     "metrics": {"errors"},
     "parts_classifier": {"errors"},
     "plotting": {"errors"},
     "inputs": _LIBRARY | {"devices"},
-    "comparison_inputs": _TOOLS | {"inputs", "guides.base", "models.diffusion", "sampling"},
+    "comparison_inputs": _TOOLS | {"inputs", "guides.base", "models.diffusion", "sampling", "svi"},
     "comparison": _TOOLS | {"comparison_inputs", "diagnostics", "svi", "plotting", "models.diffusion"},
     "restoring": _LIBRARY | {"inputs", "running"},
     "running": _LIBRARY | {"inputs"},
@@ -161,7 +161,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench.methods": _LIBRARY | {"inpainting", "restoring", "bench.problems"},
     "bench.registry": {"baselines", "bench.methods"},
     "bench.scores": {"metrics", "operators", "bench.problems"},
-    "bench.work": {"errors", "metrics"}
+    "bench.work": {"errors", "metrics", "bench.weights"}
     | {f"bench.{name}" for name in ("grid", "memory", "methods", "problems", "registry", "scores")},
     "bench.store": {"bench.grid", "bench.work"},
     "bench.engines": {"errors", "bench.grid", "bench.work"},

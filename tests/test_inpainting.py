@@ -471,6 +471,9 @@ BAD_NUMBERS: list[tuple[dict[str, Any], str]] = [
     ({"settings": replace(default_settings(2), num_particles=0)}, "num-particles must be at least 1"),
     ({"settings": replace(default_settings(2), scale=0.0)}, "scale must be positive"),
     ({"settings": replace(default_settings(2), final_lr=0.0)}, "final-lr must be positive"),
+    ({"settings": replace(default_settings(2), tau_scale=0.0)}, "tau-scale must be positive"),
+    ({"settings": replace(default_settings(2), gamma_logit=float("nan"))}, "gamma-logit must be finite"),
+    ({"settings": replace(default_settings(2), lr={"mu": -0.1})}, "lr must be finite and not negative"),
     ({"settings": replace(default_settings(2), average=1.5)}, "average is a share"),
     ({"settings": replace(default_settings(2), final_zeta=-0.1)}, "final-zeta must be finite and not negative"),
     ({"settings": replace(default_settings(2), perceptual_weight=1.0)}, "LPIPS cannot take images of 8×8"),
@@ -562,9 +565,9 @@ def test_where_a_network_lies() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Encountered NaN")
-def test_an_infinite_learning_rate_names_the_terms(prior: DiffusionPrior, image: Tensor, mask: Tensor) -> None:
+def test_an_enormous_learning_rate_names_the_terms(prior: DiffusionPrior, image: Tensor, mask: Tensor) -> None:
     """A fit that leaves the numbers stops at that step and names the terms."""
-    settings = replace(default_settings(2), steps=3, lr=dict.fromkeys(("mu", "tau", "gamma"), float("inf")))
+    settings = replace(default_settings(2), steps=3, lr=dict.fromkeys(("mu", "tau", "gamma"), 1e35))
     with pytest.raises(vp.NonFiniteError, match=r"step 2 in the term of .*z_2"):
         vp.inpaint(image, mask, prior, settings=settings, seed=0, device="cpu")
 

@@ -346,3 +346,14 @@ def test_the_distance_of_restored_images_is_the_written_out_sum() -> None:
     assert metrics.restored_kernel_distance(samples, truth) == pytest.approx(expected, rel=1e-12)
     with pytest.raises(metrics.InputError, match="features must be"):
         metrics.restored_kernel_distance(samples, truth[:2])
+
+
+def test_a_first_use_in_inference_mode_leaves_lpips_differentiable() -> None:
+    """The network is kept: made of inference tensors it could be used in no later fit of the process."""
+    metrics._lpips_network.cache_clear()
+    x = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        metrics.lpips_distance(x, x.flip(-1))
+    moved = x.clone().requires_grad_()
+    metrics.perceptual_distance(moved, x.flip(-1)).sum().backward()
+    assert moved.grad is not None and moved.grad.abs().sum() > 0

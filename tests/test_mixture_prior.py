@@ -291,6 +291,10 @@ def test_what_is_no_mixture_is_refused() -> None:
         GaussianMixturePrior.diagonal(torch.ones(2), means, torch.zeros(2, D))
     with pytest.raises(InputError, match="positive definite"):
         GaussianMixturePrior.full(torch.ones(2), means, -torch.eye(D))
+    with pytest.raises(InputError, match="do not go together"):
+        GaussianMixturePrior.diagonal(torch.ones(2), means, torch.ones(D + 1))
+    with pytest.raises(InputError, match="do not go together"):
+        GaussianMixturePrior.full(torch.ones(2), means, torch.eye(D + 1))
     with pytest.raises(InputError, match="one covariance"):
         GaussianMixturePrior.full(torch.ones(2), means, torch.eye(D).expand(3, D, D))
 

@@ -40,7 +40,7 @@ def dps(
         y: observations ``(N, *observation)``.
         num_samples: S.
         steps: the paper's default is 1000.
-        zeta: guidance scale; the paper's default for inpainting is 0.5.
+        zeta: weight of the observation; the paper's default for inpainting is 0.5.
         seed: seed of all noise; ``None`` goes on with the global generator.
         callback: called as ``callback(step)``.
         condition: passed to the denoiser.

@@ -34,8 +34,10 @@ def engine(name: str, workers: int, device: str, threads: int | None, address: s
         address: of a Ray cluster; ``None`` starts one on this machine.
 
     Raises:
-        InputError: no such engine, or Ray is not installed.
+        InputError: no such engine, an address for another one than Ray, or Ray is not installed.
     """
+    if address is not None and name != "ray":
+        raise InputError("address is that of a Ray cluster: it goes with the engine ray.")
     if name == "ray":
         return _ray(workers, device, threads, address)
     if name != "local":

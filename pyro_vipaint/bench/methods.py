@@ -15,8 +15,8 @@ from pyro_vipaint.bench.problems import Problem
 from pyro_vipaint.inpainting import inpaint
 from pyro_vipaint.likelihoods import Gaussian
 from pyro_vipaint.models import DiffusionPrior
-from pyro_vipaint.restoring import restore, settings_for
-from pyro_vipaint.settings import Settings, budget_settings, default_settings, within
+from pyro_vipaint.restoring import restoration_settings, restore, settings_for
+from pyro_vipaint.settings import FIT_SHARE, Settings, budget_settings, default_settings, within
 
 SIGMA = 0.05  # of the likelihood where the observation is clean
 SHORT = 40  # a budget below it is a short one
@@ -40,6 +40,10 @@ class Method(Protocol):
         """Whether it is made for such a prior and such a task."""
         ...
 
+    def numbers(self) -> str:
+        """All numbers that it runs with where the caller gives none: results of others are not its results."""
+        ...
+
     def __call__(self, problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:
         """Its samples; ``budget`` in network evaluations a sample, ``None`` for the authors' own settings."""
         ...
@@ -53,6 +57,10 @@ class VIPaint:
 
     def applies(self, prior: DiffusionPrior, is_inpainting: bool) -> bool:
         return True
+
+    def numbers(self) -> str:
+        makers = (default_settings, restoration_settings)
+        return repr([*(make(self.levels, latent) for make in makers for latent in (False, True)), FIT_SHARE])
 
     def __call__(self, problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:
         settings = self._settings(problem, num_samples, budget)
@@ -86,7 +94,7 @@ class Baseline:
         pixels, latents: the kinds of priors that it is made for.
         only_inpainting: whether it needs a mask.
         options, latent_options: what changes at a budget, with priors of pixels and of latents. For other tasks than
-            inpainting a guidance scale ``zeta`` is that of :func:`restore`.
+            inpainting a ``zeta`` is that of :func:`restore`.
         short_options: what else changes at a budget below :data:`SHORT`, with pixels.
     """
 
@@ -101,6 +109,11 @@ class Baseline:
 
     def applies(self, prior: DiffusionPrior, is_inpainting: bool) -> bool:
         return (self.latents if prior.is_latent else self.pixels) and (is_inpainting or not self.only_inpainting)
+
+    def numbers(self) -> str:
+        defaults = {name: each.default for name, each in signature(self.run).parameters.items()}
+        given = {name: value for name, value in defaults.items() if isinstance(value, (int, float, tuple))}
+        return repr([given, self.options, self.latent_options, self.short_options, SHORT, SIGMA])
 
     def at(self, budget: int, latent: bool) -> dict[str, Any]:
         """The steps and other arguments whose network calls are within the budget, or the fewest there are."""

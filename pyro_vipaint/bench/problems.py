@@ -59,6 +59,13 @@ def weights_of(name: str, device: str) -> str:
     return fingerprint(warm_prior(name, device))
 
 
+@lru_cache(maxsize=64)
+def pictures_of(name: str, device: str, folder: str | None, start: int, stop: int) -> str:
+    """The fingerprint of the true images ``start`` to ``stop``."""
+    images, _ = load_images(name, warm_prior(name, device), folder, stop)
+    return fingerprint(images[start:])
+
+
 def load_problem(cell: Cell, device: str) -> Problem:
     """The problem of a cell. What is seen of an image depends on its number, the task and the seed alone.
 
@@ -97,7 +104,7 @@ def load_images(name: str, prior: DiffusionPrior, folder: str | None, num: int) 
     elif name == "cats64":
         images, labels = draw_held_out_cats(CATS), None
     else:
-        raise InputError(f"No images come with the prior {name}: name a folder of pictures with --images.")
+        raise InputError(f"No images come with the prior {name}: name a folder of them with --pictures.")
     if len(images) < num:
         raise InputError(f"There are {len(images)} images for {name}, {num} are wanted: ask for fewer.")
     return images[:num], None if labels is None else labels[:num]

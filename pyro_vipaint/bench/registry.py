@@ -1,6 +1,6 @@
 """The names of the methods, and what of the authors' settings changes when they are held to a budget.
 
-The authors' numbers are made for their number of steps. At a budget DPS has a guidance scale that was tuned (1 on
+The authors' numbers are made for their number of steps. At a budget DPS has a zeta that was tuned (1 on
 fashion32, 2.5 with less than 40 steps; 4 on cats64: ``benchmarks/quality.py`` and ``benchmarks/cats.py``), and RePaint
 and CoPaint-TT go back and forth over shorter stretches, since one of the authors' would take most of the budget.
 """

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 OURS = "VIPaint-4"
 DPI = 110
+SECTION = ["prior", "images", "num_samples"]  # whose tables and figures stand together
 LEGEND = (
     "LPIPS (AlexNet), observation error and memory: lower is better; PSNR, SSIM: higher. Means over samples, then over "
     "images, ± the standard error over images. Observation error and diversity in the units of images in [-1, 1]; "
@@ -78,13 +79,13 @@ def build(frame: pd.DataFrame, store: Store) -> Iterator[Section]:
     """The sections of the report: for each prior its tables by budget, and its figures; at the end what failed."""
     yield Section("What was run", f"{_machine()}. {LEGEND}")
     done: Any = frame[frame["error"].isna()]
-    for (prior, images, number), rows in done.groupby(["prior", "images", "num_samples"], sort=False, dropna=False):
+    for (prior, images, number), rows in done.groupby(SECTION, sort=False, dropna=False):
         source = str(prior) if pd.isna(images) else f"{prior} on {images}"
         for budget, part in rows.groupby("budget", sort=True, dropna=False):
             name = f"{source}, {budget_name(budget)}, {number} {'sample' if number == 1 else 'samples'}"
             yield Section(f"{name}: LPIPS", _against(part), lpips_table(part))
             yield Section(f"{name}: all measures", table=full_table(part))
-        yield from _figures(str(prior), rows, store)
+        yield from _figures(source, rows, _records_of(rows, store), store)
     failed: Any = frame[frame["error"].notna()]
     if len(failed):
         columns = ["prior", "task", "budget", "method", "seed", "image", "error"]
@@ -131,10 +132,17 @@ def _against(rows: pd.DataFrame) -> str:
     return f"{OURS} minus, paired over images: {'; '.join(lines)}." if lines else ""
 
 
-def _figures(prior: str, rows: pd.DataFrame, store: Store) -> Iterator[Section]:
+def _records_of(rows: pd.DataFrame, store: Store) -> list[dict[str, Any]]:
+    """The records of the cells that ``rows``, of one prior, folder of pictures and number of samples, come from."""
+    here = [None if pd.isna(value) else value for value in rows[SECTION].iloc[0]]
+    done = [record for record in store.records() if record["error"] is None]
+    return [record for record in done if [record["cell"][name] for name in SECTION] == here]
+
+
+def _figures(prior: str, rows: pd.DataFrame, records: list[dict[str, Any]], store: Store) -> Iterator[Section]:
     """Sample grids by task, quality and time against evaluations, the bound over SVI steps."""
-    records = [record for record in store.records() if record["error"] is None and record["cell"]["prior"] == prior]
-    slug = "".join(letter if letter.isalnum() else "-" for letter in prior)
+    name = f"{prior}-{rows['num_samples'].iloc[0]}"
+    slug = "".join(letter if letter.isalnum() else "-" for letter in name)
     for task in dict.fromkeys(rows["task"]):
         figure = sample_figure([record for record in records if record["cell"]["task"] == task], store)
         yield Section(f"{prior}, {task}: samples", figure=figure, name=f"figure-{slug}-{task}")

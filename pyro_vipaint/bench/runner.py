@@ -10,7 +10,7 @@ import pandas as pd
 
 from pyro_vipaint.bench.engines import Engine
 from pyro_vipaint.bench.grid import Cell, Plan
-from pyro_vipaint.bench.problems import load_images, warm_prior, weights_of
+from pyro_vipaint.bench.problems import load_images, pictures_of, warm_prior, weights_of
 from pyro_vipaint.bench.registry import METHODS
 from pyro_vipaint.bench.store import Store
 from pyro_vipaint.bench.summary import add_kernel_distance
@@ -22,7 +22,9 @@ Progress = Callable[[int, int, Cell | None], None]
 NEEDED = {"pyarrow": "pyarrow", "skimage": "scikit-image", "tabulate": "tabulate"}
 
 
-def run(plan: Plan, out: Path, engine: Engine, device: str, progress: Progress | None = None) -> pd.DataFrame:
+def run(
+    plan: Plan, out: Path, engine: Engine, device: str, progress: Progress | None = None, retry: bool = False
+) -> pd.DataFrame:
     """Computes the cells of ``plan`` that ``out`` lacks and writes ``out``/results.parquet; its table.
 
     Killed at any moment and started again it goes on: a finished cell is never computed twice. The table is of all
@@ -34,10 +36,11 @@ def run(plan: Plan, out: Path, engine: Engine, device: str, progress: Progress |
         engine: where to run; see :func:`pyro_vipaint.bench.engines.engine`.
         device: of the priors.
         progress: called as ``progress(finished, total, cell)``, first with ``None``.
+        retry: whether cells of the plan that failed are computed again.
 
     Raises:
         InputError: a name that does not exist, nothing that applies, too few images, a package that is missing; results
-            of other weights in ``out``.
+            of other weights, pictures or settings in ``out``.
     """
     check(plan, device)
     cells = applicable(plan, device)
@@ -45,7 +48,9 @@ def run(plan: Plan, out: Path, engine: Engine, device: str, progress: Progress |
         raise InputError("None of these methods is made for such a prior and task.")
     store = Store(out)
     store.sweep()
-    _check_weights(store, plan, device)
+    _check_origin(store, plan, device)
+    if retry:
+        store.forget_failures(cells)
     missing = [cell for cell in cells if not store.has(cell)]
     report = progress or (lambda finished, total, cell: None)
     report(len(cells) - len(missing), len(cells), None)
@@ -87,13 +92,21 @@ def check(plan: Plan, device: str) -> None:
         load_images(name, prior, plan.images, plan.num_images)
 
 
-def _check_weights(store: Store, plan: Plan, device: str) -> None:
-    """Refuses to go on with results of other weights, which a retrained prior of the same name has."""
-    current = {name: weights_of(name, device) for name in plan.priors}
+def _check_origin(store: Store, plan: Plan, device: str) -> None:
+    """Refuses to go on with results of other weights or pictures of the same names, or of a method's other settings."""
     for record in store.records():
-        name = record["cell"]["prior"]
-        if name in current and record["error"] is None and record.get("weights") != current[name]:
-            raise InputError(f"{store.out} has results of other weights of {name}: choose another folder.")
+        cell = Cell(**record["cell"])
+        if record["error"] is not None or cell.prior not in plan.priors:
+            continue
+        made_with = {f"weights of {cell.prior}": ("weights", weights_of(cell.prior, device))}
+        if cell.method in plan.methods:
+            made_with[f"settings of {cell.method}"] = ("numbers", METHODS[cell.method].numbers())
+        if cell.images == plan.images and cell.stop <= plan.num_images:
+            current = pictures_of(cell.prior, device, cell.images, cell.start, cell.stop)
+            made_with["pictures"] = ("pictures", current)
+        for what, (entry, current) in made_with.items():
+            if record.get(entry) != current:
+                raise InputError(f"{store.out} has results of other {what}: choose another folder.")
 
 
 def _check_names(kind: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLE = "results.parquet"
+PART = ".part"  # how the names of files end that are not whole yet
 ORDER = ["prior", "task", "budget", "method", "seed", "image"]
 
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """The folder of a benchmark: ``cells/KEY.json`` and ``cells/KEY.safetensors``, the latter written first."""
+    """The folder of a benchmark: ``cells/KEY.json`` and ``cells/KEY.safetensors``, the latter written first.
+
+    One run at a time may use it.
+    """
 
     out: Path
 
@@ -41,7 +45,7 @@ class Store:
 
     def sweep(self) -> None:
         """Removes what a killed run left half-written."""
-        for path in self.folder.glob(".*"):
+        for path in (*self.folder.glob(f".*{PART}"), *self.out.glob(f".*{PART}")):
             path.unlink(missing_ok=True)
 
     def write(self, cell: Cell, record: Record) -> None:
@@ -53,12 +57,12 @@ class Store:
             _write_whole(self._path(cell).with_suffix(".safetensors"), content)
         _write_whole(self._path(cell), json.dumps(record.plain).encode())
 
-    def forget_failures(self) -> int:
-        """Removes the records of failed cells, so that they are tried again; how many there were."""
-        failed = [path for path, plain in self._plain() if plain["error"] is not None]
-        for path in failed:
-            path.unlink()
-        return len(failed)
+    def forget_failures(self, cells: Sequence[Cell]) -> None:
+        """Removes the records of those of the cells that failed, so that they are tried again."""
+        wanted = {self._path(cell) for cell in cells}
+        for path, plain in self._plain():
+            if plain["error"] is not None and path in wanted:
+                path.unlink()
 
     def records(self) -> list[dict[str, Any]]:
         """The plain part of all records, in the order of their file names."""
@@ -89,8 +93,7 @@ class Store:
     def write_table(self, frame: pd.DataFrame) -> Path:
         """The table as one Parquet file."""
         path = self.out / TABLE
-        frame.to_parquet(path.with_suffix(".part"), index=False)
-        os.replace(path.with_suffix(".part"), path)
+        _write_whole(path, frame.to_parquet(index=False))
         return path
 
     def _path(self, cell: Cell) -> Path:
@@ -102,6 +105,6 @@ class Store:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     temporary.write_bytes(content)
     os.replace(temporary, path)

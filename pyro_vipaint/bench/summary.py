@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.store import Store
@@ -22,14 +23,11 @@ def add_kernel_distance(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
 
     It is one number for all rows that differ in the image alone; NaN where there is a single image.
     """
-    groups: dict[tuple, dict[int, Cell]] = {}
+    groups: dict[tuple, list[Cell]] = {}
     for plain in store.records():
         if plain["error"] is None:
-            cell = Cell(**plain["cell"])
-            groups.setdefault(_group(plain["cell"]), {})[cell.start] = cell  # cells that overlap: one of them
-    distances = {
-        key: _distance([(cell, store.tensors(cell)) for cell in cells.values()]) for key, cells in groups.items()
-    }
+            groups.setdefault(_group(plain["cell"]), []).append(Cell(**plain["cell"]))
+    distances = {key: _distance(cells, store) for key, cells in groups.items()}
     values = [distances.get(_group(row), float("nan")) for row in frame.to_dict("records")]
     return frame.assign(kernel_distance=values)
 
@@ -39,10 +37,18 @@ def _group(row: dict[str, Any]) -> tuple:
     return tuple(int(key) if isinstance(key, float) else key for key in keys)
 
 
-def _distance(cells: list[tuple[Cell, dict[str, torch.Tensor]]]) -> float:
-    samples = torch.cat([each["features"].unflatten(0, (-1, cell.num_samples)) for cell, each in cells])
-    truth = torch.cat([each["true_features"] for _, each in cells])
-    return restored_kernel_distance(samples, truth) if len(truth) > 1 else float("nan")
+def _distance(cells: list[Cell], store: Store) -> float:
+    """Of an image that is in several cells, the samples of the last of them count."""
+    images: dict[int, tuple[Tensor, Tensor]] = {}
+    for cell in sorted(cells, key=lambda cell: (cell.start, cell.stop)):
+        tensors = store.tensors(cell)
+        samples = tensors["features"].unflatten(0, (-1, cell.num_samples))
+        pairs = zip(samples, tensors["true_features"], strict=True)
+        images |= dict(zip(range(cell.start, cell.stop), pairs, strict=True))
+    if len(images) < 2:
+        return float("nan")
+    samples, truth = (torch.stack(values) for values in zip(*images.values(), strict=True))
+    return restored_kernel_distance(samples, truth)
 
 
 def means(frame: pd.DataFrame) -> pd.DataFrame:

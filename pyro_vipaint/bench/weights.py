@@ -1,4 +1,4 @@
-"""Which weights a prior has: results of other weights are not its results."""
+"""Which weights a prior has, or which pictures there are: results of others are not theirs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from pyro_vipaint.devices import tensors_of
 
 
-def fingerprint(prior: Any) -> str:
-    """16 hexadecimal digits of all numbers in the networks of a prior, the same on every device."""
+def fingerprint(part: Any) -> str:
+    """16 hexadecimal digits of all numbers in a tensor or in the networks of a prior, the same on every device."""
     digest = hashlib.sha256()
-    for name, tensor in tensors_of(prior):
+    for name, tensor in tensors_of(part):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -23,7 +23,6 @@ from typing import Any, Protocol
 import torch
 from rich.console import Console
 from rich.progress import track
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -73,12 +72,6 @@ def load_classifier(path: Path) -> Classifier:
     classifier = Classifier()
     classifier.load_state_dict(load_file(path))
     return classifier.eval()
-
-
-def stated_accuracy(path: Path) -> float:
-    """The held-out accuracy, in [0, 1], that the file's metadata states."""
-    with safe_open(path, framework="pt") as file:
-        return float(file.metadata()["held_out_accuracy"])
 
 
 @torch.inference_mode()
