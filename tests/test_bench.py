@@ -295,6 +295,7 @@ def test_the_report_has_a_table_a_budget_and_its_pictures(finished: tuple[Path, 
     for budget in (2, 3):
         assert f"## fashion32, {budget} evaluations a sample, 2 samples: LPIPS" in markdown
     pictures = [line.split("(")[1].rstrip(")") for line in markdown.splitlines() if line.startswith("![")]
+    assert markdown.count("all measures, means over the tasks") == 2
     assert len(pictures) == 4 and all((out / name).stat().st_size > 1000 for name in pictures)
     assert page.count("<img") == 4 and "**" not in page and page.count("<table") == markdown.count("\n|:-")
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 OURS = "VIPaint-4"
 DPI = 110
+DIGITS = dict.fromkeys(SCORES, 4) | {"psnr": 2, "ssim": 3}
+DIGITS |= {"evaluations": 1, "seconds": 1, "peak_memory": 0, "kernel_distance": 2}
 SECTION = ["prior", "images", "num_samples"]  # whose tables and figures stand together
 LEGEND = (
     "LPIPS (AlexNet), observation error and memory: lower is better; PSNR, SSIM: higher. Means over samples, then over "
@@ -83,8 +85,10 @@ def build(frame: pd.DataFrame, store: Store) -> Iterator[Section]:
         source = str(prior) if pd.isna(images) else f"{prior} on {images}"
         for budget, part in rows.groupby("budget", sort=True, dropna=False):
             name = f"{source}, {budget_name(budget)}, {number} {'sample' if number == 1 else 'samples'}"
-            yield Section(f"{name}: LPIPS", _against(part), lpips_table(part))
+            yield Section(f"{name}: LPIPS", against(part), lpips_table(part))
             yield Section(f"{name}: all measures", table=full_table(part))
+            if part["task"].nunique() > 1:
+                yield Section(f"{name}: all measures, means over the tasks", table=overall_table(part))
         yield from _figures(source, rows, _records_of(rows, store), store)
     failed: Any = frame[frame["error"].notna()]
     if len(failed):
@@ -107,12 +111,21 @@ def lpips_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def full_table(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a task and method, all measures."""
-    columns = [*SCORES, *(name for name in COSTS if name in rows)]
-    digits = {"psnr": 2, "ssim": 3, "evaluations": 1, "seconds": 1, "peak_memory": 0, "kernel_distance": 2}
-    table: Any = means(rows)[["task", "method", "count", *columns]]
-    return table.sort_values(["task", "lpips"], ignore_index=True).round(
-        {name: digits.get(name, 4) for name in columns}
-    )
+    table: Any = means(rows)
+    table = table[["task", "method", "count", *_measures(table)]]
+    return table.sort_values(["task", "lpips"], ignore_index=True).round(DIGITS)
+
+
+def overall_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a method: means over tasks of all measures."""
+    table: Any = means(rows)
+    table = table.groupby("method")[_measures(table)].mean().reset_index()
+    return table.sort_values("lpips", ignore_index=True).round(DIGITS)
+
+
+def _measures(table: pd.DataFrame) -> list[str]:
+    """The columns of all measures; of the costs, which depend on the machine, those that every row has."""
+    return [*SCORES, *(name for name in COSTS if table[name].notna().all())]
 
 
 def budget_name(budget: object) -> str:
@@ -120,7 +133,7 @@ def budget_name(budget: object) -> str:
     return "the authors' own settings" if pd.isna(budget) else f"{budget} evaluations a sample"  # pyright: ignore
 
 
-def _against(rows: pd.DataFrame) -> str:
+def against(rows: pd.DataFrame) -> str:
     """Paired differences of VIPaint to every other method over the tasks that both have."""
     if OURS not in set(rows["method"]):
         return ""

@@ -1,0 +1,44 @@
+"""The tables of docs/results.md, from the rows that ship.
+
+    python -m benchmarks.tables
+
+For each file of ``vipaint bench`` in benchmarks/results, budget and kind of task: LPIPS, what VIPaint-4 differs by, and
+all measures, by task where there are two or fewer, else their means over the tasks. Without time and memory: not all
+rows were made on a machine that did nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from pyro_vipaint.bench import TASKS
+from pyro_vipaint.bench.report import against, budget_name, full_table, lpips_table, overall_table
+
+RESULTS = Path(__file__).parent / "results"
+FEW = 2
+
+
+def parts(path: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows of a file that stand in one table, and what they are."""
+    frame = pd.read_parquet(path)
+    frame["mask"] = [TASKS[task].is_inpainting for task in frame["task"]]
+    done = frame[frame["error"].isna()]
+    for (prior, budget, mask), rows in done.groupby(["prior", "budget", "mask"], dropna=False):  # pyright: ignore
+        yield f"{prior}, {'masks' if mask else 'restoration'}, {budget_name(budget)}", rows
+
+
+def tables(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """Those of one part."""
+    full = full_table(rows).drop(columns="count") if rows["task"].nunique() <= FEW else overall_table(rows)
+    return [lpips_table(rows), full.drop(columns=["seconds", "peak_memory"], errors="ignore")]
+
+
+if __name__ == "__main__":
+    for file in sorted(RESULTS.glob("bench-*.parquet")):
+        for name, rows in parts(file):
+            print(f"## {name}\n")
+            first, *others = (table.to_markdown(index=False) for table in tables(rows))
+            print("\n\n".join([first, against(rows), *others]), end="\n\n")
