@@ -22,7 +22,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Bad input ends with one line and exit code 2, a fit that broke or a full disk with exit code 1."""
+    """Bad input ends with one line and exit code 2, a fit that broke, a full disk or memory with exit code 1."""
     try:
         yield
     except InputError as error:
@@ -31,9 +31,19 @@ def one_line_errors() -> Iterator[None]:
     except (NonFiniteError, OSError) as error:
         _print_error(error)
         raise typer.Exit(1) from None
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        _print_error("Not enough memory: ask for fewer --samples, or for --half or --checkpointing.")
+        raise typer.Exit(1) from None
 
 
-def _print_error(error: Exception) -> None:
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch found no memory: a class of its own on a GPU, which is not worth its import, else a text."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def _print_error(error: object) -> None:
     """The message in one line, however narrow the terminal, with brackets in file names left as they are."""
     message = " ".join(str(error).split())
     errors.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)

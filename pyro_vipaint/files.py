@@ -107,6 +107,8 @@ def whole_folder(out: Path) -> Iterator[Path]:
         if not out.exists():
             temporary.rename(out)
             return
+        if (temporary / REPORT).exists():
+            (out / REPORT).unlink(missing_ok=True)  # an old one must not vouch for new files
         for path in sorted(temporary.iterdir(), key=lambda path: path.name == REPORT):  # last: it vouches for the rest
             os.replace(path, out / path.name)
     finally:

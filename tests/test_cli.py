@@ -564,6 +564,26 @@ def test_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch, place: str) 
     assert_refused(result, folder, {"image.png", "mask.png"}, "No space left on device", exit_code=1)
 
 
+@pytest.mark.parametrize("message", ["CUDA out of memory", "DefaultCPUAllocator: can't allocate memory"])
+def test_no_memory_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, message: str) -> None:
+    def no_memory(*arguments: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError(message) if "CUDA" in message else RuntimeError(message)
+
+    monkeypatch.setattr(PLACES["refine"], no_memory)
+    result = inpaint(folder)
+    assert_refused(result, folder, {"image.png", "mask.png"}, "Not enough memory: ask for fewer --samples", exit_code=1)
+
+
+def test_an_old_report_does_not_vouch_for_new_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped between two files of an existing folder, it has no report."""
+    (tmp_path / "report.json").write_text("old")
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path) as temporary:
+        for name in ("a.png", "report.json"):
+            (temporary / name).write_text("new")
+    assert os.listdir(tmp_path) == []
+
+
 def test_whole_folder_gives_all_or_nothing(tmp_path: Path) -> None:
     """The files appear when the block has ended well, and at no time before."""
     with whole_folder(tmp_path / "a" / "out") as temporary:
