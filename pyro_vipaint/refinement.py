@@ -9,6 +9,10 @@ With x_hat = E[z_0 given z_t] and the residual r = |y - A(decode(x_hat))| of *ea
 one network call with its gradient. The factors c take the step in the variance-preserving coordinates z / c, in which
 it is the authors' DPS; so the same zeta means the same on every schedule.
 
+The times are those at which the noise level falls as in Karras et al. 2022 (Eq. 5, rho = 7) on every schedule. Evenly
+spaced times are these on their schedule alone: on a variance-preserving one 22 of them from a noise level of 1.5 make
+the last network call at .16, and a prediction made from that has lost what is small (``benchmarks/cats.py``).
+
 The gradient of a norm does not shrink with the residual, so that the last steps of a constant zeta throw a sample to
 and fro around y. With ``final_zeta`` it falls, evenly from step to step, to that share of itself; 1 is their DPS.
 
@@ -31,10 +35,13 @@ from pyro_vipaint.guidance import WEIGHT
 from pyro_vipaint.kernels import bridge, coordinate_scale
 from pyro_vipaint.models.priors import DiffusionPrior
 from pyro_vipaint.operators import Inpainting, operator_norm
+from pyro_vipaint.schedules import noise_level, time_of
 from pyro_vipaint.seeding import seeded
 
 DEFAULT_STEPS = 15
 DEFAULT_ZETA, DEFAULT_FINAL_ZETA = 2.5, 0.2
+RHO, BISECTIONS = 7.0, 60
+LOWEST = 0.003  # noise level over data_std that the grid goes down to before 0; .004 in Karras et al.
 LIMIT = 2.0  # in lengths of the transition's noise; on cats64 one step in 900 is longer, about 7 times its noise
 
 
@@ -79,7 +86,7 @@ def refine(
         model: the :class:`DiffusionModel`: its prior, likelihood, conditions, and T_s as the starting time.
         z: latents at T_s, as :func:`pyro_vipaint.sample` returns them.
         y: observations ``(N, *observation)``.
-        steps: steps from T_s to 0, evenly spaced in time.
+        steps: steps from T_s to 0, at :func:`refinement_times`.
         zeta: weight of the observation; 0.5 for inpainting in the DPS paper, 2.5 tuned here on fashion32.
         final_zeta: the factor that it has reached at the last guided step; 1 in the DPS paper, .2 tuned here.
         guidance_scale: weight of the condition (:mod:`pyro_vipaint.guidance`); the model's own if not given.
@@ -88,7 +95,7 @@ def refine(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}.")
-    times = torch.linspace(model.keypoints[-1], 0.0, steps + 1, dtype=torch.float64).tolist()
+    times = refinement_times(model.prior, model.keypoints[-1], steps)
     condition = dict(model.condition)
     if guidance_scale is not None:
         condition[WEIGHT] = guidance_scale
@@ -96,6 +103,18 @@ def refine(
         limit = StepLimit(LIMIT, _norm(model.likelihood.operator, model.prior, y))
         guidance = Guidance(zeta, final_zeta, limit)
         return guided_chain(model.prior, model.likelihood, z, y, times, guidance, condition, callback)
+
+
+def refinement_times(prior: DiffusionPrior, start: float, steps: int) -> list[float]:
+    """``steps`` + 1 times from ``start`` to 0; with r = 1 / RHO their noise levels l_i are, but for the last,
+
+    ``l_i = (l_0^r + i / steps (l_end^r - l_0^r))^(1 / r)``, l_end being LOWEST or the schedule's own lowest level.
+    """
+    level = float(noise_level(prior.schedule, start))
+    lowest = max(float(noise_level(prior.schedule, 0.0)), min(LOWEST * prior.data_std, level / 10))
+    first, last = (value ** (1 / RHO) for value in (level, lowest))
+    levels = [(first + i / steps * (last - first)) ** RHO for i in range(1, steps)]
+    return [start, *(time_of(prior.schedule, level, BISECTIONS) for level in levels), 0.0]
 
 
 def guided_chain(

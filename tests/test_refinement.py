@@ -12,7 +12,7 @@ from pyro_vipaint.baselines import dps
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.models import DiffusionModel, GaussianPrior
 from pyro_vipaint.refinement import Guidance, guided_chain, residual_norm
-from pyro_vipaint.schedules import EDM, LinearVP, Schedule, noise_level, time_of
+from pyro_vipaint.schedules import EDM, GeometricVE, LinearVP, RectifiedFlow, Schedule, noise_level, time_of
 from tests.statistics import assert_within, mean_and_error
 
 MASK = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
@@ -126,6 +126,30 @@ def test_falling_guidance_ends_nearer_to_the_observation() -> None:
     images = [vp.refine(model, z, y, steps=50, zeta=0.5, final_zeta=final, seed=0) for final in (1.0, 0.1)]
     constant, falling = ((x - y)[..., 0, :].abs().mean() for x in images)
     assert falling < 0.5 * constant
+
+
+@pytest.mark.parametrize("schedule", [EDM(), LinearVP(), RectifiedFlow()])
+def test_noise_levels_fall_as_on_the_schedule_of_karras(schedule: Schedule) -> None:
+    """Their formula on any schedule; on theirs the times are evenly spaced."""
+    prior, start = image_prior(schedule), time_of(schedule, 1.0)
+    times = refinement.refinement_times(prior, start, 8)
+    assert times[0] == start and times[-1] == 0 and len(times) == 9
+    roots = [float(noise_level(schedule, t)) ** (1 / 7) for t in times[:-1]]
+    lowest = max(float(noise_level(schedule, 0.0)), 0.003 * prior.data_std)
+    assert roots == pytest.approx([1 + i / 8 * (lowest ** (1 / 7) - 1) for i in range(8)], abs=1e-6)
+    if isinstance(schedule, EDM):
+        assert times == pytest.approx(torch.linspace(start, 0, 9, dtype=torch.float64).tolist(), abs=1e-9)
+
+
+def test_the_refinement_is_the_same_on_every_schedule() -> None:
+    """At the same noise levels, from the same noisy image: the same images."""
+    y, x, images = torch.rand(1, 1, 2, 2) * MASK, torch.randn(4, 1, 1, 2, 2), []
+    for schedule in (GeometricVE(sigma_min=1e-6), LinearVP()):
+        prior = image_prior(schedule)
+        model = DiffusionModel(prior, LIKELIHOOD, vp.keypoints(prior, noise_levels=[1.0, 0.5]))
+        alpha, _ = schedule(torch.tensor(model.keypoints[-1], dtype=torch.float64))
+        images.append(vp.refine(model, x * float(alpha), y, steps=6, seed=0))
+    torch.testing.assert_close(images[0], images[1], atol=1e-4, rtol=0)
 
 
 def test_calls_are_steps() -> None:
