@@ -199,10 +199,10 @@ assert scores_early.loc["accessory", "coverage"] > scores.loc["accessory", "cove
 scores_early.round(2)
 
 # %% [markdown]
-# Some of the doubtful accessories appear, though still too seldom; eyes and mouths differ more. The price: four of the
-# sixteen have a body of another colour, which the guidance, falling as it does, did not bring back. LPIPS to the truth
-# is larger, as it was on other cats (.042 in place of .038, `benchmarks/cats.py`): a wrong accessory is further from
-# the truth than none.
+# Some of the doubtful accessories appear, though still too seldom. The price: five of the sixteen have a body of
+# another colour, which the guidance, falling as it does, did not bring back. LPIPS to the truth is larger, as it was on
+# other cats (.033 in place of .017 with a box, `benchmarks/cats.py`): a wrong accessory is further from the truth than
+# none.
 #
 # ## Without the perceptual term
 #
@@ -230,9 +230,8 @@ assert table.loc["exact draws", "coverage of accessories"] == table["coverage of
 # %% [markdown]
 # ## The answer
 #
-# Of what it sees on this cat it is as sure as it should be: body and fur are right in every completion (over sixteen
-# cats with this mask in 87 % of them, `benchmarks/cats.py`). Of what it does not see it
-# knows too little that it does not know it: among five equally probable accessories it always chose none, because a
-# Gaussian chain from $T_e$ to $T_s$ averages over what covers many latents. $T_s$ is the dial: the earlier the fit
+# Of what it sees on this cat it is as sure as it should be: body and fur are right in every completion (sixteen cats
+# with this mask are in `benchmarks/cats.py`). Of what it does not see it knows too little that it does not know it:
+# among five equally probable accessories it always chose none, because a Gaussian chain from $T_e$ to $T_s$ averages over what covers many latents. $T_s$ is the dial: the earlier the fit
 # ends, the more the refinement decides, with more variety and less fidelity. No setting here reaches the exact
 # posterior; without an enumeration to compare with, the pictures alone would not have told.
