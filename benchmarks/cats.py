@@ -65,11 +65,12 @@ that of fur and of mouth, with box and with random large masks:
 - With that grid and T_s at 1.5, 3 and 5, total variation with a box .095, .079, .117 and with rotated windows .252,
   .247, .226 (exact draws .035, .131), LPIPS .0171, .0189, .0334 and .1156, .1307, .1201.
 
-The rows that ship are those of four methods with the prior after 14,400 batches, VIPaint with falling guidance; with a
-constant zeta of 3 it had, over the masks but the lower third, LPIPS .0164 and .0184 (K = 2 and 4; now .0160 and .0176),
-agreement .929 and .932 (.951 and .949), total variation .118 and .113 (.098 and .098). With it after 6800, before a
-guidance step was limited (:mod:`pyro_vipaint.refinement`), all six were run: LPIPS over all masks VIPaint-2 .0402,
-VIPaint-2, L1 .0402 (paired +.0000 +- .0006), VIPaint-4 .0415, VIPaint-4, mixture .0491, DPS .0483.
+The rows that ship are those of four methods with the prior after 14,400 batches. Over the masks but the lower third
+VIPaint has LPIPS .0148 and .0187 (K = 2 and 4), agreement .972 and .961, total variation .077 and .087. With evenly
+spaced times it had .0160 and .0176, .951 and .949, .098 and .098; with a constant zeta of 3 as well .0164 and .0184,
+.929 and .932, .118 and .113. With the prior after 6800, before a guidance step was limited
+(:mod:`pyro_vipaint.refinement`), all six were run: LPIPS over all masks VIPaint-2 .0402, VIPaint-2, L1 .0402 (paired
++.0000 +- .0006), VIPaint-4 .0415, VIPaint-4, mixture .0491, DPS .0483.
 
 Columns: LPIPS to the truth (mean over samples, then over cats), total variation (mean over slots), agreement in shown
 slots, coverage in open ones, network evaluations and seconds a sample. Differences to DPS are paired over cats.

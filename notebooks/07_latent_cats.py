@@ -232,6 +232,7 @@ assert table.loc["exact draws", "coverage of accessories"] == table["coverage of
 #
 # Of what it sees on this cat it is as sure as it should be: body and fur are right in every completion (sixteen cats
 # with this mask are in `benchmarks/cats.py`). Of what it does not see it knows too little that it does not know it:
-# among five equally probable accessories it always chose none, because a Gaussian chain from $T_e$ to $T_s$ averages over what covers many latents. $T_s$ is the dial: the earlier the fit
-# ends, the more the refinement decides, with more variety and less fidelity. No setting here reaches the exact
-# posterior; without an enumeration to compare with, the pictures alone would not have told.
+# among five equally probable accessories it always chose none, because a Gaussian chain from $T_e$ to $T_s$ averages
+# over what covers many latents. $T_s$ is the dial: the earlier the fit ends, the more the refinement decides, with more
+# variety and less fidelity. No setting here reaches the exact posterior; without an enumeration to compare with, the
+# pictures alone would not have told.
