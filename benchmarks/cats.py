@@ -12,8 +12,8 @@ beside its expectation under as many exact draws. *Exact draws* is a method too:
 posterior, judged in the same way; where it misses the expectation it is the classifier that errs.
 
 *VIPaint-2, L1* is the ablation of the perceptual term. *VIPaint-4, mixture* has a mixture of four hierarchical guides,
-as many particles and a quarter of the steps. DPS has as many evaluations as VIPaint-4, the dearest; its zeta
-is the best in LPIPS of 1, 2, 3 and 4 on other cats.
+as many particles and a quarter of the steps. DPS has as many evaluations as VIPaint-4, the dearest; its zeta is the
+best in LPIPS of 1, 2, 3 and 4 on other cats.
 
 Tuned on three other cats (seed 100), four masks (that of the lowest third among them), 8 samples, about 38 evaluations;
 LPIPS, total variation (exact draws .096), agreement, coverage (exact draws .640):

@@ -67,11 +67,9 @@ def simulated(truth: Tensor, operator: Operator, noise: float, seed: int) -> Ten
     """y = A(truth) + noise · N(0, 1), ``(N, *observation)``; not the noise with which a run of ``seed`` begins."""
     import torch
 
-    from pyro_vipaint.inputs import check_operator
-    from pyro_vipaint.operators import apply
+    from pyro_vipaint.inputs import observed_by
 
-    check_operator(operator, truth)
-    y = apply(operator, truth)
+    y = observed_by(operator, truth)
     other = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed)))
     return y + noise * torch.randn(y.shape, generator=torch.Generator().manual_seed(other))
 

@@ -120,7 +120,8 @@ def check_observation(y: Any, operator: Any, prior: DiffusionPrior, device: torc
     if mask is not None and mask.ndim == y.ndim and len(mask) not in (1, len(y)):
         raise InputError(f"{len(y)} observations and {len(mask)} masks do not go together: give one mask, or one each.")
     count = len(y) if y.ndim and is_one_an_image(operator) else 1
-    expected = check_operator(operator, torch.zeros(count, *_image_shape(prior), device=device))
+    images = torch.zeros(count, *_image_shape(prior), device=device)
+    expected = observed_by(operator, images).shape[1:]
     given = tuple(y.shape)
     y = y.unsqueeze(0) if y.ndim == len(expected) else y
     if y.shape[1:] != expected or not len(y):
@@ -142,10 +143,10 @@ def _check_elements(y: Tensor, mask: Tensor | None, averages: bool) -> Tensor:
     return y
 
 
-def check_operator(operator: Any, images: Tensor) -> torch.Size:
-    """The shape of one observation; refuses an operator that cannot take the images ``(N, C, H, W)``."""
+def observed_by(operator: Any, images: Tensor) -> Tensor:
+    """A(images), ``(N, *observation)``; refuses an operator that cannot take the images ``(N, C, H, W)``."""
     try:
-        return apply(operator, images).shape[1:]
+        return apply(operator, images)
     except InputError:
         raise
     except Exception as error:  # operators of other libraries raise anything

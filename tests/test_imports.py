@@ -172,7 +172,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench": _BENCH,
     "allocator": set(),
     "cli_results": {"allocator", "cli_shared", "devices", "files"},
-    "cli_tasks": {"errors", "operators", "seeding", "models", "inputs", "files"},
+    "cli_tasks": {"errors", "operators", "models", "inputs", "files"},
     "cli_restore": _LIBRARY | {"inputs", "restoring", "files", "cli_shared", "cli_tasks", "cli_results"},
     "cli_shared": {"errors"},
     "cli_bench": {"errors", "cli_shared", "bench", "devices", "files", "masks"},
