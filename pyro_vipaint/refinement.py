@@ -35,7 +35,7 @@ from pyro_vipaint.guidance import WEIGHT
 from pyro_vipaint.kernels import bridge, coordinate_scale
 from pyro_vipaint.models.priors import DiffusionPrior
 from pyro_vipaint.operators import Inpainting, operator_norm
-from pyro_vipaint.schedules import noise_level, time_of
+from pyro_vipaint.schedules import lowest_level, noise_level, time_of
 from pyro_vipaint.seeding import seeded
 
 DEFAULT_STEPS = 15
@@ -108,10 +108,11 @@ def refine(
 def refinement_times(prior: DiffusionPrior, start: float, steps: int) -> list[float]:
     """``steps`` + 1 times from ``start`` to 0; with r = 1 / RHO their noise levels l_i are, but for the last,
 
-    ``l_i = (l_0^r + i / steps (l_end^r - l_0^r))^(1 / r)``, l_end being LOWEST or the schedule's own lowest level.
+    ``l_i = (l_0^r + i / steps (l_end^r - l_0^r))^(1 / r)``, l_end being LOWEST or the lowest level that the network
+    has been trained at (.04 for a thousand steps of latent diffusion), and at most a tenth of l_0.
     """
-    level = float(noise_level(prior.schedule, start))
-    lowest = max(float(noise_level(prior.schedule, 0.0)), min(LOWEST * prior.data_std, level / 10))
+    level, bottom = float(noise_level(prior.schedule, start)), lowest_level(prior.schedule)
+    lowest = max(float(noise_level(prior.schedule, 0.0)), min(max(LOWEST * prior.data_std, bottom), level / 10))
     first, last = (value ** (1 / RHO) for value in (level, lowest))
     levels = [(first + i / steps * (last - first)) ** RHO for i in range(1, steps)]
     return [start, *(time_of(prior.schedule, level, BISECTIONS) for level in levels), 0.0]

@@ -171,6 +171,12 @@ def noise_level(schedule: Schedule, t: Tensor | float) -> Tensor:
     return sigma / alpha
 
 
+def lowest_level(schedule: Schedule) -> float:
+    """The lowest noise level that a network has been trained at: that of a table's first entry, or of ``t = 0``."""
+    first = 1 / schedule.num_steps if isinstance(schedule, TableVP) else 0.0
+    return noise_level(schedule, first).item()
+
+
 def time_of(schedule: Schedule, level: float, iterations: int = 100) -> float:
     """The time at which sigma/alpha equals ``level``, by bisection (the ratio grows with ``t``).
 

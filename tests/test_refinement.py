@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from pyro_vipaint.baselines import dps
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.models import DiffusionModel, GaussianPrior
 from pyro_vipaint.refinement import Guidance, guided_chain, residual_norm
-from pyro_vipaint.schedules import EDM, GeometricVE, LinearVP, RectifiedFlow, Schedule, noise_level, time_of
+from pyro_vipaint.schedules import EDM, GeometricVE, LinearVP, RectifiedFlow, Schedule, TableVP, noise_level, time_of
 from tests.statistics import assert_within, mean_and_error
 
 MASK = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
@@ -139,6 +141,21 @@ def test_noise_levels_fall_as_on_the_schedule_of_karras(schedule: Schedule) -> N
     assert roots == pytest.approx([1 + i / 8 * (lowest ** (1 / 7) - 1) for i in range(8)], abs=1e-6)
     if isinstance(schedule, EDM):
         assert times == pytest.approx(torch.linspace(start, 0, 9, dtype=torch.float64).tolist(), abs=1e-9)
+
+
+@pytest.mark.parametrize("steps", [2, 22, 500])
+def test_no_call_lies_below_what_a_table_was_trained_at(steps: int) -> None:
+    """The clock of a table's network stops at its first entry: below it the network would be told too much noise."""
+    table = TableVP(torch.cumprod(1 - torch.linspace(0.0015, 0.0195, 100, dtype=torch.float64), 0).tolist())
+    times = refinement.refinement_times(image_prior(table), time_of(table, 0.8), steps)
+    assert all(t > s for t, s in itertools.pairwise(times))
+    assert min(times[:-1]) >= 1 / table.num_steps
+
+
+def test_a_chain_that_begins_near_the_first_entry_still_falls() -> None:
+    table = TableVP([0.9985, 0.99, 0.9])
+    times = refinement.refinement_times(image_prior(table), 1 / 3, 4)
+    assert all(t > s for t, s in itertools.pairwise(times))
 
 
 def test_the_refinement_is_the_same_on_every_schedule() -> None:

@@ -25,6 +25,7 @@ from pyro_vipaint.schedules import (
     Schedule,
     TableVP,
     as_time,
+    lowest_level,
     noise_level,
     time_of,
 )
@@ -264,3 +265,10 @@ def test_time_is_computed_in_double_precision() -> None:
     """Numbers, integers and float32 tensors all become float64."""
     times: list[Tensor | float] = [0.1, 1, torch.tensor(0.1)]
     assert all(as_time(t).dtype == torch.float64 for t in times)
+
+
+def test_the_lowest_level_is_the_first_that_was_trained() -> None:
+    """A table begins at its first entry, all else at t = 0."""
+    assert lowest_level(TableVP([0.8, 0.5, 0.1])) == pytest.approx(math.sqrt(0.2 / 0.8))
+    assert lowest_level(EDM()) == pytest.approx(0.002)
+    assert lowest_level(LinearVP()) == 0
