@@ -10,7 +10,7 @@ from pyro_vipaint.refinement import DEFAULT_FINAL_ZETA, DEFAULT_STEPS, DEFAULT_Z
 from pyro_vipaint.svi import DEFAULT_LR
 
 START, STOP = 3.0, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data's standard deviation
-LATENT_START, LATENT_STOP = 12.0, 1.5  # of latent priors
+LATENT_START, LATENT_STOP = 12.0, 3.0  # of latent priors
 LATENT_FIT_CALLS = 120  # network calls of their fit, at least one step of MAX_LEVELS
 KINDS = ("mu", "tau", "gamma")  # the parameters of HierarchicalGuide
 FIT_SHARE = 0.4  # of a budget
