@@ -76,6 +76,10 @@ And 32 more (4000-4031), 5 samples, in search of what VIPaint-4 lacks:
 - K = 4, logit of gamma 0, 2.5 to .5: .0188 (-.0007 +- .0012), diversity .060 in place of .074; with the mean of the
   last half of the steps .0191.
 - DPS at 34 does not gain by it: .0224 (zeta 1), .0200 (2.5), .0222 (2.5 to .5), .0209 (4 to .4).
+
+32 more (8000-8031), 5 samples: K = 2 .0154, K = 4 .0150 (-.0004 +- .0010). K = 4 begun by a fit of K = 2, 20 steps
+of it and 12 of its own, 30 evaluations: .0160 (mu handed down, and tau at T_e), .0167 (tau and gamma below, too).
+
 In ``vipaint bench``, 16 images, four masks, 100 evaluations, it lowers LPIPS under every mask: K = 2 -.0008 +- .0002,
 K = 4 -.0006 +- .0001. On images 0-31 before it: K = 2 .0232, K = 4 .0243, observed error .013.
 """

@@ -135,6 +135,8 @@ class GaussianPrior(DiffusionPrior):
             InputError: the likelihood has no ``sigma``, or its operator is another one for each image.
         """
         _, observed, mean, covariance = self.observation_moments(likelihood, keypoints)
+        if not observed.any():
+            return mean.new_zeros(len(y))
         return MultivariateNormal(mean, covariance).log_prob(y.flatten(1)[:, observed])
 
     def posterior(self, likelihood: Any, y: Tensor, keypoints: Sequence[float] | None = None) -> MultivariateNormal:

@@ -212,7 +212,9 @@ class GaussianMixturePrior(DiffusionPrior):
         total = rows @ cross + likelihood.sigma**2 * torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
         predicted = self.denoiser.means.flatten(1).to(rows) @ rows.T
         surprise = y.flatten(1)[:, None, observed].to(rows) - predicted
-        log_likelihood = MultivariateNormal(torch.zeros_like(predicted), total).log_prob(surprise)
+        log_likelihood = surprise.new_zeros(surprise.shape[:-1])
+        if len(rows):
+            log_likelihood = MultivariateNormal(torch.zeros_like(predicted), total).log_prob(surprise)
         return _Observed(self.denoiser.log_weights + log_likelihood, surprise, cross, total)
 
     def _observed_rows(self, likelihood: Gaussian) -> tuple[Tensor, Tensor]:

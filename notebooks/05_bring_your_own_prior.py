@@ -104,7 +104,7 @@ model = DiffusionModel(prior, likelihood, keypoints)
 guide = HierarchicalGuide(model, vp.initial_latent(prior, likelihood, y), gamma_logit=0.0)
 fit = vp.fit(model, guide, y, vp.BetaELBO(num_particles=8), steps=500, lr=0.1, final_lr=0.01, seed=1)
 with torch.no_grad():
-    x = model.reconstruct(vp.sample(guide, y, 2000, seed=1))[:, 0]
+    x = model.reconstruct(vp.sample(guide, y, 2000, seed=2))[:, 0]
 kriging = exact.posterior(likelihood, y, keypoints)
 
 figure, panel = plt.subplots(figsize=(7, 3), layout="constrained")
@@ -208,7 +208,7 @@ chain = DiffusionModel(others, blurred, vp.keypoints(others, noise_levels=[4.0, 
 sketch = HierarchicalGuide(chain, vp.initial_latent(others, blurred, boot))
 fitted = vp.fit(chain, sketch, boot, vp.BetaELBO(num_particles=8), steps=400, lr=0.1, final_lr=0.1, seed=1)
 with torch.no_grad():
-    x = chain.reconstruct(vp.sample(sketch, boot, 1000, seed=1))[:, 0]
+    x = chain.reconstruct(vp.sample(sketch, boot, 1000, seed=2))[:, 0]
 
 nearest = torch.cdist(x.flatten(1), pictures[1:].flatten(1)).argmin(1)
 shares = torch.bincount(nearest, minlength=63) / len(x)

@@ -29,7 +29,7 @@ from pyro_vipaint.comparison_inputs import (
 from pyro_vipaint.diagnostics import elbo_estimate, iwae_bound, pareto_k, sliced_wasserstein, weighted_draws
 from pyro_vipaint.errors import InputError, NonFiniteError
 from pyro_vipaint.models.diffusion import DiffusionModel
-from pyro_vipaint.seeding import seeded
+from pyro_vipaint.seeding import DIRECTIONS, JUDGING, seeded
 from pyro_vipaint.svi import fit
 
 if TYPE_CHECKING:
@@ -60,10 +60,11 @@ class Comparison:
     def summary(self) -> pd.DataFrame:
         """Means over seeds and images by guide and objective, best bound first; of ``k_hat`` the largest.
 
-        Figures that are missing (NaN) are left out of the means.
+        ``bound_se`` is the Monte-Carlo error of the mean bound of these very fits, sqrt(sum of squares) / number; what
+        other seeds and images would give is not in it. Figures that are missing (NaN) are left out.
         """
         columns = [name for name in self.table.columns if name not in ("guide", "objective", "seed", "image", "note")]
-        how = {name: "max" if name == "k_hat" else "mean" for name in columns}
+        how: dict[str, Any] = dict.fromkeys(columns, "mean") | {"k_hat": "max", "bound_se": _error_of_mean}
         table = self.table.groupby(["guide", "objective"], sort=False).agg(how)
         return table.sort_values("bound", ascending=False)
 
@@ -107,7 +108,7 @@ def compare(
             that also sets arguments, is called with the model alone.
         elbos: by name, objectives of :mod:`pyro_vipaint.elbos` or of Pyro; each run uses a copy.
         y: observations ``(N, *observation)``.
-        seeds: of the guide's start, the fit and the draws that judge it.
+        seeds: of the guide's start and the fit; the draws that judge it come from another seed that this one sets.
         steps, lr, final_lr: as for :func:`fit`.
         num_draws: S, draws of each image that judge a run.
         batch_size: draws of each image in one pass; all of them if not given.
@@ -187,7 +188,7 @@ def _judge(
     posterior: Tensor | None,
 ) -> dict[str, Tensor]:
     """The figures of a fitted guide, ``(N,)`` each."""
-    draws = weighted_draws(model, guide, y, num_draws, seed=seed, batch_size=batch_size)
+    draws = weighted_draws(model, guide, y, num_draws, seed=seed + JUDGING, batch_size=batch_size)
     if not draws.log_weights.isfinite().all():
         raise NonFiniteError("The weights of the fitted guide are not finite: try a lower learning rate.")
     bound = elbo_estimate(draws.log_weights)
@@ -201,7 +202,7 @@ def _judge(
         figures["gap"] = evidence.to(bound.estimate) - bound.estimate
     if posterior is not None:
         x = _clean(model, draws.z, batch_size or num_draws)
-        distances = [sliced_wasserstein(x[:, n], posterior[:, n], seed=seed) for n in range(len(y))]
+        distances = [sliced_wasserstein(x[:, n], posterior[:, n], seed=seed + DIRECTIONS) for n in range(len(y))]
         figures["distance"] = torch.tensor(distances)
     return figures
 
@@ -217,6 +218,11 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, (InputError, NonFiniteError)):
         return str(error)
     return " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
+
+
+def _error_of_mean(errors: pd.Series) -> float:
+    """The standard error of a mean of independent estimates, from theirs."""
+    return float((errors**2).sum(min_count=1) ** 0.5 / errors.count())
 
 
 def _per_image(figures: dict[str, Any], num_images: int) -> list[dict[str, Any]]:

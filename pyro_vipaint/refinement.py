@@ -41,7 +41,7 @@ from pyro_vipaint.seeding import seeded
 DEFAULT_STEPS = 15
 DEFAULT_ZETA, DEFAULT_FINAL_ZETA = 2.5, 0.2
 RHO, BISECTIONS = 7.0, 60
-LOWEST = 0.003  # noise level over data_std that the grid goes down to before 0; .004 in Karras et al.
+LOWEST = 0.003  # noise level over data_std towards which the grid falls (the last call is a step above); .004 in Karras
 LIMIT = 2.0  # in lengths of the transition's noise; on cats64 one step in 900 is longer, about 7 times its noise
 
 

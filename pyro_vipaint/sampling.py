@@ -23,7 +23,8 @@ def sample(guide: Any, y: Tensor, num_samples: int = 10, *, seed: int | None = N
             without a network, unless its program calls one.
         y: observations ``(N, *observation)``; for the guides here only their number matters.
         num_samples: S >= 1.
-        seed: seed of these draws; ``None`` goes on with the global generator.
+        seed: seed of these draws, another than that of the fit, whose noise they would repeat; ``None`` goes on with
+            the global generator.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, not {num_samples}.")

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
+JUDGING, DIRECTIONS = 2**31, 2**30
+"""Added to a seed by what judges a fit: draws from the fit's own seed would be its training noise again."""
+
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:

@@ -31,7 +31,7 @@ class Settings:
         steps: SVI steps, K + 1 network calls each.
         num_particles: draws of the guide in one step.
         lr: Adam's rates by kind of parameter.
-        final_lr: the factor that they have reached at the last step.
+        final_lr: the factor that they have fallen to after the last step.
         average: share of the steps, the last ones, whose mean the guide ends with; 0 for the last step's own values.
             .5 raises the bound of a short fit (``benchmarks/quality.py``).
         gamma_logit: logit of gamma at the start.

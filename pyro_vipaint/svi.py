@@ -66,6 +66,9 @@ class Fit:
     def bounds(self) -> Tensor:
         """The true (beta = 1) bound on log p(y) at each step, one Monte-Carlo estimate each, ``(steps, N)``, nats.
 
+        Two are none: :class:`DeltaGuide` has no entropy, and :class:`RenyiELBO` with an estimated marginal is
+        optimistic (:mod:`pyro_vipaint.elbos.renyi`).
+
         Raises:
             InputError: the objective did not report its terms, as Pyro's own do not.
         """
@@ -158,8 +161,8 @@ def fit(
             (the latter two act on the unconstrained value) and those that single guides add. If not given,
             ``DEFAULT_LR`` (mu, tau and gamma tuned on fashion32; ``OTHER_LR`` for kinds that it does not name), or with
             ``resume`` where the earlier fit left them.
-        final_lr: factor that the rate has reached, geometrically, at the last step of this call. A fit knows its own
-            steps only, so factors of resumed fits multiply: with 0.1 and then 0.1 the last rate is 0.01 of the first.
+        final_lr: factor that the rate has fallen to, geometrically, after the last step of this call. A fit knows its
+            own steps only, so factors of resumed fits multiply: after 0.1 and 0.1 the rate is 0.01 of the first.
         average: the guide ends with the mean of its parameters over so many last steps of this call
             (:mod:`pyro_vipaint.averaging`); with 0 as the last step left it, from which a resumed fit always goes on.
         seed: seed of this fit; ``None`` goes on with the global generator.

@@ -17,6 +17,7 @@ from pyro_vipaint.comparison import COLUMNS
 from pyro_vipaint.diagnostics import elbo_estimate, log_weights, sliced_wasserstein, weighted_draws
 from pyro_vipaint.guides import DeltaGuide, HierarchicalGuide, PriorGuide
 from pyro_vipaint.models import DiffusionModel, GaussianPrior
+from pyro_vipaint.seeding import DIRECTIONS, JUDGING
 from tests.problems import diagonal_problem
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def test_a_row_is_the_run_made_alone() -> None:
     guide = PriorGuide(model, vp.initial_latent(problem.prior, problem.likelihood, problem.y))
     elbo = vp.AnnealedELBO(20.0, steps=10, num_particles=4)
     fitted = vp.fit(model, guide, problem.y, elbo, STEPS, 0.1, seed=4)
-    bound = elbo_estimate(log_weights(model, guide, problem.y, DRAWS, seed=4))
+    bound = elbo_estimate(log_weights(model, guide, problem.y, DRAWS, seed=4 + JUDGING))
     rows = table.query("guide == 'prior' and objective == 'annealed' and seed == 4")
     assert list(rows["bound"]) == bound.estimate.tolist()
     assert list(rows["bound_se"]) == bound.standard_error.tolist()
@@ -112,6 +113,8 @@ def test_the_summary_takes_means_and_the_largest_k_hat() -> None:
     assert summary.loc[("prior", "beta"), "bound"] == pytest.approx(rows["bound"].mean())
     assert summary.loc[("prior", "beta"), "k_hat"] == rows["k_hat"].max()
     assert list(summary["bound"]) == sorted(summary["bound"], reverse=True)
+    error = (rows["bound_se"] ** 2).sum() ** 0.5 / len(rows)
+    assert summary.loc[("prior", "beta"), "bound_se"] == pytest.approx(error), "of the mean, not the mean of the errors"
 
 
 def test_the_figure_shows_each_run_once() -> None:
@@ -202,8 +205,8 @@ def test_exact_draws_may_be_flattened_or_of_the_events_shape(batch_size: int | N
     model, y, flat = image_problem()
     guide = HierarchicalGuide(model, vp.initial_latent(model.prior, model.likelihood, y))
     vp.fit(model, guide, y, vp.BetaELBO(), 5, seed=0)
-    x = model.reconstruct(weighted_draws(model, guide, y, 80, seed=0, batch_size=batch_size).z).reshape(80, 2, 16)
-    expected = [sliced_wasserstein(x[:, n], flat[:, n], seed=0) for n in range(2)]
+    x = model.reconstruct(weighted_draws(model, guide, y, 80, seed=JUDGING, batch_size=batch_size).z).reshape(80, 2, 16)
+    expected = [sliced_wasserstein(x[:, n], flat[:, n], seed=DIRECTIONS) for n in range(2)]
     assert flat.shape == (60, 2, 16)
     guides, elbos = {"ours": HierarchicalGuide}, {"beta": vp.BetaELBO()}
     settings: dict[str, Any] = {"steps": 5, "num_draws": 80, "batch_size": batch_size}

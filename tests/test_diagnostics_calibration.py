@@ -28,7 +28,7 @@ from pyro_vipaint.diagnostics import (
     vsbc,
 )
 from pyro_vipaint.guides import HierarchicalGuide
-from pyro_vipaint.models import DiffusionModel
+from pyro_vipaint.models import DiffusionModel, GaussianPrior
 from tests.exact_guide import ExactGuide
 from tests.problems import diagonal_problem
 from tests.statistics import FAILURE_RATE, STANDARD_ERRORS, assert_within
@@ -109,6 +109,21 @@ def test_a_guide_is_calibrated_by_one_run_of_its_plate(scale: float) -> None:
     p = result.uniformity().ecdf
     assert [y.shape for y in fitted] == [(300, 16)]
     assert p.min() > FAILURE_RATE / 5 if scale == 1 else p.min() < FAILURE_RATE / 5
+
+
+@pytest.mark.parametrize("perceptual", [False, True])
+def test_the_likelihood_is_a_quantity_of_each_draw(perceptual: bool) -> None:
+    """Elements are summed, and a likelihood that is one number an image already is left as it is."""
+    prior, operator = (
+        GaussianPrior.diagonal(torch.zeros(3, 32, 32), torch.ones(3, 32, 32)),
+        vp.Inpainting(torch.ones(1)),
+    )
+    likelihood = vp.Perceptual(operator) if perceptual else vp.Laplace(operator)
+    model = DiffusionModel(prior, likelihood, vp.keypoints(prior, noise_levels=[1.0]))
+    z, y = torch.randn(2, 1, 3, 32, 32), torch.randn(1, 3, 32, 32).clamp(-1, 1)
+    found = log_likelihood(model)(z, y)
+    alone = [likelihood(model.reconstruct(z[s])).log_prob(y).sum() for s in range(2)]
+    torch.testing.assert_close(found[:, 0], torch.stack(alone))
 
 
 def test_simulated_data_are_hidden_where_they_are_not_observed() -> None:

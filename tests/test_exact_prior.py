@@ -236,6 +236,15 @@ def test_image_shaped_prior_uses_its_event() -> None:
     torch.testing.assert_close(prior.log_evidence(Gaussian(Inpainting(mask), 0.1), y), terms.flatten(1).sum(-1))
 
 
+def test_where_nothing_is_observed_the_evidence_is_one() -> None:
+    """log p of no number is 0 for each image, and the posterior is the prior."""
+    mean, covariance = moments()
+    prior, y = GaussianPrior.full(mean, covariance), torch.randn(3, D, dtype=torch.float64)
+    likelihood = Gaussian(Inpainting(torch.zeros(D)), 0.1)
+    assert torch.equal(prior.log_evidence(likelihood, y), torch.zeros(3, dtype=torch.float64))
+    torch.testing.assert_close(prior.posterior(likelihood, y).mean[0], mean)
+
+
 def test_diffusion_version_shares_denoiser_but_not_marginal() -> None:
     """``diffusion()`` has the same denoised images and transitions; only its marginal is estimated."""
     prior = GaussianPrior.full(*moments())

@@ -252,6 +252,14 @@ def test_hidden_pixels_are_not_read() -> None:
     torch.testing.assert_close(prior.posterior(likelihood, y).mean, prior.posterior(likelihood, other).mean)
 
 
+def test_where_nothing_is_observed_the_evidence_is_one() -> None:
+    """log p of no number is 0 for each image, and the posterior's weights are the prior's."""
+    prior, likelihood, y = build(), vp.Gaussian(vp.Inpainting(torch.zeros(D)), 0.3), normal(2, D)
+    torch.testing.assert_close(prior.log_evidence(likelihood, y), torch.zeros_like(y[:, 0]), atol=1e-6, rtol=0)
+    weights = prior.posterior(likelihood, y).mixture_distribution.probs
+    torch.testing.assert_close(weights[0], prior.denoiser.log_weights.exp().to(weights), atol=1e-6, rtol=0)
+
+
 def test_the_estimated_marginal_is_a_lower_bound() -> None:
     """``diffusion()``: the mean estimate lies below the exact log density, by a fraction of a nat on a fine grid."""
     prior = build("std each", EDM(sigma_max=40.0))

@@ -37,7 +37,11 @@ def score(samples: Tensor, problem: Problem) -> list[dict[str, Any]]:
 
 
 def ssim(samples: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity ``(S, N)`` of ``(S, N, C, H, W)`` and ``(N, C, H, W)``, as in Wang et al. 2004."""
+    """Structural similarity ``(S, N)`` of ``(S, N, C, H, W)`` and ``(N, C, H, W)``, windows as in Wang et al. 2004.
+
+    Of images in [-1, 1], so that the term of luminance, which does not bear a shift, is another than that of images in
+    [0, 1]: compare the values with each other, not with published ones.
+    """
     from skimage.metrics import structural_similarity
 
     def one(x: Tensor, y: Tensor) -> float:

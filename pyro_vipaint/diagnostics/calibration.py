@@ -195,10 +195,16 @@ def coordinates(indices: range | list[int], event_dim: int) -> dict[str, Quantit
 
 
 def log_likelihood(model: Any) -> Quantity:
-    """log p(y | z_Ts) as a test quantity, which sees whether the posterior used the data: one evaluation a draw."""
+    """log p(y | z_Ts) as a test quantity, which sees whether the posterior used the data: one evaluation a draw.
+
+    Calibration needs observations drawn from the likelihood; :class:`Perceptual` draws them without its factor of
+    LPIPS, so ranks under it are not uniform even for an exact posterior.
+    """
 
     def quantity(z: Tensor, y: Tensor) -> Tensor:
-        return model.likelihood(model.reconstruct(z)).log_prob(y).flatten(z.ndim - model.prior.event_dim).sum(-1)
+        leading = z.ndim - model.prior.event_dim
+        terms = model.likelihood(model.reconstruct(z)).log_prob(y)
+        return terms.flatten(leading).sum(-1) if terms.ndim > leading else terms
 
     return quantity
 

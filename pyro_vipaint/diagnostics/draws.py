@@ -64,7 +64,8 @@ def weighted_draws(
         guide: any guide of it that has a density.
         y: observations ``(N, *observation)``.
         num_samples: S >= 1, draws of each image.
-        seed: seed of these draws; ``None`` goes on with the global generator.
+        seed: seed of these draws, another than that of the fit, whose noise they would repeat; ``None`` goes on with
+            the global generator.
         batch_size: draws of each image in one pass; all of them if not given. It bounds the memory.
 
     Raises:

@@ -56,7 +56,9 @@ def log_weights(
 def elbo_estimate(log_weights: Tensor) -> Estimate:
     """The true (beta = 1) bound on log p(y) per image, in nats: the mean of the log weights ``(S, N)``.
 
-    The standard error is that of independent draws, which :func:`log_weights` makes. One draw has none: NaN.
+    The standard error is that of independent draws. With an estimated marginal (:class:`DiffusionMarginal`) it is at
+    most too large: the times of its draws are stratified, so that the draws of one run depend negatively on each other.
+    One draw has none: NaN.
     """
     return _mean(log_weights)
 

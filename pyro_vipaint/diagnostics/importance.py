@@ -7,8 +7,8 @@ The draws' law tends to the posterior of the K-level model as the number of prop
 as long as the guide covers the posterior. The effective sample size says how many independent draws the proposals are
 worth; more draws than that are copies. It cannot say what was never proposed: a guide on one of two modes has a large
 ESS and half of the posterior. Judge the ESS together with k-hat (:mod:`pareto`). With the estimated marginal of a
-network prior the target is not the posterior exactly but its density times E[exp(noise)] of the estimate at T_e, and
-the noise lowers the ESS (:mod:`evidence`).
+network prior the estimate at T_e is log p(z) - slack(z) + noise (:mod:`evidence`): the target is the posterior's
+density times exp(-slack(z)) E[exp(noise) given z], and the noise lowers the ESS.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ class RenyiELBO(PerImageELBO):
         num_particles: P, the draws whose weights are averaged (5, as many as the other objectives take by default).
 
     After each evaluation ``terms`` holds, each of shape ``(N,)`` and in nats, the terms of the ELBO by site (means over
-    particles, unweighted) and ``importance``, what the weights change, <= 0 for alpha < 1: their sum is the bound on
-    -log p(y) of each image.
+    particles, unweighted) and ``importance``, what the weights change, <= 0 for alpha < 1: their sum is the
+    objective of each image, a bound on -log p(y) where the marginal is exact.
 
     Raises:
         ValueError: alpha below 0 or equal to 1; or a guide that has a site outside the plate of images, so that an

@@ -4,8 +4,8 @@ r"""The weighted bound with every term taken at the draw, none in closed form.
     -\log p(y \mid z_1) + \sum_i \beta_i \big( \log q(z_i \mid z_{i+1}) - \log p_\theta(z_i \mid z_{i+1}) \big),
     \quad z \sim q
 
-Its mean is that of :class:`BetaELBO`. At beta = 1 it is the variable whose exponential the importance weights are:
-constant in z if and only if q is the posterior.
+Its mean is that of :class:`BetaELBO`. At beta = 1 it is minus the log of the importance weight: constant in
+z if and only if q is the posterior.
 """
 
 from __future__ import annotations
