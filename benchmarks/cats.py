@@ -74,12 +74,16 @@ now it ends there. On sixteen cats (seed 500), 4 samples, refinements of one fit
 - 22 to 29 steps, box and rotated windows, LPIPS, total variation (exact draws, by the formula, .002 and .156): K = 2,
   T_s at 1.5, to .003 .0221, .078, .0567, .230; to .039 .0217, .081, .0555, .214; T_s at 3 .0207, .059, .0529, .213; at
   4 .0183, .059, .0603, .217. K = 4 (17 SVI steps): T_s at 1.5 .0293, .116, .0658, .228; at 3 .0244, .081, .0636, .248.
-  T_s at 3 is the default since then.
+  T_s at 3 is the default since then. As many steps as the default's, 40 and 22, box and random, K = 2: T_s at 1.5
+  .0124, .056, .0182, .082; at 3 .0097, .037, .0203, .083; with 30 refinement steps .0096, .031, .0206, .088.
 
 The rows that ship are those of four methods with the prior after 14,400 batches. Over the masks but the lower third
-VIPaint has LPIPS .0148 and .0187 (K = 2 and 4), agreement .972 and .961, total variation .077 and .087. With evenly
-spaced times it had .0160 and .0176, .951 and .949, .098 and .098; with a constant zeta of 3 as well .0164 and .0184,
-.929 and .932, .118 and .113. With the prior after 6800, before a guidance step was limited
+VIPaint has LPIPS .0199 and .0196 (K = 2 and 4), agreement .959 and .957, total variation .086 and .088. With T_s at
+1.5 and levels that fall to .003 it had .0148 and .0187, .972 and .961, .077 and .087: these sixteen cats say the
+opposite of the tuning ones, by about a standard error (.0051 +- .0031 and .010 +- .009 for K = 2). The lower third is
+better with T_s at 3 (.0948 and .1080 from .1007 and .1129), and so is K = 2 at 100 evaluations (``docs/results.md``).
+With evenly spaced times it had .0160 and .0176, .951 and .949, .098 and .098; with a constant zeta of 3 as well .0164
+and .0184, .929 and .932, .118 and .113. With the prior after 6800, before a guidance step was limited
 (:mod:`pyro_vipaint.refinement`), all six were run: LPIPS over all masks VIPaint-2 .0402, VIPaint-2, L1 .0402 (paired
 +.0000 +- .0006), VIPaint-4 .0415, VIPaint-4, mixture .0491, DPS .0483.
 

@@ -201,13 +201,13 @@ scores_early.round(2)
 # %% [markdown]
 # Some of the doubtful accessories appear, though still too seldom. The price: five of the sixteen have a body of
 # another colour, which the guidance, falling as it does, did not bring back. LPIPS to the truth is larger, as it was on
-# other cats (.033 in place of .017 with a box, `benchmarks/cats.py`): a wrong accessory is further from the truth than
-# none.
+# other cats (with a box .033, where a fit that went down to 1.5 had .017, `benchmarks/cats.py`): a wrong accessory is
+# further from the truth than none.
 #
 # ## Without the perceptual term
 #
-# The ablation of Figure 9: the same fit with $L_1$ alone. One cat says little, and here the two cannot be told apart;
-# `benchmarks/cats.py` has it over sixteen cats. Exact draws stand beside all of them.
+# The ablation of Figure 9: the same fit with $L_1$ alone. One cat says little, and here the two are about as far from
+# the truth; `benchmarks/cats.py` has it over sixteen cats. Exact draws stand beside all of them.
 
 # %%
 without = replace(settings, perceptual_weight=0.0)
