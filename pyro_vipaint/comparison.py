@@ -188,7 +188,7 @@ def _judge(
     posterior: Tensor | None,
 ) -> dict[str, Tensor]:
     """The figures of a fitted guide, ``(N,)`` each."""
-    draws = weighted_draws(model, guide, y, num_draws, seed=seed + JUDGING, batch_size=batch_size)
+    draws = weighted_draws(model, guide, y, num_draws, seed=seed ^ JUDGING, batch_size=batch_size)
     if not draws.log_weights.isfinite().all():
         raise NonFiniteError("The weights of the fitted guide are not finite: try a lower learning rate.")
     bound = elbo_estimate(draws.log_weights)
@@ -202,7 +202,7 @@ def _judge(
         figures["gap"] = evidence.to(bound.estimate) - bound.estimate
     if posterior is not None:
         x = _clean(model, draws.z, batch_size or num_draws)
-        distances = [sliced_wasserstein(x[:, n], posterior[:, n], seed=seed + DIRECTIONS) for n in range(len(y))]
+        distances = [sliced_wasserstein(x[:, n], posterior[:, n], seed=seed ^ DIRECTIONS) for n in range(len(y))]
         figures["distance"] = torch.tensor(distances)
     return figures
 

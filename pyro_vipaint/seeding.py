@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 JUDGING, DIRECTIONS = 2**31, 2**30
-"""Added to a seed by what judges a fit: draws from the fit's own seed would be its training noise again."""
+"""Bits of a seed that what judges a fit flips: draws from the fit's own seed would be its training noise again."""
 
 
 @contextmanager

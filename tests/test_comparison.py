@@ -46,13 +46,17 @@ def test_a_row_is_the_run_made_alone() -> None:
     guide = PriorGuide(model, vp.initial_latent(problem.prior, problem.likelihood, problem.y))
     elbo = vp.AnnealedELBO(20.0, steps=10, num_particles=4)
     fitted = vp.fit(model, guide, problem.y, elbo, STEPS, 0.1, seed=4)
-    bound = elbo_estimate(log_weights(model, guide, problem.y, DRAWS, seed=4 + JUDGING))
+    bound = elbo_estimate(log_weights(model, guide, problem.y, DRAWS, seed=4 ^ JUDGING))
     rows = table.query("guide == 'prior' and objective == 'annealed' and seed == 4")
     assert list(rows["bound"]) == bound.estimate.tolist()
     assert list(rows["bound_se"]) == bound.standard_error.tolist()
     assert set(rows["calls"]) == {fitted.calls} == {STEPS * 3}, "K calls: the marginal is exact"
     assert tuple(table.columns) == COLUMNS
     assert len(table) == 2 * 2 * 2 * 2
+
+
+def test_the_largest_seed_can_be_judged() -> None:
+    assert not run(seeds=(2**64 - 1, -(2**63)), steps=2, num_draws=10).table["bound"].isna().any()
 
 
 def test_the_same_seeds_give_the_same_table() -> None:
