@@ -42,7 +42,8 @@ def medians(rows: pd.DataFrame) -> pd.DataFrame:
     """LPIPS, methods by tasks: medians over images, methods in the order of their means."""
     table = rows.pivot_table(index="method", columns="task", values="lpips", aggfunc="median")
     order = rows.groupby(["method", "task"])["lpips"].mean().groupby("method").mean().sort_values().index
-    return table.loc[order].round(4).reset_index()
+    table = table.loc[order].round(4).astype(object)
+    return table.where(table.notna(), "–").reset_index()
 
 
 if __name__ == "__main__":
