@@ -76,7 +76,7 @@ now it ends there. On sixteen cats (seed 500), 4 samples, refinements of one fit
   4 .0183, .059, .0603, .217. K = 4 (17 SVI steps): T_s at 1.5 .0293, .116, .0658, .228; at 3 .0244, .081, .0636, .248.
   T_s at 3 is the default since then. As many steps as the default's, 40 and 22, box and random, K = 2: T_s at 1.5
   .0124, .056, .0182, .082; at 3 .0097, .037, .0203, .083; with 30 refinement steps .0096, .031, .0206, .088.
-- What T_s at 3 costs: a sample in forty has a body of another colour than what is seen. It is the guidance: on the
+- What T_s at 3 costs: a sample in fifty has a body of another colour than what is seen. It is the guidance: on the
   fourth cat of the demonstration, K = 4, one fit, 40 samples, none with zeta 4 to .5, five with 8 to .5; none when a
   step may be twice as long. A weight that begins lower where the noise is high is to be tried next.
 
