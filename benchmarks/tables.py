@@ -33,16 +33,16 @@ def parts(path: Path) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def tables(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """Those of one part."""
-    full = full_table(rows).drop(columns="count") if rows["task"].nunique() <= FEW else overall_table(rows)
+    few = rows["task"].nunique() <= FEW
+    full = full_table(rows).drop(columns="count") if few else overall_table(rows)
     found = [lpips_table(rows), full.drop(columns=["seconds", "peak_memory"], errors="ignore")]
-    return [*found, medians(rows)] if rows["task"].nunique() > FEW and rows["prior"].isin(SKEWED).all() else found
+    return found if few or not rows["prior"].isin(SKEWED).all() else [*found, medians(rows)]
 
 
 def medians(rows: pd.DataFrame) -> pd.DataFrame:
-    """LPIPS, methods by tasks: medians over images, methods in the order of their means."""
+    """LPIPS, methods by tasks: medians over images, methods in the order of :func:`lpips_table`."""
     table = rows.pivot_table(index="method", columns="task", values="lpips", aggfunc="median")
-    order = rows.groupby(["method", "task"])["lpips"].mean().groupby("method").mean().sort_values().index
-    table = table.loc[order].round(4).astype(object)
+    table = table.loc[list(lpips_table(rows)["method"])].round(4).astype(object)
     return table.where(table.notna(), "–").reset_index()
 
 

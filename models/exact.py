@@ -20,7 +20,7 @@ from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
 from torch import Tensor
 
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.kernels import Time, bridge_coefficients, expand_event
+from pyro_vipaint.kernels import Time, bridge_coefficients, expand_event, log_density
 from pyro_vipaint.models.priors import DiffusionPrior
 from pyro_vipaint.schedules import EDM, Schedule, as_time
 
@@ -135,9 +135,7 @@ class GaussianPrior(DiffusionPrior):
             InputError: the likelihood has no ``sigma``, or its operator is another one for each image.
         """
         _, observed, mean, covariance = self.observation_moments(likelihood, keypoints)
-        if not observed.any():
-            return mean.new_zeros(len(y))
-        return MultivariateNormal(mean, covariance).log_prob(y.flatten(1)[:, observed])
+        return log_density(y.flatten(1)[:, observed] - mean, covariance)
 
     def posterior(self, likelihood: Any, y: Tensor, keypoints: Sequence[float] | None = None) -> MultivariateNormal:
         """p(x given y), flattened, batch ``(N,)``; with ``keypoints``, of E[x given z_1] in the K-level model.

@@ -30,7 +30,7 @@ from pyro.distributions import (
 from torch import Tensor
 
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.kernels import expand_event
+from pyro_vipaint.kernels import expand_event, log_density
 from pyro_vipaint.likelihoods import Gaussian
 from pyro_vipaint.models.priors import DiffusionPrior
 from pyro_vipaint.schedules import EDM, Schedule, as_time
@@ -212,10 +212,7 @@ class GaussianMixturePrior(DiffusionPrior):
         total = rows @ cross + likelihood.sigma**2 * torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
         predicted = self.denoiser.means.flatten(1).to(rows) @ rows.T
         surprise = y.flatten(1)[:, None, observed].to(rows) - predicted
-        log_likelihood = surprise.new_zeros(surprise.shape[:-1])
-        if len(rows):
-            log_likelihood = MultivariateNormal(torch.zeros_like(predicted), total).log_prob(surprise)
-        return _Observed(self.denoiser.log_weights + log_likelihood, surprise, cross, total)
+        return _Observed(self.denoiser.log_weights + log_density(surprise, total), surprise, cross, total)
 
     def _observed_rows(self, likelihood: Gaussian) -> tuple[Tensor, Tensor]:
         """The matrix R ``(d, D)`` of the observed elements, and where they stand in the flattened observation."""

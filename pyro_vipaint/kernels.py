@@ -14,7 +14,7 @@ Coefficients are computed in float64 (the subtraction cancels for neighbouring t
 from __future__ import annotations
 
 import torch
-from pyro.distributions import Normal
+from pyro.distributions import MultivariateNormal, Normal
 from torch import Tensor
 
 from pyro_vipaint.schedules import Schedule, as_time
@@ -76,6 +76,13 @@ def coordinate_scale(schedule: Schedule, t: Time) -> Tensor:
     """c_t = sqrt(alpha_t^2 + sigma_t^2), float64: z_t / c_t is z_t in variance-preserving coordinates."""
     alpha, sigma = schedule(as_time(t))
     return (alpha**2 + sigma**2).sqrt()
+
+
+def log_density(residual: Tensor, covariance: Tensor) -> Tensor:
+    """log N(residual given 0, covariance) over the last dimension; 0 where that has no element."""
+    if residual.shape[-1] == 0:
+        return residual.new_zeros(residual.shape[:-1])
+    return MultivariateNormal(torch.zeros_like(residual), covariance).log_prob(residual)
 
 
 def _normal(mean: Tensor, std: Tensor) -> Normal:

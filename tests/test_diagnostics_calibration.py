@@ -114,10 +114,8 @@ def test_a_guide_is_calibrated_by_one_run_of_its_plate(scale: float) -> None:
 @pytest.mark.parametrize("perceptual", [False, True])
 def test_the_likelihood_is_a_quantity_of_each_draw(perceptual: bool) -> None:
     """Elements are summed, and a likelihood that is one number an image already is left as it is."""
-    prior, operator = (
-        GaussianPrior.diagonal(torch.zeros(3, 32, 32), torch.ones(3, 32, 32)),
-        vp.Inpainting(torch.ones(1)),
-    )
+    prior = GaussianPrior.diagonal(torch.zeros(3, 32, 32), torch.ones(3, 32, 32))
+    operator = vp.Inpainting(torch.ones(1))
     likelihood = vp.Perceptual(operator) if perceptual else vp.Laplace(operator)
     model = DiffusionModel(prior, likelihood, vp.keypoints(prior, noise_levels=[1.0]))
     z, y = torch.randn(2, 1, 3, 32, 32), torch.randn(1, 3, 32, 32).clamp(-1, 1)
