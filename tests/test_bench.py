@@ -140,6 +140,19 @@ def test_results_of_another_origin_are_refused(
         run(PLAN, out, local(), "cpu")
 
 
+def test_two_runs_at_a_time_do_not_share_a_folder(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    """The sweep of the second would take what the first is writing; when the first ends, the second may run."""
+    out = tmp_path / "out"
+    copytree(finished[0], out)
+    half = out / "cells" / ".half-written.part"
+    half.touch()
+    with Store(out).locked(), pytest.raises(vp.InputError, match="Another run writes into"):
+        run(PLAN, out, local(), "cpu")
+    assert half.exists()
+    run(PLAN, out, local(), "cpu")
+    assert not half.exists()
+
+
 def test_numbers_change_with_any_setting_and_with_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Text, the same in every process: no addresses of objects."""
     before = {name: method.numbers() for name, method in METHODS.items()}
@@ -218,10 +231,13 @@ def test_scores_are_those_of_the_metrics() -> None:
 
 
 def test_ssim_equals_its_formula_for_constant_images() -> None:
-    """Wang et al. 2004, Eq. 13 for images without variance: (2 mu nu + c1) / (mu^2 + nu^2 + c1), c1 = (.01 L)^2."""
-    x, y = torch.full((1, 1, 1, 16, 16), 0.3), torch.full((1, 1, 16, 16), 0.5)
-    c1 = (0.01 * 2) ** 2
-    assert float(ssim(x, y)) == pytest.approx((2 * 0.15 + c1) / (0.09 + 0.25 + c1), rel=1e-5)
+    """Wang et al. 2004, Eq. 13 for images without variance: (2 mu nu + c1) / (mu^2 + nu^2 + c1), c1 = (.01 L)^2.
+
+    Of intensities in [0, L].
+    """
+    x, y = torch.full((1, 1, 1, 16, 16), 0.3), torch.full((1, 1, 16, 16), -0.5)
+    mu, nu, c1 = 1.3 / 2, 0.5 / 2, 0.01**2  # in [0, 1]
+    assert float(ssim(x, y)) == pytest.approx((2 * mu * nu + c1) / (mu**2 + nu**2 + c1), rel=1e-5)
 
 
 def rows(values: dict[str, list[float]], budget: int | None = 10) -> pd.DataFrame:

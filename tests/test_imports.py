@@ -163,7 +163,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench.scores": {"metrics", "operators", "bench.problems"},
     "bench.work": {"errors", "metrics", "bench.weights"}
     | {f"bench.{name}" for name in ("grid", "memory", "methods", "problems", "registry", "scores")},
-    "bench.store": {"bench.grid", "bench.work"},
+    "bench.store": {"errors", "bench.grid", "bench.work"},
     "bench.engines": {"errors", "bench.grid", "bench.work"},
     "bench.summary": {"metrics", "bench.grid", "bench.store"},
     "bench.runner": _BENCH - {"bench.report", "bench.figures", "bench.runner"} | {"errors", "metrics"},

@@ -19,7 +19,7 @@ from pyro_vipaint.errors import InputError
 from pyro_vipaint.metrics import takes_lpips
 
 Progress = Callable[[int, int, Cell | None], None]
-NEEDED = {"pyarrow": "pyarrow", "skimage": "scikit-image", "tabulate": "tabulate"}
+NEEDED = {"filelock": "filelock", "pyarrow": "pyarrow", "skimage": "scikit-image", "tabulate": "tabulate"}
 
 
 def run(
@@ -40,26 +40,30 @@ def run(
 
     Raises:
         InputError: a name that does not exist, nothing that applies, too few images, a package that is missing; results
-            of other weights, pictures or settings in ``out``.
+            of other weights, pictures or settings in ``out``, or another run that writes there.
     """
     check(plan, device)
     cells = applicable(plan, device)
     if not cells:
         raise InputError("None of these methods is made for such a prior and task.")
     store = Store(out)
-    store.sweep()
-    _check_origin(store, plan, device)
-    if retry:
-        store.forget_failures(cells)
+    with store.locked():
+        store.sweep()
+        _check_origin(store, plan, device)
+        if retry:
+            store.forget_failures(cells)
+        _compute_missing(store, cells, engine, progress or (lambda finished, total, cell: None))
+        frame = add_kernel_distance(store.table(), store)
+        store.write_table(frame)
+    return frame
+
+
+def _compute_missing(store: Store, cells: list[Cell], engine: Engine, report: Progress) -> None:
     missing = [cell for cell in cells if not store.has(cell)]
-    report = progress or (lambda finished, total, cell: None)
     report(len(cells) - len(missing), len(cells), None)
     for number, (cell, record) in enumerate(engine(missing), 1):
         store.write(cell, record)
         report(len(cells) - len(missing) + number, len(cells), cell)
-    frame = add_kernel_distance(store.table(), store)
-    store.write_table(frame)
-    return frame
 
 
 def applicable(plan: Plan, device: str) -> list[Cell]:

@@ -39,13 +39,13 @@ def score(samples: Tensor, problem: Problem) -> list[dict[str, Any]]:
 def ssim(samples: Tensor, truth: Tensor) -> Tensor:
     """Structural similarity ``(S, N)`` of ``(S, N, C, H, W)`` and ``(N, C, H, W)``, windows as in Wang et al. 2004.
 
-    Of images in [-1, 1], so that the term of luminance, which does not bear a shift, is another than that of images in
-    [0, 1]: compare the values with each other, not with published ones.
+    Of images shifted to [0, 2], which has the value of images in [0, 1]: the term of luminance, (2 mu nu + c) / (mu^2 +
+    nu^2 + c) of the windows' means, is made for intensities that start at zero.
     """
     from skimage.metrics import structural_similarity
 
     def one(x: Tensor, y: Tensor) -> float:
-        pair = (x.numpy().astype(np.float64), y.numpy().astype(np.float64))
+        pair = (x.numpy().astype(np.float64) + 1, y.numpy().astype(np.float64) + 1)
         value: Any = structural_similarity(
             *pair, data_range=RANGE, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
         )

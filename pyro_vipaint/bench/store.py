@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.work import Record
+from pyro_vipaint.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TABLE = "results.parquet"
+LOCK = ".lock"
 PART = ".part"  # how the names of files end that are not whole yet
 ORDER = ["prior", "task", "budget", "method", "seed", "image"]
 
@@ -27,7 +30,7 @@ ORDER = ["prior", "task", "budget", "method", "seed", "image"]
 class Store:
     """The folder of a benchmark: ``cells/KEY.json`` and ``cells/KEY.safetensors``, the latter written first.
 
-    One run at a time may use it.
+    One run at a time may use it, see :meth:`locked`.
     """
 
     out: Path
@@ -42,6 +45,22 @@ class Store:
     def has(self, cell: Cell) -> bool:
         """Whether the cell was finished, well or with an error."""
         return self._path(cell).exists()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other runs out of the folder; a process that ends, in whatever way, lets go of it.
+
+        Raises:
+            InputError: another run has it.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            lock = FileLock(self.folder / LOCK).acquire(blocking=False)
+        except Timeout:
+            raise InputError(f"Another run writes into {self.out}: wait for it or choose another folder.") from None
+        with lock:
+            yield
 
     def sweep(self) -> None:
         """Removes what a killed run left half-written."""
