@@ -138,7 +138,8 @@ def _grouped(images: int, sizes: tuple[int, int], kernel: int, generator: torch.
     Its parameters are Pyro's, because Pyro's own SVI fails on those of a plain module that belong to no global store.
     """
     channels_in, channels_out = (images * size for size in sizes)
-    layer = Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, groups=images)
+    with torch.random.fork_rng(devices=(), enabled=generator is not None):  # its own start draws from the global one
+        layer = Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, groups=images)
     weight = nn.init.kaiming_uniform_(torch.empty_like(layer.weight), a=5**0.5, generator=generator)
     layer.weight, layer.bias = PyroParam(weight), PyroParam(torch.zeros(channels_out))
     return layer

@@ -17,6 +17,19 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _fork_mps():
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def _fork_mps() -> Iterator[None]:
+    """Restores the generator of Apple's GPUs, which ``fork_rng`` leaves alone and ``manual_seed`` does not."""
+    if not torch.backends.mps.is_available():
+        yield
+        return
+    state = torch.mps.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.mps.set_rng_state(state)

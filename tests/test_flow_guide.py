@@ -178,9 +178,12 @@ def test_after_a_fit_it_is_no_worse_where_a_gaussian_is_exact() -> None:
 
 
 def test_the_start_is_drawn_from_the_generator() -> None:
+    """From it alone: the global one is neither read nor moved."""
     model = model_of((1, 4, 4))
+    state = torch.get_rng_state()
     first, again = (FlowGuide(model, generator=torch.Generator().manual_seed(7)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_what_cannot_be_coupled_is_refused() -> None:
