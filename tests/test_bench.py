@@ -23,7 +23,7 @@ from pyro_vipaint.bench.engines import Engine
 from pyro_vipaint.bench.figures import quality_figure
 from pyro_vipaint.bench.methods import Baseline, Outcome, VIPaint
 from pyro_vipaint.bench.problems import Problem, load_problem, weights_of
-from pyro_vipaint.bench.report import build, lpips_table
+from pyro_vipaint.bench.report import build, full_table, lpips_table
 from pyro_vipaint.bench.scores import score, ssim
 from pyro_vipaint.bench.summary import means, paired
 from pyro_vipaint.bench.work import Record
@@ -268,6 +268,12 @@ def test_the_best_is_bold_and_failures_do_not_count(budget: int | None) -> None:
     assert means(frame)["count"].tolist() == [2, 2]
     table = lpips_table(frame).set_index("method")["box"]
     assert table["VIPaint-4"] == "**0.2000** ± 0.1000" and table["DPS"] == "0.3000 ± 0.1000"
+
+
+def test_measures_that_no_row_has_are_left_out() -> None:
+    frame = rows({"VIPaint-4": [0.1, 0.3], "DPS": [0.2, 0.4]})
+    assert "ssim" in full_table(frame.assign(ssim=[0.5, None, None, None]))
+    assert "ssim" not in full_table(frame.assign(ssim=float("nan")))
 
 
 def test_kernel_distances_are_of_all_samples_of_a_method(finished: tuple[Path, pd.DataFrame]) -> None:

@@ -124,8 +124,9 @@ def overall_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _measures(table: pd.DataFrame) -> list[str]:
-    """The columns of all measures; of the costs, which depend on the machine, those that every row has."""
-    return [*SCORES, *(name for name in COSTS if table[name].notna().all())]
+    """The columns of measures that were taken; of the costs, which depend on the machine, those that every row has."""
+    scores = [name for name in SCORES if table[name].notna().any()]
+    return [*scores, *(name for name in COSTS if table[name].notna().all())]
 
 
 def budget_name(budget: object) -> str:
