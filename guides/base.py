@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isclose
+from math import inf, isclose
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -162,6 +162,12 @@ class LatentGuide(AutoMessenger):
         if init is not None and init.shape != shape:
             raise InputError(f"init has shape {tuple(init.shape)}; (N, *event) with event {shape[1:]} is wanted.")
         return torch.zeros(shape) if init is None else init.detach()
+
+    def _initial_tau(self, level: LevelLike, tau_scale: float) -> float:
+        """Where tau starts at a level: at sigma at T_e, at ``tau_scale`` times the prior's step below it."""
+        if not 0 < tau_scale < inf:
+            raise InputError(f"tau_scale must be positive and finite, not {tau_scale}.")
+        return level.sigma if level.name == self._top else tau_scale * level.step_std
 
     def _create(self, name: str, value: Tensor, constraint: constraints.Constraint = constraints.real) -> None:
         setattr(self, name, PyroParam(value, constraint=constraint))

@@ -51,7 +51,8 @@ class ChainGuide(LatentGuide):
         gamma, tau: their granularity, from the table.
 
     Raises:
-        InputError: a granularity that is not in the table, or a ``gamma_logit`` finer than gamma.
+        InputError: a granularity that is not in the table, a ``gamma_logit`` finer than gamma, or a ``tau_scale`` that
+            is not positive and finite.
     """
 
     def __init__(
@@ -68,8 +69,7 @@ class ChainGuide(LatentGuide):
         self.settings = {"gamma": gamma, "tau": tau}
         if tau == "shared":
             self.settings["tau_scale"] = tau_scale  # of the starting values, which the parameter multiplies
-        self._start_tau = {level.name: tau_scale * level.step_std for level in model.levels[1:]}
-        self._start_tau[self._top] = model.levels[0].sigma
+        self._start_tau = {level.name: self._initial_tau(level, tau_scale) for level in model.levels}
         init = self._start(model, init)
         shape = granular_shape(tau, init.shape)
         gamma_start = _expand(gamma_logit, init, granular_shape(gamma, init.shape)).sigmoid()

@@ -29,6 +29,9 @@ class MeanFieldGuide(LatentGuide):
         init: where mu starts at every level, shape ``(N, *event)``, clean scale; zeros if not given.
         tau_scale: tau below T_e at the start, in units of the prior's standard deviation there, 0.7 as for
             :class:`HierarchicalGuide`. At T_e it starts at sigma.
+
+    Raises:
+        InputError: ``tau_scale`` is not positive and finite.
     """
 
     def __init__(self, model: ModelLike, init: Tensor | None = None, *, tau_scale: float = 0.7) -> None:
@@ -36,7 +39,7 @@ class MeanFieldGuide(LatentGuide):
         init = self._start(model, init)
         for level in model.levels:
             index = level.name.removeprefix("z_")
-            tau = level.sigma if level.name == self._top else tau_scale * level.step_std
+            tau = self._initial_tau(level, tau_scale)
             self._create(f"mu_{index}", init.clone())
             self._create(f"tau_{index}", torch.full_like(init, tau), constraints.positive)
 

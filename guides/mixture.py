@@ -192,7 +192,8 @@ class MixtureGuide(LatentGuide):
             :class:`HierarchicalGuide`.
 
     Raises:
-        InputError: ``num_components`` is below 1 or is not the M of ``init``, or ``gamma_logit`` does not broadcast.
+        InputError: ``num_components`` is below 1 or is not the M of ``init``, ``gamma_logit`` does not broadcast, or
+            ``tau_scale`` is not positive and finite.
     """
 
     def __init__(
@@ -217,7 +218,7 @@ class MixtureGuide(LatentGuide):
         gamma = _expand(gamma_logit, start).sigmoid()
         for level in model.levels:
             index, is_top = level.name.removeprefix("z_"), level.name == self._top
-            tau = level.sigma if is_top else tau_scale * level.step_std
+            tau = self._initial_tau(level, tau_scale)
             self._create(f"mu_{index}", start.clone())
             self._create(f"tau_{index}", torch.full_like(start, tau), constraints.positive)
             if not is_top:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pyro
-import torch
 from torch import Tensor
 
 from pyro_vipaint.kernels import bridge_coefficients
 from pyro_vipaint.keypoints import check_keypoints
+from pyro_vipaint.models.observations import check_shape, seen
 from pyro_vipaint.models.priors import DiffusionPrior
 from pyro_vipaint.schedules import as_time
 
@@ -48,7 +48,7 @@ class DiffusionModel:
         condition: passed to the denoiser, e.g. ``class_labels`` of shape ``(N,)``.
 
     Raises:
-        InputError: keypoints out of order.
+        InputError: keypoints out of order; or, when it runs, ``y`` is not of the shape that the likelihood makes.
     """
 
     def __init__(
@@ -74,8 +74,11 @@ class DiffusionModel:
             z = self._sample_latents()
             x = self.reconstruct(z)
             distribution = self.likelihood(x)
-            event_dim = len(distribution.batch_shape) - (z.ndim - self.prior.event_dim)
-            return pyro.sample("y", distribution.to_event(event_dim), obs=self._seen(y))
+            leading = z.ndim - self.prior.event_dim
+            if y is not None:
+                check_shape(y, distribution.batch_shape[leading - 1 :] + distribution.event_shape)
+                y = seen(self.likelihood, y)
+            return pyro.sample("y", distribution.to_event(len(distribution.batch_shape) - leading), obs=y)
 
     def sample_latents(self, num_images: int) -> Tensor:
         """The latent part of the program alone, K - 1 denoiser calls; returns z_Ts."""
@@ -85,11 +88,6 @@ class DiffusionModel:
     def reconstruct(self, z: Tensor) -> Tensor:
         """The image that z_Ts predicts: decode(E[z_0 given z_Ts]), one denoiser call."""
         return self.prior.decode(self.prior.denoise(z, self.keypoints[-1], **self.condition))
-
-    def _seen(self, y: Tensor | None) -> Tensor | None:
-        """``y`` with zeros where nothing was observed: a NaN there would make the gradient NaN."""
-        observed = getattr(self.likelihood, "observed", None)
-        return y if y is None or observed is None else torch.where(observed(y), y, torch.zeros_like(y))
 
     def _sample_latents(self) -> Tensor:
         top, *below = self.levels

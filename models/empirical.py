@@ -28,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pyro_vipaint.denoisers import flatten_condition
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.models.observations import seen
 from pyro_vipaint.models.priors import DiffusionPrior
 from pyro_vipaint.schedules import EDM, Schedule, as_time
 
@@ -51,26 +52,28 @@ class EmpiricalDenoiser:
     def __call__(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Tensor:
         return self.moments(z_t, t, **condition)[0]
 
-    def moments(self, z_t: Tensor, t: Tensor | float, class_labels: Tensor | int | None = None) -> Moments:
+    def moments(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Moments:
         """E[x given z_t], of the shape of ``z_t``, and log p(z_t), of its leading shape."""
         leading = z_t.shape[: z_t.ndim - self.images.ndim + 1]
         z = z_t.reshape(leading.numel(), -1).double()
         alpha, sigma = self.schedule(as_time(t, z.device).expand(leading).reshape(-1, 1))
         alpha, sigma = alpha.to(z), sigma.to(z).clamp(min=MIN_SIGMA)
         mean, log_mass = torch.empty_like(z), torch.empty_like(z[:, 0])
-        for here, index, log_weights in self.members(leading, class_labels):
+        for here, index, log_weights in self.members(leading, **condition):
             mean[here], log_mass[here] = self._scan(z[here], alpha[here], sigma[here], index, log_weights)
         log_density = log_mass - z.shape[1] * (sigma[:, 0].log() + 0.5 * math.log(2 * math.pi))
         return mean.reshape(z_t.shape).to(z_t), log_density.reshape(leading).to(z_t)
 
     def members(
-        self, leading: torch.Size, class_labels: Tensor | int | None = None
+        self, leading: torch.Size, class_labels: Tensor | int | None = None, guidance_scale: float | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """For each class asked for: who of the flattened ``leading`` shape asks, indices and log weights of its images.
 
         Raises:
-            InputError: the set has no labels, or no image of a class.
+            InputError: the set has no labels, or no image of a class; guidance, since what it makes is no posterior.
         """
+        if guidance_scale not in (None, 1):
+            raise InputError("an empirical prior knows its classes exactly: leave guidance_scale away, or at 1.")
         device = self.images.device
         if class_labels is None:
             everybody = torch.ones(leading.numel(), dtype=torch.bool, device=device)
@@ -85,17 +88,17 @@ class EmpiricalDenoiser:
                 raise InputError(f"the empirical prior has no image of class {label}.")
             yield asked == label, index, self.log_weights[index].log_softmax(0)
 
-    def draw(self, leading: torch.Size, class_labels: Tensor | int | None = None) -> Tensor:
+    def draw(self, leading: torch.Size, **condition: Any) -> Tensor:
         """Images drawn from the set, of shape ``leading + event``."""
         drawn = torch.empty(leading.numel(), dtype=torch.long, device=self.images.device)
-        for here, index, log_weights in self.members(leading, class_labels):
+        for here, index, log_weights in self.members(leading, **condition):
             drawn[here] = index[log_weights.exp().multinomial(int(here.sum()), replacement=True)]
         return self.images[drawn].reshape(leading + self.images.shape[1:])
 
-    def log_prior(self, count: int, class_labels: Tensor | int | None = None) -> Tensor:
+    def log_prior(self, count: int, **condition: Any) -> Tensor:
         """log w_m for each of ``count`` images, ``(count, M)``: -inf outside the class."""
         table = self.log_weights.new_full((count, len(self.images)), -math.inf)
-        for here, index, log_weights in self.members(torch.Size([count]), class_labels):
+        for here, index, log_weights in self.members(torch.Size([count]), **condition):
             table[here.nonzero(), index] = log_weights
         return table
 
@@ -232,7 +235,9 @@ class EmpiricalPrior(DiffusionPrior):
             raise InputError(f"give one label for each of the {len(images)} images.")
         schedule, weights = schedule or EDM(), weights.double() / weights.double().sum()
         denoiser = EmpiricalDenoiser(schedule, images, weights.log(), labels, batch_size)
-        super().__init__(schedule, denoiser, images.shape[1:], data_std=_weighted_std(images, weights))
+        classes = () if labels is None else tuple(str(label) for label in range(int(labels.max()) + 1))
+        data_std = _weighted_std(images, weights)
+        super().__init__(schedule, denoiser, images.shape[1:], data_std=data_std, class_names=classes)
 
     def diffusion(self) -> DiffusionPrior:
         """The same schedule and denoiser as a :class:`DiffusionPrior`, whose marginal is estimated."""
@@ -257,6 +262,7 @@ class EmpiricalPrior(DiffusionPrior):
     @torch.no_grad()
     def _log_joint(self, likelihood: Callable[[Tensor], Any], y: Tensor, condition: dict[str, Any]) -> Tensor:
         """log w_m p(y_n | x_m), ``(N, M)``, float64."""
+        y = seen(likelihood, y)
         batches = self.denoiser.images.split(self.denoiser.batch_size)
         log_likelihood = torch.cat([_log_likelihood(likelihood, x, y) for x in batches])
         return self.denoiser.log_prior(len(y), **condition) + log_likelihood.T

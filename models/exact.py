@@ -22,6 +22,7 @@ from torch import Tensor
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.kernels import Time, bridge_coefficients, expand_event, log_density
 from pyro_vipaint.models.priors import DiffusionPrior
+from pyro_vipaint.operators import Broadcasting
 from pyro_vipaint.schedules import EDM, Schedule, as_time
 
 
@@ -55,11 +56,21 @@ class GaussianPrior(DiffusionPrior):
 
     @classmethod
     def diagonal(cls, mean: Tensor, std: Tensor, schedule: Schedule | None = None) -> GaussianPrior:
-        """Independent coordinates with the given mean and standard deviation, of any event shape."""
+        """Independent coordinates of event shape ``mean.shape``, one dimension or more; ``std`` broadcasts to it.
+
+        Raises:
+            InputError: ``std`` does not, or is not positive; ``mean`` is a scalar.
+        """
+        if not mean.ndim or not (std > 0).all():
+            raise InputError("give means of one dimension or more, and positive standard deviations.")
+        try:
+            variance = (std**2).expand(mean.shape)
+        except RuntimeError as error:
+            shapes = f"{tuple(std.shape)} and means of {tuple(mean.shape)}"
+            raise InputError(f"standard deviations of shape {shapes} do not go together.") from error
         schedule = schedule or EDM()
-        return cls(
-            schedule, GaussianDenoiser(schedule, mean, std**2), mean.shape, data_std=float(std.square().mean() ** 0.5)
-        )
+        denoiser = GaussianDenoiser(schedule, mean, variance)
+        return cls(schedule, denoiser, mean.shape, data_std=float(variance.mean() ** 0.5))
 
     @classmethod
     def full(cls, mean: Tensor, covariance: Tensor, schedule: Schedule | None = None) -> GaussianPrior:
@@ -106,10 +117,8 @@ class GaussianPrior(DiffusionPrior):
 
         With ``keypoints``, of E[x given z_1] under the K-level model; without, of x itself.
         """
-        variance = self.denoiser.variance.flatten()
-        if keypoints is not None:
-            variance = self._chain_variance(variance, keypoints)
-        return self.mean.flatten(), self._rotate(variance)
+        mean, covariance = self._prediction(keypoints)
+        return mean.to(self.mean), covariance.to(self.mean)
 
     def observation_moments(
         self, likelihood: Any, keypoints: Sequence[float] | None = None
@@ -119,12 +128,8 @@ class GaussianPrior(DiffusionPrior):
         Raises:
             InputError: as for :meth:`log_evidence`.
         """
-        mean, covariance = self.prediction_moments(keypoints)
-        observed = _observed(likelihood, mean.new_zeros(1, *self.event_shape))
-        matrix = operator_matrix(likelihood.operator, self.event_shape, mean.device).to(mean)
-        rows = matrix[observed]
-        noise = likelihood.sigma**2 * torch.eye(len(rows), dtype=mean.dtype, device=mean.device)
-        return matrix, observed, rows @ mean, rows @ covariance @ rows.T + noise
+        matrix, observed, mean, covariance = self._observation(likelihood, keypoints)
+        return matrix.to(self.mean), observed, mean.to(self.mean), covariance.to(self.mean)
 
     def log_evidence(self, likelihood: Any, y: Tensor, keypoints: Sequence[float] | None = None) -> Tensor:
         """log p(y), shape ``(N,)``: of the K-level model with ``keypoints``, of the prior itself without.
@@ -134,21 +139,39 @@ class GaussianPrior(DiffusionPrior):
         Raises:
             InputError: the likelihood has no ``sigma``, or its operator is another one for each image.
         """
-        _, observed, mean, covariance = self.observation_moments(likelihood, keypoints)
-        return log_density(y.flatten(1)[:, observed] - mean, covariance)
+        _, observed, mean, covariance = self._observation(likelihood, keypoints)
+        return log_density(y.flatten(1)[:, observed].to(mean) - mean, covariance).to(self.mean)
 
     def posterior(self, likelihood: Any, y: Tensor, keypoints: Sequence[float] | None = None) -> MultivariateNormal:
         """p(x given y), flattened, batch ``(N,)``; with ``keypoints``, of E[x given z_1] in the K-level model.
 
         Likelihood and errors are those of :meth:`log_evidence`.
         """
-        mean, covariance = self.prediction_moments(keypoints)
-        matrix, observed, predicted, total = self.observation_moments(likelihood, keypoints)
+        mean, covariance = self._prediction(keypoints)
+        matrix, observed, predicted, total = self._observation(likelihood, keypoints)
         cross = covariance @ matrix[observed].T
         gain = torch.linalg.solve(total, cross.T).T
-        moved = mean + (y.flatten(1)[:, observed] - predicted) @ gain.T
+        moved = mean + (y.flatten(1)[:, observed].to(mean) - predicted) @ gain.T
         shrunk = covariance - gain @ cross.T
-        return MultivariateNormal(moved, (shrunk + shrunk.T) / 2)
+        factor = torch.linalg.cholesky((shrunk + shrunk.T) / 2)
+        return MultivariateNormal(moved.to(self.mean), scale_tril=factor.to(self.mean))
+
+    def _prediction(self, keypoints: Sequence[float] | None) -> tuple[Tensor, Tensor]:
+        """:meth:`prediction_moments` in float64: little noise makes the covariances of y nearly singular."""
+        variance = self.denoiser.variance.flatten().double()
+        if keypoints is not None:
+            variance = self._chain_variance(variance, keypoints)
+        return self.mean.flatten().double(), self._rotate(variance)
+
+    def _observation(self, likelihood: Any, keypoints: Sequence[float] | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """:meth:`observation_moments` in float64."""
+        if not hasattr(likelihood, "sigma"):
+            raise InputError(f"the closed form is that of a Gaussian likelihood, not of {type(likelihood).__name__}.")
+        mean, covariance = self._prediction(keypoints)
+        matrix, observed = observed_matrix(likelihood, self.mean.new_zeros(1, *self.event_shape))
+        rows = matrix[observed]
+        noise = likelihood.sigma**2 * torch.eye(len(rows), dtype=mean.dtype, device=mean.device)
+        return matrix, observed, rows @ mean, rows @ covariance @ rows.T + noise
 
     def _chain_variance(self, variance: Tensor, keypoints: Sequence[float]) -> Tensor:
         """Variance of E[x given z_1] in the eigenbasis, after the transitions between the keypoints."""
@@ -167,22 +190,34 @@ class GaussianPrior(DiffusionPrior):
 
     def _rotate(self, variance: Tensor) -> Tensor:
         variance, vectors = variance.flatten(), self.denoiser.vectors
-        return torch.diag(variance) if vectors is None else (vectors * variance) @ vectors.T
+        if vectors is None:
+            return torch.diag(variance)
+        vectors = vectors.to(variance)
+        return (vectors * variance) @ vectors.T
 
 
-def _observed(likelihood: Any, event: Tensor) -> Tensor:
-    """Which elements of the flattened observation of one ``event`` count: those of one operator for all images."""
-    if not hasattr(likelihood, "sigma"):
-        raise InputError(f"the closed form is that of a Gaussian likelihood, not of {type(likelihood).__name__}.")
+def observed_matrix(likelihood: Any, event: Tensor) -> tuple[Tensor, Tensor]:
+    """``(A, observed)`` for images like the one ``event`` ``(1, *event)``: the matrix of A in float64, and its rows
+    that count.
+
+    Raises:
+        InputError: the operator is another one for each image.
+    """
     observed = likelihood.observed(likelihood.operator.A(event))
     if len(observed) > 1:
         raise InputError("the operator differs between the images: give each image alone, with its own mask.")
-    return observed.flatten()
+    # the library's own operators compute in the dtype of the image, those of others in that of their weights
+    dtype = torch.float64 if isinstance(likelihood.operator, Broadcasting) else event.dtype
+    return operator_matrix(likelihood.operator, event.shape[1:], event.device, dtype).double(), observed.flatten()
 
 
 def operator_matrix(
-    operator: Callable[[Tensor], Tensor] | Any, event_shape: Sequence[int], device: torch.device | None = None
+    operator: Callable[[Tensor], Tensor] | Any,
+    event_shape: Sequence[int],
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The matrix ``(M, D)`` of a linear operator on flattened events, column by column."""
     size = torch.Size(event_shape).numel()
-    return operator.A(torch.eye(size, device=device).reshape(size, *event_shape)).reshape(size, -1).T
+    identity = torch.eye(size, device=device, dtype=dtype)
+    return operator.A(identity.reshape(size, *event_shape)).reshape(size, -1).T

@@ -32,6 +32,7 @@ from torch import Tensor
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.kernels import expand_event, log_density
 from pyro_vipaint.likelihoods import Gaussian
+from pyro_vipaint.models.exact import observed_matrix
 from pyro_vipaint.models.priors import DiffusionPrior
 from pyro_vipaint.schedules import EDM, Schedule, as_time
 
@@ -218,13 +219,8 @@ class GaussianMixturePrior(DiffusionPrior):
         """The matrix R ``(d, D)`` of the observed elements, and where they stand in the flattened observation."""
         if not isinstance(likelihood, Gaussian):
             raise InputError(f"the closed form is that of a Gaussian likelihood, not of {type(likelihood).__name__}.")
-        size = self.denoiser.means[0].numel()
-        identity = torch.eye(size, dtype=torch.float64, device=self.denoiser.means.device)
-        observed = likelihood.observed(likelihood.operator.A(identity[:1].reshape(1, *self.event_shape)))
-        if len(observed) > 1:
-            raise InputError("the operator differs between the images: give each image alone, with its own mask.")
-        images, observed = likelihood.operator.A(identity.reshape(size, *self.event_shape)), observed.flatten()
-        return images.reshape(size, -1).T[observed], observed
+        matrix, observed = observed_matrix(likelihood, self.denoiser.means.new_zeros(1, *self.event_shape))
+        return matrix[observed], observed
 
     def _covariance_times(self, matrix: Tensor) -> Tensor:
         """C_m times a ``(D, k)`` matrix, for each component or once for all, in float64."""

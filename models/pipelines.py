@@ -6,6 +6,7 @@ embedding of the empty prompt, or the label that means "no label", is the null c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,6 +66,7 @@ def build_prior(
     parts = {part: value for part, value in parts.items() if value is not None}
     module = parts["transformer"] if "transformer" in parts else parts["unet"]
     event_shape = _event_shape(module)
+    _check_details(details, _num_classes(module))
     codec = build_codec(parts, event_shape, checkpointing)
     freeze(module, checkpointing)
     encode_text = text_encoder(parts) if CONDITIONS[type(module).__name__] else None
@@ -150,6 +152,25 @@ def _null_condition(module: Any, details: Mapping[str, Any], encode_text: Encode
     if _num_classes(module) and label is not None:
         null["class_labels"] = torch.tensor(label, device=module.device)
     return null
+
+
+def _check_details(details: Any, num_classes: int) -> None:
+    """Refuses entries of prior.json that the network would trip over much later."""
+    if not isinstance(details, Mapping):
+        raise InputError("prior.json must hold a JSON object.")
+    sigma, names, null = (details.get(name) for name in ("sigma_data", "classes", "null_label"))
+    if sigma is not None and not (_is_number(sigma) and 0 < sigma < math.inf):
+        raise InputError(f"sigma_data in prior.json must be a positive number, not {sigma!r}.")
+    if names is not None and not (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)):
+        raise InputError("classes in prior.json must be a list of names.")
+    if names is not None and len(names) > num_classes:
+        raise InputError(f"prior.json names {len(names)} classes, the network has {num_classes}.")
+    if null is not None and not (isinstance(null, int) and 0 <= null < num_classes):
+        raise InputError(f"null_label in prior.json must be one of the network's {num_classes} classes, not {null!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _num_classes(module: Any) -> int:

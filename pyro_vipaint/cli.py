@@ -50,7 +50,7 @@ def demo(
         images, masks, labels = problem_for(prior)
         loaded = check_prior(prior, resolve_device(device))
         _run_and_write(
-            images, masks, images, out, seed, prior=loaded, label=labels, device=device, levels=4, num_samples=10
+            images, masks, images, out, seed, {}, prior=loaded, label=labels, device=device, levels=4, num_samples=10
         )
 
 
@@ -82,13 +82,17 @@ def inpaint(
         from pyro_vipaint.files import check_out, read_image, read_mask
         from pyro_vipaint.inputs import check_prior
 
-        check_out(out)
+        check_out(out, image, mask, truth)
         loaded = check_prior(prior, resolve_device(device), half, checkpointing)
         channels, height, width = loaded.image_shape
         size = (height, width) if resize else None
+        entries = {
+            "image": str(image), "mask": str(mask), "invert_mask": invert_mask, "resize": resize,
+            "truth": None if truth is None else str(truth),
+        }  # fmt: skip
         _run_and_write(
             read_image(image, channels, size), read_mask(mask, invert_mask, size),
-            None if truth is None else read_image(truth, channels, size).unsqueeze(0), out, seed,
+            None if truth is None else read_image(truth, channels, size).unsqueeze(0), out, seed, entries,
             prior=loaded, label=label, prompt=prompt, guidance_scale=guidance_scale, device=device, levels=levels,
             num_samples=samples, steps=steps, beta=beta, refine_steps=refine_steps,
         )  # fmt: skip
@@ -109,13 +113,15 @@ def priors() -> None:
         console.print(table)
 
 
-def _run_and_write(images: Any, masks: Any, truth: Any, out: Path, seed: int, **arguments: Any) -> None:
-    """Runs :func:`inpaint` and writes what comes of it."""
+def _run_and_write(
+    images: Any, masks: Any, truth: Any, out: Path, seed: int, entries: dict[str, Any], **arguments: Any
+) -> None:
+    """Runs :func:`inpaint` and writes what comes of it; ``entries`` go into the report."""
     from pyro_vipaint.inpainting import inpaint as run
     from pyro_vipaint.inputs import check_truth
 
     check_truth(truth, images.shape)
-    entries = {name: arguments.get(name) for name in ("prompt", "guidance_scale")}
+    entries = entries | {name: arguments.get(name) for name in ("prompt", "guidance_scale")}
     run_and_write(
         lambda progress: run(images, masks, seed=seed, progress=progress, **arguments),
         truth, out, seed, arguments["prior"], arguments["label"], entries,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
-from pyro_vipaint.cli_shared import Device, Out, console, one_line_errors
+from pyro_vipaint.cli_shared import Device, Out, console, errors, one_line_errors
 from pyro_vipaint.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,8 +26,12 @@ OWN = "own"  # the budget that means the authors' settings
 def bench(
     out: Out,
     prior: Annotated[list[str] | None, typer.Option(help="May be repeated; fashion32 if not given.")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="May be repeated; all masks if not given.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="May be repeated; all that apply if not given.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; all masks if not given. A wrong name lists all.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; all that apply if not given. A wrong name lists all.")
+    ] = None,
     budget: Annotated[
         list[str] | None,
         typer.Option(help="Network evaluations a sample, or own for the authors' settings; 100 if not given."),
@@ -54,16 +59,25 @@ def bench(
         check_out(out)
         target = str(resolve_device(device))
         plan = Plan(
-            tuple(prior or ["fashion32"]), tuple(task or MASKS), tuple(method or METHODS),
+            tuple(_source(name) for name in prior or ["fashion32"]), tuple(task or MASKS), tuple(method or METHODS),
             tuple(_budget(text) for text in budget or ["100"]), images, samples, tuple(seed or [0]), chunk,
             None if pictures is None else str(pictures.resolve()),
         )  # fmt: skip
         number = _workers(workers, target, threads)
         chosen = make_engine(engine, number, target, threads, address)
         with _progress_bar() as progress:
-            frame = run(plan, out, chosen, target, progress, retry)
-        write_report(out, frame)
+            frame = run(plan, out, chosen, target, progress, retry, lambda table: write_report(out, table))
         _print_summary(frame, out)
+    if frame["error"].notna().any():
+        raise typer.Exit(1)
+
+
+def _source(prior: str) -> str:
+    """A folder in full, so that it is one prior however it is typed."""
+    from pyro_vipaint.models import embedded_priors
+
+    is_folder = prior not in embedded_priors() and Path(prior).is_dir()
+    return str(Path(prior).resolve()) if is_folder else prior
 
 
 def _budget(text: str) -> int | None:
@@ -98,8 +112,10 @@ def _progress_bar() -> Iterator[Callable[[int, int, Cell | None], None]]:
 
 
 def _print_summary(frame: pd.DataFrame, out: Path) -> None:
-    failed = int(frame["error"].notna().sum())
-    note = f", {failed} of them failed (--retry tries again)" if failed else ""
+    failed = frame["error"].dropna()
+    note = f", {len(failed)} of them failed (--retry tries again)" if len(failed) else ""
     console.print(
         f"{len(frame)} rows{note}. Written to {out}/: results.parquet, report.md, report.html", soft_wrap=True
     )
+    if len(failed):
+        errors.print(Text(f"The first that failed: {failed.iloc[0]}"), soft_wrap=True)

@@ -39,7 +39,9 @@ def restore(
     mask: Annotated[Path | None, typer.Option(help="Inpaint: mask picture, white means observed.")] = None,
     invert_mask: InvertMask = False,
     simulate: Annotated[bool, typer.Option("--simulate", help="IMAGE is undamaged: damage it first.")] = False,
-    noise: Annotated[float | None, typer.Option(help="With --simulate: std, images in [-1, 1]; 0.05.")] = None,
+    noise: Annotated[
+        float | None, typer.Option(help="Std of the noise in IMAGE, or with --simulate to add; 0.05.")
+    ] = None,
     resize: Annotated[bool, typer.Option("--resize", help="With --simulate: fit to the prior's size.")] = False,
     prior: Prior = "fashion32",
     levels: Levels = 4,
@@ -64,12 +66,12 @@ def restore(
     with one_line_errors():
         from pyro_vipaint.devices import resolve_device
         from pyro_vipaint.files import check_out, read_image
-        from pyro_vipaint.inputs import check_image, check_prior, check_seed, check_truth
+        from pyro_vipaint.inputs import check_image, check_noise, check_prior, check_seed, check_truth
         from pyro_vipaint.restoring import NOISE
         from pyro_vipaint.restoring import restore as run
 
-        check_out(out)
-        _check_simulation(simulate, noise, resize, truth)
+        check_out(out, image, mask, truth)
+        _check_simulation(simulate, resize, truth)
         check_seed(seed)
         loaded = check_prior(prior, resolve_device(device), half, checkpointing)
         channels, height, width = loaded.image_shape
@@ -82,26 +84,25 @@ def restore(
         operator, y = task_operator(task, options, loaded, size), read_image(image, channels, size)
         true = None if truth is None else read_image(truth, channels).unsqueeze(0)
         if simulate:
-            noise, true = NOISE if noise is None else noise, check_image(y, loaded)
+            noise, true = check_noise(NOISE if noise is None else noise), check_image(y, loaded)
             y = simulated(true, operator, noise, seed)
         check_truth(true, loaded.image_shape)
         entries = {"task": task, **{name: str(v) if isinstance(v, Path) else v for name, v in options.items()}}
+        entries |= {"image": str(image), "truth": None if truth is None else str(truth), "resize": resize}
         entries |= {"simulated": simulate, "noise": noise, "prompt": prompt, "guidance_scale": guidance_scale}
         run_and_write(
             lambda progress: run(
                 y, operator, loaded, levels, samples, label=label, prompt=prompt, guidance_scale=guidance_scale,
-                steps=steps, beta=beta, refine_steps=refine_steps, device=device, seed=seed, progress=progress,
+                steps=steps, beta=beta, refine_steps=refine_steps, noise=noise, device=device, seed=seed,
+                progress=progress,
             ),
             true, out, seed, loaded, label, entries,
         )  # fmt: skip
 
 
-def _check_simulation(simulate: bool, noise: float | None, resize: bool, truth: Path | None) -> None:
+def _check_simulation(simulate: bool, resize: bool, truth: Path | None) -> None:
     """Refuses options that go with --simulate only, or not with it."""
     if simulate and truth is not None:
         raise InputError("With --simulate IMAGE itself is the truth: leave --truth away.")
-    for flag, value in (("--noise", noise is not None), ("--resize", resize)):
-        if value and not simulate:
-            raise InputError(f"{flag} goes with --simulate only.")
-    if noise is not None and not 0 <= noise < float("inf"):
-        raise InputError(f"noise must be finite and not negative, not {noise:g}.")
+    if resize and not simulate:
+        raise InputError("--resize goes with --simulate only: an observation has to keep its own pixels.")

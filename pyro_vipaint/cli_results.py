@@ -19,7 +19,7 @@ Report = Callable[[str, int, int, float | None], None]
 
 Prior = Annotated[str, typer.Option(help="Shipped name, folder or hub id.")]
 Levels = Annotated[int, typer.Option(help="K, the number of latent levels.")]
-Label = Annotated[int | None, typer.Option(help="Class, for class-conditional priors.")]
+Label = Annotated[int | None, typer.Option(help="Number of a class, for class-conditional priors; see vipaint priors.")]
 Prompt = Annotated[str | None, typer.Option(help="Text, for priors that take it.")]
 Guidance = Annotated[float | None, typer.Option(help="Weight of label or prompt; 1 is none.")]
 Half = Annotated[bool, typer.Option("--half", help="Networks in bfloat16, where the device has it.")]
@@ -85,7 +85,8 @@ def _print_table(report: dict[str, Any], out: Path) -> None:
     console.print(table)
     console.print(
         f"{report['network_calls']} network calls on {report['network_evaluations']} images in all, "
-        f"{report['seconds']:.1f} s. bound: nats on log p(y), higher is better; lpips: lower is better."
+        f"{report['seconds']:.1f} s. bound: nats on log p(y), higher is better"
+        f"{'; lpips: lower is better' if 'lpips' in frame else ''}."
     )
     written = f"Written to {out}/: contact_sheet.png, the samples, samples.safetensors, report.json"
     console.print(written, soft_wrap=True, markup=False)

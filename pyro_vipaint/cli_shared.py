@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +27,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
 def one_line_errors() -> Iterator[None]:
     """Bad input ends with one line and exit code 2, a fit that broke, a full disk or memory with exit code 1."""
     try:
-        yield
+        with _ended_in_order():
+            yield
     except InputError as error:
         _print_error(error)
         raise typer.Exit(2) from None
@@ -36,6 +40,19 @@ def one_line_errors() -> Iterator[None]:
             raise
         _print_error("Not enough memory: ask for fewer --samples, or for --half or --checkpointing.")
         raise typer.Exit(1) from None
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """SIGTERM, by which schedulers end a job, unwinds the program as Ctrl-C does: nothing half-written stays behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -13,6 +13,7 @@ from pyro_vipaint.errors import InputError
 from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.inputs import check_seed, check_whole
 from pyro_vipaint.models.diffusion import DiffusionModel
+from pyro_vipaint.models.observations import check_shape
 from pyro_vipaint.sampling import initial_latent
 from pyro_vipaint.svi import check_rates
 
@@ -30,9 +31,8 @@ def check_observations(model: Any, y: Any) -> None:
             raise InputError(f"y holds {len(y)} images, the model's condition {name} is for {len(value)}.")
     with torch.no_grad():
         x = model.prior.decode(torch.zeros(len(y), *model.prior.event_shape).to(y))
-        expected = model.likelihood(x).batch_shape
-    if y.shape != expected:
-        raise InputError(f"y has shape {tuple(y.shape)}, not (N, *observation) = {tuple(expected)} as the model has.")
+        distribution = model.likelihood(x)
+    check_shape(y, distribution.batch_shape + distribution.event_shape)
 
 
 def check_guides(guides: Any) -> None:

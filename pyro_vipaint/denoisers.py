@@ -13,7 +13,7 @@ flow       eps - x                                  (z_t - sigma_t v) / (alpha_t
 =========  =======================================  ============================================
 
 A denoiser takes any number of leading dimensions. ``t`` is a scalar or has the leading shape. A condition is a tensor
-whose first dimension is the batch of images (broadcast over samples), or a scalar.
+whose first dimension is the batch of images (broadcast over samples), or a scalar tensor.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pyro_vipaint.errors import InputError
 from pyro_vipaint.kernels import expand_event
 from pyro_vipaint.schedules import Schedule, as_time
 
@@ -42,20 +43,23 @@ class Denoiser(Protocol):
 def flatten_condition(value: Any, leading: torch.Size) -> Any:
     """A condition repeated over the leading shape (sample × batch) and flattened to one batch dimension.
 
-    A tensor of the whole leading shape is used as it is; one of shape ``(N, …)`` is repeated over samples; a scalar
-    over everything. What is not a tensor is passed on untouched.
+    One of shape ``(N, …)`` is repeated over samples; a scalar over everything; a tensor of the whole leading shape,
+    whose first dimension is not N, is used as it is. What is not a tensor is passed on untouched.
+
+    Raises:
+        InputError: a tensor of another first dimension.
     """
     if not isinstance(value, Tensor):
         return value
-    rest = value.shape[1:]
+    leading = leading or torch.Size([1])
     if value.ndim == 0:
-        value = value.expand(leading)
-        rest = torch.Size()
-    elif value.shape[: len(leading)] == leading and len(leading) > 1:
-        rest = value.shape[len(leading) :]
-    else:
-        value = value.expand(*leading, *rest)
-    return value.reshape(-1, *rest)
+        return value.expand(leading).reshape(-1)
+    if value.shape[: len(leading)] == leading and len(value) != leading[-1]:
+        return value.flatten(0, len(leading) - 1)
+    if len(value) not in (1, leading[-1]):
+        raise InputError(f"a condition for {len(value)} images does not go with latents for {leading[-1]}.")
+    rest = value.shape[1:]
+    return value.expand(*leading, *rest).reshape(-1, *rest)
 
 
 @dataclass(frozen=True)

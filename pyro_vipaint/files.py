@@ -26,8 +26,9 @@ from pyro_vipaint.inpainting import InpaintingResult
 from pyro_vipaint.operators import apply
 from pyro_vipaint.restoring import RestorationResult
 
-REPORT = "report.json"
+REPORT, SHEET, SAMPLES = "report.json", "contact_sheet.png", "samples.safetensors"
 SAMPLE = re.compile(r"(image_\d+_)?sample_\d+\.png")
+BOUND_STEPS = 10  # that the bound in the report is the mean of
 Result = InpaintingResult | RestorationResult
 PACKAGES = ("pyro-vipaint", "torch", "pyro-ppl", "diffusers", "lpips")
 
@@ -53,9 +54,17 @@ def read_mask(path: Path, invert: bool = False, size: tuple[int, int] | None = N
 
     White is more than half of the scale, or 1 in a picture that holds nothing else than 0 and 1. With ``size``
     (H, W) a new pixel is observed where all old ones that it covers are.
+
+    Raises:
+        InputError: not a picture, or one with pixels that are transparent, NaN or infinite: neither white nor black.
     """
-    picture, white = _with_white(_open(path), "L", path)
+    original = _open(path)
+    if original.has_transparency_data and original.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        raise InputError(f"{path} is transparent in places: save the mask in black and white, without transparency.")
+    picture, white = _with_white(original, "L", path)
     values = np.asarray(picture, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(f"{path} has pixels that are NaN or infinite: a mask is black and white.")
     observed = values > (1 if values.max() <= 1 else white) / 2
     if invert:
         observed = ~observed
@@ -118,38 +127,67 @@ def whole_folder(out: Path) -> Iterator[Path]:
                 parent.rmdir()  # stays where it is not empty
 
 
-def check_out(out: Path) -> None:
-    """Refuses an output path that cannot become a folder, before anything is computed."""
+def check_out(out: Path, *pictures: Path | None) -> None:
+    """Refuses an output path that cannot become a folder of results, before anything is computed.
+
+    Also one in which the results would replace one of the ``pictures`` that they are made from.
+    """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file: name a folder with --out.")
+    if out.is_symlink() and not out.exists():
+        raise InputError(f"{out} is a link to nothing: name a folder with --out.")
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise InputError(f"{out} cannot be written: {nearest} is not a folder that one may write to.")
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=nearest):
+            pass
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {nearest} is not a folder that one may write to.") from error
+    for name in (REPORT, SHEET, SAMPLES):
+        if (out / name).is_dir():
+            raise InputError(f"{out / name} is a folder where a result belongs: choose another --out.")
+    for path in pictures:
+        if path is not None and path.resolve().parent == out.resolve() and _is_result(path.name):
+            raise InputError(f"{path} would be replaced by the results: choose another --out.")
+
+
+def _is_result(name: str) -> bool:
+    return name in (REPORT, SHEET, SAMPLES) or SAMPLE.fullmatch(name) is not None
 
 
 def write_result(out: Path, result: Result, report: dict[str, Any], truth: Tensor | None = None) -> None:
     """Writes ``contact_sheet.png``, a PNG a sample, ``samples.safetensors`` and ``report.json`` into ``out``.
 
-    Sample pictures of an earlier run go away; other files in ``out`` stay.
+    Sample pictures of the run whose report is there go away; other files in ``out`` stay.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from pyro_vipaint.plotting import to_picture
 
-    pictures = {
-        f"sample_{s:02d}.png" if len(images) == 1 else f"image_{n:02d}_sample_{s:02d}.png": image
-        for s, images in enumerate(result.samples)
-        for n, image in enumerate(images)
-    }
+    names, earlier = _sample_names(*result.samples.shape[:2]), _earlier_samples(out)
     with whole_folder(out) as folder:
-        result.plot(truth).savefig(folder / "contact_sheet.png", dpi=160)
-        for name, image in pictures.items():
+        result.plot(truth).savefig(folder / SHEET, dpi=160)
+        for name, image in zip(names, result.samples.flatten(0, 1), strict=True):
             Image.fromarray(to_picture(image)).save(folder / name)
-        save_file(_tensors(result), folder / "samples.safetensors")
+        (folder / SAMPLES).write_bytes(save(_tensors(result)))
         (folder / REPORT).write_text(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    for path in out.iterdir():
-        if SAMPLE.fullmatch(path.name) and path.name not in pictures:
-            path.unlink()
+    for name in earlier - set(names):
+        (out / name).unlink(missing_ok=True)
+
+
+def _sample_names(num_samples: int, num_images: int) -> list[str]:
+    """Of the sample pictures, sample by sample."""
+    if num_images == 1:
+        return [f"sample_{s:02d}.png" for s in range(num_samples)]
+    return [f"image_{n:02d}_sample_{s:02d}.png" for s in range(num_samples) for n in range(num_images)]
+
+
+def _earlier_samples(out: Path) -> set[str]:
+    """The sample pictures of the run whose report is in ``out``."""
+    try:
+        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+        return set(_sample_names(report["num_samples"], len(report["images"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _tensors(result: Result) -> dict[str, Tensor]:
@@ -176,6 +214,7 @@ def build_report(
     labels: list[int] | None,
 ) -> dict[str, Any]:
     """Settings, versions, cost, the bound and its terms, and an entry an image; plain numbers only."""
+    steps = min(BOUND_STEPS, len(result.fit.losses))
     return {
         "prior": prior,
         "labels": labels,
@@ -186,7 +225,7 @@ def build_report(
         "network_calls": result.calls,
         "network_evaluations": result.evaluations,
         "seconds": round(result.seconds, 3),
-        "bound_unit": "nats on log p(y), beta = 1, mean over the last ten steps",
+        "bound_unit": f"nats on log p(y), beta = 1, mean over the last {steps} steps",
         "images": measure(result, truth),
     }
 
@@ -199,7 +238,7 @@ def measure(result: Result, truth: Tensor | None) -> list[dict[str, Any]]:
     """
     from pyro_vipaint.metrics import hidden_std, lpips_distance, observed_error, psnr, takes_lpips
 
-    terms = result.fit.final_terms()
+    terms = result.fit.final_terms(BOUND_STEPS)
     columns: dict[str, Callable[[int], Any]] = {
         "bound": lambda n: -sum(float(value[n]) for value in terms.values()),
         "terms": lambda n: {name: float(value[n]) for name, value in terms.items()},

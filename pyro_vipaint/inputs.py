@@ -31,6 +31,7 @@ from pyro_vipaint.settings import Settings
 from pyro_vipaint.svi import check_rates
 
 WIDEST = 2.0  # images live in [-1, 1]; a noisy observation may lie outside, bytes and standardised pixels lie further
+SPREAD = 6.0  # standard deviations of noise beyond it
 AVERAGES = (GaussianBlur, Inpainting, MotionBlur, SuperResolution)  # operators whose observations live there too
 
 
@@ -56,7 +57,7 @@ def check_prior(prior: Any, device: torch.device, half: bool = False, checkpoint
 
 def check_image(image: Any, prior: DiffusionPrior) -> Tensor:
     """``image`` as ``(N, C, H, W)`` floats, refused unless its shape fits the prior."""
-    image, expected = _as_tensor("image", image), _image_shape(prior)
+    image, expected = as_tensor("image", image), _image_shape(prior)
     given = tuple(image.shape)
     if image.ndim == 2 and expected[0] == 1:
         image = image.unsqueeze(0)
@@ -75,7 +76,7 @@ def check_image(image: Any, prior: DiffusionPrior) -> Tensor:
 
 def check_mask(mask: Any, prior: DiffusionPrior) -> Tensor:
     """``mask`` as ``(N, 1, H, W)``, refused unless it is 0/1, of the prior's size, and neither all 0 nor all 1."""
-    mask, expected = _as_tensor("mask", mask), _image_shape(prior)
+    mask, expected = as_tensor("mask", mask), _image_shape(prior)
     given = tuple(mask.shape)
     mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape) if mask.ndim in (2, 3) else mask
     if mask.ndim != 4 or not len(mask) or mask.shape[1] != 1:
@@ -112,11 +113,14 @@ def check_pair(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return image, mask
 
 
-def check_observation(y: Any, operator: Any, prior: DiffusionPrior, device: torch.device) -> Tensor:
-    """``y`` as ``(N, *observation)`` floats on ``device``, zero where hidden; refused unless A can have made it."""
+def check_observation(y: Any, operator: Any, prior: DiffusionPrior, device: torch.device, noise: float = 0.0) -> Tensor:
+    """``y`` as ``(N, *observation)`` floats on ``device``, zero where hidden; refused unless A can have made it.
+
+    Or A and noise of standard deviation ``noise``.
+    """
     if not (hasattr(operator, "A") and hasattr(operator, "A_adjoint")):
         raise InputError(f"The operator must have A and A_adjoint, {type(operator).__name__} has not.")
-    y, mask = _as_tensor("observation", y), observation_mask(operator)
+    y, mask = as_tensor("observation", y), observation_mask(operator)
     if mask is not None and mask.ndim == y.ndim and len(mask) not in (1, len(y)):
         raise InputError(f"{len(y)} observations and {len(mask)} masks do not go together: give one mask, or one each.")
     count = len(y) if y.ndim and is_one_an_image(operator) else 1
@@ -129,17 +133,25 @@ def check_observation(y: Any, operator: Any, prior: DiffusionPrior, device: torc
         raise InputError(f"The observation has shape {given}, {made}.")
     if not y.is_floating_point():
         raise InputError(f"The observation holds {y.dtype}, not floats in the units of images in [-1, 1].")
-    return _check_elements(y.to(device).float(), mask, isinstance(operator, AVERAGES))
+    widest = WIDEST + SPREAD * noise if isinstance(operator, AVERAGES) else math.inf
+    return _check_elements(y.to(device).float(), mask, widest)
 
 
-def _check_elements(y: Tensor, mask: Tensor | None, averages: bool) -> Tensor:
-    """``y`` with zeros where hidden, refused unless the rest are numbers, of the range of images for ``averages``."""
+def check_noise(noise: float) -> float:
+    """A standard deviation, refused unless it is finite and not negative."""
+    if not 0 <= noise < math.inf:
+        raise InputError(f"noise must be finite and not negative, not {noise:g}.")
+    return noise
+
+
+def _check_elements(y: Tensor, mask: Tensor | None, widest: float) -> Tensor:
+    """``y`` with zeros where hidden, refused unless the rest are numbers, none farther from zero than ``widest``."""
     y = y if mask is None else torch.where(mask.to(y.device) != 0, y, 0.0)
     if not y.isfinite().all():
         raise InputError("The observation has elements that are NaN or infinite, and are not hidden by a mask.")
     low, high = float(y.min()), float(y.max())
-    if averages and max(-low, high) > WIDEST:
-        raise InputError(f"The observation has values from {low:g} to {high:g}, not in [-1, 1].")
+    if max(-low, high) > widest:
+        raise InputError(f"The observation has values from {low:g} to {high:g}, not in [-1, 1] but for noise.")
     return y
 
 
@@ -161,7 +173,7 @@ def check_label(label: Any, count: int, prior: DiffusionPrior) -> dict[str, Tens
     classes = len(prior.class_names)
     if not classes:
         raise InputError(f"The prior {prior.name} has no classes: leave the label away.")
-    labels = _as_tensor("label", label)
+    labels = as_tensor("label", label)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise InputError(f"Labels must be whole numbers, not {labels.dtype}.")
     if labels.ndim > 1 or labels.numel() not in (1, count):
@@ -251,7 +263,7 @@ def check_truth(truth: Tensor | None, shape: Sequence[int]) -> None:
         raise InputError("The true image is {}, the other one {}.".format(*sizes))
 
 
-def _as_tensor(name: str, value: Any) -> Tensor:
+def as_tensor(name: str, value: Any) -> Tensor:
     """A tensor without history, from a tensor, an array (copied: its strides may be negative) or nested numbers."""
     try:
         return value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, order="C"))

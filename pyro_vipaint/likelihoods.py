@@ -15,6 +15,7 @@ from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vipaint.errors import InputError
 from pyro_vipaint.metrics import perceptual_distance
 from pyro_vipaint.operators import Operator, apply, observation_mask
 
@@ -35,8 +36,16 @@ class _Additive:
         return (mask != 0).to(y.device).expand(y.shape)
 
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
-        """y - A(x) on what is observed, zero elsewhere."""
-        difference = y - apply(self.operator, x)
+        """y - A(x) on what is observed, zero elsewhere, for images ``(…, N, C, H, W)`` and ``y`` ``(N, *observation)``.
+
+        Raises:
+            InputError: A makes another shape of the images.
+        """
+        predicted = apply(self.operator, x)
+        if y.shape != predicted.shape[-y.ndim :]:
+            made = tuple(predicted.shape[-max(y.ndim, 1) :])
+            raise InputError(f"y has shape {tuple(y.shape)}, the operator makes {made} of the images.")
+        difference = y - predicted
         return torch.where(self.observed(difference), difference, torch.zeros_like(difference))
 
     @property

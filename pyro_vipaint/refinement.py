@@ -31,6 +31,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.gradients import gradients
 from pyro_vipaint.guidance import WEIGHT
 from pyro_vipaint.kernels import bridge, coordinate_scale
 from pyro_vipaint.models.priors import DiffusionPrior
@@ -92,9 +94,15 @@ def refine(
         guidance_scale: weight of the condition (:mod:`pyro_vipaint.guidance`); the model's own if not given.
         seed: seed of the noise; ``None`` goes on with the global generator.
         callback: called as ``callback(step)`` after each step.
+
+    Raises:
+        InputError: ``y`` and ``z`` are of different numbers of images, or y of another shape than the operator makes;
+            ``torch.inference_mode()`` is on.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}.")
+    if len(y) != z.shape[1]:
+        raise InputError(f"y holds {len(y)} observations, z has latents of {z.shape[1]} images.")
     times = refinement_times(model.prior, model.keypoints[-1], steps)
     condition = dict(model.condition)
     if guidance_scale is not None:
@@ -169,7 +177,7 @@ def guidance_gradient(
     prior: DiffusionPrior, likelihood: Any, z: Tensor, y: Tensor, t: float, condition: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
     """``(x_hat, gradient)``: E[z_0 given z_t], and the gradient of each sample's residual norm with respect to z_t."""
-    with torch.enable_grad():
+    with gradients():
         z = z.detach().requires_grad_()
         x_hat = prior.denoise(z, t, **condition)
         norm = residual_norm(likelihood, prior.decode(x_hat), y, z.ndim - prior.event_dim)

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vipaint.devices import device_for
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.inputs import (
+    check_noise,
     check_observation,
     check_perceptual,
     check_prior,
@@ -75,6 +76,7 @@ def restore(
     beta: float | None = None,
     refine_steps: int | None = None,
     zeta: float | None = None,
+    noise: float | None = None,
     device: str = "auto",
     seed: int | None = None,
     progress: Progress | None = None,
@@ -92,6 +94,8 @@ def restore(
             for :class:`Inpainting` those of :func:`inpaint`; without the perceptual term where LPIPS cannot take the
             observations.
         steps, beta, refine_steps, zeta: single numbers to change in the settings.
+        noise: standard deviation of v, in the units of images; the likelihood's scale is made as large, if it is less.
+            The default settings were tuned with .05, the paper's.
         device, seed, progress: as for :func:`inpaint`.
 
     Raises:
@@ -100,9 +104,10 @@ def restore(
     num_samples, seed = check_whole("samples", num_samples), check_seed(seed)
     levels, target = check_whole("levels", levels), device_for(prior, device)
     prior = check_prior(prior, target)
-    y = check_observation(y, operator, prior, target)
+    y = check_observation(y, operator, prior, target, NOISE if noise is None else check_noise(noise))
     settings = settings or settings_for(levels, prior, operator, y)
     settings = check_settings(override(settings, steps=steps, beta=beta, refine_steps=refine_steps, zeta=zeta))
+    settings = replace(settings, scale=max(settings.scale, noise or 0.0))
     check_perceptual(settings, y.shape)
     condition = conditions(prior, len(y), label, prompt, guidance_scale)
     outcome = run(prior, y, operator, num_samples, settings, guide, condition, seed, progress)

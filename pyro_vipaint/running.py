@@ -14,7 +14,7 @@ from pyro_vipaint.calls import count_calls
 from pyro_vipaint.elbos import BetaELBO
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.guides.base import LatentGuide
-from pyro_vipaint.inputs import check_guidance, check_label, check_prompt
+from pyro_vipaint.inputs import as_tensor, check_guidance, check_label, check_prompt
 from pyro_vipaint.keypoints import keypoints
 from pyro_vipaint.likelihoods import Laplace, Perceptual
 from pyro_vipaint.metrics import takes_lpips
@@ -58,9 +58,11 @@ class Summaries:
         """Standard deviation over samples, ``(N, C, H, W)``; zero for a single sample."""
         return self.samples.std(0, correction=1 if len(self.samples) > 1 else 0)
 
-    def plot(self, truth: Tensor | None = None) -> Figure:
-        """The contact sheet: truth where known, observation, mean, standard deviation, samples; a row an image."""
+    def plot(self, truth: Any = None) -> Figure:
+        """The contact sheet: truth (tensor or array) where known, observation, mean, std. dev., samples by image."""
         from pyro_vipaint.plotting import contact_sheet
+
+        truth = None if truth is None else as_tensor("truth", truth)
 
         return contact_sheet(self, truth)  # pyright: ignore[reportArgumentType]  # each subclass is a result
 

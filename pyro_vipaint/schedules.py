@@ -149,7 +149,8 @@ class TableVP:
 
     def __post_init__(self) -> None:
         table = torch.as_tensor(self.alphas_cumprod, dtype=torch.float64)
-        if table.ndim != 1 or not len(table) or (table.diff() > 0).any() or table.min() < 0 or table.max() > 1:
+        falls = table.ndim == 1 and len(table) and (table.diff() <= 0).all()  # false with a NaN
+        if not falls or not 0 <= table[-1] <= table[0] <= 1:
             raise InputError("alphas_cumprod must be one decreasing row of numbers in [0, 1].")
         object.__setattr__(self, "alphas_cumprod", tuple(torch.where(table > 0, table, _floor(table)).tolist()))
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pyro_vipaint.averaging import ParameterAverage
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.errors import InputError, NonFiniteError
+from pyro_vipaint.gradients import gradients
 from pyro_vipaint.resuming import FitState
 from pyro_vipaint.saving import FilePair
 from pyro_vipaint.seeding import seeded
@@ -149,7 +150,8 @@ def fit(
     steps, bit for bit, with the same model, observation and objective, on the same machine. A fit that is interrupted
     leaves the guide with the parameters that it had reached, and no state: long fits are best made in parts.
 
-    A guide that makes its parameters when it first runs, as Pyro's own do, is run once before the first step.
+    A guide that makes its parameters when it first runs, as Pyro's own do, is run once before the first step, and its
+    network calls count. Gradients are on inside, also below ``torch.no_grad()``.
 
     Args:
         model: the Pyro program, called as ``model(y)``.
@@ -171,7 +173,7 @@ def fit(
 
     Raises:
         InputError: a rate is negative or not finite; the guide was built on another model or for another number of
-            images, does not fit the one of ``resume``, or ``seed`` is given with it.
+            images, does not fit the one of ``resume``, or ``seed`` is given with it; ``torch.inference_mode()`` is on.
         NonFiniteError: the objective became infinite or NaN; the message names the term.
     """
     if steps < 1:
@@ -181,8 +183,9 @@ def fit(
     check_rates(lr, final_lr)
     _check_model(model, guide)
     earlier = None if resume is None else _earlier_state(resume, seed)
-    if next(guide.parameters(), None) is None:
-        _create_parameters(guide, y, seed)
+    begun = time.perf_counter()
+    with gradients(), count_calls() as creation:
+        _create_parameters(guide, y, seed, resumed=resume is not None)
     if lr is None:
         kinds = (_kind(name) for name, _ in guide.named_parameters())
         lr = {kind: DEFAULT_LR.get(kind, OTHER_LR) for kind in kinds} if earlier is None else earlier.rates
@@ -196,8 +199,7 @@ def fit(
     losses: list[float] = []
     history: list[dict[str, Tensor]] = []
     mean = ParameterAverage(guide)
-    begun = time.perf_counter()
-    with randomness, count_calls() as count:
+    with gradients(), randomness, count_calls() as count:
         for step in range(steps):
             optimizer.zero_grad()
             losses.append(elbo.loss_and_grads(model, guide, y))
@@ -212,7 +214,8 @@ def fit(
         state = FitState.capture(guide, optimizer)
     mean.apply()
     terms = {name: torch.stack([record[name] for record in history]).cpu() for name in history[0]}
-    done = Fit(losses, terms, count.calls, count.evaluations, time.perf_counter() - begun, state)
+    calls, evaluations = creation.calls + count.calls, creation.evaluations + count.evaluations
+    done = Fit(losses, terms, calls, evaluations, time.perf_counter() - begun, state)
     return done if resume is None else resume._followed_by(done)
 
 
@@ -233,9 +236,11 @@ def _check_model(model: Callable[..., Any], guide: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _create_parameters(guide: nn.Module, y: Tensor, seed: int | None) -> None:
-    with seeded(seed):
-        guide(y)
+def _create_parameters(guide: nn.Module, y: Tensor, seed: int | None, resumed: bool) -> None:
+    """Runs a guide that has none yet; a fit that is ``resumed`` leaves the global generator alone."""
+    if next(guide.parameters(), None) is None:
+        with torch.random.fork_rng(enabled=resumed), seeded(seed):
+            guide(y)
 
 
 def _earlier_state(resume: Fit, seed: int | None) -> FitState:

@@ -6,8 +6,10 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -535,7 +537,7 @@ def no_space(*arguments: Any, **options: Any) -> None:
 PLACES = {"fit": "pyro_vipaint.running.fit", "refine": "pyro_vipaint.running.refine"}
 WRITERS = {
     "sheet": "matplotlib.figure.Figure.savefig",
-    "tensors": "safetensors.torch.save_file",
+    "tensors": "safetensors.torch.save",
     "report": "json.dumps",
 }
 
@@ -606,9 +608,50 @@ def test_check_out_takes_what_can_be_made(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_check_out_refuses_a_folder_that_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder without the right to write is refused before the run."""
-    monkeypatch.setattr(os, "access", lambda *arguments: False)
+    monkeypatch.setattr(tempfile, "mkdtemp", no_space)
     with pytest.raises(vp.InputError, match="cannot be written"):
         check_out(tmp_path / "new")
+
+
+def test_check_out_refuses_what_would_fail_at_the_end(tmp_path: Path) -> None:
+    """A link to nothing, and a folder in the place of a file of results."""
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "out" / "report.json").mkdir(parents=True)
+    with pytest.raises(vp.InputError, match="link to nothing"):
+        check_out(tmp_path / "link")
+    with pytest.raises(vp.InputError, match="a folder where a result belongs"):
+        check_out(tmp_path / "out")
+
+
+def test_pictures_of_the_user_are_not_taken_for_results(folder: Path) -> None:
+    """Pictures that no report of an earlier run tells of stay; one of the run itself may not lie where results go."""
+    out = folder / "out"
+    out.mkdir()
+    (out / "sample_03.png").write_text("mine")
+    assert inpaint(folder).exit_code == 0 and (out / "sample_03.png").read_text() == "mine"
+    shutil.copyfile(folder / "image.png", out / "sample_01.png")
+    result = invoke("inpaint", out / "sample_01.png", "--mask", folder / "mask.png", "--out", out)
+    assert result.exit_code == 2 and "would be replaced by the results: choose another --out" in result.stderr
+    assert (out / "sample_01.png").read_bytes() == (folder / "image.png").read_bytes()
+
+
+def test_results_can_be_read_by_others(folder: Path) -> None:
+    """Every file has the mode that the user's mask leaves."""
+    before = os.umask(0o022)
+    try:
+        assert inpaint(folder).exit_code == 0
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (folder / "out").iterdir()} == {0o644}
+
+
+def test_a_job_that_is_ended_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM, in the middle of the writing; afterwards the signal does what it did."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(WRITERS["sheet"], lambda *arguments, **options: os.kill(os.getpid(), signal.SIGTERM))
+    assert inpaint(folder).exit_code == 128 + signal.SIGTERM
+    assert set(os.listdir(folder)) == {"image.png", "mask.png"}
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # pictures

@@ -182,7 +182,7 @@ BAD: list[tuple[str, tuple[object, ...], str]] = [
     ("deblur", ("--std", 0), "must be positive and finite, not 0"),
     ("deblur", ("--std", "nan"), "must be positive and finite, not nan"),
     ("deblur", ("--invert-mask",), "--invert-mask does not go with the task deblur"),
-    ("deblur", ("--noise", 0.1), "--noise goes with --simulate only"),
+    ("deblur", ("--noise", "nan"), "noise must be finite and not negative, not nan"),
     ("deblur", ("--resize",), "--resize goes with --simulate only"),
     ("deblur", ("--simulate", "--std", 1e300), "The operator cannot take images of shape (1, 8, 8)"),
     ("deblur", ("--simulate", "--noise", -1), "noise must be finite and not negative, not -1"),

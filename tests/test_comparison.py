@@ -16,7 +16,7 @@ import pyro_vipaint as vp
 from pyro_vipaint.comparison import COLUMNS
 from pyro_vipaint.diagnostics import elbo_estimate, log_weights, sliced_wasserstein, weighted_draws
 from pyro_vipaint.guides import DeltaGuide, HierarchicalGuide, PriorGuide
-from pyro_vipaint.models import DiffusionModel, GaussianPrior
+from pyro_vipaint.models import DiffusionModel, EmpiricalPrior, GaussianPrior
 from pyro_vipaint.seeding import DIRECTIONS, JUDGING
 from tests.problems import diagonal_problem
 
@@ -338,3 +338,14 @@ def test_labels_of_another_number_of_images_are_refused() -> None:
     labelled = DiffusionModel(model.prior, model.likelihood, model.keypoints, class_labels=torch.zeros(3))
     with pytest.raises(vp.InputError, match="y holds 2 images, the model's condition class_labels is for 3"):
         vp.compare(labelled, GUIDES, ELBOS, y, steps=1)
+
+
+def test_a_likelihood_of_whole_images_is_compared_too() -> None:
+    """The perceptual one is a density of images: their shape is that of its event, not of its batch."""
+    images = torch.rand(4, 1, 32, 32) * 2 - 1
+    prior = EmpiricalPrior(images)
+    model = DiffusionModel(prior, vp.Perceptual(vp.Inpainting(torch.ones(1, 32, 32))), (0.5, 0.4))
+    table = vp.compare(model, {"h": HierarchicalGuide}, {"beta": vp.BetaELBO()}, images[:2], steps=1, num_draws=2).table
+    assert table["bound"].notna().all()
+    with pytest.raises(vp.InputError, match="y has shape"):
+        vp.compare(model, {"h": HierarchicalGuide}, {"beta": vp.BetaELBO()}, images[:2, 0], steps=1, num_draws=2)

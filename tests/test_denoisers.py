@@ -20,6 +20,7 @@ from pyro_vipaint.denoisers import (
     flatten_condition,
     integer_timestep,
 )
+from pyro_vipaint.errors import InputError
 from pyro_vipaint.schedules import EDM, LinearVP
 
 EVENT = (2, 4, 4)
@@ -134,6 +135,20 @@ def test_condition_with_features_is_repeated_over_samples() -> None:
     torch.testing.assert_close(flatten_condition(features, leading), features.repeat(3, 1))
     own = torch.randn(3, 2, 5)
     torch.testing.assert_close(flatten_condition(own, leading), own.reshape(6, 5))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_as_many_samples_as_images_change_nothing(count: int) -> None:
+    """(N, N, F) is N images' own N rows, repeated over samples, also when there are N samples."""
+    tokens = torch.randn(count, count, 5)
+    for samples in (count, count + 1):
+        repeated = flatten_condition(tokens, torch.Size((samples, count)))
+        torch.testing.assert_close(repeated, tokens.repeat(samples, 1, 1))
+
+
+def test_conditions_for_another_number_of_images_are_refused() -> None:
+    with pytest.raises(InputError, match="a condition for 2 images does not go with latents for 3"):
+        flatten_condition(torch.zeros(2), torch.Size((4, 3)))
 
 
 def test_the_network_is_called_once_on_its_own_clock() -> None:

@@ -305,3 +305,33 @@ def test_what_is_no_set_is_refused() -> None:
         EmpiricalPrior(images, labels=torch.tensor([1]))
     with pytest.raises(InputError, match=r"images / 127\.5 - 1"):
         EmpiricalPrior(torch.zeros(2, *SHAPE, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("filling", [0.7, math.nan])
+def test_hidden_pixels_do_not_count_as_the_model_does_not_see_them(filling: float) -> None:
+    """With the perceptual likelihood, too, whose second factor is of the whole image."""
+    images, mask = torch.rand(4, 1, 32, 32) * 2 - 1, torch.ones(1, 32, 32)
+    mask[:, :16] = 0
+    prior, likelihood = EmpiricalPrior(images), vp.Perceptual(vp.Inpainting(mask))
+    clean, filled = (torch.where(mask == 1, images[:2], torch.tensor(value)) for value in (0.0, filling))
+    assert torch.equal(prior.log_evidence(likelihood, filled), prior.log_evidence(likelihood, clean))
+    assert torch.equal(prior.posterior(likelihood, filled).mean, prior.posterior(likelihood, clean).mean)
+
+
+def test_the_facade_takes_its_classes() -> None:
+    """Samples of a class are near its images; guidance would sharpen what is exact, and is refused."""
+    prior = build(labels=LABELS, dtype=torch.float32)
+    assert prior.class_names == ("0", "1", "2", "3", "4")
+    image, mask = prior.denoiser.images[3], torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
+    quick: dict[str, Any] = {"levels": 2, "num_samples": 3, "steps": 2, "refine_steps": 4, "device": "cpu", "seed": 0}
+    result = vp.inpaint(image, mask, prior, label=1, **quick)
+    own = prior.denoiser.images[LABELS == 1]
+    assert (result.samples[:, 0, None] - own).abs().flatten(2).amax(2).amin(1).max() < 0.2
+    with pytest.raises(InputError, match="no guidance-scale"):
+        vp.inpaint(image, mask, prior, label=1, guidance_scale=2.0, **quick)
+    z, labels = torch.randn(2, *SHAPE), torch.tensor([0, 1])
+    with pytest.raises(InputError, match="leave guidance_scale away"):
+        prior.denoise(z, 0.5, class_labels=labels, guidance_scale=2.0)
+    assert torch.equal(
+        prior.denoise(z, 0.5, class_labels=labels, guidance_scale=1.0), prior.denoise(z, 0.5, class_labels=labels)
+    )

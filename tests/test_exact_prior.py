@@ -21,6 +21,7 @@ from tests.statistics import assert_within
 
 D = 5
 SCHEDULES: list[Schedule] = [LinearVP(), CosineVP(), EDM(), RectifiedFlow(3.0)]
+DTYPES = (torch.float32, torch.float64)
 KEYPOINTS = (0.55, 0.5, 0.4)
 MASK = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
 
@@ -281,3 +282,32 @@ def test_everything_is_made_where_the_prior_lies() -> None:
     matrix = operator_matrix(likelihood.operator, (4,), numbers.device)
     assert matrix.device == numbers.device
     assert prior.diffusion().marginal(0.5, steps=2).sample((3,)).device == numbers.device
+
+
+@pytest.mark.parametrize("sigma", [0.05, 1e-3, 1e-4])
+def test_little_noise_is_no_matter(sigma: float) -> None:
+    """Evidence and posterior in float32 are those in float64, where the covariance of y is ill conditioned."""
+    grid = torch.arange(32, dtype=torch.float64)
+    smooth = torch.exp(-0.5 * ((grid[:, None] - grid) / 2) ** 2)
+    smooth /= smooth.sum(1, keepdim=True)
+    likelihood, y = Gaussian(Mixing(smooth), sigma), torch.randn(2, 32, dtype=torch.float64) @ smooth.T
+    single, double = (GaussianPrior.diagonal(torch.zeros(32, dtype=d), torch.ones(32, dtype=d)) for d in DTYPES)
+    y = y.float().double()
+    covariance = smooth @ smooth.T + sigma**2 * torch.eye(32)
+    expected = MultivariateNormal(torch.zeros(32, dtype=torch.float64), covariance).log_prob(y)
+    torch.testing.assert_close(double.log_evidence(likelihood, y), expected, rtol=1e-6, atol=0)
+    found = single.log_evidence(likelihood, y.float())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=0)
+    posterior, exact = single.posterior(likelihood, y.float()), double.posterior(likelihood, y)
+    torch.testing.assert_close(posterior.mean.double(), exact.mean, rtol=0, atol=1e-2)
+
+
+def test_standard_deviations_broadcast_or_are_refused() -> None:
+    wide = GaussianPrior.diagonal(torch.zeros(2, 3), torch.full((2, 3), 0.5))
+    for std in (torch.tensor(0.5), torch.full((3,), 0.5)):
+        prior = GaussianPrior.diagonal(torch.zeros(2, 3), std)
+        assert torch.equal(prior.covariance, wide.covariance) and prior.data_std == wide.data_std == 0.5
+    for mean, std in ((torch.zeros(2, 3), torch.ones(2)), (torch.zeros(2), torch.zeros(2)), (torch.tensor(0.0), 1.0)):
+        with pytest.raises(InputError):
+            GaussianPrior.diagonal(mean, torch.as_tensor(std))

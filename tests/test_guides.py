@@ -31,6 +31,7 @@ from pyro_vipaint.guides import (
     HierarchicalGuide,
     LowRankGuide,
     MeanFieldGuide,
+    MixtureGuide,
     PriorGuide,
 )
 from pyro_vipaint.guides.base import LatentGuide
@@ -532,3 +533,10 @@ def test_pyros_guides_agree_about_the_bound_with_ours() -> None:
             moments.append(mean_and_error(torch.stack([elbo.differentiable_loss(model, guide, y) for _ in range(12)])))
     (a, a_error), (b, b_error) = moments
     assert_within(a, b, (a_error**2 + b_error**2).sqrt())
+
+
+@pytest.mark.parametrize("family", [HierarchicalGuide, MeanFieldGuide, MixtureGuide])
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_starting_tau_that_is_none_is_refused(family: Any, scale: float) -> None:
+    with pytest.raises(vp.InputError, match="tau_scale must be positive and finite"):
+        family(diagonal_problem().model(), tau_scale=scale)

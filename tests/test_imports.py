@@ -35,7 +35,7 @@ HEAVY = ("diffusers", "lpips", "torchvision", "matplotlib", "pandas", "typer", "
 # Names are relative to pyro_vipaint; "guides" is guides/__init__.py, and "" is pyro_vipaint/__init__.py.
 _PRIORS = {"schedules", "kernels", "denoisers", "codecs", "guidance", "models.marginal", "models.priors"}
 _MEASUREMENTS = {"operators", "likelihoods"}
-_TOOLS = {"errors", "calls", "seeding"}
+_TOOLS = {"errors", "calls", "gradients", "seeding"}
 _FAMILIES = {f"guides.{name}" for name in ("hierarchical", "mean_field", "feature", "prior", "low_rank", "delta")}
 _FAMILIES |= {f"guides.{name}" for name in ("mixture", "flow")}
 _DIAGNOSTICS = {"draws", "evidence", "pareto", "importance", "projections", "uniformity", "calibration", "coverage"}
@@ -64,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "calls": set(),
     "seeding": set(),
+    "gradients": {"errors"},
     "devices": {"errors"},
     "saving": {"errors"},
     "resuming": {"errors"},
@@ -76,7 +77,8 @@ ALLOWED: dict[str, set[str]] = {
     "guidance": {"errors"},
     "models.marginal": _TOOLS | {"devices", "schedules", "kernels"},
     "models.priors": _TOOLS | {"schedules", "kernels", "denoisers", "codecs", "guidance", "models.marginal"},
-    "models.exact": _TOOLS | _PRIORS,
+    "models.exact": _TOOLS | _PRIORS | _MEASUREMENTS,
+    "models.observations": {"errors"},
     "models.components": {"errors"},
     "models.networks": set(),
     "models.text": {"errors", "models.components"},
@@ -96,9 +98,9 @@ ALLOWED: dict[str, set[str]] = {
     "operators.norm": {"operators.base"},
     "operators": {"operators.base", "operators.separable", *_OPERATORS},
     "likelihoods": {"errors", "operators", "metrics"},
-    "models.diffusion": _TOOLS | _PRIORS | _MEASUREMENTS | {"keypoints"},
-    "models.mixture": _TOOLS | _PRIORS | _MEASUREMENTS,
-    "models.empirical": _TOOLS | _PRIORS,
+    "models.diffusion": _TOOLS | _PRIORS | _MEASUREMENTS | {"keypoints", "models.observations"},
+    "models.mixture": _TOOLS | _PRIORS | _MEASUREMENTS | {"models.exact"},
+    "models.empirical": _TOOLS | _PRIORS | {"models.observations"},
     "models": {"models.marginal", "models.priors", "models.exact", "models.diffusion", "models.pretrained"}
     | {"models.mixture", "models.empirical"},
     # inference: guides and objectives know Pyro, and nothing of ours but each other
@@ -143,7 +145,8 @@ ALLOWED: dict[str, set[str]] = {
     "parts_classifier": {"errors"},
     "plotting": {"errors"},
     "inputs": _LIBRARY | {"devices"},
-    "comparison_inputs": _TOOLS | {"inputs", "guides.base", "models.diffusion", "sampling", "svi"},
+    "comparison_inputs": _TOOLS
+    | {"inputs", "guides.base", "models.diffusion", "models.observations", "sampling", "svi"},
     "comparison": _TOOLS | {"comparison_inputs", "diagnostics", "svi", "plotting", "models.diffusion"},
     "restoring": _LIBRARY | {"inputs", "running"},
     "running": _LIBRARY | {"inputs"},
@@ -175,7 +178,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli_tasks": {"errors", "operators", "models", "inputs", "files"},
     "cli_restore": _LIBRARY | {"inputs", "restoring", "files", "cli_shared", "cli_tasks", "cli_results"},
     "cli_shared": {"errors"},
-    "cli_bench": {"errors", "cli_shared", "bench", "devices", "files", "masks"},
+    "cli_bench": {"errors", "cli_shared", "bench", "devices", "files", "masks", "models"},
     "cli": {"cli_shared", "cli_bench", "cli_results", "cli_restore"}
     | _LIBRARY
     | {"", "inputs", "inpainting", "demo", "files"},

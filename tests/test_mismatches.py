@@ -12,6 +12,7 @@ import pyro_vipaint as vp
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.guides import FlowGuide, HierarchicalGuide, MixtureGuide, PriorGuide
 from pyro_vipaint.guides.base import LatentGuide
+from pyro_vipaint.models import DiffusionModel, GaussianPrior
 from tests.problems import diagonal_problem
 from tests.statistics import assert_within, mean_and_error
 
@@ -87,3 +88,31 @@ def test_pyros_autoguides_fit_and_sample_in_one_line(family: type[AutoNormal]) -
     assert torch.equal(draws, vp.sample(guide, problem.y, 400, seed=1))
     mean, error = mean_and_error(draws)
     assert_within(mean, guide.median(problem.y)["z_1"], error)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (3, 1, 1, 4)])
+def test_an_observation_of_another_shape_does_not_broadcast(shape: tuple[int, ...]) -> None:
+    """Without its channel dimension each image would be compared with the observations of all."""
+    prior = GaussianPrior.diagonal(torch.zeros(1, 4, 4), torch.ones(1, 4, 4))
+    likelihood, y = vp.Gaussian(vp.Inpainting(torch.ones(1, 4, 4))), torch.randn(3, 1, 4, 4)
+    model = DiffusionModel(prior, likelihood, vp.keypoints(prior, noise_levels=(2.0, 0.5)))
+    guide, wrong = HierarchicalGuide(model, y), torch.zeros(shape)
+    z = vp.sample(guide, y, 2)
+    for run in (
+        lambda y: vp.initial_latent(prior, likelihood, y),
+        lambda y: vp.fit(model, guide, y, vp.BetaELBO(), 1),
+        lambda y: vp.refine(model, z, y, 2),
+    ):
+        run(y)
+        with pytest.raises(InputError, match=r"y has shape|parameters for 3 images"):
+            run(wrong)
+    with pytest.raises(InputError, match="1 observations, z has latents of 3 images"):
+        vp.refine(model, z, y[0], 2)
+
+
+def test_masks_for_other_images_are_refused() -> None:
+    prior = GaussianPrior.diagonal(torch.zeros(1, 4, 4), torch.ones(1, 4, 4))
+    times, y = vp.keypoints(prior, noise_levels=(2.0, 0.5)), torch.randn(1, 1, 4, 4)
+    model = DiffusionModel(prior, vp.Gaussian(vp.Inpainting(torch.ones(3, 1, 4, 4))), times)
+    with pytest.raises(InputError, match="y has shape"):
+        vp.fit(model, HierarchicalGuide(model, y), y, vp.BetaELBO(), 1)

@@ -318,3 +318,30 @@ def test_what_has_no_closed_form_is_refused() -> None:
                 ask(vp.Gaussian(vp.Inpainting(MASK.expand(count, D))), y[:count])
     alone, shared = vp.Gaussian(vp.Inpainting(MASK[None])), vp.Gaussian(vp.Inpainting(MASK))
     torch.testing.assert_close(prior.log_evidence(alone, y[:1]), prior.log_evidence(shared, y[:1]))
+
+
+class Foreign(torch.nn.Module):
+    """A linear operator with weights of its own, in float32 as those of other libraries are."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(*matrix.T.shape, bias=False)
+        self.linear.weight.data = matrix
+        self.requires_grad_(False)
+
+    def A(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return y @ self.linear.weight
+
+
+def test_operators_of_others_compute_in_their_own_precision() -> None:
+    """The evidence and the posterior are those of the same matrix as one of our operators."""
+    matrix, means = torch.randn(2, 3), torch.randn(2, 3)
+    prior = GaussianMixturePrior.diagonal(torch.ones(2), means, torch.tensor(0.5))
+    single = GaussianPrior.diagonal(means[0], torch.tensor(0.5))
+    ours, theirs, y = vp.Gaussian(Matrix(matrix)), vp.Gaussian(Foreign(matrix)), torch.randn(4, 2)
+    for each in (prior, single):
+        torch.testing.assert_close(each.log_evidence(theirs, y), each.log_evidence(ours, y), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(each.posterior(theirs, y).mean, each.posterior(ours, y).mean)

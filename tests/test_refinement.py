@@ -212,3 +212,11 @@ def test_steps_below_one_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         vp.refine(model, torch.randn(1, 1, 1, 2, 2), torch.zeros(1, 1, 2, 2), steps=0)
     assert float(noise_level(EDM(), 0.0)) == pytest.approx(0.002)
+
+
+def test_inference_mode_is_refused_in_one_line() -> None:
+    prior = GaussianPrior.diagonal(torch.zeros(4), torch.ones(4))
+    likelihood = vp.Gaussian(vp.Inpainting(torch.ones(4)))
+    model = DiffusionModel(prior, likelihood, vp.keypoints(prior, noise_levels=(2.0, 1.0)))
+    with torch.inference_mode(), pytest.raises(vp.InputError, match="rules out: use"):
+        vp.refine(model, torch.zeros(1, 1, 4), torch.zeros(1, 4), 2)

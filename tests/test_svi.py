@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
 
 import pyro_vipaint as vp
 from pyro_vipaint.guides import HierarchicalGuide
@@ -122,3 +124,39 @@ def test_more_steps_cannot_be_averaged_than_there_are(average: int) -> None:
     model = problem.model()
     with pytest.raises(ValueError, match="average"):
         vp.fit(model, HierarchicalGuide(model, problem.y), problem.y, vp.BetaELBO(), steps=3, average=average)
+
+
+def test_gradients_are_on_whatever_the_caller_has_switched_off() -> None:
+    """Below no_grad, where pipelines run, the fit is the same; inference mode cannot be left, and is refused."""
+    problem = diagonal_problem(images=2)
+    model = problem.model()
+
+    def losses() -> list[float]:
+        guide = HierarchicalGuide(model, problem.y)
+        return vp.fit(model, guide, problem.y, vp.BetaELBO(), steps=5, seed=0).losses
+
+    expected = losses()
+    with torch.no_grad():
+        assert losses() == expected
+    with torch.inference_mode(), pytest.raises(vp.InputError, match="rules out: use"):
+        losses()
+
+
+def test_what_a_guide_costs_that_makes_its_parameters_late_is_counted() -> None:
+    """Pyro's own runs the whole program once, with the chain from noise down to T_e."""
+    problem = diagonal_problem()
+    model = problem.model(problem.prior.diffusion())
+    with vp.count_calls() as count:
+        fit = vp.fit(model, AutoNormal(model), problem.y, Trace_ELBO(), steps=1, seed=0)
+    assert fit.calls == count.calls > 2 * 3 + 1 and fit.evaluations == count.evaluations
+
+
+def test_resuming_with_such_a_guide_leaves_the_global_generator_alone() -> None:
+    problem = diagonal_problem()
+    model = problem.model()
+    first = vp.fit(model, AutoNormal(model), problem.y, Trace_ELBO(), steps=2, seed=0)
+    state = torch.get_rng_state()
+    resumed = vp.fit(model, AutoNormal(model), problem.y, Trace_ELBO(), steps=2, resume=first)
+    assert torch.equal(torch.get_rng_state(), state)
+    whole = vp.fit(model, AutoNormal(model), problem.y, Trace_ELBO(), steps=4, seed=0)
+    assert resumed.losses == whole.losses

@@ -38,6 +38,7 @@ from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.gradients import gradients
 from pyro_vipaint.kernels import ddim
 from pyro_vipaint.models.priors import DiffusionPrior
 from pyro_vipaint.operators import adjoint, observation_mask, pseudo_inverse
@@ -100,7 +101,7 @@ def _posterior_prediction(
 ) -> Tensor:
     """x_hat', of the shape of ``z``: one network call and its gradient."""
     alpha, sigma = (float(value) for value in prior.schedule(as_time(t)))
-    with torch.enable_grad():
+    with gradients():
         z = z.detach().requires_grad_()
         x_hat = prior.denoise(z, t, **condition)
         pull = _pull(prior, likelihood, x_hat.detach(), y, (alpha, sigma))

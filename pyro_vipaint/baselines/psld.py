@@ -42,6 +42,7 @@ from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.gradients import gradients
 from pyro_vipaint.kernels import coordinate_scale, ddim
 from pyro_vipaint.models.priors import DiffusionPrior
 from pyro_vipaint.operators import adjoint
@@ -118,7 +119,7 @@ def _prediction(
     """z_hat at ``z``, and the gradient of the weighted sum of both norms with respect to ``z``."""
     omega, gamma = weights
     leading_dims = z.ndim - prior.event_dim
-    with torch.enable_grad():
+    with gradients():
         z = z.detach().requires_grad_()
         z_hat = prior.denoise(z, t, **condition)
         x_hat = prior.decode(z_hat)

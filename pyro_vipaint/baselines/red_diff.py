@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, Callback, run, time_grid
+from pyro_vipaint.gradients import gradients
 from pyro_vipaint.models.priors import DiffusionPrior
 from pyro_vipaint.operators import pseudo_inverse
 from pyro_vipaint.schedules import as_time
@@ -102,7 +103,7 @@ def objective_gradient(
     alpha, sigma = (float(value) for value in prior.schedule(as_time(t)))
     with torch.no_grad():
         z_hat = prior.denoise(alpha * mu + sigma * torch.randn_like(mu), t, **condition)
-    with torch.enable_grad():
+    with gradients():
         mu = mu.detach().requires_grad_()
         misfit = likelihood.residual(prior.decode(mu), y).flatten(2).square().mean(-1).sum() / 2
         (gradient,) = torch.autograd.grad(misfit, mu)

@@ -49,6 +49,7 @@ from torch import Tensor
 from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
 from pyro_vipaint.codecs import Codec, Identity
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.gradients import gradients
 from pyro_vipaint.kernels import coordinate_scale, ddim
 from pyro_vipaint.models.priors import DiffusionPrior
 from pyro_vipaint.refinement import guidance_gradient
@@ -228,7 +229,7 @@ def _descend(
     moving = torch.ones(leading, dtype=torch.bool, device=start.device)
     blank = start.new_zeros(*leading, *prior.image_shape)
     for _ in range(descent.iterations):
-        with torch.enable_grad():
+        with gradients():
             difference = likelihood.residual(blank.index_put((moving,), image(value[moving])), y)
             observed = likelihood.observed(difference).flatten(len(leading)).sum(-1).clamp(min=1)
             error = difference.flatten(len(leading)).square().sum(-1) / observed

@@ -70,9 +70,13 @@ def _processes(workers: int, device: str, threads: int | None) -> Engine:
 def _in_processes(
     compute: Callable[[Cell], Record], cells: Iterator[Cell], workers: int
 ) -> Generator[tuple[Cell, Record], None, list[Cell]]:
-    """Yields what is finished of ``cells``; when a process dies, returns those that were being computed or next."""
-    from multiprocessing import get_context
+    """Yields what is finished of ``cells``; when a process dies, returns those that were being computed or next.
 
+    When the caller is interrupted, nobody waits for what is being computed.
+    """
+    from multiprocessing import active_children, get_context
+
+    others = set(active_children())
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_the_parent)
     taken, running = list(islice(cells, workers + 1)), {}
     try:
@@ -86,6 +90,10 @@ def _in_processes(
             taken += islice(cells, 1)
     except BrokenProcessPool:
         return [*running.values(), *taken]
+    except BaseException:
+        for process in set(active_children()) - others:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     return []

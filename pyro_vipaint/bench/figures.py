@@ -16,9 +16,12 @@ from pyro_vipaint.plotting import to_picture
 
 
 def sample_figure(records: list[dict[str, Any]], store: Store, max_images: int = 4) -> Figure:
-    """Side by side for some images: truth, observation, and the first sample of every method at its largest budget."""
+    """Side by side for some images: truth, observation, and the first sample of every method at its largest budget.
+
+    Of the method's cells with that budget the one with most images; as many are shown as every method has.
+    """
     chosen: dict[str, Cell] = {}
-    cells = sorted((Cell(**record["cell"]) for record in records), key=lambda cell: (*_seen(cell), -(cell.budget or 0)))
+    cells = sorted((Cell(**record["cell"]) for record in records), key=_order)
     for cell in cells:
         if _seen(cell) == _seen(cells[0]):
             chosen.setdefault(cell.method, cell)
@@ -26,7 +29,7 @@ def sample_figure(records: list[dict[str, Any]], store: Store, max_images: int =
     first = next(iter(tensors.values()))
     columns = {"truth": first["truth"], "observation": _enlarged(first["observation"], first["truth"])}
     columns |= {method: each["samples"][0] for method, each in tensors.items()}
-    rows = min(max_images, len(first["truth"]))
+    rows = min(max_images, *(len(each["truth"]) for each in tensors.values()))
     figure = Figure(figsize=(1.1 * len(columns), 1.1 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, len(columns), squeeze=False)
     for column, (name, images) in enumerate(columns.items()):
@@ -40,6 +43,10 @@ def sample_figure(records: list[dict[str, Any]], store: Store, max_images: int =
 def _seen(cell: Cell) -> tuple[int, int, str]:
     """What decides which images and observations a cell has."""
     return cell.seed, cell.start, cell.images or ""
+
+
+def _order(cell: Cell) -> tuple[Any, ...]:
+    return (*_seen(cell), -(cell.budget or 0), -cell.stop)
 
 
 def _enlarged(y: Tensor, truth: Tensor) -> Tensor:

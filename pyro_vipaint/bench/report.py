@@ -117,9 +117,14 @@ def full_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def overall_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a method: means over tasks of all measures."""
+    """A row a method: means over tasks of all measures; the number of ``tasks`` where methods differ in it."""
     table: Any = means(rows)
-    table = table.groupby("method")[_measures(table)].mean().reset_index()
+    groups = table.groupby("method")
+    number = groups["task"].nunique()
+    table = groups[_measures(table)].mean()
+    if number.nunique() > 1:  # means over different tasks
+        table.insert(0, "tasks", number)
+    table = table.reset_index()
     return table.sort_values("lpips", ignore_index=True).round(DIGITS)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -12,6 +13,7 @@ from pyro_vipaint.bench.engines import Engine
 from pyro_vipaint.bench.grid import Cell, Plan
 from pyro_vipaint.bench.problems import load_images, pictures_of, warm_prior, weights_of
 from pyro_vipaint.bench.registry import METHODS
+from pyro_vipaint.bench.scores import DEFINITION
 from pyro_vipaint.bench.store import Store
 from pyro_vipaint.bench.summary import add_kernel_distance
 from pyro_vipaint.bench.tasks import TASKS
@@ -23,7 +25,13 @@ NEEDED = {"filelock": "filelock", "pyarrow": "pyarrow", "skimage": "scikit-image
 
 
 def run(
-    plan: Plan, out: Path, engine: Engine, device: str, progress: Progress | None = None, retry: bool = False
+    plan: Plan,
+    out: Path,
+    engine: Engine,
+    device: str,
+    progress: Progress | None = None,
+    retry: bool = False,
+    finish: Callable[[pd.DataFrame], None] | None = None,
 ) -> pd.DataFrame:
     """Computes the cells of ``plan`` that ``out`` lacks and writes ``out``/results.parquet; its table.
 
@@ -37,6 +45,7 @@ def run(
         device: of the priors.
         progress: called as ``progress(finished, total, cell)``, first with ``None``.
         retry: whether cells of the plan that failed are computed again.
+        finish: called with the table, while no other run may write into ``out`` yet.
 
     Raises:
         InputError: a name that does not exist, nothing that applies, too few images, a package that is missing; results
@@ -55,6 +64,8 @@ def run(
         _compute_missing(store, cells, engine, progress or (lambda finished, total, cell: None))
         frame = add_kernel_distance(store.table(), store)
         store.write_table(frame)
+        if finish is not None:
+            finish(frame)
     return frame
 
 
@@ -94,15 +105,21 @@ def check(plan: Plan, device: str) -> None:
         if not takes_lpips(prior.image_shape):
             raise InputError(f"LPIPS cannot take the images of {name}: 1 or 3 channels and 31 pixels or more.")
         load_images(name, prior, plan.images, plan.num_images)
+        *_, height, width = prior.image_shape
+        if height != width and any(TASKS[task].is_inpainting for task in plan.tasks):
+            raise InputError(f"The masks of the benchmark are square, the images of {name} are {width}×{height}.")
 
 
 def _check_origin(store: Store, plan: Plan, device: str) -> None:
-    """Refuses to go on with results of other weights or pictures of the same names, or of a method's other settings."""
+    """Refuses to go on with results of other weights, pictures or scores of the same names, or of other settings."""
     for record in store.records():
         cell = Cell(**record["cell"])
         if record["error"] is not None or cell.prior not in plan.priors:
             continue
-        made_with = {f"weights of {cell.prior}": ("weights", weights_of(cell.prior, device))}
+        made_with: dict[str, tuple[str, Any]] = {
+            f"weights of {cell.prior}": ("weights", weights_of(cell.prior, device)),
+            "definitions of the scores": ("scores", DEFINITION),
+        }
         if cell.method in plan.methods:
             made_with[f"settings of {cell.method}"] = ("numbers", METHODS[cell.method].numbers())
         if cell.images == plan.images and cell.stop <= plan.num_images:

@@ -13,6 +13,7 @@ from pyro_vipaint.metrics import hidden_std, lpips_distance, observed_error, psn
 from pyro_vipaint.operators import apply
 
 RANGE = 2.0  # of images in [-1, 1]
+DEFINITION = 2  # of the scores, of which a folder keeps to one: to be raised when one of them changes
 
 
 def score(samples: Tensor, problem: Problem) -> list[dict[str, Any]]:
@@ -21,7 +22,8 @@ def score(samples: Tensor, problem: Problem) -> list[dict[str, Any]]:
     - ``lpips``: mean over samples; ``lpips_best``: the smallest one.
     - ``psnr``: of each sample, mean over samples, in decibels with the range 2; ``ssim`` likewise.
     - ``observation_error``: mean absolute difference of A(sample) and y, where y is seen.
-    - ``diversity``: standard deviation over samples, mean over hidden pixels (over all without a mask).
+    - ``diversity``: standard deviation over samples, mean over hidden pixels (over all without a mask); NaN for a
+      single sample.
     """
     truth = problem.truth.cpu()
     lpips = lpips_distance(samples, truth)
@@ -63,7 +65,7 @@ def _observation_error(samples: Tensor, problem: Problem) -> Tensor:
 
 
 def _diversity(samples: Tensor, mask: Tensor | None) -> Tensor:
-    """``(N,)``; zero for a single sample."""
+    """``(N,)``; NaN for a single sample."""
     if len(samples) == 1:
-        return torch.zeros(samples.shape[1])
+        return torch.full((samples.shape[1],), torch.nan)
     return hidden_std(samples, torch.zeros(1) if mask is None else mask.cpu())
