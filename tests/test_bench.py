@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from multiprocessing import active_children
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -20,10 +22,10 @@ import pyro_vipaint as vp
 from pyro_vipaint.bench import METHODS, TASKS, Cell, Plan, Store, engine, engines, methods, run, weights, write_report
 from pyro_vipaint.bench import runner as bench_runner
 from pyro_vipaint.bench.engines import Engine
-from pyro_vipaint.bench.figures import quality_figure
+from pyro_vipaint.bench.figures import quality_figure, sample_figure
 from pyro_vipaint.bench.methods import Baseline, Outcome, VIPaint
 from pyro_vipaint.bench.problems import Problem, load_problem, weights_of
-from pyro_vipaint.bench.report import build, full_table, lpips_table
+from pyro_vipaint.bench.report import build, full_table, lpips_table, overall_table
 from pyro_vipaint.bench.scores import score, ssim
 from pyro_vipaint.bench.summary import means, paired
 from pyro_vipaint.bench.work import Record
@@ -126,7 +128,12 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monk
 
 @pytest.mark.parametrize(
     ("entry", "what"),
-    [("weights", "weights of fashion32"), ("numbers", "settings of Blended"), ("pictures", "pictures")],
+    [
+        ("weights", "weights of fashion32"),
+        ("numbers", "settings of Blended"),
+        ("pictures", "pictures"),
+        ("scores", "definitions of the scores"),
+    ],
 )
 def test_results_of_another_origin_are_refused(
     entry: str, what: str, finished: tuple[Path, pd.DataFrame], tmp_path: Path
@@ -268,6 +275,55 @@ def test_the_best_is_bold_and_failures_do_not_count(budget: int | None) -> None:
     assert means(frame)["count"].tolist() == [2, 2]
     table = lpips_table(frame).set_index("method")["box"]
     assert table["VIPaint-4"] == "**0.2000** ± 0.1000" and table["DPS"] == "0.3000 ± 0.1000"
+
+
+def test_means_over_different_tasks_say_so() -> None:
+    frame = rows({"VIPaint-4": [0.1], "DPS": [0.3]})
+    both = pd.concat([frame, frame.assign(task="random-small", lpips=0.5)])
+    assert "tasks" not in overall_table(both)
+    table = overall_table(both.iloc[:-1]).set_index("method")
+    assert table["tasks"].to_dict() == {"VIPaint-4": 2, "DPS": 1}
+    assert table["lpips"].to_dict() == {"VIPaint-4": 0.3, "DPS": 0.3}
+
+
+def test_a_folder_grows_from_a_few_images_to_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a method's cells the one with most images is shown, and of all methods as many images as each has."""
+    monkeypatch.setattr(Baseline, "__call__", lambda self, *arguments: fake(*arguments))
+    plan = replace(PLAN, tasks=("box",), budgets=(2,), methods=("DPS", "Blended", "RePaint", "PiGDM"), num_images=2)
+    run(plan, tmp_path, local(), "cpu")
+    frame = run(replace(plan, num_images=5, chunk=5, methods=("DPS", "PiGDM")), tmp_path, local(), "cpu")
+    store = Store(tmp_path)
+    assert sample_figure(store.records(), store).axes[0].get_title() == "truth"
+    assert len(sample_figure(store.records(), store).axes) == 2 * (2 + 4)
+    grown = [record for record in store.records() if record["cell"]["stop"] == 5]
+    assert len(sample_figure(grown, store).axes) == 4 * (2 + 2)
+    write_report(tmp_path, frame)
+
+
+def test_the_table_is_handed_on_while_the_folder_is_locked(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    copytree(finished[0], out)
+    seen: list[pd.DataFrame] = []
+
+    def finish(frame: pd.DataFrame) -> None:
+        with pytest.raises(vp.InputError, match="Another run"), Store(out).locked():
+            pass
+        seen.append(frame)
+
+    pd.testing.assert_frame_equal(run(PLAN, out, local(), "cpu", finish=finish), seen[0])
+
+
+def test_an_interrupted_run_does_not_wait_for_its_workers(tmp_path: Path) -> None:
+    """The cell would take minutes; closing the engine ends the process that computes it."""
+    others = set(active_children())
+    cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (1, 100_000, 100_001)]
+    results = iter(engine("local", 2, "cpu", 1)(cells))
+    next(results)
+    results.close()  # pyright: ignore[reportAttributeAccessIssue]
+    deadline = time.monotonic() + 20
+    while set(active_children()) - others and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not set(active_children()) - others
 
 
 def test_measures_that_no_row_has_are_left_out() -> None:

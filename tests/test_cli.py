@@ -685,6 +685,21 @@ def test_modes_of_masks(tmp_path: Path, mode: str) -> None:
     assert torch.equal(read_mask(path, invert=True), 1 - expected)
 
 
+def test_masks_that_are_neither_white_nor_black(tmp_path: Path) -> None:
+    """Transparent in places, whatever the colours say below, or not a number: with the flag a NaN would be observed."""
+    picture = Image.fromarray(half()).convert("RGBA")
+    picture.putalpha(Image.fromarray(half()))
+    picture.save(tmp_path / "mask.png")
+    with pytest.raises(vp.InputError, match="transparent in places: save the mask in black and white"):
+        read_mask(tmp_path / "mask.png")
+    values = half().astype(np.float32) / 255
+    values[0, 0] = np.nan
+    save(tmp_path / "mask.tiff", values)
+    for invert in (False, True):
+        with pytest.raises(vp.InputError, match="NaN or infinite: a mask is black and white"):
+            read_mask(tmp_path / "mask.tiff", invert)
+
+
 def test_a_colour_palette_is_its_colours(tmp_path: Path) -> None:
     """The indices of a palette are not its greys."""
     picture = Image.fromarray(np.array([[0, 1]], dtype=np.uint8))

@@ -112,3 +112,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(options: list[str], message: s
     assert result.exit_code == 2
     assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
     assert not out.exists()
+
+
+def test_cells_that_failed_are_told_and_end_with_an_error(tmp_path: Path) -> None:
+    """A budget that no VIPaint-4 can keep."""
+    options = ["--method", "VIPaint-4", "--task", "box", "--budget", "1", "--images", "1", "--workers", "1"]
+    result = CliRunner().invoke(app, ["bench", "--out", str(tmp_path), *options])
+    assert result.exit_code == 1
+    assert "The first that failed: InputError: VIPaint-4 needs 6 network evaluations" in result.stderr
+    assert (tmp_path / "report.md").exists()

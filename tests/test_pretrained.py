@@ -305,6 +305,31 @@ def test_a_network_that_is_not_understood_is_refused(tmp_path: Path, settings: d
         load_prior(save(tmp_path, random_unet(None, **settings), DDPMScheduler()))
 
 
+@pytest.mark.parametrize(
+    ("details", "message"),
+    [
+        ([1], "must hold a JSON object"),
+        ({"sigma_data": "x"}, "sigma_data in prior.json must be a positive number, not 'x'"),
+        ({"sigma_data": -1}, "must be a positive number, not -1"),
+        ({"classes": "abcd"}, "classes in prior.json must be a list of names"),
+        ({"classes": ["a"] * (CLASSES + 1)}, "names 5 classes, the network has 4"),
+        ({"null_label": CLASSES}, "null_label in prior.json must be one of the network's 4 classes, not 4"),
+        ({"null_label": 1.5}, "must be one of the network's 4 classes, not 1.5"),
+    ],
+)
+def test_details_that_do_not_fit_the_network_are_refused(tmp_path: Path, details: Any, message: str) -> None:
+    """They would be met much later, as an index out of range inside the network."""
+    folder = save(tmp_path / "prior", random_unet(), EDMEulerScheduler(), details)
+    with pytest.raises(InputError, match=message):
+        load_prior(folder)
+
+
+def test_names_of_classes_need_a_conditional_network(tmp_path: Path) -> None:
+    folder = save(tmp_path / "prior", random_unet(None), EDMEulerScheduler(), {"classes": ["a"]})
+    with pytest.raises(InputError, match="names 1 classes, the network has 0"):
+        load_prior(folder)
+
+
 def test_a_folder_that_is_incomplete_is_refused(tmp_path: Path) -> None:
     """Missing weights, another kind of model, a missing scheduler and broken JSON each raise InputError."""
     with pytest.raises(InputError, match="no weights"):

@@ -224,3 +224,32 @@ def test_refused_in_one_line_before_the_network_is_called(
         vp.restore(**{"prior": prior, **QUICK, **arguments})
     assert "\n" not in str(error.value)
     assert count.calls == 0
+
+
+# noise
+
+
+def test_the_likelihood_is_as_wide_as_the_noise(prior: DiffusionPrior) -> None:
+    """More noise than the settings were tuned for widens the likelihood, less of it changes nothing."""
+    operator = vp.GaussianBlur(1.0)
+    y = operator.A(images())
+    tuned = restoration_settings(2).scale
+    for noise, scale in ((None, tuned), (0.0, tuned), (tuned / 2, tuned), (0.3, 0.3)):
+        assert vp.restore(y, operator, prior, **QUICK, noise=noise).settings.scale == scale
+    assert vp.restore(images(), vp.Inpainting(MASK), prior, **QUICK, noise=0.01).settings.scale > 0.01
+
+
+def test_noise_may_leave_the_range_of_images(prior: DiffusionPrior) -> None:
+    """So far as its standard deviation explains."""
+    operator, y = vp.GaussianBlur(1.0), torch.full((1, 1, 8, 8), 3.0)
+    with pytest.raises(vp.InputError, match="but for noise"):
+        vp.restore(y, operator, prior, **QUICK)
+    assert vp.restore(y, operator, prior, **QUICK, noise=0.4).samples.isfinite().all()
+    with pytest.raises(vp.InputError, match="noise must be finite and not negative"):
+        vp.restore(y, operator, prior, **QUICK, noise=-0.1)
+
+
+def test_a_truth_may_be_an_array(prior: DiffusionPrior) -> None:
+    operator = vp.GaussianBlur(1.0)
+    result = vp.restore(operator.A(images()), operator, prior, **QUICK)
+    assert len(result.plot(images().numpy()).axes[0].get_xticks()) == 6
