@@ -197,8 +197,7 @@ class GaussianPrior(DiffusionPrior):
 
 
 def observed_matrix(likelihood: Any, event: Tensor) -> tuple[Tensor, Tensor]:
-    """``(A, observed)`` for images like the one ``event`` ``(1, *event)``: the matrix of A in float64, and its rows
-    that count.
+    """``(A, observed)``: the matrix of A in float64 for images like ``event``, ``(1, *event)``, and which rows count.
 
     Raises:
         InputError: the operator is another one for each image.
