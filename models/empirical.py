@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pyro_vipaint.denoisers import flatten_condition
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.models.observations import seen
+from pyro_vipaint.models.observations import check_shape, seen
 from pyro_vipaint.models.priors import DiffusionPrior
 from pyro_vipaint.schedules import EDM, Schedule, as_time
 
@@ -204,7 +204,8 @@ class EmpiricalPrior(DiffusionPrior):
         images: ``(M, *event)``; images in [-1, 1].
         weights: ``(M,)``, positive, not necessarily of sum one; equal if not given.
         labels: classes ``(M,)``, integers: the prior then takes the condition ``class_labels``, as class-conditional
-            networks do; without that condition it is the whole set.
+            networks do; without that condition it is the whole set. Those that count from 0 without a gap are
+            ``class_names``, and labels for :func:`pyro_vipaint.inpaint`.
         schedule: the noise schedule; :class:`EDM` if not given.
         batch_size: images in one batch of the sums over the set, which hold that many times the latents in memory.
 
@@ -235,13 +236,13 @@ class EmpiricalPrior(DiffusionPrior):
             raise InputError(f"give one label for each of the {len(images)} images.")
         schedule, weights = schedule or EDM(), weights.double() / weights.double().sum()
         denoiser = EmpiricalDenoiser(schedule, images, weights.log(), labels, batch_size)
-        classes = () if labels is None else tuple(str(label) for label in range(int(labels.max()) + 1))
-        data_std = _weighted_std(images, weights)
-        super().__init__(schedule, denoiser, images.shape[1:], data_std=data_std, class_names=classes)
+        data_std, names = _weighted_std(images, weights), _class_names(labels)
+        super().__init__(schedule, denoiser, images.shape[1:], data_std=data_std, class_names=names)
 
     def diffusion(self) -> DiffusionPrior:
         """The same schedule and denoiser as a :class:`DiffusionPrior`, whose marginal is estimated."""
-        return DiffusionPrior(self.schedule, self.denoiser, self.event_shape, data_std=self.data_std)
+        options: dict[str, Any] = {"data_std": self.data_std, "class_names": self.class_names}
+        return DiffusionPrior(self.schedule, self.denoiser, self.event_shape, **options)
 
     def marginal(self, t: float, steps: int = 0, **condition: Any) -> TorchDistribution:
         """The exact p(z_t); ``steps`` has no meaning here."""
@@ -262,6 +263,8 @@ class EmpiricalPrior(DiffusionPrior):
     @torch.no_grad()
     def _log_joint(self, likelihood: Callable[[Tensor], Any], y: Tensor, condition: dict[str, Any]) -> Tensor:
         """log w_m p(y_n | x_m), ``(N, M)``, float64."""
+        distribution = likelihood(self.denoiser.images[:1].expand(len(y), *self.event_shape))
+        check_shape(y, distribution.batch_shape + distribution.event_shape)
         y = seen(likelihood, y)
         batches = self.denoiser.images.split(self.denoiser.batch_size)
         log_likelihood = torch.cat([_log_likelihood(likelihood, x, y) for x in batches])
@@ -272,6 +275,12 @@ def _log_likelihood(likelihood: Callable[[Tensor], Any], x: Tensor, y: Tensor) -
     """log p(y_n | x_m), ``(M, N)``, summed over elements in float64."""
     terms = likelihood(x[:, None]).log_prob(y).double()
     return terms.flatten(2).sum(2) if terms.ndim > 2 else terms
+
+
+def _class_names(labels: Tensor | None) -> tuple[str, ...]:
+    """The numbers of the classes, where they are 0, 1, 2 and so on, as the facades want them."""
+    found = [] if labels is None else labels.unique().tolist()
+    return tuple(map(str, found)) if found == list(range(len(found))) else ()
 
 
 def _weighted_std(images: Tensor, weights: Tensor) -> float:

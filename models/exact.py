@@ -22,7 +22,6 @@ from torch import Tensor
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.kernels import Time, bridge_coefficients, expand_event, log_density
 from pyro_vipaint.models.priors import DiffusionPrior
-from pyro_vipaint.operators import Broadcasting
 from pyro_vipaint.schedules import EDM, Schedule, as_time
 
 
@@ -129,7 +128,7 @@ class GaussianPrior(DiffusionPrior):
             InputError: as for :meth:`log_evidence`.
         """
         matrix, observed, mean, covariance = self._observation(likelihood, keypoints)
-        return matrix.to(self.mean), observed, mean.to(self.mean), covariance.to(self.mean)
+        return matrix.to(self.mean), observed.to(self.mean.device), mean.to(self.mean), covariance.to(self.mean)
 
     def log_evidence(self, likelihood: Any, y: Tensor, keypoints: Sequence[float] | None = None) -> Tensor:
         """log p(y), shape ``(N,)``: of the K-level model with ``keypoints``, of the prior itself without.
@@ -140,7 +139,7 @@ class GaussianPrior(DiffusionPrior):
             InputError: the likelihood has no ``sigma``, or its operator is another one for each image.
         """
         _, observed, mean, covariance = self._observation(likelihood, keypoints)
-        return log_density(y.flatten(1)[:, observed].to(mean) - mean, covariance).to(self.mean)
+        return log_density(y.flatten(1).to(mean)[:, observed] - mean, covariance).to(self.mean)
 
     def posterior(self, likelihood: Any, y: Tensor, keypoints: Sequence[float] | None = None) -> MultivariateNormal:
         """p(x given y), flattened, batch ``(N,)``; with ``keypoints``, of E[x given z_1] in the K-level model.
@@ -151,26 +150,26 @@ class GaussianPrior(DiffusionPrior):
         matrix, observed, predicted, total = self._observation(likelihood, keypoints)
         cross = covariance @ matrix[observed].T
         gain = torch.linalg.solve(total, cross.T).T
-        moved = mean + (y.flatten(1)[:, observed].to(mean) - predicted) @ gain.T
+        moved = mean + (y.flatten(1).to(mean)[:, observed] - predicted) @ gain.T
         shrunk = covariance - gain @ cross.T
         factor = torch.linalg.cholesky((shrunk + shrunk.T) / 2)
         return MultivariateNormal(moved.to(self.mean), scale_tril=factor.to(self.mean))
 
     def _prediction(self, keypoints: Sequence[float] | None) -> tuple[Tensor, Tensor]:
-        """:meth:`prediction_moments` in float64: little noise makes the covariances of y nearly singular."""
-        variance = self.denoiser.variance.flatten().double()
+        """:meth:`prediction_moments` in float64, on the CPU: little noise makes covariances of y nearly singular."""
+        variance = self.denoiser.variance.flatten().cpu().double()
         if keypoints is not None:
             variance = self._chain_variance(variance, keypoints)
-        return self.mean.flatten().double(), self._rotate(variance)
+        return self.mean.flatten().cpu().double(), self._rotate(variance)
 
     def _observation(self, likelihood: Any, keypoints: Sequence[float] | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """:meth:`observation_moments` in float64."""
+        """:meth:`observation_moments` in float64, on the CPU."""
         if not hasattr(likelihood, "sigma"):
             raise InputError(f"the closed form is that of a Gaussian likelihood, not of {type(likelihood).__name__}.")
         mean, covariance = self._prediction(keypoints)
         matrix, observed = observed_matrix(likelihood, self.mean.new_zeros(1, *self.event_shape))
         rows = matrix[observed]
-        noise = likelihood.sigma**2 * torch.eye(len(rows), dtype=mean.dtype, device=mean.device)
+        noise = likelihood.sigma**2 * torch.eye(len(rows), dtype=rows.dtype)
         return matrix, observed, rows @ mean, rows @ covariance @ rows.T + noise
 
     def _chain_variance(self, variance: Tensor, keypoints: Sequence[float]) -> Tensor:
@@ -197,7 +196,9 @@ class GaussianPrior(DiffusionPrior):
 
 
 def observed_matrix(likelihood: Any, event: Tensor) -> tuple[Tensor, Tensor]:
-    """``(A, observed)``: the matrix of A in float64 for images like ``event``, ``(1, *event)``, and which rows count.
+    """``(A, observed)``: the matrix of A for images like ``event``, ``(1, *event)``, and which of its rows count.
+
+    The matrix is in float64, and so on the CPU, since not every device has it; A computes in the dtype of ``event``.
 
     Raises:
         InputError: the operator is another one for each image.
@@ -205,9 +206,8 @@ def observed_matrix(likelihood: Any, event: Tensor) -> tuple[Tensor, Tensor]:
     observed = likelihood.observed(likelihood.operator.A(event))
     if len(observed) > 1:
         raise InputError("the operator differs between the images: give each image alone, with its own mask.")
-    # the library's own operators compute in the dtype of the image, those of others in that of their weights
-    dtype = torch.float64 if isinstance(likelihood.operator, Broadcasting) else event.dtype
-    return operator_matrix(likelihood.operator, event.shape[1:], event.device, dtype).double(), observed.flatten()
+    matrix = operator_matrix(likelihood.operator, event.shape[1:], event.device, event.dtype)
+    return matrix.cpu().double(), observed.flatten().cpu()
 
 
 def operator_matrix(

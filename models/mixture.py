@@ -220,7 +220,7 @@ class GaussianMixturePrior(DiffusionPrior):
         if not isinstance(likelihood, Gaussian):
             raise InputError(f"the closed form is that of a Gaussian likelihood, not of {type(likelihood).__name__}.")
         matrix, observed = observed_matrix(likelihood, self.denoiser.means.new_zeros(1, *self.event_shape))
-        return matrix[observed], observed
+        return matrix[observed].to(self.denoiser.means.device), observed.to(self.denoiser.means.device)
 
     def _covariance_times(self, matrix: Tensor) -> Tensor:
         """C_m times a ``(D, k)`` matrix, for each component or once for all, in float64."""

@@ -67,6 +67,7 @@ def build_prior(
     module = parts["transformer"] if "transformer" in parts else parts["unet"]
     event_shape = _event_shape(module)
     _check_details(details, _num_classes(module))
+    details = {name: value for name, value in details.items() if value is not None}
     codec = build_codec(parts, event_shape, checkpointing)
     freeze(module, checkpointing)
     encode_text = text_encoder(parts) if CONDITIONS[type(module).__name__] else None
@@ -165,7 +166,7 @@ def _check_details(details: Any, num_classes: int) -> None:
         raise InputError("classes in prior.json must be a list of names.")
     if names is not None and len(names) > num_classes:
         raise InputError(f"prior.json names {len(names)} classes, the network has {num_classes}.")
-    if null is not None and not (isinstance(null, int) and 0 <= null < num_classes):
+    if null is not None and not (isinstance(null, int) and not isinstance(null, bool) and 0 <= null < num_classes):
         raise InputError(f"null_label in prior.json must be one of the network's {num_classes} classes, not {null!r}.")
 
 

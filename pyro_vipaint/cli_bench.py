@@ -18,7 +18,7 @@ from pyro_vipaint.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pyro_vipaint.bench import Cell
+    from pyro_vipaint.bench import Cell, Plan
 
 OWN = "own"  # the budget that means the authors' settings
 
@@ -59,7 +59,7 @@ def bench(
         check_out(out)
         target = str(resolve_device(device))
         plan = Plan(
-            tuple(_source(name) for name in prior or ["fashion32"]), tuple(task or MASKS), tuple(method or METHODS),
+            tuple(prior or ["fashion32"]), tuple(task or MASKS), tuple(method or METHODS),
             tuple(_budget(text) for text in budget or ["100"]), images, samples, tuple(seed or [0]), chunk,
             None if pictures is None else str(pictures.resolve()),
         )  # fmt: skip
@@ -67,17 +67,8 @@ def bench(
         chosen = make_engine(engine, number, target, threads, address)
         with _progress_bar() as progress:
             frame = run(plan, out, chosen, target, progress, retry, lambda table: write_report(out, table))
-        _print_summary(frame, out)
-    if frame["error"].notna().any():
-        raise typer.Exit(1)
-
-
-def _source(prior: str) -> str:
-    """A folder in full, so that it is one prior however it is typed."""
-    from pyro_vipaint.models import embedded_priors
-
-    is_folder = prior not in embedded_priors() and Path(prior).is_dir()
-    return str(Path(prior).resolve()) if is_folder else prior
+        if _print_summary(frame, plan, out):
+            raise typer.Exit(1)
 
 
 def _budget(text: str) -> int | None:
@@ -111,11 +102,15 @@ def _progress_bar() -> Iterator[Callable[[int, int, Cell | None], None]]:
         yield report
 
 
-def _print_summary(frame: pd.DataFrame, out: Path) -> None:
-    failed = frame["error"].dropna()
-    note = f", {len(failed)} of them failed (--retry tries again)" if len(failed) else ""
+def _print_summary(frame: pd.DataFrame, plan: Plan, out: Path) -> bool:
+    """What was written, and of the plan's cells those that failed; whether there are any."""
+    asked = {"prior": plan.priors, "task": plan.tasks, "method": plan.methods, "seed": plan.seeds}
+    rows = [row for row in frame.to_dict("records") if all(row[name] in values for name, values in asked.items())]
+    failed = [row["error"] for row in rows if isinstance(row["error"], str)]
+    note = f", {len(failed)} of them failed (--retry tries again)" if failed else ""
     console.print(
         f"{len(frame)} rows{note}. Written to {out}/: results.parquet, report.md, report.html", soft_wrap=True
     )
-    if len(failed):
-        errors.print(Text(f"The first that failed: {failed.iloc[0]}"), soft_wrap=True)
+    if failed:
+        errors.print(Text(f"The first that failed: {failed[0]}"), soft_wrap=True)
+    return bool(failed)

@@ -40,7 +40,7 @@ def restore(
     invert_mask: InvertMask = False,
     simulate: Annotated[bool, typer.Option("--simulate", help="IMAGE is undamaged: damage it first.")] = False,
     noise: Annotated[
-        float | None, typer.Option(help="Std of the noise in IMAGE, or with --simulate to add; 0.05.")
+        float | None, typer.Option(help="Std of IMAGE's noise, images in [-1, 1]; --simulate adds it, 0.05.")
     ] = None,
     resize: Annotated[bool, typer.Option("--resize", help="With --simulate: fit to the prior's size.")] = False,
     prior: Prior = "fashion32",

@@ -44,15 +44,16 @@ def one_line_errors() -> Iterator[None]:
 
 @contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """SIGTERM, by which schedulers end a job, unwinds the program as Ctrl-C does: nothing half-written stays behind."""
-    if threading.current_thread() is not threading.main_thread():
+    """SIGTERM, by which schedulers end a job, unwinds the program as Ctrl-C does."""
+    own = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # not somebody else's to handle
+    if not own or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -43,23 +43,20 @@ class Denoiser(Protocol):
 def flatten_condition(value: Any, leading: torch.Size) -> Any:
     """A condition repeated over the leading shape (sample × batch) and flattened to one batch dimension.
 
-    One of shape ``(N, …)`` is repeated over samples; a scalar over everything; a tensor of the whole leading shape,
-    whose first dimension is not N, is used as it is. What is not a tensor is passed on untouched.
+    One of shape ``(N, …)``, or ``(1, …)`` for all images, is repeated over samples; a scalar over everything. What is
+    not a tensor is passed on untouched.
 
     Raises:
-        InputError: a tensor of another first dimension.
+        InputError: a first dimension that is neither 1 nor N.
     """
     if not isinstance(value, Tensor):
         return value
     leading = leading or torch.Size([1])
     if value.ndim == 0:
         return value.expand(leading).reshape(-1)
-    if value.shape[: len(leading)] == leading and len(value) != leading[-1]:
-        return value.flatten(0, len(leading) - 1)
     if len(value) not in (1, leading[-1]):
         raise InputError(f"a condition for {len(value)} images does not go with latents for {leading[-1]}.")
-    rest = value.shape[1:]
-    return value.expand(*leading, *rest).reshape(-1, *rest)
+    return value.expand(*leading, *value.shape[1:]).flatten(0, len(leading) - 1)
 
 
 @dataclass(frozen=True)

@@ -134,19 +134,21 @@ def check_out(out: Path, *pictures: Path | None) -> None:
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file: name a folder with --out.")
-    if out.is_symlink() and not out.exists():
-        raise InputError(f"{out} is a link to nothing: name a folder with --out.")
+    for folder in (out, *out.parents):
+        if folder.is_symlink() and not folder.exists():
+            raise InputError(f"{folder} is a link to nothing: name another folder with --out.")
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=nearest):
             pass
     except OSError as error:
-        raise InputError(f"{out} cannot be written: {nearest} is not a folder that one may write to.") from error
+        reason = error.strerror or error
+        raise InputError(f"{out} cannot be written: {nearest} is not a folder to write to ({reason}).") from error
     for name in (REPORT, SHEET, SAMPLES):
         if (out / name).is_dir():
             raise InputError(f"{out / name} is a folder where a result belongs: choose another --out.")
-    for path in pictures:
-        if path is not None and path.resolve().parent == out.resolve() and _is_result(path.name):
+    for path in (picture.resolve() for picture in pictures if picture is not None):
+        if path.parent == out.resolve() and _is_result(path.name):
             raise InputError(f"{path} would be replaced by the results: choose another --out.")
 
 
@@ -168,10 +170,10 @@ def write_result(out: Path, result: Result, report: dict[str, Any], truth: Tenso
         result.plot(truth).savefig(folder / SHEET, dpi=160)
         for name, image in zip(names, result.samples.flatten(0, 1), strict=True):
             Image.fromarray(to_picture(image)).save(folder / name)
-        (folder / SAMPLES).write_bytes(save(_tensors(result)))
+        (folder / SAMPLES).write_bytes(save(_tensors(result)))  # not save_file, whose files nobody else may read
         (folder / REPORT).write_text(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    for name in earlier - set(names):
-        (out / name).unlink(missing_ok=True)
+        for name in earlier - set(names):  # while their report is there: afterwards nobody would know them
+            (out / name).unlink(missing_ok=True)
 
 
 def _sample_names(num_samples: int, num_images: int) -> list[str]:

@@ -114,9 +114,9 @@ def check_pair(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_observation(y: Any, operator: Any, prior: DiffusionPrior, device: torch.device, noise: float = 0.0) -> Tensor:
-    """``y`` as ``(N, *observation)`` floats on ``device``, zero where hidden; refused unless A can have made it.
+    """``y`` as ``(N, *observation)`` floats on ``device``, zero where hidden.
 
-    Or A and noise of standard deviation ``noise``.
+    Refused unless A and noise of standard deviation ``noise`` can have made it.
     """
     if not (hasattr(operator, "A") and hasattr(operator, "A_adjoint")):
         raise InputError(f"The operator must have A and A_adjoint, {type(operator).__name__} has not.")
@@ -141,7 +141,7 @@ def check_noise(noise: float) -> float:
     """A standard deviation, refused unless it is finite and not negative."""
     if not 0 <= noise < math.inf:
         raise InputError(f"noise must be finite and not negative, not {noise:g}.")
-    return noise
+    return float(noise)
 
 
 def _check_elements(y: Tensor, mask: Tensor | None, widest: float) -> Tensor:
@@ -151,7 +151,9 @@ def _check_elements(y: Tensor, mask: Tensor | None, widest: float) -> Tensor:
         raise InputError("The observation has elements that are NaN or infinite, and are not hidden by a mask.")
     low, high = float(y.min()), float(y.max())
     if max(-low, high) > widest:
-        raise InputError(f"The observation has values from {low:g} to {high:g}, not in [-1, 1] but for noise.")
+        raise InputError(
+            f"The observation has values from {low:g} to {high:g}, not in [-1, 1]: scale it, or state its noise."
+        )
     return y
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.seeding import preserved
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ class FitState:
     @contextmanager
     def randomness(self, guide: nn.Module) -> Iterator[None]:
         """Runs the block from the captured random state and leaves the caller's generators as they were."""
-        with torch.random.fork_rng():
+        with preserved():
             torch.set_rng_state(self.tensors["random/cpu"])
             for device in _cuda_devices(guide):
                 if "random/cuda" in self.tensors:

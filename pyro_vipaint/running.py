@@ -59,7 +59,7 @@ class Summaries:
         return self.samples.std(0, correction=1 if len(self.samples) > 1 else 0)
 
     def plot(self, truth: Any = None) -> Figure:
-        """The contact sheet: truth (tensor or array) where known, observation, mean, std. dev., samples by image."""
+        """The contact sheet: truth where known, observation, mean, standard deviation, samples; a row an image."""
         from pyro_vipaint.plotting import contact_sheet
 
         truth = None if truth is None else as_tensor("truth", truth)

@@ -17,19 +17,18 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    with torch.random.fork_rng(), _fork_mps():
+    with preserved():
         torch.manual_seed(seed)
         yield
 
 
 @contextmanager
-def _fork_mps() -> Iterator[None]:
-    """Restores the generator of Apple's GPUs, which ``fork_rng`` leaves alone and ``manual_seed`` does not."""
-    if not torch.backends.mps.is_available():
-        yield
-        return
-    state = torch.mps.get_rng_state()
+def preserved() -> Iterator[None]:
+    """Leaves the global generators as they were, that of Apple's GPUs too, which ``fork_rng`` does not know."""
+    state = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:
-        yield
+        with torch.random.fork_rng():
+            yield
     finally:
-        torch.mps.set_rng_state(state)
+        if state is not None:
+            torch.mps.set_rng_state(state)

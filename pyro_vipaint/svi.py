@@ -183,39 +183,38 @@ def fit(
     check_rates(lr, final_lr)
     _check_model(model, guide)
     earlier = None if resume is None else _earlier_state(resume, seed)
-    begun = time.perf_counter()
-    with gradients(), count_calls() as creation:
-        _create_parameters(guide, y, seed, resumed=resume is not None)
-    if lr is None:
-        kinds = (_kind(name) for name, _ in guide.named_parameters())
-        lr = {kind: DEFAULT_LR.get(kind, OTHER_LR) for kind in kinds} if earlier is None else earlier.rates
-    optimizer = torch.optim.Adam(_parameter_groups(guide, lr), betas=(0.9, 0.99))
-    if earlier is not None:
-        earlier.restore(guide, optimizer)
-    if hasattr(elbo, "step"):
-        elbo.step = 0 if resume is None else len(resume.losses)
-    randomness: AbstractContextManager[None] = seeded(seed) if earlier is None else earlier.randomness(guide)
-    decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, final_lr ** (1 / steps))
     losses: list[float] = []
     history: list[dict[str, Tensor]] = []
-    mean = ParameterAverage(guide)
-    with gradients(), randomness, count_calls() as count:
-        for step in range(steps):
-            optimizer.zero_grad()
-            losses.append(elbo.loss_and_grads(model, guide, y))
-            history.append(dict(getattr(elbo, "terms", {})))
-            _check_finite(step, losses[-1], history[-1])
-            optimizer.step()
-            decay.step()
-            if step >= steps - average:
-                mean.add()
-            if callback is not None:
-                callback(step, losses[-1])
-        state = FitState.capture(guide, optimizer)
+    begun = time.perf_counter()
+    with gradients(), count_calls() as count:
+        _create_parameters(guide, y, seed, resumed=resume is not None)
+        if lr is None:
+            kinds = (_kind(name) for name, _ in guide.named_parameters())
+            lr = {kind: DEFAULT_LR.get(kind, OTHER_LR) for kind in kinds} if earlier is None else earlier.rates
+        optimizer = torch.optim.Adam(_parameter_groups(guide, lr), betas=(0.9, 0.99))
+        if earlier is not None:
+            earlier.restore(guide, optimizer)
+        if hasattr(elbo, "step"):
+            elbo.step = 0 if resume is None else len(resume.losses)
+        randomness: AbstractContextManager[None] = seeded(seed) if earlier is None else earlier.randomness(guide)
+        decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, final_lr ** (1 / steps))
+        mean = ParameterAverage(guide)
+        with randomness:
+            for step in range(steps):
+                optimizer.zero_grad()
+                losses.append(elbo.loss_and_grads(model, guide, y))
+                history.append(dict(getattr(elbo, "terms", {})))
+                _check_finite(step, losses[-1], history[-1])
+                optimizer.step()
+                decay.step()
+                if step >= steps - average:
+                    mean.add()
+                if callback is not None:
+                    callback(step, losses[-1])
+            state = FitState.capture(guide, optimizer)
     mean.apply()
     terms = {name: torch.stack([record[name] for record in history]).cpu() for name in history[0]}
-    calls, evaluations = creation.calls + count.calls, creation.evaluations + count.evaluations
-    done = Fit(losses, terms, calls, evaluations, time.perf_counter() - begun, state)
+    done = Fit(losses, terms, count.calls, count.evaluations, time.perf_counter() - begun, state)
     return done if resume is None else resume._followed_by(done)
 
 
@@ -237,9 +236,9 @@ def _check_model(model: Callable[..., Any], guide: nn.Module) -> None:
 
 @torch.no_grad()
 def _create_parameters(guide: nn.Module, y: Tensor, seed: int | None, resumed: bool) -> None:
-    """Runs a guide that has none yet; a fit that is ``resumed`` leaves the global generator alone."""
+    """Runs a guide that has none yet; for one that is ``resumed``, whose state replaces them, from any seed."""
     if next(guide.parameters(), None) is None:
-        with torch.random.fork_rng(enabled=resumed), seeded(seed):
+        with seeded(0 if resumed else seed):
             guide(y)
 
 

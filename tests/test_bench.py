@@ -6,7 +6,6 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from multiprocessing import active_children
 from pathlib import Path
@@ -21,7 +20,7 @@ from matplotlib.colors import to_hex
 import pyro_vipaint as vp
 from pyro_vipaint.bench import METHODS, TASKS, Cell, Plan, Store, engine, engines, methods, run, weights, write_report
 from pyro_vipaint.bench import runner as bench_runner
-from pyro_vipaint.bench.engines import Engine
+from pyro_vipaint.bench.engines import Engine, Finished
 from pyro_vipaint.bench.figures import quality_figure, sample_figure
 from pyro_vipaint.bench.methods import Baseline, Outcome, VIPaint
 from pyro_vipaint.bench.problems import Problem, load_problem, weights_of
@@ -48,7 +47,7 @@ def local() -> Engine:
 def counting(done: list[Cell]) -> Engine:
     """The local engine, which notes what it computes."""
 
-    def go(cells: list[Cell]) -> Iterator[tuple[Cell, Record]]:
+    def go(cells: list[Cell]) -> Finished:
         for cell, record in local()(cells):
             done.append(cell)
             yield cell, record
@@ -132,7 +131,7 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monk
         ("weights", "weights of fashion32"),
         ("numbers", "settings of Blended"),
         ("pictures", "pictures"),
-        ("scores", "definitions of the scores"),
+        ("scores", "scores, as another version defines them"),
     ],
 )
 def test_results_of_another_origin_are_refused(
@@ -282,7 +281,7 @@ def test_means_over_different_tasks_say_so() -> None:
     both = pd.concat([frame, frame.assign(task="random-small", lpips=0.5)])
     assert "tasks" not in overall_table(both)
     table = overall_table(both.iloc[:-1]).set_index("method")
-    assert table["tasks"].to_dict() == {"VIPaint-4": 2, "DPS": 1}
+    assert table["tasks"].to_dict() == {"VIPaint-4": "box, random-small", "DPS": "box"}
     assert table["lpips"].to_dict() == {"VIPaint-4": 0.3, "DPS": 0.3}
 
 
@@ -317,9 +316,9 @@ def test_an_interrupted_run_does_not_wait_for_its_workers(tmp_path: Path) -> Non
     """The cell would take minutes; closing the engine ends the process that computes it."""
     others = set(active_children())
     cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (1, 100_000, 100_001)]
-    results = iter(engine("local", 2, "cpu", 1)(cells))
+    results = engine("local", 2, "cpu", 1)(cells)
     next(results)
-    results.close()  # pyright: ignore[reportAttributeAccessIssue]
+    results.close()
     deadline = time.monotonic() + 20
     while set(active_children()) - others and time.monotonic() < deadline:
         time.sleep(0.1)

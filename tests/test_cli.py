@@ -608,7 +608,11 @@ def test_check_out_takes_what_can_be_made(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_check_out_refuses_a_folder_that_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder without the right to write is refused before the run."""
-    monkeypatch.setattr(tempfile, "mkdtemp", no_space)
+
+    def forbidden(*arguments: Any, **options: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", forbidden)
     with pytest.raises(vp.InputError, match="cannot be written"):
         check_out(tmp_path / "new")
 
@@ -617,8 +621,9 @@ def test_check_out_refuses_what_would_fail_at_the_end(tmp_path: Path) -> None:
     """A link to nothing, and a folder in the place of a file of results."""
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "out" / "report.json").mkdir(parents=True)
-    with pytest.raises(vp.InputError, match="link to nothing"):
-        check_out(tmp_path / "link")
+    for out in ("link", "link/below"):
+        with pytest.raises(vp.InputError, match="link to nothing"):
+            check_out(tmp_path / out)
     with pytest.raises(vp.InputError, match="a folder where a result belongs"):
         check_out(tmp_path / "out")
 
@@ -633,6 +638,9 @@ def test_pictures_of_the_user_are_not_taken_for_results(folder: Path) -> None:
     result = invoke("inpaint", out / "sample_01.png", "--mask", folder / "mask.png", "--out", out)
     assert result.exit_code == 2 and "would be replaced by the results: choose another --out" in result.stderr
     assert (out / "sample_01.png").read_bytes() == (folder / "image.png").read_bytes()
+    (folder / "link.png").symlink_to(out / "sample_01.png")
+    with pytest.raises(vp.InputError, match="would be replaced"):
+        check_out(out, folder / "link.png")
 
 
 def test_results_can_be_read_by_others(folder: Path) -> None:
@@ -647,11 +655,15 @@ def test_results_can_be_read_by_others(folder: Path) -> None:
 
 def test_a_job_that_is_ended_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM, in the middle of the writing; afterwards the signal does what it did."""
-    before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(WRITERS["sheet"], lambda *arguments, **options: os.kill(os.getpid(), signal.SIGTERM))
+
+    def end(*arguments: Any, **options: Any) -> None:
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL, "nobody would handle it"
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(WRITERS["sheet"], end)
     assert inpaint(folder).exit_code == 128 + signal.SIGTERM
     assert set(os.listdir(folder)) == {"image.png", "mask.png"}
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 # pictures

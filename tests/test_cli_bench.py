@@ -121,3 +121,6 @@ def test_cells_that_failed_are_told_and_end_with_an_error(tmp_path: Path) -> Non
     assert result.exit_code == 1
     assert "The first that failed: InputError: VIPaint-4 needs 6 network evaluations" in result.stderr
     assert (tmp_path / "report.md").exists()
+    options[1:2], options[5:6] = ["Blended"], ["2"]
+    again = CliRunner().invoke(app, ["bench", "--out", str(tmp_path), *options])
+    assert again.exit_code == 0 and "of them failed" not in again.output, "that was another plan's cell"

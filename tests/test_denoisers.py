@@ -111,13 +111,6 @@ def test_labels_reach_the_network_and_belong_to_their_images() -> None:
     assert not torch.allclose(together, denoiser(z, 0.4))
 
 
-def test_labels_of_the_whole_leading_shape_are_used_as_they_are() -> None:
-    """Labels of shape (S, N) belong to their sample and image."""
-    denoiser = SampleDenoiser(lambda z, t, class_labels: z * 0 + class_labels.reshape(-1, 1, 1, 1), LinearVP())
-    labels = torch.arange(6).reshape(3, 2)
-    assert (denoiser(latents(3, 2), 0.4, class_labels=labels) == labels.reshape(3, 2, 1, 1, 1)).all()
-
-
 def test_a_scalar_condition_holds_for_all() -> None:
     """A scalar tensor becomes one entry an image; what is no tensor is passed on untouched."""
     recorder = Recorder()
@@ -129,21 +122,21 @@ def test_a_scalar_condition_holds_for_all() -> None:
 
 
 def test_condition_with_features_is_repeated_over_samples() -> None:
-    """(N, F) becomes (S N, F) in the order of the flattened latents; so does (S, N, F)."""
-    leading = torch.Size((3, 2))
-    features = torch.randn(2, 5)
+    """(N, F) becomes (S N, F) in the order of the flattened latents; so does (1, F), one row for all images."""
+    leading, features = torch.Size((3, 2)), torch.randn(2, 5)
     torch.testing.assert_close(flatten_condition(features, leading), features.repeat(3, 1))
-    own = torch.randn(3, 2, 5)
-    torch.testing.assert_close(flatten_condition(own, leading), own.reshape(6, 5))
+    torch.testing.assert_close(flatten_condition(features[:1], leading), features[:1].repeat(6, 1))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_as_many_samples_as_images_change_nothing(count: int) -> None:
-    """(N, N, F) is N images' own N rows, repeated over samples, also when there are N samples."""
+    """(N, N, F) is N images' own N rows, repeated over samples, also when there are N samples; so is (1, N)."""
     tokens = torch.randn(count, count, 5)
-    for samples in (count, count + 1):
-        repeated = flatten_condition(tokens, torch.Size((samples, count)))
-        torch.testing.assert_close(repeated, tokens.repeat(samples, 1, 1))
+    for samples in (1, count, count + 1):
+        leading = torch.Size((samples, count))
+        torch.testing.assert_close(flatten_condition(tokens, leading), tokens.repeat(samples, 1, 1))
+        shared = tokens[:1, :, 0]
+        torch.testing.assert_close(flatten_condition(shared, leading), shared.repeat(samples * count, 1))
 
 
 def test_conditions_for_another_number_of_images_are_refused() -> None:

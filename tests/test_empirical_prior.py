@@ -318,14 +318,24 @@ def test_hidden_pixels_do_not_count_as_the_model_does_not_see_them(filling: floa
     assert torch.equal(prior.posterior(likelihood, filled).mean, prior.posterior(likelihood, clean).mean)
 
 
+def test_observations_of_another_shape_are_refused() -> None:
+    prior = build(dtype=torch.float32)
+    likelihood, y = vp.Gaussian(vp.Inpainting(torch.ones(SHAPE))), torch.zeros(3, *SHAPE)
+    assert prior.log_evidence(likelihood, y).shape == (3,)
+    with pytest.raises(InputError, match="y has shape"):
+        prior.log_evidence(likelihood, y[:, 0])
+
+
 def test_the_facade_takes_its_classes() -> None:
     """Samples of a class are near its images; guidance would sharpen what is exact, and is refused."""
-    prior = build(labels=LABELS, dtype=torch.float32)
-    assert prior.class_names == ("0", "1", "2", "3", "4")
+    labels = torch.where(LABELS == 4, 2, LABELS)
+    prior = build(labels=labels, dtype=torch.float32)
+    assert prior.class_names == prior.diffusion().class_names == ("0", "1", "2")
+    assert build(labels=10**9 * LABELS).class_names == (), "not numbers of classes"
     image, mask = prior.denoiser.images[3], torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
     quick: dict[str, Any] = {"levels": 2, "num_samples": 3, "steps": 2, "refine_steps": 4, "device": "cpu", "seed": 0}
     result = vp.inpaint(image, mask, prior, label=1, **quick)
-    own = prior.denoiser.images[LABELS == 1]
+    own = prior.denoiser.images[labels == 1]
     assert (result.samples[:, 0, None] - own).abs().flatten(2).amax(2).amin(1).max() < 0.2
     with pytest.raises(InputError, match="no guidance-scale"):
         vp.inpaint(image, mask, prior, label=1, guidance_scale=2.0, **quick)

@@ -67,7 +67,7 @@ ALLOWED: dict[str, set[str]] = {
     "gradients": {"errors"},
     "devices": {"errors"},
     "saving": {"errors"},
-    "resuming": {"errors"},
+    "resuming": {"errors", "seeding"},
     # the diffusion and its priors
     "schedules": {"errors"},
     "kernels": {"errors", "schedules"},

@@ -341,7 +341,9 @@ def test_operators_of_others_compute_in_their_own_precision() -> None:
     matrix, means = torch.randn(2, 3), torch.randn(2, 3)
     prior = GaussianMixturePrior.diagonal(torch.ones(2), means, torch.tensor(0.5))
     single = GaussianPrior.diagonal(means[0], torch.tensor(0.5))
-    ours, theirs, y = vp.Gaussian(Matrix(matrix)), vp.Gaussian(Foreign(matrix)), torch.randn(4, 2)
-    for each in (prior, single):
-        torch.testing.assert_close(each.log_evidence(theirs, y), each.log_evidence(ours, y), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(each.posterior(theirs, y).mean, each.posterior(ours, y).mean)
+    ours, y = vp.Gaussian(Matrix(matrix)), torch.randn(4, 2)
+    for operator in (Foreign(matrix), vp.Compose(vp.Inpainting(torch.ones(2)), Foreign(matrix))):
+        theirs = vp.Gaussian(operator)
+        for each in (prior, single):
+            torch.testing.assert_close(each.log_evidence(theirs, y), each.log_evidence(ours, y), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(each.posterior(theirs, y).mean, each.posterior(ours, y).mean)

@@ -242,7 +242,7 @@ def test_the_likelihood_is_as_wide_as_the_noise(prior: DiffusionPrior) -> None:
 def test_noise_may_leave_the_range_of_images(prior: DiffusionPrior) -> None:
     """So far as its standard deviation explains."""
     operator, y = vp.GaussianBlur(1.0), torch.full((1, 1, 8, 8), 3.0)
-    with pytest.raises(vp.InputError, match="but for noise"):
+    with pytest.raises(vp.InputError, match="scale it, or state its noise"):
         vp.restore(y, operator, prior, **QUICK)
     assert vp.restore(y, operator, prior, **QUICK, noise=0.4).samples.isfinite().all()
     with pytest.raises(vp.InputError, match="noise must be finite and not negative"):

@@ -39,6 +39,7 @@ from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
 from pyro_vipaint.denoisers import flatten_condition
+from pyro_vipaint.gradients import gradients
 from pyro_vipaint.kernels import coordinate_scale, ddim, expand_event
 from pyro_vipaint.models.priors import DiffusionPrior
 from pyro_vipaint.schedules import as_time
@@ -170,7 +171,7 @@ class Objective:
 
     def __call__(self, z: Tensor, rows: Tensor, with_gradient: bool) -> Point:
         """The samples ``rows`` moved to ``z``, ``(B, *event)``: one network call."""
-        with torch.set_grad_enabled(with_gradient):
+        with gradients() if with_gradient else torch.no_grad():
             z = z.detach().requires_grad_(with_gradient)
             x_hat = self.prior.denoise(z, self.t, **self._condition_of(rows))
             loss = self._misfit(self.prior.decode(x_hat), rows) + self.regularisation * self._way(z, rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -18,7 +18,8 @@ from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.work import Record, failed, worker
 from pyro_vipaint.errors import InputError
 
-Engine = Callable[[list[Cell]], Iterable[tuple[Cell, Record]]]
+Finished = Generator[tuple[Cell, Record], None, None]
+Engine = Callable[[list[Cell]], Finished]
 ENGINES = ("local", "ray")
 ABRUPT = "the worker ended abruptly, perhaps for lack of memory: try --retry with a smaller --chunk"
 
@@ -46,7 +47,7 @@ def engine(name: str, workers: int, device: str, threads: int | None, address: s
 
 
 def _here(device: str, threads: int | None) -> Engine:
-    def run(cells: list[Cell]) -> Iterator[tuple[Cell, Record]]:
+    def run(cells: list[Cell]) -> Finished:
         compute = worker(device, threads)
         for cell in cells:
             yield cell, compute(cell)
@@ -57,7 +58,7 @@ def _here(device: str, threads: int | None) -> Engine:
 def _processes(workers: int, device: str, threads: int | None) -> Engine:
     compute = worker(device, threads)
 
-    def run(cells: list[Cell]) -> Iterator[tuple[Cell, Record]]:
+    def run(cells: list[Cell]) -> Finished:
         left = iter(cells)
         while suspects := (yield from _in_processes(compute, left, workers)):
             for cell in suspects:  # one of them ended its process: each alone, in a process of its own
@@ -74,9 +75,8 @@ def _in_processes(
 
     When the caller is interrupted, nobody waits for what is being computed.
     """
-    from multiprocessing import active_children, get_context
+    from multiprocessing import get_context
 
-    others = set(active_children())
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_the_parent)
     taken, running = list(islice(cells, workers + 1)), {}
     try:
@@ -91,7 +91,7 @@ def _in_processes(
     except BrokenProcessPool:
         return [*running.values(), *taken]
     except BaseException:
-        for process in set(active_children()) - others:
+        for process in list((pool._processes or {}).values()):  # from Python 3.14 on: pool.terminate_workers()
             process.terminate()
         raise
     finally:
@@ -121,7 +121,7 @@ def _ray(workers: int, device: str, threads: int | None, address: str | None) ->
         raise InputError("The engine ray needs Ray: pip install 'pyro-vipaint[ray]'.") from error
     cpus, gpus = threads or 1, 1 if device.startswith("cuda") else 0
 
-    def run(cells: list[Cell]) -> Iterator[tuple[Cell, Record]]:
+    def run(cells: list[Cell]) -> Finished:
         own = max(os.cpu_count() or 1, workers * cpus) if address is None else None  # of the cluster started here
         ray.init(address, num_cpus=own, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
         try:
@@ -144,7 +144,7 @@ def _check_resources(resources: Mapping[str, float], workers: int, cpus: int, gp
             )
 
 
-def _on_actors(ray: Any, actors: list[Any], cells: list[Cell]) -> Iterator[tuple[Cell, Record]]:
+def _on_actors(ray: Any, actors: list[Any], cells: list[Cell]) -> Finished:
     """Each actor takes a cell whenever it is free; one whose process dies is started again by Ray."""
     left = iter(cells)
     running = {actor.run.remote(cell): (actor, cell) for actor, cell in zip(actors, left, strict=False)}

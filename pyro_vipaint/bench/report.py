@@ -117,13 +117,13 @@ def full_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def overall_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a method: means over tasks of all measures; the number of ``tasks`` where methods differ in it."""
+    """A row a method: means over its tasks of all measures; the ``tasks`` where they are not the same for all."""
     table: Any = means(rows)
     groups = table.groupby("method")
-    number = groups["task"].nunique()
+    tasks = groups["task"].agg(lambda names: ", ".join(sorted(set(names))))
     table = groups[_measures(table)].mean()
-    if number.nunique() > 1:  # means over different tasks
-        table.insert(0, "tasks", number)
+    if tasks.nunique() > 1:
+        table.insert(0, "tasks", tasks)
     table = table.reset_index()
     return table.sort_values("lpips", ignore_index=True).round(DIGITS)
 
@@ -161,7 +161,7 @@ def _records_of(rows: pd.DataFrame, store: Store) -> list[dict[str, Any]]:
 def _figures(prior: str, rows: pd.DataFrame, records: list[dict[str, Any]], store: Store) -> Iterator[Section]:
     """Sample grids by task, quality and time against evaluations, the bound over SVI steps."""
     name = f"{prior}-{rows['num_samples'].iloc[0]}"
-    slug = "".join(letter if letter.isalnum() else "-" for letter in name)
+    slug = "".join(letter if letter.isalnum() else "-" for letter in name)[-100:]  # of a folder, its end
     for task in dict.fromkeys(rows["task"]):
         figure = sample_figure([record for record in records if record["cell"]["task"] == task], store)
         yield Section(f"{prior}, {task}: samples", figure=figure, name=f"figure-{slug}-{task}")

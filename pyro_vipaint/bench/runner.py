@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pyro_vipaint.bench.engines import Engine
 from pyro_vipaint.bench.grid import Cell, Plan
 from pyro_vipaint.bench.problems import load_images, pictures_of, warm_prior, weights_of
 from pyro_vipaint.bench.registry import METHODS
-from pyro_vipaint.bench.scores import DEFINITION
+from pyro_vipaint.bench.scores import SCORES_VERSION
 from pyro_vipaint.bench.store import Store
 from pyro_vipaint.bench.summary import add_kernel_distance
 from pyro_vipaint.bench.tasks import TASKS
@@ -72,9 +73,10 @@ def run(
 def _compute_missing(store: Store, cells: list[Cell], engine: Engine, report: Progress) -> None:
     missing = [cell for cell in cells if not store.has(cell)]
     report(len(cells) - len(missing), len(cells), None)
-    for number, (cell, record) in enumerate(engine(missing), 1):
-        store.write(cell, record)
-        report(len(cells) - len(missing) + number, len(cells), cell)
+    with closing(engine(missing)) as finished:  # interrupted here, it ends its workers
+        for number, (cell, record) in enumerate(finished, 1):
+            store.write(cell, record)
+            report(len(cells) - len(missing) + number, len(cells), cell)
 
 
 def applicable(plan: Plan, device: str) -> list[Cell]:
@@ -118,7 +120,7 @@ def _check_origin(store: Store, plan: Plan, device: str) -> None:
             continue
         made_with: dict[str, tuple[str, Any]] = {
             f"weights of {cell.prior}": ("weights", weights_of(cell.prior, device)),
-            "definitions of the scores": ("scores", DEFINITION),
+            "scores, as another version defines them": ("scores", SCORES_VERSION),
         }
         if cell.method in plan.methods:
             made_with[f"settings of {cell.method}"] = ("numbers", METHODS[cell.method].numbers())

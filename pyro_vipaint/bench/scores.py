@@ -13,7 +13,7 @@ from pyro_vipaint.metrics import hidden_std, lpips_distance, observed_error, psn
 from pyro_vipaint.operators import apply
 
 RANGE = 2.0  # of images in [-1, 1]
-DEFINITION = 2  # of the scores, of which a folder keeps to one: to be raised when one of them changes
+SCORES_VERSION = 2  # to be raised when one of them is defined anew: a folder keeps to one version
 
 
 def score(samples: Tensor, problem: Problem) -> list[dict[str, Any]]:

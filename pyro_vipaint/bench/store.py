@@ -58,7 +58,10 @@ class Store:
         try:
             lock = FileLock(self.folder / LOCK).acquire(blocking=False)
         except Timeout:
-            raise InputError(f"Another run writes into {self.out}: wait for it or choose another folder.") from None
+            raise InputError(
+                f"Another run writes into {self.out}: wait for it, or choose another folder. (If there is none, remove "
+                f"{self.folder / LOCK}.)"
+            ) from None
         with lock:
             yield
 

@@ -17,7 +17,7 @@ from pyro_vipaint.bench.memory import peak_memory
 from pyro_vipaint.bench.methods import Outcome
 from pyro_vipaint.bench.problems import Problem, load_problem, weights_of
 from pyro_vipaint.bench.registry import METHODS
-from pyro_vipaint.bench.scores import DEFINITION, score
+from pyro_vipaint.bench.scores import SCORES_VERSION, score
 from pyro_vipaint.bench.weights import fingerprint
 from pyro_vipaint.errors import NonFiniteError
 from pyro_vipaint.metrics import alexnet_features
@@ -70,7 +70,7 @@ def _compute(cell: Cell, device: str) -> Record:
     rows = [{"image": cell.start + i, **row, **cost} for i, row in enumerate(score(outcome.samples, problem))]
     made_with = {
         "weights": weights_of(cell.prior, device), "numbers": METHODS[cell.method].numbers(),
-        "pictures": fingerprint(problem.truth), "scores": DEFINITION, "version": version("pyro_vipaint"),
+        "pictures": fingerprint(problem.truth), "scores": SCORES_VERSION, "version": version("pyro_vipaint"),
     }  # fmt: skip
     plain = {"cell": asdict(cell), "error": None, "rows": rows, "bounds": outcome.bounds, **made_with}
     return Record(plain, _tensors(outcome, problem))

@@ -31,6 +31,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vipaint.diagnostics.uniformity import chi_square_test, ecdf_test, symmetry_test
+from pyro_vipaint.gradients import gradients
 from pyro_vipaint.sampling import sample
 from pyro_vipaint.seeding import seeded
 
@@ -125,7 +126,7 @@ def sbc(
     """
     with seeded(seed), torch.no_grad():
         theta, y = draw_prior_and_data(num_simulations)
-        with torch.enable_grad():
+        with gradients():
             samples = posterior_sampler(y, num_draws).detach()
         truth = {name: quantity(theta, y) for name, quantity in quantities.items()}
         draws = {name: quantity(samples, y) for name, quantity in quantities.items()}

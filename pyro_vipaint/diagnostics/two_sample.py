@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.gradients import gradients
 from pyro_vipaint.seeding import seeded
 
 
@@ -83,7 +84,7 @@ def c2st(
         raise InputError(f"{len(x)} and {len(y)} samples are too few for {folds} folds (2 or more).")
     values, labels = torch.cat([x, y]), torch.cat([x.new_ones(len(x)), x.new_zeros(len(y))])
     right = torch.empty_like(labels)
-    with seeded(seed), torch.enable_grad():
+    with seeded(seed), gradients():
         fold = torch.cat([torch.randperm(len(each)) for each in (x, y)]).to(x.device) % folds
         for i in range(folds):
             held_out = fold == i
