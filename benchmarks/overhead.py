@@ -179,7 +179,7 @@ def demo_seconds() -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         whole = seconds(
             lambda: cli._run_and_write(
-                images, masks, images, Path(folder) / "out", 0,
+                images, masks, images, Path(folder) / "out", 0, {},
                 prior=replace(prior, denoiser=recorder), label=labels, device="cpu", levels=4, num_samples=10,
             )
         )  # fmt: skip

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import diffusers.schedulers.scheduling_ddpm as scheduling_ddpm
+import diffusers.schedulers.scheduling_edm_dpmsolver_multistep as edm_dpmsolver
 import pytest
 import torch
-from diffusers import DDPMScheduler, EDMEulerScheduler, UNet2DModel
+from diffusers import DDPMScheduler, EDMDPMSolverMultistepScheduler, EDMEulerScheduler, UNet2DModel
 from torch import Tensor
 
 from pyro_vipaint.denoisers import (
@@ -156,6 +157,30 @@ def test_euler_step_of_the_denoiser_equals_diffusers(index: int) -> None:
     expected = scheduler.step(output, clock, z, return_dict=False)[0]
     ours = z + float((sigma_s - sigma_t) / sigma_t) * (z - prior.denoise(z, t))
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("index", [0, 4, 8])
+def test_transitions_equal_the_stochastic_edm_scheduler(index: int) -> None:
+    """Mean and deviation of Eq. 3 are those of the first-order SDE step of EDMDPMSolverMultistepScheduler."""
+    network, _, prior = edm()
+    network.float()
+    scheduler = EDMDPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", solver_order=1)
+    times = torch.linspace(1, 0, 10, dtype=torch.float64)
+    t, s = float(times[index]), float(times[index + 1])
+    z = (torch.randn(2, *EVENT, dtype=torch.float64) * (0.5 + float(prior.schedule(times[index])[1]))).float()
+
+    def stepped(noise: float) -> Tensor:
+        scheduler.set_timesteps(10)
+        clock = scheduler.timesteps[index]
+        output = network(scheduler.scale_model_input(z, clock), clock).sample
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(edm_dpmsolver, "randn_tensor", lambda shape, **_: torch.full(shape, noise))
+            return scheduler.step(output, clock, z, return_dict=False)[0]
+
+    step, mean = prior.transition(z, t, s), stepped(0.0)
+    scale = float(prior.schedule(times[index + 1])[1]) + 1  # of z_s: float32 keeps seven digits of it
+    torch.testing.assert_close(step.mean / scale, mean / scale, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(step.stddev / scale, (stepped(1.0) - mean) / scale, rtol=1e-5, atol=1e-5)
 
 
 def clean(z: Tensor, t: Tensor) -> Tensor:

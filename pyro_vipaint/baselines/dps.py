@@ -40,7 +40,8 @@ def dps(
         y: observations ``(N, *observation)``.
         num_samples: S.
         steps: the paper's default is 1000.
-        zeta: weight of the observation; the paper's default for inpainting is 0.5.
+        zeta: weight of the observation; 0.5 is the paper's for inpainting, 0.3 is theirs for super-resolution and
+            deblurring.
         seed: seed of all noise; ``None`` goes on with the global generator.
         callback: called as ``callback(step)``.
         condition: passed to the denoiser.
