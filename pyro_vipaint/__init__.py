@@ -19,6 +19,7 @@ from pyro_vipaint.inpainting import InpaintingResult, inpaint  # noqa: E402
 from pyro_vipaint.keypoints import keypoints  # noqa: E402
 from pyro_vipaint.likelihoods import Gaussian, Laplace, Perceptual  # noqa: E402
 from pyro_vipaint.operators import Compose, GaussianBlur, Inpainting, MotionBlur, SuperResolution  # noqa: E402
+from pyro_vipaint.progress import progress_bar  # noqa: E402
 from pyro_vipaint.refinement import refine  # noqa: E402
 from pyro_vipaint.restoring import RestorationResult, restore  # noqa: E402
 from pyro_vipaint.sampling import initial_latent, sample  # noqa: E402
@@ -52,6 +53,7 @@ __all__ = [
     "initial_latent",
     "inpaint",
     "keypoints",
+    "progress_bar",
     "refine",
     "restore",
     "sample",
