@@ -83,7 +83,7 @@ def test_killed_five_times_it_ends_with_the_same_rows(undisturbed: Path, tmp_pat
     subprocess.run(command(tmp_path, "--workers", "2"), check=True, capture_output=True)
     assert before.items() <= cells(tmp_path).items()
     pd.testing.assert_frame_equal(scores(tmp_path), scores(undisturbed))
-    assert not [path for path in (tmp_path / "cells").iterdir() if path.name.startswith(".")]
+    assert not list((tmp_path / "cells").glob(".*.part"))
 
 
 @pytest.mark.slow
