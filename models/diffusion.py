@@ -76,7 +76,7 @@ class DiffusionModel:
             distribution = self.likelihood(x)
             leading = z.ndim - self.prior.event_dim
             if y is not None:
-                check_shape(y, distribution.batch_shape[leading - 1 :] + distribution.event_shape)
+                check_shape(y, distribution, leading - 1)
                 y = seen(self.likelihood, y)
             return pyro.sample("y", distribution.to_event(len(distribution.batch_shape) - leading), obs=y)
 

@@ -263,8 +263,7 @@ class EmpiricalPrior(DiffusionPrior):
     @torch.no_grad()
     def _log_joint(self, likelihood: Callable[[Tensor], Any], y: Tensor, condition: dict[str, Any]) -> Tensor:
         """log w_m p(y_n | x_m), ``(N, M)``, float64."""
-        distribution = likelihood(self.denoiser.images[:1].expand(len(y), *self.event_shape))
-        check_shape(y, distribution.batch_shape + distribution.event_shape)
+        check_shape(y, likelihood(self.denoiser.images[:1].expand(len(y), *self.event_shape)))
         y = seen(likelihood, y)
         batches = self.denoiser.images.split(self.denoiser.batch_size)
         log_likelihood = torch.cat([_log_likelihood(likelihood, x, y) for x in batches])

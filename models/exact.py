@@ -62,12 +62,7 @@ class GaussianPrior(DiffusionPrior):
         """
         if not mean.ndim or not (std > 0).all():
             raise InputError("give means of one dimension or more, and positive standard deviations.")
-        try:
-            variance = (std**2).expand(mean.shape)
-        except RuntimeError as error:
-            shapes = f"{tuple(std.shape)} and means of {tuple(mean.shape)}"
-            raise InputError(f"standard deviations of shape {shapes} do not go together.") from error
-        schedule = schedule or EDM()
+        variance, schedule = expanded_variance(std, mean, mean.shape), schedule or EDM()
         denoiser = GaussianDenoiser(schedule, mean, variance)
         return cls(schedule, denoiser, mean.shape, data_std=float(variance.mean() ** 0.5))
 
@@ -193,6 +188,19 @@ class GaussianPrior(DiffusionPrior):
             return torch.diag(variance)
         vectors = vectors.to(variance)
         return (vectors * variance) @ vectors.T
+
+
+def expanded_variance(std: Tensor, means: Tensor, shape: Sequence[int]) -> Tensor:
+    """``std**2`` for these means, broadcast to ``shape``.
+
+    Raises:
+        InputError: it does not broadcast.
+    """
+    try:
+        return (std**2).expand(shape)
+    except RuntimeError as error:
+        shapes = f"{tuple(std.shape)} and means of {tuple(means.shape)}"
+        raise InputError(f"standard deviations of shape {shapes} do not go together.") from error
 
 
 def observed_matrix(likelihood: Any, event: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ from torch import Tensor
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.kernels import expand_event, log_density
 from pyro_vipaint.likelihoods import Gaussian
-from pyro_vipaint.models.exact import observed_matrix
+from pyro_vipaint.models.exact import expanded_variance, observed_matrix
 from pyro_vipaint.models.priors import DiffusionPrior
 from pyro_vipaint.schedules import EDM, Schedule, as_time
 
@@ -128,12 +128,7 @@ class GaussianMixturePrior(DiffusionPrior):
         if not (std > 0).all():
             raise InputError("the standard deviations must be positive.")
         shape = means[:1].shape if std.ndim < means.ndim else (len(std), *means.shape[1:])
-        try:
-            variances = (std**2).expand(shape)
-        except RuntimeError as error:
-            shapes = f"{tuple(std.shape)} and means of {tuple(means.shape)}"
-            raise InputError(f"standard deviations of shape {shapes} do not go together.") from error
-        return cls._build(weights, means, variances, None, schedule)
+        return cls._build(weights, means, expanded_variance(std, means, shape), None, schedule)
 
     @classmethod
     def full(

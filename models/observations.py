@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,9 +10,13 @@ from torch import Tensor
 from pyro_vipaint.errors import InputError
 
 
-def check_shape(y: Tensor, expected: Sequence[int]) -> None:
-    """Refuses a ``y`` of another shape: without its channel or batch dimension it would broadcast over images."""
-    if y.shape != torch.Size(expected):
+def check_shape(y: Tensor, distribution: Any, sample_dims: int = 0) -> None:
+    """Refuses a ``y`` of another shape than a draw of its ``distribution`` has after the first ``sample_dims``.
+
+    Without its channel or batch dimension it would broadcast over images.
+    """
+    expected = distribution.batch_shape[sample_dims:] + distribution.event_shape
+    if y.shape != expected:
         raise InputError(f"y has shape {tuple(y.shape)}, not (N, *observation) = {tuple(expected)} as the model has.")
 
 
