@@ -212,7 +212,8 @@ def check_settings(settings: Settings) -> Settings:
     """``settings``, refused unless every number can be used; the keypoints are checked where they become times."""
     for name in ("steps", "num_particles", "refine_steps"):
         check_whole(name.replace("_", "-"), getattr(settings, name))
-    for name in ("scale", "beta", "final_lr", "tau_scale"):
+    limited = () if settings.polyak is None else ("polyak",)
+    for name in ("scale", "beta", "final_lr", "tau_scale", *limited):
         value = getattr(settings, name)
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"{name.replace('_', '-')} must be positive and finite, not {value:g}.")

@@ -20,6 +20,10 @@ The gradient of a decoder or a network is at times many times longer than usual,
 for good. So a sample's step is no longer than twice the noise of the transition, sqrt(D) times its standard deviation
 (Yang et al. 2024 fix it to once that length), unless its gradient with respect to z_t / c_t is shorter than |A|, as it
 is close to t = 0.
+
+With ``polyak`` it is also no longer than so many times Polyak's (1964) step :math:`r / |\nabla r|`, the one after which
+the residual would be zero if it were linear. A sample that explains y has a short residual and, where the noise is high,
+at times a long gradient; a step past the zero turns it into another image (``benchmarks/cats.py``).
 """
 
 from __future__ import annotations
@@ -48,10 +52,14 @@ LIMIT = 2.0  # in lengths of the transition's noise; on cats64 one step in 900 i
 
 
 class StepLimit(NamedTuple):
-    """A guidance step may be ``noise`` times as long as the transition's noise, or have a ``gradient`` so long."""
+    """A guidance step may be ``noise`` times as long as the transition's noise, or have a ``gradient`` so long.
+
+    ``polyak``: and so many times as long as Polyak's; ``None`` sets no such limit.
+    """
 
     noise: float
     gradient: float = 1.0
+    polyak: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ def refine(
     *,
     zeta: float = DEFAULT_ZETA,
     final_zeta: float = DEFAULT_FINAL_ZETA,
+    polyak: float | None = None,
     guidance_scale: float | None = None,
     seed: int | None = None,
     callback: Callable[[int], None] | None = None,
@@ -91,6 +100,7 @@ def refine(
         steps: steps from T_s to 0, at :func:`refinement_times`.
         zeta: weight of the observation; 0.5 for inpainting in the DPS paper, 2.5 tuned here on fashion32.
         final_zeta: the factor that it has reached at the last guided step; 1 in the DPS paper, .2 tuned here.
+        polyak: longest guidance step in units of Polyak's, r over the length of its gradient; ``None`` for no limit.
         guidance_scale: weight of the condition (:mod:`pyro_vipaint.guidance`); the model's own if not given.
         seed: seed of the noise; ``None`` goes on with the global generator.
         callback: called as ``callback(step)`` after each step.
@@ -108,7 +118,7 @@ def refine(
     if guidance_scale is not None:
         condition[WEIGHT] = guidance_scale
     with seeded(seed):
-        limit = StepLimit(LIMIT, _norm(model.likelihood.operator, model.prior, y))
+        limit = StepLimit(LIMIT, _norm(model.likelihood.operator, model.prior, y), polyak)
         guidance = Guidance(zeta, final_zeta, limit)
         return guided_chain(model.prior, model.likelihood, z, y, times, guidance, condition, callback)
 
@@ -162,27 +172,30 @@ def _guided_step(
 ) -> Tensor:
     """z_s after one DPS step from t to s."""
     t, s = interval
-    x_hat, gradient = guidance_gradient(prior, likelihood, z, y, t, condition)
+    x_hat, residual, gradient = guidance_gradient(prior, likelihood, z, y, t, condition)
     with torch.no_grad():
         transition = bridge(prior.schedule, z, x_hat, t, s)
         c_t, c_s = (float(coordinate_scale(prior.schedule, time)) for time in interval)
         if limit is not None and zeta > 0:
             noise = float(transition.stddev.flatten()[0]) * torch.Size(prior.event_shape).numel() ** 0.5
-            longest = max(limit.gradient, limit.noise * noise / (zeta * c_s))
-            gradient = _shortened(gradient, longest / c_t, prior.event_dim)
+            longest = torch.full_like(residual, max(limit.gradient, limit.noise * noise / (zeta * c_s)) / c_t)
+            length = _length(gradient, prior.event_dim)
+            if limit.polyak is not None:
+                longest = longest.minimum(limit.polyak * residual / (zeta * c_t**2 * length))
+            gradient = gradient * _over_events((longest / length).clamp(max=1), prior.event_dim)
         return transition.sample() - zeta * c_t * c_s * gradient
 
 
 def guidance_gradient(
     prior: DiffusionPrior, likelihood: Any, z: Tensor, y: Tensor, t: float, condition: dict[str, Any]
-) -> tuple[Tensor, Tensor]:
-    """``(x_hat, gradient)``: E[z_0 given z_t], and the gradient of each sample's residual norm with respect to z_t."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``(x_hat, r, gradient)``: E[z_0 given z_t], each sample's residual norm and its gradient with respect to z_t."""
     with gradients():
         z = z.detach().requires_grad_()
         x_hat = prior.denoise(z, t, **condition)
         norm = residual_norm(likelihood, prior.decode(x_hat), y, z.ndim - prior.event_dim)
         (gradient,) = torch.autograd.grad(norm.sum(), z)
-    return x_hat.detach(), gradient
+    return x_hat.detach(), norm.detach(), gradient
 
 
 def _norm(operator: Any, prior: DiffusionPrior, y: Tensor) -> float:
@@ -192,10 +205,14 @@ def _norm(operator: Any, prior: DiffusionPrior, y: Tensor) -> float:
     return operator_norm(operator, (len(y), *prior.image_shape), y.device)
 
 
-def _shortened(gradient: Tensor, longest: float, event_dim: int) -> Tensor:
-    """``gradient`` with each sample's by itself scaled to the length ``longest`` where it is longer."""
-    length = gradient.flatten(-event_dim).norm(dim=-1)
-    return gradient * (longest / length.clamp(min=longest)).reshape(length.shape + (1,) * event_dim)
+def _length(z: Tensor, event_dim: int) -> Tensor:
+    """The length of each sample's event, at least the smallest that can be divided by."""
+    return z.flatten(-event_dim).norm(dim=-1).clamp(min=1e-20)
+
+
+def _over_events(values: Tensor, event_dim: int) -> Tensor:
+    """One value for each sample, to be multiplied with events."""
+    return values.reshape(values.shape + (1,) * event_dim)
 
 
 def residual_norm(likelihood: Any, x: Tensor, y: Tensor, leading_dims: int) -> Tensor:

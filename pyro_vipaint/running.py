@@ -137,7 +137,8 @@ def _phases(
     )  # fmt: skip
     z = sample(guide, y, num_samples)
     samples = refine(
-        model, z, y, settings.refine_steps, zeta=settings.zeta, final_zeta=settings.final_zeta,
+        model, z, y, settings.refine_steps,
+        zeta=settings.zeta, final_zeta=settings.final_zeta, polyak=settings.polyak,
         callback=lambda step: report("refine", step + 1, settings.refine_steps, None),
     )  # fmt: skip
     return fitted, samples

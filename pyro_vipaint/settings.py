@@ -39,6 +39,7 @@ class Settings:
         refine_steps: DPS steps from T_s to 0, one network call each.
         zeta: their weight of the observation at the first of them.
         final_zeta: the factor that it has reached at the last one.
+        polyak: longest of their steps of guidance in units of Polyak's; ``None`` for no such limit.
     """
 
     noise_levels: tuple[float, ...]
@@ -55,6 +56,7 @@ class Settings:
     refine_steps: int = DEFAULT_STEPS
     zeta: float = DEFAULT_ZETA
     final_zeta: float = DEFAULT_FINAL_ZETA
+    polyak: float | None = None
 
     @property
     def averaged_steps(self) -> int:
@@ -80,8 +82,9 @@ def default_settings(levels: int = 4, latent: bool = False) -> Settings:
     if latent:
         noise_levels, steps = default_noise_levels(levels, LATENT_START, LATENT_STOP), LATENT_FIT_CALLS // (levels + 1)
         return Settings(
-            noise_levels, perceptual_weight=2000.0, steps=steps, refine_steps=22, zeta=4.0, final_zeta=0.125
-        )
+            noise_levels, perceptual_weight=2000.0, steps=steps,
+            refine_steps=22, zeta=8.0, final_zeta=0.0625, polyak=1.0,
+        )  # fmt: skip
     return Settings(default_noise_levels(levels))
 
 

@@ -472,6 +472,7 @@ BAD_NUMBERS: list[tuple[dict[str, Any], str]] = [
     ({"settings": replace(default_settings(2), scale=0.0)}, "scale must be positive"),
     ({"settings": replace(default_settings(2), final_lr=0.0)}, "final-lr must be positive"),
     ({"settings": replace(default_settings(2), tau_scale=0.0)}, "tau-scale must be positive"),
+    ({"settings": replace(default_settings(2), polyak=0.0)}, "polyak must be positive"),
     ({"settings": replace(default_settings(2), gamma_logit=float("nan"))}, "gamma-logit must be finite"),
     ({"settings": replace(default_settings(2), lr={"mu": -0.1})}, "lr must be finite and not negative"),
     ({"settings": replace(default_settings(2), average=1.5)}, "average is a share"),

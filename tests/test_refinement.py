@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
-from pyro_vipaint import refinement
+from pyro_vipaint import kernels, refinement
 from pyro_vipaint.baselines import dps
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.models import DiffusionModel, GaussianPrior
@@ -19,6 +21,13 @@ from tests.statistics import assert_within, mean_and_error
 
 MASK = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
 LIKELIHOOD = vp.Gaussian(vp.Inpainting(MASK), sigma=0.1)
+
+
+def seeded_pair(*values: Any) -> Iterator[Any]:
+    """Each value after the same seed, so that what is done with each draws the same noise."""
+    for value in values:
+        torch.manual_seed(0)
+        yield value
 
 
 def image_prior(schedule: Schedule | None = None) -> GaussianPrior:
@@ -46,7 +55,7 @@ def test_without_guidance_it_is_the_priors_own_chain() -> None:
     assert torch.allclose(ours, expected.clamp(-1, 1), atol=1e-6)
 
 
-@pytest.mark.parametrize("limit", [None, refinement.StepLimit(0.3)])
+@pytest.mark.parametrize("limit", [None, refinement.StepLimit(0.3), refinement.StepLimit(100.0, polyak=0.1)])
 def test_the_same_zeta_means_the_same_on_every_schedule(limit: refinement.StepLimit | None) -> None:
     """One guided step on VP and on VE, from the same noisy image: the same image after it."""
     levels, y = [2.0, 0.7, 0.1], torch.rand(1, 1, 2, 2) * MASK
@@ -106,6 +115,45 @@ def test_close_to_the_image_a_gradient_of_length_one_is_never_cut() -> None:
         torch.manual_seed(0)
         moved.append(refinement._guided_step(prior, LIKELIHOOD, z, y, (0.02, 0.01), 1.0, {}, limit))
     assert torch.equal(*moved)
+
+
+@pytest.mark.parametrize("schedule", [EDM(), LinearVP()])
+def test_polyaks_step_ends_where_a_linear_residual_is_zero(schedule: Schedule) -> None:
+    """One observed pixel: |y - x| is linear on either side of y, so one whole step from x_hat(z_t) makes it y.
+
+    The step is taken in the coordinates z / c at s; carried back to t, the prediction there is y, whatever zeta.
+    """
+    prior = image_prior(schedule)
+    likelihood = vp.Gaussian(vp.Inpainting(torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])), sigma=0.1)
+    y, (t, s) = torch.zeros(1, 1, 2, 2), (time_of(schedule, level) for level in (2.0, 1.5))
+    c_t, c_s = (float(kernels.coordinate_scale(schedule, time)) for time in (t, s))
+    z = 2 * torch.randn(5, 1, 1, 2, 2)
+    for share in (1.0, 0.5):
+        moved, free = (
+            refinement._guided_step(prior, likelihood, z, y, (t, s), zeta, {}, refinement.StepLimit(1e6, polyak=share))
+            for zeta in seeded_pair(1e4, 0.0)
+        )
+        before, after = (prior.denoise(at, t)[..., 0, 0] for at in (z, z + (moved - free) * c_t / c_s))
+        torch.testing.assert_close(after, (1 - share) * before, rtol=1e-3, atol=1e-4)
+
+
+def test_polyaks_limit_leaves_shorter_steps_alone() -> None:
+    prior, y, z = image_prior(), torch.rand(1, 1, 2, 2) * MASK, torch.randn(3, 1, 1, 2, 2)
+    unlimited, limited = (
+        refinement._guided_step(prior, LIKELIHOOD, z, y, (0.7, 0.5), 0.01, {}, limit)
+        for limit in seeded_pair(refinement.StepLimit(2.0), refinement.StepLimit(2.0, polyak=1.0))
+    )
+    assert torch.equal(unlimited, limited)
+
+
+def test_with_polyaks_limit_no_zeta_is_too_strong() -> None:
+    """Guidance a thousand times too strong throws a chain past y again and again; limited it ends at y."""
+    prior, y = image_prior(), 0.6 * MASK.unsqueeze(0)
+    model = DiffusionModel(prior, LIKELIHOOD, vp.keypoints(prior, noise_levels=[1.0, 0.5]))
+    z = torch.randn(50, 1, 1, 2, 2)
+    images = [vp.refine(model, z, y, 30, zeta=500.0, final_zeta=1.0, polyak=p, seed=0) for p in (None, 1.0)]
+    thrown, limited = ((x - y)[..., 0, :].abs().mean() for x in images)
+    assert limited < 0.02 < 0.3 < thrown
 
 
 def test_the_guidance_falls_evenly_to_its_final_share() -> None:

@@ -198,7 +198,7 @@ def _guided_step(
 ) -> tuple[Tensor, Tensor]:
     """z'_s after a DDIM step with DPS from t to s, and the prediction z_hat that it was made with."""
     t, s = interval
-    z_hat, gradient = guidance_gradient(prior, likelihood, z, y, t, condition)
+    z_hat, _, gradient = guidance_gradient(prior, likelihood, z, y, t, condition)
     scale = float(coordinate_scale(prior.schedule, t) * coordinate_scale(prior.schedule, s))
     return ddim(prior.schedule, z, z_hat, t, s) - zeta * _signal(prior, t) * scale * gradient, z_hat
 
