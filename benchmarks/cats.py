@@ -2,6 +2,7 @@
 
     python -m benchmarks.cats               # 16 cats × 4 masks × 8 samples, six methods; resumes where it stopped
     python -m benchmarks.cats --only exact  # exact draws alone, which need no network
+    python -m benchmarks.cats --cats 32     # goes on with sixteen further cats
     python -m benchmarks.cats --report      # only the tables of what is there
     python -m benchmarks.cats --report --masks "rotated window" box random
 
@@ -127,7 +128,7 @@ from pyro_vipaint.settings import Settings, default_settings
 from recipes.cats64.classifier import TARGET as CLASSIFIER
 
 RESULTS = Path(__file__).parent / "results" / "cats.jsonl"
-CATS, CHUNK, SEED = 16, 8, 0  # cats in all and in one run; the seed of cats, masks and noise
+CATS, CHUNK, SEED = 16, 8, 0  # cats drawn together, and in one run; the seed of the first cats, masks and noise
 SIGMA = 0.05  # of the observation's noise, images in [-1, 1]
 DPS_ZETA = 4.0
 COMPONENTS = 4  # of the mixture guide
@@ -171,12 +172,13 @@ Method = Callable[[DiffusionPrior, Tensor, Tensor, int, int], tuple[Tensor, floa
 
 @lru_cache(maxsize=1)
 def load_problem(mask: str, start: int) -> Problem:
-    """Cats ``start`` to ``start + CHUNK`` under one of :data:`MASKS`."""
-    layers, generator = shipped_layers(), torch.Generator().manual_seed(SEED)
+    """Cats ``start`` to ``start + CHUNK`` under one of :data:`MASKS`; each :data:`CATS` have a seed of their own."""
+    block, first = divmod(start, CATS)
+    layers, generator = shipped_layers(), torch.Generator().manual_seed(SEED + block)
     images = layers.compose(draw_parts(layers, CATS, held_out=True, generator=generator))
     noisy = images + SIGMA * torch.randn(images.shape, generator=generator)
-    masks = MASKS[mask](images.shape[-1], CATS, seed=SEED)
-    here = slice(start, start + CHUNK)
+    masks = MASKS[mask](images.shape[-1], CATS, seed=SEED + block)
+    here = slice(first, first + CHUNK)
     return Problem(images[here], (noisy * masks)[here], masks[here])
 
 
@@ -248,13 +250,15 @@ def measure(samples: Tensor, problem: Problem, seed: int) -> dict[str, list]:
     }
 
 
-def run_all(path: Path, num_samples: int, only: Sequence[str] = ("",)) -> None:
+def run_all(
+    path: Path, num_samples: int, only: Sequence[str] = ("",), masks: Sequence[str] = tuple(MASKS), cats: int = CATS
+) -> None:
     """Runs the methods whose name begins with one of ``only`` on every chunk that ``path`` lacks, a line each."""
     table = {name: method for name, method in methods(num_samples).items() if name.startswith(tuple(only))}
     prior = load_prior("cats64") if set(table) - {EXACT} else None
     check_sizes(path, {}, num_samples)
     done = {(row["mask"], row["start"], row["method"]) for row in read_rows(path)}
-    work = [(mask, start, name) for mask in MASKS for start in range(0, CATS, CHUNK) for name in table]
+    work = [(mask, start, name) for mask in masks for start in range(0, cats, CHUNK) for name in table]
     for mask, start, name in track([item for item in work if item not in done], description="cats"):
         problem, begun = load_problem(mask, start), time.perf_counter()
         samples, evaluations = table[name](prior, problem.y, problem.masks, num_samples, start)  # pyright: ignore
@@ -335,9 +339,12 @@ if __name__ == "__main__":
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--only", nargs="+", default=[""], help="run the methods whose name begins so")
     parser.add_argument("--report", action="store_true", help="print the tables of what is there, run nothing")
-    parser.add_argument("--masks", nargs="+", choices=list(MASKS), default=list(MASKS), help="report these masks")
+    parser.add_argument("--masks", nargs="+", choices=list(MASKS), default=list(MASKS), help="run, report these masks")
+    parser.add_argument("--cats", type=int, default=CATS, help=f"in multiples of {CHUNK}; the first stay the same")
     arguments = parser.parse_args()
+    if arguments.cats < 1 or arguments.cats % CHUNK:
+        parser.error(f"--cats must be a multiple of {CHUNK}, not {arguments.cats}.")
     if not arguments.report:
-        run_all(arguments.out, arguments.samples, arguments.only)
+        run_all(arguments.out, arguments.samples, arguments.only, arguments.masks, arguments.cats)
     reported = [row for row in read_rows(arguments.out) if row["mask"] in arguments.masks]
     Console(width=200).print(report(reported), highlight=False, markup=False)

@@ -134,7 +134,8 @@ assert bounds[-1] < bounds[0]
 NUM = 16
 with vp.count_calls() as calls:
     z = vp.sample(guide, y, NUM, seed=4)
-    samples = vp.refine(model, z, y, settings.refine_steps, zeta=settings.zeta, final_zeta=settings.final_zeta, seed=5)
+    guidance = {name: getattr(settings, name) for name in ("zeta", "final_zeta", "polyak")}
+    samples = vp.refine(model, z, y, settings.refine_steps, **guidance, seed=5)
 show(samples[:, 0], columns=8)
 print(f"{calls.calls} network calls for {NUM} completions, after {fit.calls} of the fit")
 

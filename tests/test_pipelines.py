@@ -8,13 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import diffusers.schedulers.scheduling_ddpm as scheduling_ddpm
 import numpy as np
 import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
-    DDPMScheduler,
     DiTTransformer2DModel,
     EDMEulerScheduler,
     EulerDiscreteScheduler,
@@ -36,7 +34,6 @@ from tests.networks import random_unet
 from tests.pipelines import IMAGE, LATENT, LETTERS
 from tests.test_pretrained import Bomb
 
-STEPS = 1000
 PROMPT, OTHER = "a cat", "the dog"
 WEIGHT = 4.0
 
@@ -64,54 +61,7 @@ def bare_folder(folder: Path, scheduler: Any, network: Any = None, **details: An
     return folder
 
 
-def in_double(scheduler: Any) -> Any:
-    """The same table in float64: neighbouring entries cancel in the scheduler's own arithmetic."""
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
-    return scheduler
-
-
-# against the schedulers
-
-
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("n", [1, 400, 999])
-@torch.no_grad()
-def test_transitions_equal_ddpm(tmp_path: Path, prediction: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mean and deviation of p(z_s | z_t) on the latents are those of DDPMScheduler.step from n to n - 1."""
-    pipeline = pipelines.stable_diffusion(prediction_type=prediction)
-    prior, z = saved(pipeline, tmp_path), latents()
-    condition = prior.encode_prompt(PROMPT, 2)
-    output, scheduler = pipeline.unet(z, n, **condition).sample, in_double(pipeline.scheduler)
-    mean, shifted = (stepped(scheduler, output, n, z, noise, monkeypatch) for noise in (0.0, 1.0))
-    step = prior.transition(z, (n + 1) / STEPS, n / STEPS, **condition)
-    torch.testing.assert_close(step.mean, mean.float(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(step.stddev, (shifted - mean).float(), rtol=1e-4, atol=1e-6)
-
-
-def stepped(
-    scheduler: DDPMScheduler, output: Tensor, n: int, z: Tensor, noise: float, patch: pytest.MonkeyPatch
-) -> Tensor:
-    """``scheduler.step`` in double precision with its noise replaced by a constant."""
-    patch.setattr(scheduling_ddpm, "randn_tensor", lambda shape, **_: torch.full(shape, noise, dtype=torch.float64))
-    return scheduler.step(output.double(), n, z.double(), return_dict=False)[0]
-
-
-@pytest.mark.parametrize("n", [980, 500, 20])
-@torch.no_grad()
-def test_transitions_equal_ancestral_ddim(tmp_path: Path, n: int) -> None:
-    """LDMPipeline's DDIM with eta = 1, fifty steps instead of a thousand, is the transition over twenty of them."""
-    pipeline = pipelines.ldm_pipeline()
-    prior, z = saved(pipeline, tmp_path), latents()
-    scheduler = in_double(pipeline.scheduler)
-    scheduler.set_timesteps(50)
-    output = pipeline.unet(z, n).sample.double()
-    mean, shifted = (
-        scheduler.step(output, n, z.double(), eta=1.0, variance_noise=torch.full(z.shape, noise, dtype=torch.float64))
-        for noise in (0.0, 1.0)
-    )
-    step = prior.transition(z, (n + 1) / STEPS, (n - 19) / STEPS)
-    torch.testing.assert_close(step.mean, mean.prev_sample.float(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(step.stddev, (shifted.prev_sample - mean.prev_sample).float(), rtol=1e-5, atol=1e-6)
+# against the schedulers; their stochastic steps are in test_saved_transitions
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.6, 0.98])
