@@ -13,8 +13,12 @@ there before it (weights, guide, observation): on a CPU from the allocations tha
 
 Activations and their gradients grow linearly with the number of channels, the rest does not grow: a line through the
 two narrower widths is held against a third and read off at the full width. The bytes of the weights at full width are
-counted, not extrapolated. Times are medians of steps with and without checkpointing in turn, and only their ratio is
-meant, not extrapolated either: narrow networks on a CPU say nothing of the time of wide ones.
+counted, not extrapolated.
+
+Times are medians of steps with and without checkpointing in turn. The floating-point operations of a step (a product
+and its sum are two; forward, and backward to the latents) are counted by ``torch.utils.flop_counter`` at every width,
+the full one included; its time is extrapolated as theirs at the rate of the widest network that was measured. Wide
+networks reach a higher rate than narrow ones, so that this is rather too long.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +37,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import pyro_vipaint as vp
 from pyro_vipaint.guides import HierarchicalGuide
@@ -42,6 +47,7 @@ RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
 UNET, DECODER = (320, 640, 1280, 1280), (128, 256, 512, 512)  # channels of Stable Diffusion 1.5
 FITTED, HELD_OUT = (1 / 16, 3 / 32), 1 / 8  # fractions of them
 LATENT, IMAGE, TOKENS, TEXT_WIDTH = (4, 64, 64), (3, 512, 512), 77, 768
+LEVELS = 2
 MIB = 2**20
 
 
@@ -94,7 +100,7 @@ def svi_step(prior: DiffusionPrior, device: str) -> Callable[[], None]:
     y = mask * (2 * torch.rand(1, *IMAGE, device=device) - 1)
     likelihood = vp.Laplace(vp.Inpainting(mask))
     text = torch.randn(1, TOKENS, TEXT_WIDTH, device=device)
-    model = DiffusionModel(prior, likelihood, vp.keypoints(prior, levels=2), encoder_hidden_states=text)
+    model = DiffusionModel(prior, likelihood, vp.keypoints(prior, levels=LEVELS), encoder_hidden_states=text)
     guide = HierarchicalGuide(model, torch.zeros(1, *LATENT, device=device))
     elbo = vp.BetaELBO(1.0, num_particles=1)
 
@@ -183,29 +189,56 @@ def full_weights() -> int:
         return weight_bytes(networks(1.0))
 
 
+def operations(fraction: float, on: bool) -> int:
+    """Floating-point operations of a step: three passes of the UNet and one of the decoder, each with its gradient."""
+    with torch.device("meta"):
+        unet, vae = networks(fraction)
+        z, text = torch.empty(1, *LATENT, requires_grad=True), torch.empty(1, TOKENS, TEXT_WIDTH)
+        time_step = torch.zeros(1)
+    for module in (unet, vae):
+        module.requires_grad_(False)
+    checkpoint((unet, vae), on)
+    once = _operations(lambda: unet(z, time_step, encoder_hidden_states=text).sample)
+    return (LEVELS + 1) * once + _operations(lambda: vae.decode(z).sample)
+
+
+def _operations(output: Callable[[], Tensor]) -> int:
+    """Those of a function and of the gradient of its sum."""
+    with FlopCounterMode(display=False) as counter:
+        output().sum().backward()
+    return counter.get_total_flops()
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """The table in Markdown, in MiB, and the check of the line."""
+    """The table in Markdown, in MiB, seconds and 10^12 operations, and the check of the line."""
     head = [
-        "| channels of UNet; decoder | weights | peak | peak, checkpointing | time, checkpointing |",
-        "|---|---:|---:|---:|---:|",
+        "| channels of UNet; decoder | weights | peak | operations | time | peak, checkpointing | operations | time |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    lines = [*head, *(_row(r["fraction"], r["weights"], r["peak"], _ratio(r)) for r in rows)]
-    full = [line(rows, on, 1.0) for on in (False, True)]
-    lines.append(_row(1.0, full_weights(), full, "extrapolated"))
+    lines = [*head, *(_row(r["fraction"], r["weights"], r["peak"], r["seconds"]) for r in rows)]
+    widest = rows[-1]
+    peaks = [line(rows, on, 1.0) for on in (False, True)]
+    rates = [operations(widest["fraction"], on) / widest["seconds"][on] for on in (False, True)]
+    times = [operations(1.0, on) / rate for on, rate in zip((False, True), rates, strict=True)]
+    lines.append(_row(1.0, full_weights(), peaks, times, ", extrapolated"))
     (check,) = (row for row in rows if row["fraction"] == HELD_OUT)
     errors = (f"{line(rows, on, HELD_OUT) / check['peak'][on] - 1:+.1%}" for on in (False, True))
-    return "\n".join([*lines, "", f"Line against the held-out width: {', '.join(errors)} with checkpointing."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Line against the held-out width: {', '.join(errors)} with checkpointing.",
+            f"Rates of the last row: {', '.join(f'{rate / 1e9:.1f}' for rate in rates)} · 10^9 operations a second.",
+        ]
+    )
 
 
-def _row(fraction: float, weights: float, peaks: Iterable[float], ratio: str) -> str:
+def _row(fraction: float, weights: float, peaks: Sequence[float], times: Sequence[float], note: str = "") -> str:
     widths = "; ".join(", ".join(map(str, channels(full, fraction))) for full in (UNET, DECODER))
-    numbers = " | ".join(f"{value / MIB:.0f}" for value in (weights, *peaks))
-    return f"| {widths} | {numbers} | {ratio} |"
-
-
-def _ratio(row: dict[str, Any]) -> str:
-    plain, checkpointed = row["seconds"]
-    return f"× {checkpointed / plain:.2f}"
+    cells = [
+        f"{peaks[on] / MIB:.0f} | {operations(fraction, on) / 1e12:.2f} | {times[on]:.0f} s" for on in (False, True)
+    ]
+    return f"| {widths}{note} | {weights / MIB:.0f} | {' | '.join(cells)} |"
 
 
 def read_rows(path: Path = RESULTS) -> list[dict[str, Any]]:

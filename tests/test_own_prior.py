@@ -344,6 +344,18 @@ def test_its_memory_table_is_that_of_the_results() -> None:
         assert memory.line(rows, on, memory.HELD_OUT) == pytest.approx(check["peak"][on], rel=1e-3)
 
 
+def test_operations_by_hand() -> None:
+    """A linear map of n to m on a batch of b takes 2 b n m; its gradient with respect to what goes in as many again."""
+    x, weight = torch.randn(4, 8, requires_grad=True), torch.randn(8, 16)
+    assert memory._operations(lambda: x @ weight) == 2 * (2 * 4 * 8 * 16)
+
+
+def test_checkpointing_repeats_the_forward_pass() -> None:
+    """Three passes (forward, and backward to what goes in at the price of one) in place of two, but for the rest."""
+    plain, again = (memory.operations(memory.FITTED[0], on) for on in (False, True))
+    assert 1.3 < again / plain < 1.5
+
+
 def test_the_peak_is_what_is_alive_at_one_time() -> None:
     """Two MiB of three are alive together; what was there before does not count."""
     before = torch.ones(2**20)
