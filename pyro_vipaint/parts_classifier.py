@@ -2,7 +2,7 @@
 
 It judges samples that are not exactly pictures of parts, such as those of a latent prior. Its heads are over the
 classes of :attr:`Layers.classes`, as are the exact marginals of :mod:`pyro_vipaint.diagnostics.parts`. The shipped
-network was trained by ``recipes/cats64/classifier.py``; its accuracies stand there.
+network was trained by ``recipes/cats64/classifier.py``; its accuracies stand in the model card of ``cats64``.
 """
 
 from __future__ import annotations

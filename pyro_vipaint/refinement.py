@@ -21,9 +21,9 @@ for good. So a sample's step is no longer than twice the noise of the transition
 (Yang et al. 2024 fix it to once that length), unless its gradient with respect to z_t / c_t is shorter than |A|, as it
 is close to t = 0.
 
-With ``polyak`` it is also no longer than so many times Polyak's (1964) step :math:`r / |\nabla r|`, the one after which
-the residual would be zero if it were linear. A sample that explains y has a short residual and, where the noise is high,
-at times a long gradient; a step past the zero turns it into another image (``benchmarks/cats.py``).
+With ``polyak`` it is also no longer than so many times :math:`r / |\nabla r|`, Polyak's (1969) step, after which the
+residual would be zero if it were linear. A sample that explains y has a short residual and, where the noise is high, at
+times a long gradient: a step past the zero turns it into another image (``benchmarks/cats.py``).
 """
 
 from __future__ import annotations

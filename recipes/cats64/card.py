@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recipes.cats64 import autoencoder, prior
+from recipes.cats64 import autoencoder, classifier, prior
 from recipes.cats64.evaluate import CONFIDENT
 from recipes.cats64.export import TARGET
 from recipes.evaluation import Result
@@ -116,11 +116,24 @@ One combination of parts in ten was held out: those whose part numbers add up to
 ```
 python -m recipes.cats64.autoencoder --work AUTOENCODER
 python -m recipes.cats64.autoencoder --work DECODER --decoder-from AUTOENCODER --iterations 2000
-python -m recipes.cats64.prior --autoencoder AUTOENCODER --work PRIOR
+python -m recipes.cats64.prior --autoencoder AUTOENCODER --work PRIOR --iterations {prior.SHIPPED_FOCUS[0][0]}
+{_continuations()}
 python -m recipes.cats64.export --autoencoder DECODER --prior PRIOR
 python -m recipes.cats64.classifier --work CLASSIFIER
 ```
 """
+
+
+def _continuations() -> str:
+    """The commands with which the prior's training went on, and until which batch each."""
+    (_, earlier), (second, later) = prior.SHIPPED_FOCUS
+    parts = [
+        (second, f"--focus {earlier[0]:g} {earlier[1]:g}"),
+        (prior.PARTS_FROM, f"--focus {later[0]:g} {later[1]:g}"),
+        (prior.ITERATIONS, f"--focus {later[0]:g} {later[1]:g} --parts"),
+    ]
+    command = "python -m recipes.cats64.prior --autoencoder AUTOENCODER --work PRIOR --iterations"
+    return "\n".join(f"{command} {end} {options}" for end, options in parts)
 
 
 def _focus() -> str:
@@ -146,6 +159,34 @@ On {measured["images"]:,} cats of held-out combinations (± standard error): PSN
 
 ```
 python -m recipes.cats64.evaluate --only autoencoder
+```
+"""
+
+
+def classifier_section(measured: Result) -> str:
+    """Accuracies slot by slot: of all held-out cats, and by kind of picture of those whose part shows."""
+    rows: dict[str, dict[str, Result]] = {}
+    for row in measured["rows"]:
+        rows.setdefault(row["slot"], {})[row["kind"]] = row
+    lines = "\n".join(
+        f"| {slot} | {clean['share shown']:.1%} | {clean['all']:.1%} | {clean['shown']:.1%} | {decoded['shown']:.1%} |"
+        f" {blurred['shown']:.1%} |"
+        for slot, kinds in rows.items()
+        for clean, decoded, blurred in [(kinds["clean"], kinds["decoded"], kinds["blurred"])]
+    )
+    return f"""\
+## Classifier of parts
+
+Accuracy on {measured["images"]:,} held-out cats: of all, and of those whose part shows, as they are, through the
+autoencoder, and under a blur of {classifier.LARGEST_BLUR:g} pixel. A part shows if the exact posterior of the whole
+picture is sure of it; two accessories cover the mouth.
+
+| slot | shows | all | shown | decoded | blurred |
+|---|---:|---:|---:|---:|---:|
+{lines}
+
+```
+python -m recipes.cats64.evaluate --only classifier
 ```
 """
 
@@ -189,8 +230,8 @@ python -m recipes.cats64.evaluate --only samples --samples {measured["images"]} 
 
 
 def card(evaluation: Result) -> str:
-    """The model card as Markdown; raises ``ValueError`` if a half of the evaluation is missing."""
-    missing = {"prior", "autoencoder", "samples"} - evaluation.keys()
+    """The model card as Markdown; raises ``ValueError`` if a part of the evaluation is missing."""
+    missing = {"prior", "autoencoder", "classifier", "samples"} - evaluation.keys()
     if missing:
         raise ValueError(f"the evaluation lacks {', '.join(sorted(missing))}")
     sections = [
@@ -199,6 +240,7 @@ def card(evaluation: Result) -> str:
         USE,
         training(evaluation["prior"]),
         autoencoder_section(evaluation["autoencoder"]),
+        classifier_section(evaluation["classifier"]),
         samples_section(evaluation["samples"]),
         LIMITS,
         CREDIT,

@@ -1,6 +1,9 @@
-"""Measures the shipped prior ``cats64``: the autoencoder on held-out cats, and cats drawn from the latent prior.
+"""Measures the shipped prior ``cats64``: the autoencoder and the classifier on held-out cats, and cats that it draws.
 
 **Autoencoder.** PSNR and LPIPS (AlexNet) of decode(encode(x)) to x, for combinations of parts that no training saw.
+
+**Classifier.** Its accuracy slot by slot on real held-out cats, blurred ones and ones that went through the
+autoencoder: of all, and of those whose part shows (the exact posterior of the whole picture is sure of it).
 
 **Samples.** Cats by the prior's own chain, Eq. 3, on evenly spaced times, the last denoised and decoded. Measured are,
 slot by slot, the share of cats for which the classifier of parts gives one class a probability of .9 or more, beside
@@ -9,8 +12,8 @@ the kernel distance (KID's kernel on AlexNet features) to held-out cats, beside 
 
     python -m recipes.cats64.evaluate
 
-writes ``evaluation.json`` and the pictures ``samples.png`` and ``reconstructions.png`` beside the weights. Either half
-can be run alone; figures of the other half are kept if they belong to the same weights.
+writes ``evaluation.json`` and the pictures ``samples.png`` and ``reconstructions.png`` beside the weights. Each third
+can be run alone; figures of the others are kept if they belong to the same weights.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from pyro_vipaint.layers import Layers
 from pyro_vipaint.metrics import alexnet_features, lpips_distance, psnr
 from pyro_vipaint.models import DiffusionPrior, load_prior
 from pyro_vipaint.parts_classifier import PartsClassifier, load_classifier, part_probabilities
-from recipes.cats64.classifier import through_autoencoder
+from recipes.cats64.classifier import held_out_accuracies, through_autoencoder
 from recipes.cats64.export import TARGET, WEIGHTS
 from recipes.evaluation import Result, distance, earlier_results, timed, write_json
 
@@ -67,6 +70,13 @@ def measure_autoencoder(prior: DiffusionPrior, layers: Layers, sizes: Sizes, pic
         name: {"mean": value.mean().item(), "standard_error": (value.std() / len(value) ** 0.5).item()}
         for name, value in values.items()
     }
+
+
+@torch.inference_mode()
+def measure_classifier(prior: DiffusionPrior, layers: Layers, classifier: PartsClassifier, sizes: Sizes) -> Result:
+    """Accuracies by kind of picture and slot, as :func:`held_out_accuracies` has them."""
+    torch.manual_seed(sizes.seed)
+    return {"images": sizes.held_out, "rows": held_out_accuracies(classifier, prior, layers, sizes.held_out)}
 
 
 @torch.inference_mode()
@@ -142,17 +152,17 @@ def describe(folder: Path) -> Result:
 
 
 def evaluate(folder: Path, out: Path, sizes: Sizes, only: str | None = None) -> Result:
-    """Measures one half or both and writes ``out`` after each."""
+    """Measures one third or all and writes ``out`` after each."""
     prior, layers = load_prior(folder), shipped_layers()
+    classifier = load_classifier(folder / "classifier.safetensors")
     weights = describe(folder)
     results = earlier_results(out, weights) | {"prior": weights}
-    halves: dict[str, Callable[[], Result]] = {
+    thirds: dict[str, Callable[[], Result]] = {
         "autoencoder": lambda: measure_autoencoder(prior, layers, sizes, out.with_name("reconstructions.png")),
-        "samples": lambda: measure_samples(
-            prior, layers, load_classifier(folder / "classifier.safetensors"), sizes, out.with_name("samples.png")
-        ),
+        "classifier": lambda: measure_classifier(prior, layers, classifier, sizes),
+        "samples": lambda: measure_samples(prior, layers, classifier, sizes, out.with_name("samples.png")),
     }
-    for name, measure in halves.items():
+    for name, measure in thirds.items():
         if only in (None, name):
             results[name] = timed(measure)
             write_json(out, results)
@@ -164,7 +174,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prior", type=Path, default=TARGET)
     parser.add_argument("--out", type=Path, default=TARGET / "evaluation.json")
-    parser.add_argument("--only", choices=("autoencoder", "samples"))
+    parser.add_argument("--only", choices=("autoencoder", "classifier", "samples"))
     parser.add_argument("--samples", type=int, default=Sizes.samples)
     parser.add_argument("--steps", type=int, default=Sizes.steps)
     options = parser.parse_args()
