@@ -33,3 +33,23 @@ def test_its_quality_table_is_that_of_the_results() -> None:
     text = README.read_text(encoding="utf-8")
     for lpips in summary(per_image(read_rows(RESULTS)))["lpips"]:
         assert f"{lpips:.4f}".removeprefix("0") in text
+
+
+def test_its_table_of_cats_is_that_of_the_results() -> None:
+    """Every line of it, mask by mask: the means of ``benchmarks/results/cats.jsonl``."""
+    pytest.importorskip("pandas")
+    from benchmarks import cats
+
+    def short(value: float, digits: int) -> str:
+        return f"{value:.{digits}f}".removeprefix("0")
+
+    text = README.read_text(encoding="utf-8").replace("**", "").replace("*", "")
+    table = cats.summary(cats.read_rows(cats.RESULTS))
+    assert {"VIPaint-2", "VIPaint-2, L1", "VIPaint-4", "VIPaint-4, mixture", "DPS", cats.EXACT} == set(table["method"])
+    for row in table.to_dict("records"):
+        scores = [
+            short(row["lpips"], 4),
+            *(short(row[name], 3) for name in ("total_variation", "agreement", "coverage")),
+        ]
+        calls = f"{row['evaluations']:.0f}" if row["evaluations"] else ""
+        assert f"| {row['method']} | {' | '.join(scores)} | {calls}".rstrip() in text, row["mask"]
