@@ -1,7 +1,7 @@
 """VIPaint against latent DPS on held-out cats, judged by the exact posterior over their parts.
 
     python -m benchmarks.cats               # 16 cats × 4 masks × 8 samples, six methods; resumes where it stopped
-    python -m benchmarks.cats --only exact  # exact draws alone, which need no network
+    python -m benchmarks.cats --only "exact draws"  # this method alone, which needs no network
     python -m benchmarks.cats --cats 32     # goes on with sixteen further cats
     python -m benchmarks.cats --report      # only the tables of what is there
     python -m benchmarks.cats --report --masks "rotated window" box random
@@ -251,10 +251,10 @@ def measure(samples: Tensor, problem: Problem, seed: int) -> dict[str, list]:
 
 
 def run_all(
-    path: Path, num_samples: int, only: Sequence[str] = ("",), masks: Sequence[str] = tuple(MASKS), cats: int = CATS
+    path: Path, num_samples: int, only: Sequence[str] = (), masks: Sequence[str] = tuple(MASKS), cats: int = CATS
 ) -> None:
-    """Runs the methods whose name begins with one of ``only`` on every chunk that ``path`` lacks, a line each."""
-    table = {name: method for name, method in methods(num_samples).items() if name.startswith(tuple(only))}
+    """Runs the methods, or ``only`` these, on every chunk that ``path`` lacks, a line each."""
+    table = {name: method for name, method in methods(num_samples).items() if not only or name in only}
     prior = load_prior("cats64") if set(table) - {EXACT} else None
     check_sizes(path, {}, num_samples)
     done = {(row["mask"], row["start"], row["method"]) for row in read_rows(path)}
@@ -337,7 +337,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--only", nargs="+", default=[""], help="run the methods whose name begins so")
+    parser.add_argument("--only", nargs="+", choices=list(methods(1)), default=[], help="run these methods")
     parser.add_argument("--report", action="store_true", help="print the tables of what is there, run nothing")
     parser.add_argument("--masks", nargs="+", choices=list(MASKS), default=list(MASKS), help="run, report these masks")
     parser.add_argument("--cats", type=int, default=CATS, help=f"in multiples of {CHUNK}; the first stay the same")

@@ -24,22 +24,27 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_small")
 def test_exact_draws_are_scored_and_runs_resume(tmp_path: Path) -> None:
-    path = tmp_path / "cats.jsonl"
-    cats.run_all(path, num_samples=3, only=[cats.EXACT])
+    path, where = tmp_path / "cats.jsonl", {"only": [cats.EXACT], "masks": ["lower third"]}
+    cats.run_all(path, num_samples=3, **where, cats=2)
     rows = cats.read_rows(path)
     assert [(row["start"], len(row["lpips"]), len(row["parts"])) for row in rows] == [(0, 1, 5), (1, 1, 5)]
     first, second = path.read_text().splitlines(keepends=True)
     path.write_text(first + second[:100])  # killed in the second
-    cats.run_all(path, num_samples=3, only=[cats.EXACT])
+    cats.run_all(path, num_samples=3, **where, cats=2)
     again = cats.read_rows(path)
     assert [row["parts"] for row in again] == [row["parts"] for row in rows]
     (line,) = cats.summary(again).to_dict("records")
     assert line["agreement"] >= 0.9 and abs(line["total_variation"] - line["total_variation_exact"]) < 0.25
     assert cats.report(again).count("| exact draws |") == 2  # by mask, and over the masks
     with pytest.raises(SystemExit, match="has 3 samples of 1 images: choose another --out"):
-        cats.run_all(path, num_samples=4, only=[cats.EXACT])
+        cats.run_all(path, num_samples=4, **where, cats=2)
     mean, error = cats.paired(cats.per_image(again), "lpips", cats.EXACT, cats.EXACT)
     assert (mean, error) == (0, 0)
+    cats.run_all(path, num_samples=3, **where, cats=4)  # two more, and the first as they were
+    more = cats.read_rows(path)
+    assert [row["start"] for row in more] == [0, 1, 2, 3] and more[:2] == again
+    images = torch.cat([cats.load_problem("lower third", start).images for start in range(4)])
+    assert torch.cdist(images.flatten(1), images.flatten(1)).fill_diagonal_(1).min() > 0.5
 
 
 @pytest.mark.usefixtures("_small")
