@@ -77,19 +77,27 @@ now it ends there. On sixteen cats (seed 500), 4 samples, refinements of one fit
   4 .0183, .059, .0603, .217. K = 4 (17 SVI steps): T_s at 1.5 .0293, .116, .0658, .228; at 3 .0244, .081, .0636, .248.
   T_s at 3 is the default since then. As many steps as the default's, 40 and 22, box and random, K = 2: T_s at 1.5
   .0124, .056, .0182, .082; at 3 .0097, .037, .0203, .083; with 30 refinement steps .0096, .031, .0206, .088.
-- What T_s at 3 costs: a sample in fifty has a body of another colour than what is seen. It is the guidance: on the
-  fourth cat of the demonstration, K = 4, one fit, 40 samples, none with zeta 4 to .5, five with 8 to .5; none when a
-  step may be twice as long. A weight that begins lower where the noise is high is to be tried next.
+- What T_s at 3 costs: a sample in fifty has a body of another colour than what is seen.
 
-The rows that ship are those of four methods with the prior after 14,400 batches. Over the masks but the lower third
-VIPaint has LPIPS .0199 and .0196 (K = 2 and 4), agreement .959 and .957, total variation .086 and .088. With T_s at
-1.5 and levels that fall to .003 it had .0148 and .0187, .972 and .961, .077 and .087: these sixteen cats say the
-opposite of the tuning ones, by about a standard error (.0051 +- .0031 and .010 +- .009 for K = 2). The lower third is
-better with T_s at 3 (.0948 and .1080 from .1007 and .1129), and so is K = 2 at 100 evaluations (``docs/results.md``).
-With evenly spaced times it had .0160 and .0176, .951 and .949, .098 and .098; with a constant zeta of 3 as well .0164
-and .0184, .929 and .932, .118 and .113. With the prior after 6800, before a guidance step was limited
-(:mod:`pyro_vipaint.refinement`), all six were run: LPIPS over all masks VIPaint-2 .0402, VIPaint-2, L1 .0402 (paired
-+.0000 +- .0006), VIPaint-4 .0415, VIPaint-4, mixture .0491, DPS .0483.
+It was the guidance. On the third cat of the table, random mask, K = 2, 14 of 16 draws of a fit predict y at T_s as well
+as its noise allows (a residual of 6.8 to 9, the truth through the autoencoder has 5.3), and the first step of zeta 4
+turns seven of them into another cat: the gradient of the residual is 2 to 11 long there, the step 8 to 44, and the one
+after which a linear residual would be zero 1 to 5. No step is longer than that one since then (Polyak's,
+:mod:`pyro_vipaint.refinement`): LPIPS .0026 in place of .0127, and with zeta 8 .0023 and the fur right in 16 of 16 in
+place of 13. On sixteen cats each of the seeds 500 and 600, box, rotated windows and random masks, 4 samples,
+refinements of one fit; LPIPS, total variation above what exact draws would have, agreement:
+
+- K = 2, zeta 4, not limited: .0276, .040, .960; .0234, .063, .940. Limited: .0272, .042, .958 (seed 500). Zeta 8:
+  .0244, .033, .968; .0134, .043, .965. Half of Polyak's step: .0135, .042, .963 (seed 600); with zeta 16 .0248, .037,
+  .965 (seed 500). T_s at 5: .0231, .039, .961; .0128, .046, .959.
+- K = 4, zeta 4, not limited: .0334, .067, .931; .0286, .083, .918. Limited: .0317, .063, .935 (seed 500). Zeta 8:
+  .0181, .060, .943 (seed 600); half of Polyak's step .0190, .063, .939. T_s at 5: .0285, .046, .954; .0207, .056, .945.
+- Half as many steps of the fit and 29 of the refinement, box, seed 600: K = 2 .0078 in place of .0040, K = 4 .0102 in
+  place of .0081.
+
+Zeta 8 to .5 and one of Polyak's steps are the defaults since then.
+
+ROWS
 
 Columns: LPIPS to the truth (mean over samples, then over cats), total variation (mean over slots), agreement in shown
 slots, coverage in open ones, network evaluations and seconds a sample. Differences to DPS are paired over cats.

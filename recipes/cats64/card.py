@@ -57,7 +57,8 @@ uniformly and independently, so the exact posterior of the parts under any mask 
 (`pyro_vipaint.diagnostics`) and samples be judged by it.
 
 - Painted cats of these parts in the one pose, on white, nothing else: it is no prior for photographs.
-- A drawn cat may mix parts or blur one; the shares above say how often the classifier is sure.
+- A drawn cat may mix parts or blur one; the shares above say how often the classifier is sure. The mouth, some 6 × 4
+  pixels, is drawn too blurred to tell which it is in half of them (why: `recipes/cats64/prior.py`).
 - Two of the ten furs are blank, hence one class of nine.
 - Kernel distances with AlexNet features compare with each other only, not with published KIDs.
 """
