@@ -27,6 +27,8 @@ class Settings:
         noise_levels: sigma/alpha at T_e, …, T_s in units of the prior's ``data_std``.
         scale: scale of the Laplace likelihood, images in [-1, 1].
         perceptual_weight: nats per unit of LPIPS in :class:`pyro_vipaint.Perceptual`; 0 leaves the Laplace likelihood.
+            2000 for latent priors; the ratio of the paper's code, .64 D / b, is 39,322 on 64×64 in colour and worse
+            there (``benchmarks/cats.py``).
         beta: weight of the prior side; 1 is the true bound.
         steps: SVI steps, K + 1 network calls each.
         num_particles: draws of the guide in one step.
