@@ -234,6 +234,11 @@ def methods(num_samples: int) -> dict[str, Method]:
     }
 
 
+def made_with() -> str:
+    """The numbers of all methods: rows of others are not of one table."""
+    return repr([*(default_settings(levels, latent=True) for levels in (2, 4)), COMPONENTS, DPS_ZETA, SIGMA])
+
+
 def mixture(settings: Settings) -> Method:
     """A mixture of hierarchical guides at the evaluations of one: a particle a component, the fewer steps."""
     steps = settings.steps // COMPONENTS
@@ -267,6 +272,8 @@ def run_all(
     table = {name: method for name, method in methods(num_samples).items() if not only or name in only}
     prior = load_prior("cats64") if set(table) - {EXACT} else None
     check_sizes(path, {}, num_samples)
+    if any(row.get("settings") != made_with() for row in read_rows(path)):
+        raise SystemExit(f"{path} has rows of other settings: choose another --out, or take them out.")
     done = {(row["mask"], row["start"], row["method"]) for row in read_rows(path)}
     work = [(mask, start, name) for mask in masks for start in range(0, cats, CHUNK) for name in table]
     for mask, start, name in track([item for item in work if item not in done], description="cats"):
@@ -274,7 +281,7 @@ def run_all(
         samples, evaluations = table[name](prior, problem.y, problem.masks, num_samples, start)  # pyright: ignore
         seconds = (time.perf_counter() - begun) / samples[..., 0, 0, 0].numel()
         row = {"method": name, "mask": mask, "start": start, "samples": num_samples}
-        row |= {"evaluations": evaluations, "seconds": seconds}
+        row |= {"evaluations": evaluations, "seconds": seconds, "settings": made_with()}
         append_rows(path, row | measure(samples, problem, start))
 
 

@@ -17,8 +17,8 @@ counted, not extrapolated.
 
 Times are medians of steps with and without checkpointing in turn. The floating-point operations of a step (a product
 and its sum are two; forward, and backward to the latents) are counted by ``torch.utils.flop_counter`` at every width,
-the full one included; its time is extrapolated as theirs at the rate of the widest network that was measured. Wide
-networks reach a higher rate than narrow ones, so that this is rather too long.
+the full one included. The time of the full width is its operations divided by the rate of the widest network that was
+measured; wide networks reach a higher rate than narrow ones, so that this is rather too long.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -189,8 +190,12 @@ def full_weights() -> int:
         return weight_bytes(networks(1.0))
 
 
+@lru_cache
 def operations(fraction: float, on: bool) -> int:
-    """Floating-point operations of a step: three passes of the UNet and one of the decoder, each with its gradient."""
+    """Floating-point operations of a step: three passes of the UNet and one of the decoder, each with its gradient.
+
+    On the device ``meta``, where nothing is computed; on a CPU the counter knows no attention.
+    """
     with torch.device("meta"):
         unet, vae = networks(fraction)
         z, text = torch.empty(1, *LATENT, requires_grad=True), torch.empty(1, TOKENS, TEXT_WIDTH)

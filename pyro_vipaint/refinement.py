@@ -22,12 +22,14 @@ for good. So a sample's step is no longer than twice the noise of the transition
 is close to t = 0.
 
 With ``polyak`` it is also no longer than so many times :math:`r / |\nabla r|`, Polyak's (1969) step, after which the
-residual would be zero if it were linear. A sample that explains y has a short residual and, where the noise is high, at
-times a long gradient: a step past the zero turns it into another image (``benchmarks/cats.py``).
+residual would be zero if it were linear; here, too, the gradient is that with respect to z_t / c_t. A sample that
+explains y has a short residual and, where the noise is high, at times a long gradient: a step past the zero turns it
+into another image (``benchmarks/cats.py``).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -100,19 +102,22 @@ def refine(
         steps: steps from T_s to 0, at :func:`refinement_times`.
         zeta: weight of the observation; 0.5 for inpainting in the DPS paper, 2.5 tuned here on fashion32.
         final_zeta: the factor that it has reached at the last guided step; 1 in the DPS paper, .2 tuned here.
-        polyak: longest guidance step in units of Polyak's, r over the length of its gradient; ``None`` for no limit.
+        polyak: longest guidance step in units of Polyak's, positive; 1 for latent priors (``benchmarks/cats.py``), not
+            tried on pixels, where ``None`` sets no such limit.
         guidance_scale: weight of the condition (:mod:`pyro_vipaint.guidance`); the model's own if not given.
         seed: seed of the noise; ``None`` goes on with the global generator.
         callback: called as ``callback(step)`` after each step.
 
     Raises:
         InputError: ``y`` and ``z`` are of different numbers of images, or y of another shape than the operator makes;
-            ``torch.inference_mode()`` is on.
+            polyak is not positive and finite; ``torch.inference_mode()`` is on.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}.")
     if len(y) != z.shape[1]:
         raise InputError(f"y holds {len(y)} observations, z has latents of {z.shape[1]} images.")
+    if polyak is not None and not 0 < polyak < math.inf:
+        raise InputError(f"polyak must be positive and finite, not {polyak:g}.")
     times = refinement_times(model.prior, model.keypoints[-1], steps)
     condition = dict(model.condition)
     if guidance_scale is not None:

@@ -27,8 +27,8 @@ class Settings:
         noise_levels: sigma/alpha at T_e, …, T_s in units of the prior's ``data_std``.
         scale: scale of the Laplace likelihood, images in [-1, 1].
         perceptual_weight: nats per unit of LPIPS in :class:`pyro_vipaint.Perceptual`; 0 leaves the Laplace likelihood.
-            2000 for latent priors; the ratio of the paper's code, .64 D / b, is 39,322 on 64×64 in colour and worse
-            there (``benchmarks/cats.py``).
+            2000 for latent priors; the ratio of the paper's code, .64 times the number of values of an image over
+            ``scale``, is 39,322 on 64×64 in colour and worse there (``benchmarks/cats.py``).
         beta: weight of the prior side; 1 is the true bound.
         steps: SVI steps, K + 1 network calls each.
         num_particles: draws of the guide in one step.
@@ -41,7 +41,8 @@ class Settings:
         refine_steps: DPS steps from T_s to 0, one network call each.
         zeta: their weight of the observation at the first of them.
         final_zeta: the factor that it has reached at the last one.
-        polyak: longest of their steps of guidance in units of Polyak's; ``None`` for no such limit.
+        polyak: longest of their steps of guidance in units of Polyak's (:mod:`pyro_vipaint.refinement`), positive;
+            ``None`` for no such limit.
     """
 
     noise_levels: tuple[float, ...]

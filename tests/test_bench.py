@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from multiprocessing import active_children
 from pathlib import Path
 from shutil import copytree
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -465,3 +466,10 @@ class _Mortal:
 
     def run(self, cell: Cell) -> Record:
         return _die_at_three(cell)
+
+
+def test_the_restoration_weight_of_a_latent_baseline_is_its_own() -> None:
+    """4 for DPS on latents, over the operator's norm (1/4 of super-resolution by 4), whatever VIPaint's default is."""
+    prior, operator = load_prior("cats64"), vp.SuperResolution(4)
+    problem: Any = SimpleNamespace(prior=prior, operator=operator, y=torch.zeros(1, 3, 16, 16))
+    assert methods._restoration_zeta(problem, 4.0) == pytest.approx(16.0, rel=1e-4)

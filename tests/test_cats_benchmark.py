@@ -38,6 +38,10 @@ def test_exact_draws_are_scored_and_runs_resume(tmp_path: Path) -> None:
     assert cats.report(again).count("| exact draws |") == 2  # by mask, and over the masks
     with pytest.raises(SystemExit, match="has 3 samples of 1 images: choose another --out"):
         cats.run_all(path, num_samples=4, **where, cats=2)
+    other = path.with_name("other.jsonl")
+    other.write_text(path.read_text().replace("polyak=1.0", "polyak=None"))
+    with pytest.raises(SystemExit, match="has rows of other settings"):
+        cats.run_all(other, num_samples=3, **where, cats=2)
     mean, error = cats.paired(cats.per_image(again), "lpips", cats.EXACT, cats.EXACT)
     assert (mean, error) == (0, 0)
     cats.run_all(path, num_samples=3, **where, cats=4)  # two more, and the first as they were

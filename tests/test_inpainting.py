@@ -443,6 +443,23 @@ def test_numbers_of_images_and_masks_must_agree(prior: DiffusionPrior, image: Te
         vp.inpaint(image.repeat(2, 1, 1, 1), mask.repeat(3, 1, 1, 1), prior, **QUICK)
 
 
+def test_the_numbers_of_the_refinement_reach_it(image: Tensor, mask: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps, both weights and the limit are those of the settings."""
+    schedule = EDM()
+    prior = DiffusionPrior(schedule, TwoClasses(schedule), (1, 8, 8))
+    settings = replace(default_settings(2), steps=1, refine_steps=3, zeta=0.7, final_zeta=0.6, polyak=0.5)
+    given: dict[str, Any] = {}
+
+    def spy(*arguments: Any, **options: Any) -> Tensor:
+        given.update(options, steps=arguments[3])
+        return vp.refine(*arguments, **options)
+
+    monkeypatch.setattr("pyro_vipaint.running.refine", spy)
+    vp.inpaint(image, mask, prior, num_samples=1, settings=settings, seed=0)
+    numbers = {"steps": settings.refine_steps, **{n: getattr(settings, n) for n in ("zeta", "final_zeta", "polyak")}}
+    assert {name: given[name] for name in numbers} == numbers
+
+
 BAD_NUMBERS: list[tuple[dict[str, Any], str]] = [
     ({"num_samples": 0}, "samples must be at least 1, not 0"),
     ({"num_samples": 2.0}, "samples must be a whole number, not 2.0"),

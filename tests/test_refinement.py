@@ -34,16 +34,26 @@ def image_prior(schedule: Schedule | None = None) -> GaussianPrior:
     return GaussianPrior.diagonal(torch.full((1, 2, 2), 0.2), torch.full((1, 2, 2), 0.3), schedule or EDM())
 
 
-def test_a_sample_does_not_depend_on_its_batch() -> None:
-    """The residual norm is each sample's own: a neighbour with a huge residual changes nothing."""
-    prior, y = image_prior(), torch.zeros(1, 1, 2, 2)
-    z = torch.randn(2, 1, 1, 2, 2)
-    other = torch.cat([z[:1], 100 + z[1:]])
+@pytest.mark.parametrize("limit", [None, refinement.StepLimit(0.01, 0.01), refinement.StepLimit(100.0, polyak=0.05)])
+def test_a_sample_does_not_depend_on_its_batch(limit: refinement.StepLimit | None) -> None:
+    """The residual norm, and what limits a step, are each sample's own: neighbours far away change nothing."""
+    prior, y = image_prior(), torch.zeros(3, 1, 2, 2)
+    z = torch.randn(2, 3, 1, 2, 2)
+    other = 100 + z
+    other[0, 1] = z[0, 1]
     chains = []
     for batch in (z, other):
         torch.manual_seed(0)
-        chains.append(guided_chain(prior, LIKELIHOOD, batch, y, [0.4, 0.2, 0.0], Guidance(1.0), {}))
-    assert torch.allclose(chains[0][0], chains[1][0], atol=1e-6)
+        chains.append(
+            guided_chain(
+                prior, Nonlinear(LIKELIHOOD.operator, 0.1), batch, y, [0.4, 0.2, 0.0], Guidance(1.0, limit=limit), {}
+            )
+        )
+    assert torch.allclose(chains[0][0, 1], chains[1][0, 1], atol=1e-6)
+    if limit is not None:
+        torch.manual_seed(0)
+        free = guided_chain(prior, Nonlinear(LIKELIHOOD.operator, 0.1), z, y, [0.4, 0.2, 0.0], Guidance(1.0), {})
+        assert not torch.allclose(free[0, 1], chains[0][0, 1], atol=1e-3)
 
 
 def test_without_guidance_it_is_the_priors_own_chain() -> None:
@@ -55,7 +65,7 @@ def test_without_guidance_it_is_the_priors_own_chain() -> None:
     assert torch.allclose(ours, expected.clamp(-1, 1), atol=1e-6)
 
 
-@pytest.mark.parametrize("limit", [None, refinement.StepLimit(0.3), refinement.StepLimit(100.0, polyak=0.1)])
+@pytest.mark.parametrize("limit", [None, refinement.StepLimit(0.3), refinement.StepLimit(100.0, polyak=5e-4)])
 def test_the_same_zeta_means_the_same_on_every_schedule(limit: refinement.StepLimit | None) -> None:
     """One guided step on VP and on VE, from the same noisy image: the same image after it."""
     levels, y = [2.0, 0.7, 0.1], torch.rand(1, 1, 2, 2) * MASK
@@ -75,6 +85,14 @@ def test_residual_norms_are_euclidean_on_what_is_observed() -> None:
     y[1, 0, 0] = torch.tensor([3.0, 4.0])
     y[1, 0, 1] = 99.0  # hidden
     assert torch.allclose(residual_norm(LIKELIHOOD, x, y, 2), torch.tensor([0.0, 5.0]).expand(3, 2), atol=1e-6)
+
+
+class Nonlinear(vp.Gaussian):
+    """A residual whose gradient is not equally long everywhere."""
+
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        residual = super().residual(x, y)
+        return residual + residual**3
 
 
 class Cliff(vp.Gaussian):
@@ -135,6 +153,14 @@ def test_polyaks_step_ends_where_a_linear_residual_is_zero(schedule: Schedule) -
         )
         before, after = (prior.denoise(at, t)[..., 0, 0] for at in (z, z + (moved - free) * c_t / c_s))
         torch.testing.assert_close(after, (1 - share) * before, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("polyak", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_polyak_that_is_no_length_is_refused(polyak: float) -> None:
+    prior = image_prior()
+    model = DiffusionModel(prior, LIKELIHOOD, vp.keypoints(prior, noise_levels=[1.0, 0.5]))
+    with pytest.raises(vp.InputError, match="polyak must be positive and finite"):
+        vp.refine(model, torch.randn(1, 1, 1, 2, 2), torch.zeros(1, 1, 2, 2), 3, polyak=polyak)
 
 
 def test_polyaks_limit_leaves_shorter_steps_alone() -> None:

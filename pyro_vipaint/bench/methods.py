@@ -94,7 +94,7 @@ class Baseline:
         pixels, latents: the kinds of priors that it is made for.
         only_inpainting: whether it needs a mask.
         options, latent_options: what changes at a budget, with priors of pixels and of latents. For other tasks than
-            inpainting a ``zeta`` is that of :func:`restore`.
+            inpainting a ``zeta`` of pixels is that of :func:`restore`, of latents divided by the operator's norm.
         short_options: what else changes at a budget below :data:`SHORT`, with pixels.
     """
 
@@ -113,7 +113,8 @@ class Baseline:
     def numbers(self) -> str:
         defaults = {name: each.default for name, each in signature(self.run).parameters.items()}
         given = {name: value for name, value in defaults.items() if isinstance(value, (int, float, tuple))}
-        return repr([given, self.options, self.latent_options, self.short_options, SHORT, SIGMA])
+        restored = restoration_settings().zeta
+        return repr([given, self.options, self.latent_options, self.short_options, restored, SHORT, SIGMA])
 
     def at(self, budget: int, latent: bool) -> dict[str, Any]:
         """The steps and other arguments whose network calls are within the budget, or the fewest there are."""
@@ -128,9 +129,16 @@ class Baseline:
         likelihood = Gaussian(problem.operator, problem.noise or SIGMA)
         chosen = {} if budget is None else self.at(budget, problem.prior.is_latent)
         if "zeta" in chosen and problem.mask is None:
-            chosen["zeta"] = settings_for(2, problem.prior, problem.operator, problem.y).zeta
+            chosen["zeta"] = _restoration_zeta(problem, chosen["zeta"])
         with torch.no_grad():
             result = self.run(
                 problem.prior, likelihood, problem.y, num_samples, seed=seed, **chosen, **problem.condition
             )
         return Outcome(result.samples.cpu(), result.calls, result.evaluations, result.seconds)
+
+
+def _restoration_zeta(problem: Problem, latent_zeta: float) -> float:
+    """The weight of :func:`restore` for pixels; of latents their own over the operator's norm, as it is there."""
+    prior = problem.prior
+    restored = settings_for(2, prior, problem.operator, problem.y).zeta
+    return restored / restoration_settings(2, latent=True).zeta * latent_zeta if prior.is_latent else restored

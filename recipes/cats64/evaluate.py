@@ -39,6 +39,7 @@ from recipes.cats64.classifier import held_out_accuracies, through_autoencoder
 from recipes.cats64.export import TARGET, WEIGHTS
 from recipes.evaluation import Result, distance, earlier_results, timed, write_json
 
+CLASSIFIER = "classifier.safetensors"
 CONFIDENT = 0.9
 CHUNK = 100
 
@@ -75,7 +76,6 @@ def measure_autoencoder(prior: DiffusionPrior, layers: Layers, sizes: Sizes, pic
 @torch.inference_mode()
 def measure_classifier(prior: DiffusionPrior, layers: Layers, classifier: PartsClassifier, sizes: Sizes) -> Result:
     """Accuracies by kind of picture and slot, as :func:`held_out_accuracies` has them."""
-    torch.manual_seed(sizes.seed)
     return {"images": sizes.held_out, "rows": held_out_accuracies(classifier, prior, layers, sizes.held_out)}
 
 
@@ -100,21 +100,13 @@ def by_slot(probabilities: dict[str, Tensor]) -> dict[str, Result]:
     return result
 
 
-def accuracy(layers: Layers, probabilities: dict[str, Tensor], index: Tensor) -> dict[str, float]:
-    """Slot by slot: the share of real cats ``index`` (N, 5) whose class is the most probable one."""
-    return {
-        slot: (values.argmax(-1) == layers.classes[slot][number]).double().mean().item()
-        for number, (slot, values) in zip(index.T, probabilities.items(), strict=True)
-    }
-
-
 def measure_samples(
     prior: DiffusionPrior, layers: Layers, classifier: PartsClassifier, sizes: Sizes, picture: Path
 ) -> Result:
     """Drawn cats beside real ones."""
     samples = draw_samples(prior, sizes)
     save_grid(picture, samples[:60], 12)
-    held_out, index = draw_cats(layers, sizes.held_out, True, sizes.seed)
+    held_out, _ = draw_cats(layers, sizes.held_out, True, sizes.seed)
     training, _ = draw_cats(layers, sizes.samples, False, sizes.seed + 1)
     judged, reference = part_probabilities(classifier, held_out), alexnet_features(held_out)
     return {
@@ -122,7 +114,6 @@ def measure_samples(
         "calls_per_sample": sizes.steps,
         "slots": by_slot(part_probabilities(classifier, samples)),
         "held_out_slots": by_slot(judged),
-        "classifier_accuracy": accuracy(layers, judged, index),
         "kernel_distance": {
             "held_out_images": len(held_out),
             "samples": distance(alexnet_features(samples), reference),
@@ -138,23 +129,22 @@ def save_grid(path: Path, images: Tensor, columns: int) -> None:
 
 
 def describe(folder: Path) -> Result:
-    """Which weights the figures belong to: digests, sizes, and the training steps that the files' headers state."""
+    """Which weights the figures belong to: digests, sizes, and the training steps where a file's header states them."""
     described: Result = {}
-    for part in ("vae", "unet"):
-        path = folder / part / WEIGHTS
+    paths = {part: folder / part / WEIGHTS for part in ("vae", "unet")} | {"classifier": folder / CLASSIFIER}
+    for part, path in paths.items():
         with safe_open(path, framework="pt") as file:
             parameters = sum(file.get_tensor(name).numel() for name in file.keys())
-            iterations = int(file.metadata()["iterations"])
+            stated = {name: int(value) for name, value in file.metadata().items() if name == "iterations"}
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        size = path.stat().st_size
-        described[part] = {"sha256": digest, "bytes": size, "parameters": parameters, "iterations": iterations}
+        described[part] = {"sha256": digest, "bytes": path.stat().st_size, "parameters": parameters} | stated
     return described
 
 
 def evaluate(folder: Path, out: Path, sizes: Sizes, only: str | None = None) -> Result:
     """Measures one third or all and writes ``out`` after each."""
     prior, layers = load_prior(folder), shipped_layers()
-    classifier = load_classifier(folder / "classifier.safetensors")
+    classifier = load_classifier(folder / CLASSIFIER)
     weights = describe(folder)
     results = earlier_results(out, weights) | {"prior": weights}
     thirds: dict[str, Callable[[], Result]] = {

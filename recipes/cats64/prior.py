@@ -11,13 +11,13 @@ Where a network has little room, what covers few latents is drawn last: a mouth 
 count as much each as all directions together (:func:`part_metric`). A metric changes what is learnt first, not the
 minimiser.
 
-What is left is the mouth: of as many drawn cats it is unsure after 14,400 batches as after 3600 (49 and 47 %). Eight of the
-ten mouths have another one within a squared distance of .4 to 1.9 in latents (furs 3.7 and more, eyes 2.3). On latents
-of real cats with noise of .05, .1, .2 and .4 the prediction is off by .09, .18, .31 and .60 in the 20 positions that the
-mouth changes, where Bayes' rule over the ten mouths is off by 0, .002, .013 and .144. So it is not the choice that is
-wrong (from a noise level of .4 the chain finds the right mouth in 72 %, Bayes' rule in 79 %) but the drawing at low
-noise: an error as large as half the distance of two mouths. Other ways to draw (64 cats: evenly spaced times, levels as
-in Karras et al., churn of .1, noise a per cent larger) have .51 to .63 sure mouths.
+What is left is the mouth: of as many drawn cats it is unsure after 14,400 batches as after 3600 (49 and 47 %). Eight of
+the ten mouths have another one within a squared distance of .4 to 1.9 in latents (furs 3.7 and more, eyes 2.3). On
+latents of real cats with noise of .05, .1, .2 and .4 the prediction is off by .09, .18, .31 and .60 in the 20 positions
+that the mouth changes, where Bayes' rule over the ten mouths is off by 0, .002, .013 and .144. So it is not the choice
+that is wrong (from a noise level of .4 the chain finds the right mouth in 72 %, Bayes' rule in 79 %) but the drawing at
+low noise: an error as large as half the distance of two mouths. Other ways to draw (64 cats: evenly spaced times,
+levels as in Karras et al., churn of .1, noise a per cent larger) have .51 to .63 sure mouths.
 
 Latents are (E(x) - shift) * scale, which gives them mean 0 and variance 1; those of LATENTS pictures, none of a
 held-out combination, are computed once. What ships is a moving average. Interrupted, the same command goes on::
