@@ -17,7 +17,7 @@ latents of real cats with noise of .05, .1, .2 and .4 the prediction is off by .
 that the mouth changes, where Bayes' rule over the ten mouths is off by 0, .002, .013 and .144. So it is not the choice
 that is wrong (from a noise level of .4 the chain finds the right mouth in 72 %, Bayes' rule in 79 %) but the drawing at
 low noise: an error as large as half the distance of two mouths. Other ways to draw (64 cats: evenly spaced times,
-levels as in Karras et al., churn of .1, noise a per cent larger) have .51 to .63 sure mouths.
+levels as in Karras et al., churn of .1, noise a per cent larger) have .53 to .63 sure mouths.
 
 Latents are (E(x) - shift) * scale, which gives them mean 0 and variance 1; those of LATENTS pictures, none of a
 held-out combination, are computed once. What ships is a moving average. Interrupted, the same command goes on::
