@@ -183,11 +183,11 @@ def _guided_step(
         c_t, c_s = (float(coordinate_scale(prior.schedule, time)) for time in interval)
         if limit is not None and zeta > 0:
             noise = float(transition.stddev.flatten()[0]) * torch.Size(prior.event_shape).numel() ** 0.5
-            longest = torch.full_like(residual, max(limit.gradient, limit.noise * noise / (zeta * c_s)) / c_t)
-            length = _length(gradient, prior.event_dim)
+            longest: Tensor | float = max(limit.gradient, limit.noise * noise / (zeta * c_s)) / c_t
             if limit.polyak is not None:
-                longest = longest.minimum(limit.polyak * residual / (zeta * c_t**2 * length))
-            gradient = gradient * _over_events((longest / length).clamp(max=1), prior.event_dim)
+                length = _length(gradient, prior.event_dim)
+                longest = (limit.polyak * residual / (zeta * c_t**2 * length)).clamp(max=longest)
+            gradient = _shortened(gradient, longest, prior.event_dim)
         return transition.sample() - zeta * c_t * c_s * gradient
 
 
@@ -215,9 +215,10 @@ def _length(z: Tensor, event_dim: int) -> Tensor:
     return z.flatten(-event_dim).norm(dim=-1).clamp(min=1e-20)
 
 
-def _over_events(values: Tensor, event_dim: int) -> Tensor:
-    """One value for each sample, to be multiplied with events."""
-    return values.reshape(values.shape + (1,) * event_dim)
+def _shortened(gradient: Tensor, longest: Tensor | float, event_dim: int) -> Tensor:
+    """``gradient`` with each sample's by itself scaled to the length ``longest`` where it is longer."""
+    length = _length(gradient, event_dim)
+    return gradient * (longest / length.clamp(min=longest)).reshape(length.shape + (1,) * event_dim)
 
 
 def residual_norm(likelihood: Any, x: Tensor, y: Tensor, leading_dims: int) -> Tensor:
