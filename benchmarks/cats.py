@@ -279,16 +279,17 @@ def run_all(
     table = {name: method for name, method in methods(num_samples).items() if not only or name in only}
     prior = load_prior("cats64") if set(table) - {EXACT} else None
     check_sizes(path, {}, num_samples)
-    if any(row.get("settings") != made_with() for row in read_rows(path)):
+    rows, settings = read_rows(path), made_with()
+    if any(row.get("settings") != settings for row in rows):
         raise SystemExit(f"{path} has rows of other settings: choose another --out, or take them out.")
-    done = {(row["mask"], row["start"], row["method"]) for row in read_rows(path)}
+    done = {(row["mask"], row["start"], row["method"]) for row in rows}
     work = [(mask, start, name) for mask in masks for start in range(0, cats, CHUNK) for name in table]
     for mask, start, name in track([item for item in work if item not in done], description="cats"):
         problem, begun = load_problem(mask, start), time.perf_counter()
         samples, evaluations = table[name](prior, problem.y, problem.masks, num_samples, start)  # pyright: ignore
         seconds = (time.perf_counter() - begun) / samples[..., 0, 0, 0].numel()
         row = {"method": name, "mask": mask, "start": start, "samples": num_samples}
-        row |= {"evaluations": evaluations, "seconds": seconds, "settings": made_with()}
+        row |= {"evaluations": evaluations, "seconds": seconds, "settings": settings}
         append_rows(path, row | measure(samples, problem, start))
 
 

@@ -207,7 +207,7 @@ scores_early.round(2)
 # ## Without the perceptual term
 #
 # The ablation of Figure 9: the same fit with $L_1$ alone, with the default's weight of LPIPS, 2000 nats, and with the
-# weight that has the ratio of the paper's code, $.64 D / b$. Sixteen cats are in `benchmarks/cats.py`; this is one.
+# weight that has the ratio of the paper's code, $.64 D / b$. `benchmarks/cats.py` has 32 cats; this is one.
 # Exact draws stand beside all of them.
 
 

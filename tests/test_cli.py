@@ -517,7 +517,7 @@ def test_a_demo_has_a_picture_for_each_image_and_sample(
 
 @pytest.mark.slow
 def test_the_demo_of_cats_takes_no_more_than_three_minutes(tmp_path: Path) -> None:
-    """The whole of it, as it is called, on two cores (40 s alone on AMD EPYC): four cats, ten completions each."""
+    """The whole of it, as it is called, on two cores (36 s alone on AMD EPYC): four cats, ten completions each."""
     begun = time.perf_counter()
     result = invoke("demo", "--prior", "cats64", "--out", tmp_path / "out", "--device", "cpu")
     assert result.exit_code == 0, result.output

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import diffusers.schedulers.scheduling_ddpm as scheduling_ddpm
 import diffusers.schedulers.scheduling_dpmsolver_multistep as dpmsolver
 import diffusers.schedulers.scheduling_edm_dpmsolver_multistep as edm_dpmsolver
 import pytest
@@ -30,31 +29,14 @@ from pyro_vipaint.schedules import time_of
 from tests import pipelines
 from tests.networks import random_unet
 from tests.pipelines import LATENT
+from tests.schedulers import Moments, ddpm_moments, in_double, moments
 
 STEPS = 1000
 SDE: dict[str, Any] = {"algorithm_type": "sde-dpmsolver++", "solver_order": 1}
-Moments = tuple[Tensor, Tensor]
 
 
 def latents() -> Tensor:
     return torch.randn(2, *LATENT)
-
-
-def in_double(scheduler: Any) -> Any:
-    """The same table in float64: neighbouring entries cancel in the scheduler's own arithmetic."""
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
-    return scheduler
-
-
-def moments(module: Any, step: Callable[[], Tensor]) -> Moments:
-    """Mean and deviation of a scheduler's step, whose noise is made 0 and 1."""
-    results = []
-    for noise in (0.0, 1.0):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "randn_tensor", lambda shape, n=noise, **_: torch.full(shape, n, dtype=torch.float64))
-            results.append(step())
-    mean, shifted = results
-    return mean, shifted - mean
 
 
 def assert_equal(prior: DiffusionPrior, z: Tensor, t: float, s: float, expected: Moments, **condition: Any) -> None:
@@ -73,8 +55,7 @@ def test_ddpm_pipeline(tmp_path: Path, prediction: str, n: int) -> None:
     network, scheduler = random_unet(in_channels=4, out_channels=4), pipelines.ddpm(prediction_type=prediction)
     DDPMPipeline(network, scheduler).save_pretrained(tmp_path)
     z = latents()
-    output, scheduler = network(z, n).sample.double(), in_double(scheduler)
-    theirs = moments(scheduling_ddpm, lambda: scheduler.step(output, n, z.double(), return_dict=False)[0])
+    theirs = ddpm_moments(scheduler, network(z, n).sample, n, z)
     assert_equal(load_prior(tmp_path), z, (n + 1) / STEPS, n / STEPS, theirs)
 
 
@@ -107,8 +88,7 @@ def test_stable_diffusion_pipeline(tmp_path: Path, prediction: str, n: int) -> N
     pipeline.save_pretrained(tmp_path)
     prior = load_prior(tmp_path)
     condition = prior.encode_prompt("a cat", 2)
-    output, scheduler = pipeline.unet(z, n, **condition).sample.double(), in_double(pipeline.scheduler)
-    theirs = moments(scheduling_ddpm, lambda: scheduler.step(output, n, z.double(), return_dict=False)[0])
+    theirs = ddpm_moments(pipeline.scheduler, pipeline.unet(z, n, **condition).sample, n, z)
     assert_equal(prior, z, (n + 1) / STEPS, n / STEPS, theirs, **condition)
 
 
@@ -118,8 +98,7 @@ def test_class_conditional_network(tmp_path: Path) -> None:
     labels = torch.tensor([0, 2])
     network.save_pretrained(tmp_path / "unet")
     pipelines.ddpm().save_pretrained(tmp_path / "scheduler")
-    output, scheduler = network(z, n, class_labels=labels).sample.double(), in_double(pipelines.ddpm())
-    theirs = moments(scheduling_ddpm, lambda: scheduler.step(output, n, z.double(), return_dict=False)[0])
+    theirs = ddpm_moments(pipelines.ddpm(), network(z, n, class_labels=labels).sample, n, z)
     assert_equal(load_prior(tmp_path), z, (n + 1) / STEPS, n / STEPS, theirs, class_labels=labels)
 
 

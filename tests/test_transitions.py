@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import diffusers.schedulers.scheduling_ddpm as scheduling_ddpm
 import diffusers.schedulers.scheduling_edm_dpmsolver_multistep as edm_dpmsolver
 import pytest
 import torch
@@ -35,6 +34,7 @@ from pyro_vipaint.schedules import (
 )
 from tests import networks
 from tests.problems import Unscaled
+from tests.schedulers import ddpm_moments, in_double, moments
 
 STEPS = 1000
 EVENT = (3, 8, 8)
@@ -62,9 +62,7 @@ def random_unet() -> UNet2DModel:
 
 def ddpm(prediction: Any) -> DDPMScheduler:
     """Ho et al.'s chain with the variance of Eq. 3; its table in float64, so that rounding is no excuse."""
-    scheduler = DDPMScheduler(STEPS, prediction_type=prediction, variance_type="fixed_small", clip_sample=False)
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
-    return scheduler
+    return in_double(DDPMScheduler(STEPS, prediction_type=prediction, variance_type="fixed_small", clip_sample=False))
 
 
 def ddpm_prior(network: UNet2DModel, scheduler: DDPMScheduler) -> DiffusionPrior:
@@ -74,23 +72,14 @@ def ddpm_prior(network: UNet2DModel, scheduler: DDPMScheduler) -> DiffusionPrior
     return DiffusionPrior(schedule, adapter(network, schedule, integer_timestep(STEPS)), EVENT)
 
 
-def stepped(
-    scheduler: DDPMScheduler, output: Tensor, n: int, z: Tensor, noise: float, patch: pytest.MonkeyPatch
-) -> Tensor:
-    """``scheduler.step`` with its noise replaced by a constant."""
-    patch.setattr(scheduling_ddpm, "randn_tensor", lambda shape, **_: torch.full(shape, noise, dtype=z.dtype))
-    return scheduler.step(output, n, z, return_dict=False)[0]
-
-
-def assert_same_step(scheduler: DDPMScheduler, n: int, previous: int, patch: pytest.MonkeyPatch) -> None:
+def assert_same_step(scheduler: DDPMScheduler, n: int, previous: int) -> None:
     """The transition from step ``n`` to ``previous`` has the mean and the deviation of ``scheduler.step``."""
     network = random_unet()
     prior = ddpm_prior(network, scheduler)
     z = torch.randn(2, *EVENT, dtype=torch.float64)
     output = network(z, n).sample
     assert output.std() > 0.1
-    mean = stepped(scheduler, output, n, z, 0.0, patch)
-    deviation = stepped(scheduler, output, n, z, 1.0, patch) - mean
+    mean, deviation = ddpm_moments(scheduler, output, n, z)
     step = prior.transition(z, (n + 1) / STEPS, (previous + 1) / STEPS)
     torch.testing.assert_close(step.mean, mean, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(step.stddev, deviation, rtol=1e-8, atol=1e-10)
@@ -107,19 +96,19 @@ def test_the_random_network_is_worth_comparing() -> None:
 
 @each_prediction
 @pytest.mark.parametrize("n", [0, 1, 250, 998, 999])
-def test_neighbouring_steps_equal_ddpm(prediction: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbouring_steps_equal_ddpm(prediction: str, n: int) -> None:
     """Eq. 3 from step n to n - 1 is DDPMScheduler.step, for each kind of prediction, the first and last included."""
-    assert_same_step(ddpm(prediction), n, n - 1, monkeypatch)
+    assert_same_step(ddpm(prediction), n, n - 1)
 
 
 @each_prediction
 @pytest.mark.parametrize("index", [0, 25, 48, 49])
-def test_strided_steps_equal_ddpm(prediction: str, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strided_steps_equal_ddpm(prediction: str, index: int) -> None:
     """Eq. 3 over a stride of twenty steps is DDPMScheduler.step after set_timesteps(50)."""
     scheduler = ddpm(prediction)
     scheduler.set_timesteps(50)
     steps = [*scheduler.timesteps.tolist(), -1]
-    assert_same_step(scheduler, steps[index], steps[index + 1], monkeypatch)
+    assert_same_step(scheduler, steps[index], steps[index + 1])
 
 
 def edm(sigma_data: float = 0.5) -> tuple[UNet2DModel, EDMEulerScheduler, DiffusionPrior]:
@@ -169,18 +158,16 @@ def test_transitions_equal_the_stochastic_edm_scheduler(index: int) -> None:
     t, s = float(times[index]), float(times[index + 1])
     z = (torch.randn(2, *EVENT, dtype=torch.float64) * (0.5 + float(prior.schedule(times[index])[1]))).float()
 
-    def stepped(noise: float) -> Tensor:
+    def stepped() -> Tensor:
         scheduler.set_timesteps(10)
         clock = scheduler.timesteps[index]
         output = network(scheduler.scale_model_input(z, clock), clock).sample
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(edm_dpmsolver, "randn_tensor", lambda shape, **_: torch.full(shape, noise))
-            return scheduler.step(output, clock, z, return_dict=False)[0]
+        return scheduler.step(output, clock, z, return_dict=False)[0]
 
-    step, mean = prior.transition(z, t, s), stepped(0.0)
+    step, (mean, deviation) = prior.transition(z, t, s), moments(edm_dpmsolver, stepped)
     scale = float(prior.schedule(times[index + 1])[1]) + 1  # of z_s: float32 keeps seven digits of it
-    torch.testing.assert_close(step.mean / scale, mean / scale, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(step.stddev / scale, (stepped(1.0) - mean) / scale, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(step.mean / scale, mean.float() / scale, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(step.stddev / scale, deviation.float() / scale, rtol=1e-5, atol=1e-5)
 
 
 def clean(z: Tensor, t: Tensor) -> Tensor:
