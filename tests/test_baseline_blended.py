@@ -16,12 +16,12 @@ from pyro_vipaint.baselines.base import pure_noise, time_grid
 from pyro_vipaint.baselines.blended import blended_calls
 from pyro_vipaint.baselines.repaint import repaint
 from pyro_vipaint.baselines.replacement import Known, latent_mask
-from pyro_vipaint.codecs import AutoencoderCodec
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.kernels import ddim
 from pyro_vipaint.models import DiffusionPrior, GaussianPrior
-from pyro_vipaint.operators import Matrix
-from pyro_vipaint.schedules import LinearVP
+from pyro_vipaint.models.measurements.operators import Matrix
+from pyro_vipaint.models.priors.codecs import AutoencoderCodec
+from pyro_vipaint.models.priors.kernels import ddim
+from pyro_vipaint.models.priors.schedules import LinearVP
 from tests.baseline_truth import GaussianTruth, gaussian_truth, measure_bias
 from tests.pipelines import IMAGE, LATENT, random_vae
 from tests.problems import Unscaled
@@ -103,7 +103,7 @@ def test_a_sample_does_not_depend_on_its_neighbours() -> None:
 def test_calls_are_steps() -> None:
     truth, seen = gaussian_truth(), []
     result = run(truth, 3, steps=7, callback=seen.append)
-    assert (result.calls, result.evaluations, seen) == (blended_calls(7), 21, list(range(7)))
+    assert (result.calls, result.nfe, seen) == (blended_calls(7), 21, list(range(7)))
     assert blended_calls() == 250
     with pytest.raises(ValueError, match="at least 1"):
         run(truth, 3, steps=0)

@@ -14,10 +14,10 @@ import pyro_vipaint as vp
 from pyro_vipaint.baselines.base import time_grid
 from pyro_vipaint.baselines.copaint import Coherence, copaint, copaint_calls
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.kernels import coordinate_scale, ddim
 from pyro_vipaint.models import DiffusionPrior, GaussianPrior
-from pyro_vipaint.operators import Matrix
-from pyro_vipaint.schedules import EDM, LinearVP, RectifiedFlow, Schedule, noise_level, time_of
+from pyro_vipaint.models.measurements.operators import Matrix
+from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim
+from pyro_vipaint.models.priors.schedules import EDM, LinearVP, RectifiedFlow, Schedule, noise_level, time_of
 from tests.baseline_truth import gaussian_truth, measure_bias
 
 MASK = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
@@ -115,7 +115,7 @@ def test_a_sample_does_not_depend_on_its_neighbours() -> None:
     options: dict[str, Any] = {"lr": 20.0, "growth": 1.0, "gradient_steps": 3}
     with count_calls() as count:
         together, x_hat = coherence(prior, likelihood, y, condition={"class_labels": labels}, **options)(z, 0.3, 0.0)
-    assert count.calls > 4 and count.evaluations < 6 * count.calls, "nothing was tried again, or all samples were"
+    assert count.calls > 4 and count.nfe < 6 * count.calls, "nothing was tried again, or all samples were"
     for n in range(3):
         alone = vp.Gaussian(vp.Inpainting(likelihood.operator.mask[n : n + 1]), 0.1)  # pyright: ignore
         single = coherence(prior, alone, y[n : n + 1], condition={"class_labels": labels[n : n + 1]}, **options)
@@ -162,7 +162,7 @@ def test_what_is_hidden_in_the_observation_has_no_influence() -> None:
 def test_calls_are_those_announced(gradient_steps: int) -> None:
     result = copaint(image_prior(), LIKELIHOOD, Y.expand(2, -1, -1, -1), 5, 7, gradient_steps=gradient_steps, lr=1e-3)
     assert result.calls == copaint_calls(7, gradient_steps) == 7 * (gradient_steps + 1)
-    assert result.evaluations == 10 * result.calls
+    assert result.nfe == 10 * result.calls
     assert result.samples.shape == (5, 2, 1, 2, 2)
 
 

@@ -12,7 +12,7 @@ import pyro_vipaint as vp
 from pyro_vipaint.baselines.copaint import copaint
 from pyro_vipaint.baselines.copaint_tt import copaint_tt, copaint_tt_calls, itinerary
 from pyro_vipaint.models import GaussianPrior
-from pyro_vipaint.schedules import EDM, LinearVP
+from pyro_vipaint.models.priors.schedules import EDM, LinearVP
 from tests.baseline_truth import gaussian_truth, measure_bias
 from tests.statistics import assert_within, mean_and_error
 
@@ -84,7 +84,7 @@ def test_calls_and_the_callback() -> None:
     result = copaint_tt(image_prior(), LIKELIHOOD, Y, 5, 30, lr=1e-3, callback=steps.append)
     assert result.calls == copaint_tt_calls(30) == 3 * (30 + 2 * 11)
     assert copaint_tt_calls() == 3 * (250 + 24 * 11)
-    assert result.evaluations == 5 * result.calls
+    assert result.nfe == 5 * result.calls
     assert steps == list(range(52))
 
 

@@ -12,7 +12,7 @@ import pyro_vipaint as vp
 from pyro_vipaint.baselines import pi_gdm
 from pyro_vipaint.baselines.pi_gdm import pi_gdm_calls
 from pyro_vipaint.models import GaussianPrior
-from pyro_vipaint.schedules import EDM, LinearVP, RectifiedFlow, Schedule
+from pyro_vipaint.models.priors.schedules import EDM, LinearVP, RectifiedFlow, Schedule
 from tests.baseline_truth import GaussianTruth, gaussian_truth, measure_bias
 from tests.latent_truth import latent_truth, unconditional_chain
 from tests.problems import Unscaled
@@ -102,7 +102,7 @@ def test_calls_are_steps_and_each_is_reported() -> None:
     with vp.count_calls() as count:
         result = pi_gdm(truth.prior, truth.likelihood, truth.y, 3, 7, callback=steps.append)
     assert result.calls == count.calls == pi_gdm_calls(7) == 7
-    assert result.evaluations == 21
+    assert result.nfe == 21
     assert steps == list(range(7))
 
 

@@ -14,8 +14,8 @@ import pyro_vipaint as vp
 from pyro_vipaint.baselines import psld
 from pyro_vipaint.baselines.base import pure_noise
 from pyro_vipaint.baselines.psld import psld_calls
-from pyro_vipaint.kernels import ddim
-from pyro_vipaint.schedules import LinearVP
+from pyro_vipaint.models.priors.kernels import ddim
+from pyro_vipaint.models.priors.schedules import LinearVP
 from tests.baseline_truth import GaussianTruth, gaussian_truth, measure_bias
 from tests.latent_truth import latent_truth, unconditional_chain
 from tests.problems import Unscaled
@@ -108,7 +108,7 @@ def test_calls_are_steps_and_each_is_reported() -> None:
     with vp.count_calls() as count:
         result = psld(truth.prior, truth.likelihood, truth.y, 3, 7, callback=steps.append)
     assert result.calls == count.calls == psld_calls(7) == 7
-    assert result.evaluations == 21
+    assert result.nfe == 21
     assert steps == list(range(7))
 
 

@@ -12,8 +12,8 @@ import pyro_vipaint as vp
 from pyro_vipaint.baselines.base import time_grid
 from pyro_vipaint.baselines.red_diff import initial_mean, objective_gradient, red_diff, red_diff_calls
 from pyro_vipaint.models import DiffusionPrior, GaussianPrior
-from pyro_vipaint.operators import Matrix
-from pyro_vipaint.schedules import EDM, LinearVP, RectifiedFlow, Schedule, as_time, time_of
+from pyro_vipaint.models.measurements.operators import Matrix
+from pyro_vipaint.models.priors.schedules import EDM, LinearVP, RectifiedFlow, Schedule, as_time, time_of
 from tests.baseline_truth import gaussian_truth, measure_bias
 
 MASK = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
@@ -105,7 +105,7 @@ def test_calls_and_the_callback() -> None:
     steps: list[int] = []
     result = red_diff(image_prior(), LIKELIHOOD, Y.expand(2, -1, -1, -1), 5, 7, callback=steps.append)
     assert result.calls == red_diff_calls(7) == 7
-    assert result.evaluations == 70
+    assert result.nfe == 70
     assert result.samples.shape == (5, 2, 1, 2, 2) and not result.samples.requires_grad
     assert steps == list(range(7)) and len(time_grid(7)) == 8
 

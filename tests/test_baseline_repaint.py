@@ -15,9 +15,9 @@ from pyro_vipaint.baselines import BaselineResult, repaint
 from pyro_vipaint.baselines.repaint import call_levels, repaint_calls, repaint_step
 from pyro_vipaint.baselines.replacement import Known
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.kernels import bridge_coefficients, relative
 from pyro_vipaint.models import GaussianPrior
-from pyro_vipaint.schedules import EDM, LinearVP, TableVP
+from pyro_vipaint.models.priors.kernels import bridge_coefficients, relative
+from pyro_vipaint.models.priors.schedules import EDM, LinearVP, TableVP
 from tests.baseline_truth import GaussianTruth, gaussian_truth, measure_bias
 from tests.problems import Unscaled
 from tests.statistics import assert_within
@@ -178,7 +178,7 @@ def test_calls_are_counted_and_reported_one_by_one() -> None:
         truth.prior, truth.likelihood, truth.y, 3, 9, jump_length=2, resamples=3, callback=seen.append
     )  # fmt: skip
     assert result.calls == repaint_calls(9, 2, 3) == 25
-    assert (result.evaluations, seen) == (75, list(range(25)))
+    assert (result.nfe, seen) == (75, list(range(25)))
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"jump_length": 0}, {"resamples": 0}])

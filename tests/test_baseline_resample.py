@@ -18,7 +18,7 @@ from pyro_vipaint.baselines.resample import (
     _third_of_hard_step,
     resample_calls,
 )
-from pyro_vipaint.schedules import EDM, LinearVP
+from pyro_vipaint.models.priors.schedules import EDM, LinearVP
 from tests.baseline_truth import GaussianTruth, gaussian_truth, measure_bias
 from tests.latent_truth import latent_truth, unconditional_chain
 from tests.problems import Unscaled
@@ -116,7 +116,7 @@ def test_calls_are_steps_and_every_decoding_is_counted() -> None:
     with vp.count_calls() as count:
         result = resample(truth.prior, truth.likelihood, truth.y, 3, STEPS, seed=0, callback=steps.append)
     assert result.calls == count.calls == resample_calls(STEPS) == STEPS
-    assert result.evaluations == 3 * STEPS
+    assert result.nfe == 3 * STEPS
     assert steps == list(range(STEPS))
     without = resample(truth.prior, truth.likelihood, truth.y, 3, STEPS, latent_iterations=0, pixel_iterations=0)
     assert without.decodings == STEPS - 1 + 1 + 1

@@ -19,6 +19,7 @@ import torch
 from matplotlib.colors import to_hex
 
 import pyro_vipaint as vp
+from pyro_vipaint._torch import tensors_of
 from pyro_vipaint.bench import METHODS, TASKS, Cell, Plan, Store, engine, engines, methods, run, weights, write_report
 from pyro_vipaint.bench import runner as bench_runner
 from pyro_vipaint.bench.engines import Engine, Finished
@@ -29,7 +30,6 @@ from pyro_vipaint.bench.report import build, full_table, lpips_table, overall_ta
 from pyro_vipaint.bench.scores import score, ssim
 from pyro_vipaint.bench.summary import means, paired
 from pyro_vipaint.bench.work import Record
-from pyro_vipaint.devices import tensors_of
 from pyro_vipaint.metrics import alexnet_features, restored_kernel_distance
 from pyro_vipaint.models import load_prior
 from pyro_vipaint.settings import budget_settings, default_settings
@@ -38,7 +38,7 @@ PLAN = Plan(
     ("fashion32",), ("box", "super-resolution"), ("Blended", "DPS"), (2, 3), num_images=4, num_samples=2, chunk=3
 )
 SAME = ["prior", "task", "budget", "method", "seed", "image", "error"]
-SAME += ["lpips", "lpips_best", "psnr", "ssim", "diversity", "kernel_distance", "evaluations"]
+SAME += ["lpips", "lpips_best", "psnr", "ssim", "diversity", "kernel_distance", "nfe"]
 
 
 def local() -> Engine:
@@ -69,7 +69,7 @@ def test_every_cell_becomes_its_rows(finished: tuple[Path, pd.DataFrame]) -> Non
     assert set(zip(frame["task"], frame["method"], strict=True)) == {
         ("box", "Blended"), ("box", "DPS"), ("super-resolution", "DPS"),
     }  # fmt: skip
-    assert (frame["evaluations"] <= frame["budget"]).all()
+    assert (frame["nfe"] <= frame["budget"]).all()
     pd.testing.assert_frame_equal(pd.read_parquet(out / "results.parquet"), frame)
 
 
@@ -207,7 +207,7 @@ def test_steps_fill_the_budget(name: str, budget: int) -> None:
 def test_vipaint_keeps_within_its_budget_and_wastes_little(levels: int) -> None:
     problem = load_problem(Cell("fashion32", "box", "VIPaint-2", 9, 0, 2, 3, 0), "cpu")
     outcome = VIPaint(levels)(problem, 3, 9, 0)
-    assert 8 < outcome.evaluations / 6 <= 9
+    assert 8 < outcome.nfe / 6 <= 9
     assert len(outcome.bounds) == budget_settings(levels, 9, 3).steps
 
 
@@ -220,7 +220,7 @@ def test_a_budget_that_is_too_small_for_vipaint_is_refused() -> None:
             assert budget_settings(levels, least, samples).refine_steps >= 1
             with pytest.raises(vp.InputError, match=f"needs {least} "):
                 budget_settings(levels, least - 1, samples)
-    with pytest.raises(vp.InputError, match="VIPaint-4 needs 6 network evaluations"):
+    with pytest.raises(vp.InputError, match="VIPaint-4 needs 6 NFE"):
         budget_settings(4, 5, 3)
     assert budget_settings(4, 6, 3).refine_steps >= 1
 
@@ -253,7 +253,7 @@ def rows(values: dict[str, list[float]], budget: int | None = 10) -> pd.DataFram
         {"prior": "p", "task": "box", "budget": budget, "method": method, "seed": 0, "image": i, "error": None}
         | {"num_samples": 4, "images": None}
         | dict.fromkeys(("lpips_best", "psnr", "ssim", "observation_error", "diversity"), 0.0)
-        | dict.fromkeys(("kernel_distance", "evaluations", "seconds", "peak_memory"), 1.0)
+        | dict.fromkeys(("kernel_distance", "nfe", "seconds", "peak_memory"), 1.0)
         | {"lpips": value}
         for method, column in values.items()
         for i, value in enumerate(column)
@@ -371,7 +371,7 @@ def test_the_report_has_a_table_a_budget_and_its_pictures(finished: tuple[Path, 
     write_report(out, frame)
     markdown, page = (out / "report.md").read_text(), (out / "report.html").read_text()
     for budget in (2, 3):
-        assert f"## fashion32, {budget} evaluations a sample, 2 samples: LPIPS" in markdown
+        assert f"## fashion32, {budget} NFE per sample, 2 samples: LPIPS" in markdown
     pictures = [line.split("(")[1].rstrip(")") for line in markdown.splitlines() if line.startswith("![")]
     assert markdown.count("all measures, means over the tasks") == 2
     assert len(pictures) == 4 and all((out / name).stat().st_size > 1000 for name in pictures)

@@ -56,12 +56,12 @@ def test_vipaint_and_dps_cost_what_is_stated() -> None:
     """On a Gaussian prior of the same shape, its marginal estimated as with a network."""
     prior = GaussianPrior.diagonal(torch.zeros(3, 64, 64), torch.ones(3, 64, 64)).diffusion()
     problem, settings = cats.load_problem("lower third", 0), replace(default_settings(2), steps=2, refine_steps=3)
-    stated = cats.evaluations_a_sample(settings, 2)
+    stated = cats.nfe_per_sample(settings, 2)
     assert stated == 8  # (1 + 2 × 3) / 2 of the fit, rounded up, 1 of the chain, 3 of the refinement
     for method in (cats.vipaint(settings), cats.dps_from_noise(stated)):
-        samples, evaluations = method(prior, problem.y, problem.masks, 2, 0)
+        samples, nfe = method(prior, problem.y, problem.masks, 2, 0)
         assert samples.shape == (2, 1, 3, 64, 64)
-        assert stated - 1 < evaluations <= stated
+        assert stated - 1 < nfe <= stated
 
 
 def test_masks_of_one_size_and_the_lower_third() -> None:

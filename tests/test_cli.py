@@ -25,14 +25,13 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import pyro_vipaint as vp
-from pyro_vipaint.cli import app
-from pyro_vipaint.demo import problem_for
-from pyro_vipaint.devices import dtype_name
-from pyro_vipaint.files import check_out, read_image, read_mask, whole_folder
-from pyro_vipaint.held_out import held_out_images
-from pyro_vipaint.masks import rotated_window
+from pyro_vipaint._files import check_out, read_image, read_mask, whole_folder
+from pyro_vipaint._torch import dtype_name
+from pyro_vipaint.cli.main import app
+from pyro_vipaint.demo import held_out_images, problem_for
 from pyro_vipaint.models import DiffusionPrior, GaussianPrior, load_prior
-from pyro_vipaint.models.pretrained import weights_folder
+from pyro_vipaint.models.measurements.masks import rotated_window
+from pyro_vipaint.models.pretrained.load import weights_folder
 
 SIZE = 8
 LEVELS, SAMPLES, STEPS, REFINE_STEPS = 2, 2, 2, 2
@@ -51,7 +50,7 @@ def tiny_priors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adds the names ``tiny``, with two classes, and ``plain``, with none."""
     priors = {"tiny": tiny_prior("tiny", ("cat", "dog")), "plain": tiny_prior("plain", ())}
     monkeypatch.setattr(
-        "pyro_vipaint.inputs.load_prior", lambda name, device, **options: priors.get(name) or load_prior(name)
+        "pyro_vipaint.checks.load_prior", lambda name, device, **options: priors.get(name) or load_prior(name)
     )
 
 
@@ -299,7 +298,7 @@ def test_usage_errors(arguments: Sequence[str]) -> None:
 
 
 def run_process(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pyro_vipaint.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "pyro_vipaint.cli.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120)
 
 
@@ -327,7 +326,7 @@ def test_a_real_process_is_quiet(folder: Path) -> None:
 def test_help_needs_no_diffusers() -> None:
     """``--help`` loads neither diffusers nor LPIPS nor pandas."""
     code = (
-        "import sys; from typer.testing import CliRunner; from pyro_vipaint.cli import app; "
+        "import sys; from typer.testing import CliRunner; from pyro_vipaint.cli.main import app; "
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
         "print(*{'diffusers', 'lpips', 'torchvision', 'pandas'} & set(sys.modules))"
     )
@@ -402,7 +401,7 @@ def test_report_says_how(report: dict[str, Any]) -> None:
 def test_report_counts_calls(report: dict[str, Any], good_run: tuple[Path, Any, int]) -> None:
     """The network calls are the counted ones, 1 + steps (K + 1) + (K - 1) + refine_steps."""
     assert report["network_calls"] == good_run[2] == 1 + STEPS * (LEVELS + 1) + (LEVELS - 1) + REFINE_STEPS
-    assert report["network_evaluations"] >= report["network_calls"]
+    assert report["nfe"] >= report["network_calls"]
     assert report["seconds"] > 0
 
 
@@ -469,9 +468,9 @@ def test_precision_and_checkpointing_reach_the_networks(
     """bfloat16 where the device has it, which a CPU has not."""
     made: list[dict[str, Any]] = []
     tiny = tiny_prior("tiny", ())
-    monkeypatch.setattr("pyro_vipaint.inputs.load_prior", lambda *_, **named: made.append(named) or tiny)
+    monkeypatch.setattr("pyro_vipaint.checks.load_prior", lambda *_, **named: made.append(named) or tiny)
     assert inpaint(folder, *options).exit_code == 0
-    monkeypatch.setattr("pyro_vipaint.inputs.half_precision", lambda device: torch.bfloat16)
+    monkeypatch.setattr("pyro_vipaint.checks.half_precision", lambda device: torch.bfloat16)
     assert inpaint(folder, *options).exit_code == 0
     wanted = torch.bfloat16 if "--half" in options else torch.float32
     assert [named["dtype"] for named in made] == [torch.float32, wanted]
@@ -501,7 +500,7 @@ def test_a_demo_has_a_picture_for_each_image_and_sample(
     assert images.shape[1:] == shape and len(images) == 4
     run = vp.inpaint
     monkeypatch.setattr(
-        "pyro_vipaint.inpainting.inpaint",
+        "pyro_vipaint.restoration.inpaint",
         lambda *args, **options: run(
             *args, **{**options, "levels": 1, "num_samples": 1, "steps": 1, "refine_steps": 1}
         ),
@@ -549,7 +548,7 @@ def no_space(*arguments: Any, **options: Any) -> None:
     raise OSError(28, "No space left on device")
 
 
-PLACES = {"fit": "pyro_vipaint.running.fit", "refine": "pyro_vipaint.running.refine"}
+PLACES = {"fit": "pyro_vipaint.restoration.fit", "refine": "pyro_vipaint.restoration.refine"}
 WRITERS = {
     "sheet": "matplotlib.figure.Figure.savefig",
     "tensors": "safetensors.torch.save",

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from pyro_vipaint.cli import app
+from pyro_vipaint.cli.main import app
 
 SMALL = [
     "--task",
@@ -31,11 +31,22 @@ SMALL = [
     "1",
 ]
 SMALL += ["--method", "DPS", "--method", "Blended", "--method", "VIPaint-2"]
-SCORES = ["task", "method", "image", "lpips", "psnr", "ssim", "observation_error", "kernel_distance", "evaluations"]
+SCORES = ["task", "method", "image", "lpips", "psnr", "ssim", "observation_error", "kernel_distance", "nfe"]
 
 
 def command(out: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "pyro_vipaint.cli", "bench", "--device", "cpu", "--out", str(out), *SMALL, *options]
+    return [
+        sys.executable,
+        "-m",
+        "pyro_vipaint.cli.main",
+        "bench",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+        *SMALL,
+        *options,
+    ]
 
 
 def scores(out: Path) -> pd.DataFrame:
@@ -56,7 +67,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_report_is_written(undisturbed: Path) -> None:
     assert len(scores(undisturbed)) == 2 * 3 * 2
-    assert "fashion32, 6 evaluations a sample, 1 sample: LPIPS" in (undisturbed / "report.md").read_text()
+    assert "fashion32, 6 NFE per sample, 1 sample: LPIPS" in (undisturbed / "report.md").read_text()
     assert (undisturbed / "report.html").exists()
 
 
@@ -119,7 +130,7 @@ def test_cells_that_failed_are_told_and_end_with_an_error(tmp_path: Path) -> Non
     options = ["--method", "VIPaint-4", "--task", "box", "--budget", "1", "--images", "1", "--workers", "1"]
     result = CliRunner().invoke(app, ["bench", "--out", str(tmp_path), *options])
     assert result.exit_code == 1
-    assert "The first that failed: InputError: VIPaint-4 needs 6 network evaluations" in result.stderr
+    assert "The first that failed: InputError: VIPaint-4 needs 6 NFE" in result.stderr
     assert (tmp_path / "report.md").exists()
     options[1:2], options[5:6] = ["Blended"], ["2"]
     again = CliRunner().invoke(app, ["bench", "--out", str(tmp_path), *options])

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import pyro_vipaint as vp
-from pyro_vipaint.cli import app
-from pyro_vipaint.cli_tasks import RELATIVE_STD, TASKS, simulated, task_operator, task_options
-from pyro_vipaint.files import read_image
+from pyro_vipaint._files import read_image
+from pyro_vipaint.cli.main import app
+from pyro_vipaint.cli.restore import RELATIVE_STD, TASKS, simulated, task_operator, task_options
 from pyro_vipaint.models import DiffusionPrior, GaussianPrior, load_prior
-from pyro_vipaint.operators import Inpainting, apply
+from pyro_vipaint.models.measurements.operators import Inpainting, apply
 
 SIZE, HALF = 8, 4
 QUICK = ("--levels", "2", "--samples", "2", "--steps", "2", "--refine-steps", "2", "--device", "cpu")
@@ -35,7 +35,7 @@ def tiny_prior(monkeypatch: pytest.MonkeyPatch) -> DiffusionPrior:
     gaussian = GaussianPrior.diagonal(torch.zeros(1, SIZE, SIZE), torch.full((1, SIZE, SIZE), 0.5))
     prior = replace(gaussian.diffusion(), name="tiny")
     monkeypatch.setattr(
-        "pyro_vipaint.inputs.load_prior", lambda name, *_, **__: prior if name == "tiny" else load_prior(name)
+        "pyro_vipaint.checks.load_prior", lambda name, *_, **__: prior if name == "tiny" else load_prior(name)
     )
     return prior
 

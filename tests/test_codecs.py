@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 from torch import Tensor
 
-from pyro_vipaint.codecs import AutoencoderCodec, Identity
+from pyro_vipaint.models.priors.codecs import AutoencoderCodec, Identity
 from tests.pipelines import IMAGE, LATENT, random_vae, random_vq
 
 SCALE, SHIFT = 0.7, 0.2
@@ -101,7 +101,7 @@ def test_few_images_at_once_are_all_images_at_once(make: Callable[[], Any], monk
         return image.detach(), torch.autograd.grad(image.square().sum(), z)[0], codec.encode(x)
 
     together, sizes[:] = results(), []
-    monkeypatch.setattr("pyro_vipaint.codecs.PIXELS_AT_ONCE", 2 * IMAGE[-1] * IMAGE[-2])
+    monkeypatch.setattr("pyro_vipaint.models.priors.codecs.PIXELS_AT_ONCE", 2 * IMAGE[-1] * IMAGE[-2])
     apart = results()
     assert sizes == [2, 2, 1, 2, 2, 1]
     for few, all_at_once in zip(apart, together, strict=True):

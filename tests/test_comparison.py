@@ -13,11 +13,11 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 
 import pyro_vipaint as vp
+from pyro_vipaint._torch import DIRECTIONS, JUDGING
 from pyro_vipaint.comparison import COLUMNS
 from pyro_vipaint.diagnostics import elbo_estimate, log_weights, sliced_wasserstein, weighted_draws
 from pyro_vipaint.guides import DeltaGuide, HierarchicalGuide, PriorGuide
 from pyro_vipaint.models import DiffusionModel, EmpiricalPrior, GaussianPrior
-from pyro_vipaint.seeding import DIRECTIONS, JUDGING
 from tests.problems import diagonal_problem
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def test_gap_and_distance_tell_a_good_guide_from_a_bad_one() -> None:
     posterior = problem.prior.posterior(problem.likelihood, problem.y, problem.keypoints).sample(torch.Size([500]))
     guides = {"far off": lambda model: HierarchicalGuide(model, problem.y + 3.0, gamma_logit=0.0)}
     truth = {"guides": guides, "elbos": {"beta": ELBOS["beta"]}, "evidence": evidence, "posterior": posterior}
-    bad, good = (run(steps=steps, final_lr=0.02, **truth).table for steps in (1, 300))
+    bad, good = (run(steps=steps, lr_decay=0.02, **truth).table for steps in (1, 300))
     for table in (bad, good):
         assert torch.allclose(torch.tensor(table["gap"] + table["bound"]), evidence.double())
         assert (table["gap"] > -4 * table["bound_se"]).all()
@@ -136,7 +136,7 @@ def test_the_figure_shows_each_run_once() -> None:
 def numbers(table: Any) -> pd.DataFrame:
     """The figures that do not depend on the machine."""
     table = table.drop(columns=["guide", "seconds"]).reset_index(drop=True)
-    return table.astype({"calls": float, "evaluations": float})  # a missing number elsewhere makes floats of them
+    return table.astype({"calls": float, "nfe": float})  # a missing number elsewhere makes floats of them
 
 
 @pytest.mark.parametrize("family", [HierarchicalGuide, PriorGuide, DeltaGuide])
@@ -179,7 +179,7 @@ def test_the_cost_is_that_of_the_docstring(monkeypatch: pytest.MonkeyPatch) -> N
     posterior = problem.prior.posterior(problem.likelihood, problem.y, problem.keypoints).sample(torch.Size([20]))
     steps, levels, batches = 4, 3, 3
     sizes: list[int] = []
-    monkeypatch.setattr("pyro_vipaint.models.priors.record_call", sizes.append)
+    monkeypatch.setattr("pyro_vipaint.models.priors.prior.record_call", sizes.append)
     vp.compare(
         model, GUIDES, {"beta": vp.BetaELBO(num_particles=2)}, problem.y,
         steps=steps, num_draws=50, batch_size=20, posterior=posterior,
@@ -310,7 +310,7 @@ MODEL = diagonal_problem(images=2).model()
         ({"lr": -0.1}, "lr must be finite"),
         ({"lr": {"mu": 0.1, "tau": math.nan}}, "lr must be finite"),
         ({"lr": "high"}, "lr must be finite"),
-        ({"final_lr": 0.0}, "final_lr must be positive"),
+        ({"lr_decay": 0.0}, "lr_decay must be positive"),
         ({"evidence": torch.zeros(3)}, "evidence"),
         ({"posterior": torch.zeros(5, 3, 16)}, r"\(5, 3, 16\), not \(draws, 2 images"),
         ({"posterior": torch.zeros(5, 2, 4, 5)}, r"with an event of \(16,\)"),

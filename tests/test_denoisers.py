@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_vipaint.denoisers import (
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.models.priors.denoisers import (
     EDMDenoiser,
     EpsilonDenoiser,
     FlowDenoiser,
@@ -20,8 +21,7 @@ from pyro_vipaint.denoisers import (
     flatten_condition,
     integer_timestep,
 )
-from pyro_vipaint.errors import InputError
-from pyro_vipaint.schedules import EDM, LinearVP
+from pyro_vipaint.models.priors.schedules import EDM, LinearVP
 
 EVENT = (2, 4, 4)
 ADAPTERS: list[type[NetworkDenoiser]] = [EpsilonDenoiser, VDenoiser, SampleDenoiser, FlowDenoiser, EDMDenoiser]

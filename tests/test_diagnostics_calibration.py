@@ -278,7 +278,7 @@ def test_a_fitted_guide_is_calibrated() -> None:
         return HierarchicalGuide(model, vp.initial_latent(problem.prior, problem.likelihood, y), gamma_logit=0.0)
 
     def fit(model: DiffusionModel, guide: HierarchicalGuide, y: Tensor) -> None:
-        vp.fit(model, guide, y, vp.BetaELBO(num_particles=4), steps=400, lr=0.1, final_lr=0.005)
+        vp.fit(model, guide, y, vp.BetaELBO(num_particles=4), steps=400, lr=0.1, lr_decay=0.005)
 
     def keep(z: Tensor, y: Tensor) -> Tensor:
         kept[z.ndim] = z

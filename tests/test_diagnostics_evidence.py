@@ -90,14 +90,14 @@ def test_a_program_with_the_same_law_has_the_same_weights() -> None:
 
 
 def test_draws_are_made_once_and_terms_add_up() -> None:
-    """K + 1 calls a batch, S × N × (K + 1) evaluations, and the table of terms sums to the bound."""
+    """K + 1 calls a batch, S × N × (K + 1) NFE, and the table of terms sums to the bound."""
     problem, model, _, _ = build()
     network = problem.model(problem.prior.diffusion())
     guide = ExactGuide(problem, network, problem.y)
     for batch_size, calls in ((None, 4), (4, 12)):
         with vp.count_calls() as count:
             draws = weighted_draws(network, guide, problem.y, 10, seed=4, batch_size=batch_size)
-        assert (count.calls, count.evaluations, draws.evaluations) == (calls, 120, 120)
+        assert (count.calls, count.nfe, draws.nfe) == (calls, 120, 120)
         assert draws.z.shape == (10, 3, 16)
     guide = ExactGuide(problem, model, problem.y, shift=0.2)
     draws = weighted_draws(model, guide, problem.y, 5000, seed=5)
@@ -213,7 +213,7 @@ def test_resampling_makes_a_wrong_guide_exact(smooth: bool) -> None:
     guide = ExactGuide(problem, model, problem.y, shift=0.3)
     with vp.count_calls() as count:
         drawn = resample(model, guide, problem.y, 40_000, 40_000, seed=10, smooth=smooth)
-    assert count.evaluations == drawn.evaluations == 40_000 * 2 * 3  # the exact marginal needs no call
+    assert count.nfe == drawn.nfe == 40_000 * 2 * 3  # the exact marginal needs no call
     exact = problem.prior.posterior(problem.likelihood, problem.y, problem.keypoints)
     x, raw = model.reconstruct(drawn.z), model.reconstruct(vp.sample(guide, problem.y, 40_000, seed=11))
     error = exact.stddev / drawn.effective_sample_size[:, None] ** 0.5

@@ -293,7 +293,7 @@ def test_each_costs_k_plus_one_calls_a_step(kind: Any) -> None:
     problem = diagonal_problem(images=2)
     model = problem.model(problem.prior.diffusion())
     fit = vp.fit(model, HierarchicalGuide(model, problem.y), problem.y, kind(num_particles=3), steps=2)
-    assert (fit.calls, fit.evaluations) == (2 * 4, 2 * 4 * 3 * 2)
+    assert (fit.calls, fit.nfe) == (2 * 4, 2 * 4 * 3 * 2)
 
 
 @pytest.mark.parametrize("kind", [vp.BetaELBO, *SAMPLED])

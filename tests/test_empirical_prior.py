@@ -17,8 +17,8 @@ import pyro_vipaint as vp
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior, EmpiricalPrior
-from pyro_vipaint.operators import Matrix
-from pyro_vipaint.schedules import EDM, CosineVP, LinearVP, RectifiedFlow, Schedule, as_time, time_of
+from pyro_vipaint.models.measurements.operators import Matrix
+from pyro_vipaint.models.priors.schedules import EDM, CosineVP, LinearVP, RectifiedFlow, Schedule, as_time, time_of
 from tests.statistics import STANDARD_ERRORS, assert_within, mean_and_error
 
 SHAPE, M = (1, 2, 3), 7
@@ -277,7 +277,7 @@ def test_the_model_runs_on_it(estimated: bool, calls: int) -> None:
     guide = HierarchicalGuide(model, vp.initial_latent(prior, likelihood, y))
     with vp.count_calls() as count:
         vp.BetaELBO(num_particles=7).differentiable_loss(model, guide, y).backward()
-    assert (count.calls, count.evaluations) == (calls, calls * 14)
+    assert (count.calls, count.nfe) == (calls, calls * 14)
     for name, parameter in guide.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
@@ -287,10 +287,10 @@ def test_the_model_runs_on_it(estimated: bool, calls: int) -> None:
 def test_data_std_is_that_of_all_elements() -> None:
     """With equal weights it is the standard deviation of the tensor; a weight of two counts an image twice."""
     images = torch.randn(M, *SHAPE)
-    assert EmpiricalPrior(images).data_std == pytest.approx(float(images.std(correction=0)))
+    assert EmpiricalPrior(images).sigma_data == pytest.approx(float(images.std(correction=0)))
     weights = torch.tensor([1.0, 1, 2, 1, 1, 1, 1])
     repeated = torch.cat([images, images[2:3]])
-    assert EmpiricalPrior(images, weights).data_std == pytest.approx(float(repeated.std(correction=0)))
+    assert EmpiricalPrior(images, weights).sigma_data == pytest.approx(float(repeated.std(correction=0)))
 
 
 def test_what_is_no_set_is_refused() -> None:

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.likelihoods import Gaussian, Laplace
 from pyro_vipaint.models import GaussianPrior
-from pyro_vipaint.models.exact import GaussianDenoiser, operator_matrix
-from pyro_vipaint.operators import Inpainting
-from pyro_vipaint.schedules import EDM, CosineVP, LinearVP, RectifiedFlow, Schedule, as_time
+from pyro_vipaint.models.exact.gaussian import GaussianDenoiser, operator_matrix
+from pyro_vipaint.models.measurements.likelihoods import Gaussian, Laplace
+from pyro_vipaint.models.measurements.operators import Inpainting
+from pyro_vipaint.models.priors.schedules import EDM, CosineVP, LinearVP, RectifiedFlow, Schedule, as_time
 from tests.statistics import assert_within
 
 D = 5
@@ -94,8 +94,8 @@ def test_diagonal_and_full_agree(schedule: Schedule, t: float) -> None:
     torch.testing.assert_close(diagonal.marginal(t).log_prob(z), full.marginal(t).log_prob(z))
     for ours, theirs in zip(diagonal.prediction_moments(KEYPOINTS), full.prediction_moments(KEYPOINTS), strict=True):
         torch.testing.assert_close(ours, theirs)
-    assert diagonal.data_std == pytest.approx(full.data_std)
-    assert diagonal.data_std == pytest.approx(std.square().mean().sqrt().item())
+    assert diagonal.sigma_data == pytest.approx(full.sigma_data)
+    assert diagonal.sigma_data == pytest.approx(std.square().mean().sqrt().item())
 
 
 @every_schedule
@@ -307,7 +307,7 @@ def test_standard_deviations_broadcast_or_are_refused() -> None:
     wide = GaussianPrior.diagonal(torch.zeros(2, 3), torch.full((2, 3), 0.5))
     for std in (torch.tensor(0.5), torch.full((3,), 0.5)):
         prior = GaussianPrior.diagonal(torch.zeros(2, 3), std)
-        assert torch.equal(prior.covariance, wide.covariance) and prior.data_std == wide.data_std == 0.5
+        assert torch.equal(prior.covariance, wide.covariance) and prior.sigma_data == wide.sigma_data == 0.5
     for mean, std in ((torch.zeros(2, 3), torch.ones(2)), (torch.zeros(2), torch.zeros(2)), (torch.tensor(0.0), 1.0)):
         with pytest.raises(InputError):
             GaussianPrior.diagonal(mean, torch.as_tensor(std))

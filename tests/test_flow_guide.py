@@ -154,7 +154,7 @@ def test_after_a_fit_it_is_better_where_elements_are_correlated_and_below_the_ev
     model, y, truth = correlated()
     bounds = []
     for guide in (HierarchicalGuide(model, y), FlowGuide(model, y, num_couplings=2, width=16)):
-        vp.fit(model, guide, y, vp.BetaELBO(num_particles=32), steps=300, lr=0.03, final_lr=0.05, seed=1)
+        vp.fit(model, guide, y, vp.BetaELBO(num_particles=32), steps=300, lr=0.03, lr_decay=0.05, seed=1)
         bounds.append(mean_and_error(bound_draws(model, guide, y, repeats=20)))
     (hierarchical, _), (flow, error) = bounds
     assert flow < truth + STANDARD_ERRORS * error
@@ -171,7 +171,7 @@ def test_after_a_fit_it_is_no_worse_where_a_gaussian_is_exact() -> None:
         FlowGuide(model, problem.y, num_couplings=2, gamma_logit=0.0),
     ):
         lr = {"mu": 0.1, "tau": 0.1, "gamma": 0.1, "flow": 0.002}
-        vp.fit(model, guide, problem.y, vp.BetaELBO(num_particles=16), steps=200, lr=lr, final_lr=0.02, seed=1)
+        vp.fit(model, guide, problem.y, vp.BetaELBO(num_particles=16), steps=200, lr=lr, lr_decay=0.02, seed=1)
         bounds.append(mean_and_error(bound_draws(model, guide, problem.y, repeats=20)))
     (hierarchical, error), (flow, flow_error) = bounds
     assert flow > hierarchical - STANDARD_ERRORS * (error**2 + flow_error**2).sqrt() - 0.05

@@ -75,7 +75,7 @@ def test_samplers_reach_the_exact_posterior_of_a_gaussian(sampler: str) -> None:
     else:
         guide = small_guide(diagonal)
         rates = {"mu": 0.1, "tau": 0.05, "gamma": 0.05, "weight": 0.05}
-        vp.fit(diagonal.model, guide, diagonal.y, vp.BetaELBO(1.0, 20), 150, rates, final_lr=0.1)
+        vp.fit(diagonal.model, guide, diagonal.y, vp.BetaELBO(1.0, 20), 150, rates, lr_decay=0.1)
         z, effective = guided_smc(diagonal, guide, 20_000, 20_000, 0.5 if sampler == "guided" else 0.0)
         assert effective > 2000
     samples, posterior = diagonal.finish(z), problem.posterior
@@ -99,7 +99,7 @@ def test_guided_weights_without_resampling_are_importance_weights() -> None:
     diagonal = diagonal_problem(one_component(), levels=3)
     guide = small_guide(diagonal)
     rates = {"mu": 0.1, "tau": 0.05, "gamma": 0.05, "weight": 0.05}
-    vp.fit(diagonal.model, guide, diagonal.y, vp.BetaELBO(1.0, 20), 150, rates, final_lr=0.1)
+    vp.fit(diagonal.model, guide, diagonal.y, vp.BetaELBO(1.0, 20), 150, rates, lr_decay=0.1)
     draws = weighted_draws(diagonal.model, guide, diagonal.y, 20_000)
     weights = draws.log_weights[:, 0].softmax(0)
     z, _ = guided_smc(diagonal, guide, 20_000, 20_000, threshold=0.0)
@@ -109,16 +109,16 @@ def test_guided_weights_without_resampling_are_importance_weights() -> None:
 
 def test_evaluations_are_counted() -> None:
     diagonal = diagonal_problem(gmm_problem(8, 1, 0), levels=3)
-    assert diagonal.evaluations == 3 * 2000
+    assert diagonal.nfe == 3 * 2000
     with vp.count_calls() as count:
         z = twisted_smc(diagonal, 50)
-    assert count.evaluations == 3 * 50
+    assert count.nfe == 3 * 50
     with vp.count_calls() as count:
         z, _ = guided_smc(diagonal, small_guide(diagonal), 40, 10)
-    assert count.evaluations == 3 * 40
+    assert count.nfe == 3 * 40
     with vp.count_calls() as count:
         diagonal.finish(z)
-    assert count.evaluations == 10
+    assert count.nfe == 10
 
 
 def test_dps_is_given_what_the_mixture_spends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,8 +126,8 @@ def test_dps_is_given_what_the_mixture_spends(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(gmm_methods, name, value)
     drawn = {row.name: row for row in gmm_methods.mixture(gmm_problem(8, 1, 0))}
     assert list(drawn) == ["Mixture", "Mixture, importance", "Mixture, SMC"]
-    assert drawn["Mixture, SMC"].evaluations == pytest.approx(gmm_methods.evaluations_of_mixture(), abs=1)
-    assert drawn["Mixture"].evaluations < drawn["Mixture, SMC"].evaluations
+    assert drawn["Mixture, SMC"].nfe == pytest.approx(gmm_methods.evaluations_of_mixture(), abs=1)
+    assert drawn["Mixture"].nfe < drawn["Mixture, SMC"].nfe
 
 
 def test_mode_shares_by_hand() -> None:
@@ -139,7 +139,7 @@ def test_judge_counts_modes_of_five_per_cent() -> None:
     problem = two_modes()
     one_sided = torch.tensor([0.0, -8.0]) + torch.randn(500, 2)
     row = gmm.judge(problem, Drawn("x", one_sided, 3.0, 0.0), seed=0)
-    assert (row["modes"], row["hit"], row["evaluations"]) == (2, 1, 3.0)
+    assert (row["modes"], row["hit"], row["nfe"]) == (2, 1, 3.0)
     assert row["misplaced"] == pytest.approx(0.25, abs=1e-6)
     rare = replace(problem, weights=torch.tensor([0.96, 0.04]))
     assert gmm.judge(rare, Drawn("x", one_sided, 3.0, 0.0), seed=0)["modes"] == 1
@@ -159,7 +159,7 @@ def small_frame() -> pandas.DataFrame:
     rows.append((3, "a", 100.0))  # the baseline is missing there: no pair
     return pandas.DataFrame(
         {"dim": 8, "dim_y": 1, "seed": seed, "method": name, "distance": value, "modes": 1 + seed % 2, "hit": 1,
-         "misplaced": 0.5, "evaluations": 10, "seconds": 0.25}
+         "misplaced": 0.5, "nfe": 10, "seconds": 0.25}
         for seed, name, value in rows
     )  # fmt: skip
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from benchmarks.gmm_problem import GMMProblem, gmm_problem, gmm_problems, grid_means
-from pyro_vipaint.models.exact import operator_matrix
-from pyro_vipaint.operators import Matrix
+from pyro_vipaint.models.exact.gaussian import operator_matrix
+from pyro_vipaint.models.measurements.operators import Matrix
 from tests.statistics import assert_within, mean_and_error
 
 SEEDS = 400

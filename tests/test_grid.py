@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 import pyro_vipaint as vp
 from pyro_vipaint import guides
-from pyro_vipaint.denoisers import EDMDenoiser
 from pyro_vipaint.guides import (
     DeltaGuide,
     FeatureGuide,
@@ -29,7 +28,8 @@ from pyro_vipaint.guides import (
 )
 from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior, EmpiricalPrior, GaussianMixturePrior, GaussianPrior
-from pyro_vipaint.schedules import EDM
+from pyro_vipaint.models.priors.denoisers import EDMDenoiser
+from pyro_vipaint.models.priors.schedules import EDM
 
 EVENT, IMAGES, PARTICLES = (1, 4, 4), 2, 4
 NOISE = (3.0, 1.0, 0.3)
@@ -135,7 +135,7 @@ def test_every_cell_of_the_grid(family: str, objective: str, levels: int, prior_
         loss = OBJECTIVES[objective]().loss_and_grads(model, guide, y)
     assert torch.tensor(loss).isfinite()
     assert count.calls == levels + prior_name.startswith("network")
-    assert count.evaluations == count.calls * PARTICLES * IMAGES
+    assert count.nfe == count.calls * PARTICLES * IMAGES
     for name, parameter in guide.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name

@@ -10,13 +10,19 @@ import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
-from pyro_vipaint.denoisers import EpsilonDenoiser, FlowDenoiser, NetworkDenoiser, SampleDenoiser, VDenoiser
+from pyro_vipaint.checks import check_guidance
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.guidance import GuidedNetwork, is_guided
-from pyro_vipaint.inpainting import inpaint
-from pyro_vipaint.inputs import check_guidance
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior
-from pyro_vipaint.schedules import LinearVP, RectifiedFlow, Schedule
+from pyro_vipaint.models.priors.classifier_free import GuidedNetwork, is_guided
+from pyro_vipaint.models.priors.denoisers import (
+    EpsilonDenoiser,
+    FlowDenoiser,
+    NetworkDenoiser,
+    SampleDenoiser,
+    VDenoiser,
+)
+from pyro_vipaint.models.priors.schedules import LinearVP, RectifiedFlow, Schedule
+from pyro_vipaint.restoration import inpaint
 
 EVENT = (1, 4, 4)
 MEANS = torch.tensor([-0.6, 0.1, 0.8])  # of the classes; the last one is "no label"
@@ -102,7 +108,7 @@ def test_calls_and_evaluations() -> None:
         network.batches.clear()
         with vp.count_calls() as count:
             prior.denoise(z, 0.5, class_labels=LABELS, **condition)
-        assert (count.calls, count.evaluations) == (1, images) and network.batches == [images]
+        assert (count.calls, count.nfe) == (1, images) and network.batches == [images]
 
 
 def test_both_phases_are_guided() -> None:
@@ -110,17 +116,17 @@ def test_both_phases_are_guided() -> None:
     network, image = ClassMeans(), torch.zeros(2, *EVENT)
     mask = torch.ones(4, 4)
     mask[:, :2] = 0
-    results, evaluations = [], []
+    results, nfe = [], []
     for weight in (None, WEIGHT):
         network.batches.clear()
         result = inpaint(
             image, mask, guided_prior(network), 2, 3, label=LABELS, guidance_scale=weight, steps=3, refine_steps=3,
             seed=0,
         )  # fmt: skip
-        assert (result.calls, result.evaluations) == (len(network.batches), sum(network.batches))
+        assert (result.calls, result.nfe) == (len(network.batches), sum(network.batches))
         results.append(result)
-        evaluations.append(list(network.batches))
-    assert evaluations[1] == [2 * batch for batch in evaluations[0]]
+        nfe.append(list(network.batches))
+    assert nfe[1] == [2 * batch for batch in nfe[0]]
     assert (results[0].samples - results[1].samples).abs().max() > 0.01
 
 

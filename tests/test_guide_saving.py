@@ -185,7 +185,7 @@ def first_half() -> tuple[DiffusionModel, Tensor, HierarchicalGuide, Fit]:
 
 def assert_same(fit: Fit, guide: Any, whole: Fit, whole_guide: Any) -> None:
     assert fit.losses == whole.losses
-    assert (fit.calls, fit.evaluations) == (whole.calls, whole.evaluations)
+    assert (fit.calls, fit.nfe) == (whole.calls, whole.nfe)
     assert fit.terms.keys() == whole.terms.keys()
     assert all(torch.equal(fit.terms[name], whole.terms[name]) for name in whole.terms)
     state = whole_guide.state_dict()
@@ -261,9 +261,9 @@ def test_the_factors_of_resumed_fits_multiply() -> None:
     """10 steps to a tenth and 10 more to a tenth of that are 20 steps to a hundredth, up to rounding."""
     model, y = build()
     whole, halves = HierarchicalGuide(model, y), HierarchicalGuide(model, y)
-    long = vp.fit(model, whole, y, vp.BetaELBO(), steps=20, lr=0.1, final_lr=0.01, seed=1)
-    short = vp.fit(model, halves, y, vp.BetaELBO(), steps=10, lr=0.1, final_lr=0.1, seed=1)
-    both = vp.fit(model, halves, y, vp.BetaELBO(), steps=10, final_lr=0.1, resume=short)
+    long = vp.fit(model, whole, y, vp.BetaELBO(), steps=20, lr=0.1, lr_decay=0.01, seed=1)
+    short = vp.fit(model, halves, y, vp.BetaELBO(), steps=10, lr=0.1, lr_decay=0.1, seed=1)
+    both = vp.fit(model, halves, y, vp.BetaELBO(), steps=10, lr_decay=0.1, resume=short)
     assert long.state is not None and short.state is not None and both.state is not None
     assert short.state.rates["mu"] == pytest.approx(0.01)
     assert both.state.rates == pytest.approx(long.state.rates)
@@ -282,7 +282,7 @@ def test_what_cannot_be_resumed_is_refused() -> None:
     refused(lambda: vp.fit(model, MeanFieldGuide(model, y), y, objective(), resume=first), "agree about gamma_1")
     one = HierarchicalGuide(model, y[:1])
     refused(lambda: vp.fit(model, one, y[:1], objective(), resume=first), "agree about gamma_1")
-    stateless = Fit(first.losses, first.terms, first.calls, first.evaluations, first.seconds)
+    stateless = Fit(first.losses, first.terms, first.calls, first.nfe, first.seconds)
     refused(lambda: vp.fit(model, guide, y, objective(), resume=stateless), "holds no state")
 
 

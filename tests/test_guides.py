@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal, constraints, kl_divergence
 
 import pyro_vipaint as vp
-from pyro_vipaint.denoisers import EDMDenoiser
 from pyro_vipaint.guides import (
     DeltaGuide,
     FeatureGuide,
@@ -35,9 +34,10 @@ from pyro_vipaint.guides import (
     PriorGuide,
 )
 from pyro_vipaint.guides.base import LatentGuide
-from pyro_vipaint.guides.chain import GRANULARITIES
+from pyro_vipaint.guides.hierarchical import GRANULARITIES
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior, GaussianPrior
-from pyro_vipaint.schedules import EDM, CosineVP, Schedule
+from pyro_vipaint.models.priors.denoisers import EDMDenoiser
+from pyro_vipaint.models.priors.schedules import EDM, CosineVP, Schedule
 from tests.problems import Problem, bound_draws, diagonal_problem
 from tests.statistics import STANDARD_ERRORS, assert_within, mean_and_error
 
@@ -128,7 +128,7 @@ def test_a_guide_draws_for_every_image_and_sample(family: str) -> None:
     with vp.count_calls() as count:
         z = vp.sample(guide, y, 5, seed=0)
     assert z.shape == (5, 2, 2, 4, 4)
-    assert (count.calls, count.evaluations) == (2, 2 * 5 * 2)
+    assert (count.calls, count.nfe) == (2, 2 * 5 * 2)
     assert torch.equal(z, vp.sample(guide, y, 5, seed=0))
     assert (z[0] == z[1]).all() == (family == "delta")
 
@@ -259,7 +259,7 @@ def gap_after_a_fit(family: str) -> tuple[Tensor, Tensor]:
     model = problem.model()
     torch.manual_seed(0)
     guide = FITTED[family](model, problem.y)
-    vp.fit(model, guide, problem.y, vp.BetaELBO(num_particles=16), steps=350, lr=RATES, final_lr=0.01, seed=1)
+    vp.fit(model, guide, problem.y, vp.BetaELBO(num_particles=16), steps=350, lr=RATES, lr_decay=0.01, seed=1)
     bound, error = mean_and_error(bound_draws(model, guide, problem.y, repeats=20))
     return problem.prior.log_evidence(problem.likelihood, problem.y, problem.keypoints) - bound, error
 
@@ -298,7 +298,7 @@ def test_low_rank_sees_what_a_diagonal_cannot() -> None:
     truth, gaps = prior.log_evidence(likelihood, y, model.keypoints), []
     for build in (HierarchicalGuide, LowRankGuide):
         guide = build(model, y)
-        vp.fit(model, guide, y, vp.BetaELBO(num_particles=8), steps=400, lr=0.05, final_lr=0.01, seed=1)
+        vp.fit(model, guide, y, vp.BetaELBO(num_particles=8), steps=400, lr=0.05, lr_decay=0.01, seed=1)
         gaps.append(float(truth - bound_draws(model, guide, y, repeats=10).mean()))
     assert gaps[0] > 1
     assert -0.05 < gaps[1] < 0.2
@@ -436,7 +436,7 @@ def test_the_delta_guide_finds_the_maximum_a_posteriori() -> None:
     problem = diagonal_problem()
     model, (_, lowest) = problem.model(), maximum_a_posteriori(problem)
     guide = DeltaGuide(model, problem.y)
-    fit = vp.fit(model, guide, problem.y, vp.BetaELBO(num_particles=1), steps=250, lr=0.1, final_lr=0.01)
+    fit = vp.fit(model, guide, problem.y, vp.BetaELBO(num_particles=1), steps=250, lr=0.1, lr_decay=0.01)
     assert -1e-4 < fit.losses[-1] - lowest < 0.01  # half the squared distance, in posterior standard deviations
 
 

@@ -14,18 +14,11 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.models.exact import operator_matrix
-from pyro_vipaint.operators import (
-    Compose,
-    GaussianBlur,
-    Inpainting,
-    MotionBlur,
-    Operator,
-    SuperResolution,
-    least_squares,
-    operator_norm,
-    pseudo_inverse,
-)
+from pyro_vipaint.models.exact.gaussian import operator_matrix
+from pyro_vipaint.models.measurements.blur import GaussianBlur, MotionBlur
+from pyro_vipaint.models.measurements.linalg import cgls, operator_norm
+from pyro_vipaint.models.measurements.operators import Compose, Inpainting, Operator, pseudo_inverse
+from pyro_vipaint.models.measurements.super_resolution import SuperResolution
 
 SHAPE = (2, 8, 12)
 MASK = (torch.arange(8 * 12).reshape(1, 8, 12) % 3 > 0).double()
@@ -219,7 +212,7 @@ def test_conjugate_gradients_equal_scipys_lsqr(make: Callable[[], Operator], ste
 
     operator, r = make(), make().A(images(3))
     matrix = operator_matrix(operator, SHAPE).double()
-    ours = least_squares(operator, r, steps)
+    ours = cgls(operator, r, steps)
     for observation, d in zip(r, ours, strict=True):
         linear: Any = LinearOperator(
             matrix.shape,
@@ -235,8 +228,8 @@ def test_one_step_is_exact_for_holes_and_boxes_and_more_steps_change_nothing() -
     for operator in (Inpainting(MASK), SuperResolution(2)):
         for steps in (1, 7):
             exact = operator.A_dagger(operator.A(x))
-            torch.testing.assert_close(least_squares(operator, operator.A(x), steps), exact)
-    assert torch.equal(least_squares(SuperResolution(2), torch.zeros(1, 2, 4, 6)), torch.zeros(1, *SHAPE))
+            torch.testing.assert_close(cgls(operator, operator.A(x), steps), exact)
+    assert torch.equal(cgls(SuperResolution(2), torch.zeros(1, 2, 4, 6)), torch.zeros(1, *SHAPE))
 
 
 def test_few_steps_keep_noise_out_where_the_pseudo_inverse_blows_it_up() -> None:
@@ -245,7 +238,7 @@ def test_few_steps_keep_noise_out_where_the_pseudo_inverse_blows_it_up() -> None
     noise = torch.randn(4, 1, 16, 16, dtype=torch.float64)
     matrix = operator_matrix(operator, (1, 16, 16)).double()
     assert (torch.linalg.pinv(matrix) @ noise.flatten(1).T).std() > 100
-    assert least_squares(operator, noise).std() < 3
+    assert cgls(operator, noise).std() < 3
 
 
 @each_operator

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
-from pyro_vipaint.devices import device_of, resolve_device
+from pyro_vipaint._torch import device_of, resolve_device
 from pyro_vipaint.guides import (
     DeltaGuide,
     FlowGuide,
@@ -24,10 +24,10 @@ from pyro_vipaint.guides import (
     PriorGuide,
 )
 from pyro_vipaint.guides.base import LatentGuide
-from pyro_vipaint.inpainting import GuideFactory
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior, GaussianPrior, load_prior
-from pyro_vipaint.models.exact import GaussianDenoiser
-from pyro_vipaint.schedules import EDM, as_time
+from pyro_vipaint.models.exact.gaussian import GaussianDenoiser
+from pyro_vipaint.models.priors.schedules import EDM, as_time
+from pyro_vipaint.restoration import GuideFactory
 from pyro_vipaint.settings import Settings, default_settings
 
 QUICK: dict[str, Any] = {"levels": 2, "num_samples": 2, "steps": 2, "refine_steps": 2, "seed": 0, "device": "cpu"}
@@ -109,8 +109,8 @@ def test_network_calls(
         result = vp.inpaint(image, mask, prior, levels, 3, steps=steps, refine_steps=refine_steps, seed=0, device="cpu")
     assert result.calls == count.calls == 1 + steps * (levels + 1) + (levels - 1) + refine_steps
     particles = result.settings.num_particles
-    assert result.evaluations == count.evaluations
-    assert result.evaluations == 1 + steps * (levels + 1) * particles + 3 * (levels - 1 + refine_steps)
+    assert result.nfe == count.nfe
+    assert result.nfe == 1 + steps * (levels + 1) * particles + 3 * (levels - 1 + refine_steps)
 
 
 def test_the_default_guide_can_be_given(prior: DiffusionPrior, image: Tensor, mask: Tensor) -> None:
@@ -447,16 +447,16 @@ def test_the_numbers_of_the_refinement_reach_it(image: Tensor, mask: Tensor, mon
     """Steps, both weights and the limit are those of the settings."""
     schedule = EDM()
     prior = DiffusionPrior(schedule, TwoClasses(schedule), (1, 8, 8))
-    settings = replace(default_settings(2), steps=1, refine_steps=3, zeta=0.7, final_zeta=0.6, polyak=0.5)
+    settings = replace(default_settings(2), steps=1, refine_steps=3, zeta=0.7, zeta_decay=0.6, polyak=0.5)
     given: dict[str, Any] = {}
 
     def spy(*arguments: Any, **options: Any) -> Tensor:
         given.update(options, steps=arguments[3])
         return vp.refine(*arguments, **options)
 
-    monkeypatch.setattr("pyro_vipaint.running.refine", spy)
+    monkeypatch.setattr("pyro_vipaint.restoration.refine", spy)
     vp.inpaint(image, mask, prior, num_samples=1, settings=settings, seed=0)
-    numbers = {"steps": settings.refine_steps, **{n: getattr(settings, n) for n in ("zeta", "final_zeta", "polyak")}}
+    numbers = {"steps": settings.refine_steps, **{n: getattr(settings, n) for n in ("zeta", "zeta_decay", "polyak")}}
     assert {name: given[name] for name in numbers} == numbers
 
 
@@ -487,13 +487,13 @@ BAD_NUMBERS: list[tuple[dict[str, Any], str]] = [
     ({"settings": Settings(noise_levels=(5.0, float("nan")))}, "outside the schedule's range"),
     ({"settings": replace(default_settings(2), num_particles=0)}, "num-particles must be at least 1"),
     ({"settings": replace(default_settings(2), scale=0.0)}, "scale must be positive"),
-    ({"settings": replace(default_settings(2), final_lr=0.0)}, "final-lr must be positive"),
+    ({"settings": replace(default_settings(2), lr_decay=0.0)}, "final-lr must be positive"),
     ({"settings": replace(default_settings(2), tau_scale=0.0)}, "tau-scale must be positive"),
     ({"settings": replace(default_settings(2), polyak=0.0)}, "polyak must be positive"),
     ({"settings": replace(default_settings(2), gamma_logit=float("nan"))}, "gamma-logit must be finite"),
     ({"settings": replace(default_settings(2), lr={"mu": -0.1})}, "lr must be finite and not negative"),
     ({"settings": replace(default_settings(2), average=1.5)}, "average is a share"),
-    ({"settings": replace(default_settings(2), final_zeta=-0.1)}, "final-zeta must be finite and not negative"),
+    ({"settings": replace(default_settings(2), zeta_decay=-0.1)}, "final-zeta must be finite and not negative"),
     ({"settings": replace(default_settings(2), perceptual_weight=1.0)}, "LPIPS cannot take images of 8×8"),
 ]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vipaint.kernels import (
+from pyro_vipaint.models.priors.kernels import (
     bridge,
     bridge_coefficients,
     coordinate_scale,
@@ -17,7 +17,7 @@ from pyro_vipaint.kernels import (
     expand_event,
     relative,
 )
-from pyro_vipaint.schedules import (
+from pyro_vipaint.models.priors.schedules import (
     EDM,
     CosineVP,
     GeometricVE,

@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pyro_vipaint.cats.parts import Layers, load_layers, over
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.layers import Layers, load_layers, over
 from tests.layered import SIZE, random_layers
 from tests.statistics import assert_within
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.kernels import bridge_coefficients, relative
 from pyro_vipaint.models import DiffusionMarginal, DiffusionPrior, GaussianPrior
-from pyro_vipaint.schedules import EDM, LinearVP, Schedule, noise_level, time_of
+from pyro_vipaint.models.priors.kernels import bridge_coefficients, relative
+from pyro_vipaint.models.priors.schedules import EDM, LinearVP, Schedule, noise_level, time_of
 from tests.statistics import STANDARD_ERRORS, assert_within, mean_and_error
 
 SCHEDULES: list[Schedule] = [EDM(sigma_max=20.0), LinearVP()]
@@ -87,10 +87,10 @@ def test_log_prob_costs_one_call_and_sample_one_a_step() -> None:
     marginal = build_prior(EDM()).diffusion().marginal(0.5, steps=9)
     with count_calls() as count:
         marginal.log_prob(torch.randn(5, 2, 3))
-    assert (count.calls, count.evaluations) == (1, 10)
+    assert (count.calls, count.nfe) == (1, 10)
     with count_calls() as count:
         marginal.sample(torch.Size((4,)))
-    assert (count.calls, count.evaluations) == (9, 36)
+    assert (count.calls, count.nfe) == (9, 36)
 
 
 def test_the_chain_draws_what_the_density_describes() -> None:

@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-from pyro_vipaint.masks import MASKS, box, random_large, random_small, rotated_window
+from pyro_vipaint.models.measurements.masks import MASKS, box, random_large, random_small, rotated_window
 from tests.statistics import FAILURE_RATE, assert_within
 
 SIZE = 32

@@ -24,9 +24,9 @@ from pyro_vipaint.elbos.base import LatentScale
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.guides import HierarchicalGuide, MixtureGuide, mixture
 from pyro_vipaint.guides.mixture import StratifiedMixture, systematic, weight_gradient
-from pyro_vipaint.kernels import expand_event
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior, GaussianMixturePrior, GaussianPrior
-from pyro_vipaint.schedules import EDM, Schedule, as_time
+from pyro_vipaint.models.priors.kernels import expand_event
+from pyro_vipaint.models.priors.schedules import EDM, Schedule, as_time
 from tests.problems import bound_draws, diagonal_problem
 from tests.statistics import FAILURE_RATE, STANDARD_ERRORS, assert_within, mean_and_error
 
@@ -300,7 +300,7 @@ def test_a_step_makes_k_plus_one_calls_and_sampling_k_minus_one(estimated: bool)
 def test_the_bound_reaches_the_evidence_of_the_gaussian_truth_and_never_exceeds_it() -> None:
     model, y = small_model(2, size=4)
     guide = MixtureGuide(model, y, num_components=3, spread=0.5, gamma_logit=0.0)
-    vp.fit(model, guide, y, vp.BetaELBO(num_particles=12), steps=300, lr=0.1, final_lr=0.01, seed=1)
+    vp.fit(model, guide, y, vp.BetaELBO(num_particles=12), steps=300, lr=0.1, lr_decay=0.01, seed=1)
     prior: Any = model.prior
     truth = prior.log_evidence(model.likelihood, y, model.keypoints)
     bound, error = mean_and_error(bound_draws(model, guide, y))
@@ -342,7 +342,7 @@ def two_modes() -> tuple[DiffusionModel, Tensor, Tensor, float]:
     The modes lie so far apart that each has the closed form of one Gaussian prior.
     """
     schedule, mean, std = EDM(), torch.tensor([0.4, 4.0]), 0.5
-    prior = TwoModePrior(schedule, TwoModes(schedule, mean, std), (2,), data_std=4.0)
+    prior = TwoModePrior(schedule, TwoModes(schedule, mean, std), (2,), sigma_data=4.0)
     likelihood = vp.Gaussian(vp.Inpainting(torch.tensor([1.0, 0.0])), sigma=0.3)
     model = DiffusionModel(prior, likelihood, vp.keypoints(prior, noise_levels=[1.0, 0.4]))
     y = torch.tensor([[-0.3, 0.0]])
@@ -369,7 +369,7 @@ def test_the_mixture_finds_both_modes_with_their_weights(two_modes: tuple) -> No
     guide = MixtureGuide(model, y, num_components=4, generator=torch.Generator().manual_seed(1))
     elbo, resting = vp.BetaELBO(num_particles=16), {"mu": 0.3, "tau": 0.1, "gamma": 0.1, "weight": 0.0}
     vp.fit(model, guide, y, elbo, steps=100, lr=resting, seed=2)
-    vp.fit(model, guide, y, elbo, steps=250, lr=0.1, final_lr=0.02, seed=2)
+    vp.fit(model, guide, y, elbo, steps=250, lr=0.1, lr_decay=0.02, seed=2)
     bound, error, share = judge(model, guide, y)
     assert abs(share - upper) < 0.04
     assert bound < float(evidence) + STANDARD_ERRORS * error + 0.01
@@ -381,7 +381,7 @@ def test_the_hierarchical_guide_finds_the_mode_that_it_starts_at(two_modes: tupl
     """It misses the other one, and its bound falls short by the logarithm of what it found."""
     model, y, evidence, upper = two_modes
     guide = HierarchicalGuide(model, torch.tensor([[-0.3, sign * 3.0]]))
-    vp.fit(model, guide, y, vp.BetaELBO(num_particles=16), steps=200, lr=0.1, final_lr=0.02, seed=2)
+    vp.fit(model, guide, y, vp.BetaELBO(num_particles=16), steps=200, lr=0.1, lr_decay=0.02, seed=2)
     bound, error, share = judge(model, guide, y)
     weight = upper if sign > 0 else 1 - upper
     assert (1 - share if sign > 0 else share) < 0.01
@@ -395,7 +395,7 @@ def test_the_components_start_around_init_or_where_they_are_told() -> None:
     guide = MixtureGuide(model, init, num_components=6, spread=2.0)
     assert torch.equal(guide.mu_2[:, 0], init)
     others = guide.mu_2[:, 1:].detach()
-    std = 2 * model.prior.data_std
+    std = 2 * model.prior.sigma_data
     assert_within(others.mean(), 3.0, std / others.numel() ** 0.5)
     assert_within(others.std(), std, std / (2 * others.numel()) ** 0.5)
     starts = torch.randn(50, 6, 20)

@@ -13,8 +13,8 @@ import pyro_vipaint as vp
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior, GaussianMixturePrior, GaussianPrior
-from pyro_vipaint.operators import Matrix
-from pyro_vipaint.schedules import EDM, CosineVP, LinearVP, RectifiedFlow, Schedule, as_time, time_of
+from pyro_vipaint.models.measurements.operators import Matrix
+from pyro_vipaint.models.priors.schedules import EDM, CosineVP, LinearVP, RectifiedFlow, Schedule, as_time, time_of
 from tests.statistics import STANDARD_ERRORS, assert_within, mean_and_error
 
 D, M = 5, 3
@@ -133,7 +133,7 @@ def test_bayes(kind: str) -> None:
 
 @every_kind
 def test_one_component_is_the_gaussian_prior(kind: str) -> None:
-    """Denoiser, marginal, evidence, posterior and data_std of GaussianPrior."""
+    """Denoiser, marginal, evidence, posterior and sigma_data of GaussianPrior."""
     mean, std, covariance = normal(1, D), 0.3 + uniform(D), covariances()
     one = torch.ones(1, dtype=torch.float64)
     if kind.startswith("full"):
@@ -147,7 +147,7 @@ def test_one_component_is_the_gaussian_prior(kind: str) -> None:
     torch.testing.assert_close(ours.denoise(z, 0.4), theirs.denoise(z, 0.4))
     torch.testing.assert_close(ours.marginal(0.4).log_prob(z), theirs.marginal(0.4).log_prob(z))
     torch.testing.assert_close(ours.log_evidence(likelihood, y), theirs.log_evidence(likelihood, y))
-    assert ours.data_std == pytest.approx(theirs.data_std)
+    assert ours.sigma_data == pytest.approx(theirs.sigma_data)
     mine, exact = ours.posterior(likelihood, y), theirs.posterior(likelihood, y)
     torch.testing.assert_close(mine.mean, exact.mean)
     torch.testing.assert_close(mine.component_distribution.covariance_matrix[:, 0], exact.covariance_matrix)
@@ -194,7 +194,7 @@ def test_a_split_component_changes_nothing(kind: str) -> None:
     torch.testing.assert_close(split.denoise(z, 0.4), prior.denoise(z, 0.4))
     torch.testing.assert_close(split.log_evidence(likelihood, y), prior.log_evidence(likelihood, y))
     torch.testing.assert_close(split.posterior(likelihood, y).variance, prior.posterior(likelihood, y).variance)
-    assert split.data_std == pytest.approx(prior.data_std)
+    assert split.sigma_data == pytest.approx(prior.sigma_data)
 
 
 @every_kind
@@ -215,7 +215,7 @@ def test_data_std_is_that_of_draws() -> None:
     prior = build("std each")
     draws = prior.marginal(0.0).sample((40_000,))  # EDM's noise at 0 is 0.002
     value, error = mean_and_error((draws - draws.mean(0)).square().mean(1))
-    assert_within(value, prior.data_std**2, error)
+    assert_within(value, prior.sigma_data**2, error)
 
 
 @every_kind
@@ -282,7 +282,7 @@ def test_the_model_runs_on_it(estimated: bool, calls: int) -> None:
     guide = HierarchicalGuide(model, vp.initial_latent(prior, likelihood, y))
     with vp.count_calls() as count:
         vp.BetaELBO(num_particles=7).differentiable_loss(model, guide, y).backward()
-    assert (count.calls, count.evaluations) == (calls, calls * 14)
+    assert (count.calls, count.nfe) == (calls, calls * 14)
     for name, parameter in guide.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name

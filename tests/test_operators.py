@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_vipaint.codecs import Identity
-from pyro_vipaint.likelihoods import Gaussian, Laplace
-from pyro_vipaint.operators import Inpainting
+from pyro_vipaint.models.measurements.likelihoods import Gaussian, Laplace
+from pyro_vipaint.models.measurements.operators import Inpainting
+from pyro_vipaint.models.priors.codecs import Identity
 
 SHAPE = (3, 4, 5)
 MASKS = {

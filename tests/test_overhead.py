@@ -26,7 +26,7 @@ def test_the_demonstration_is_measured_with_its_own_calls(monkeypatch: pytest.Mo
         calls.append(len(recorder.calls))
         replay(recorder)
 
-    monkeypatch.setattr("pyro_vipaint.inpainting.inpaint", counted)
+    monkeypatch.setattr("pyro_vipaint.restoration.inpaint", counted)
     monkeypatch.setattr(overhead.RecordingDenoiser, "replay", replayed)
     whole, bare = overhead.demo_seconds()
     assert whole > 0 and bare > 0

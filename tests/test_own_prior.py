@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 import pyro_vipaint as vp
 from benchmarks import memory
-from pyro_vipaint.denoisers import EDMDenoiser
 from pyro_vipaint.models import load_prior
-from pyro_vipaint.schedules import EDM
+from pyro_vipaint.models.priors.denoisers import EDMDenoiser
+from pyro_vipaint.models.priors.schedules import EDM
 from tests.networks import random_unet
 from tests.pipelines import livelier, random_vae
 from tests.test_pretrained import Bomb

@@ -11,19 +11,18 @@ from torch import Tensor
 from torch.distributions import Normal
 
 import pyro_vipaint as vp
+from pyro_vipaint.cats import posterior as parts
+from pyro_vipaint.cats.parts import Layers, draw_parts, shipped_layers
+from pyro_vipaint.cats.scores import part_scores
 from pyro_vipaint.diagnostics import (
     coverage_of_classes,
     expected_coverage,
     expected_total_variation,
     is_shown,
-    part_scores,
-    parts,
     parts_posterior,
     total_variation,
 )
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.held_out import draw_parts, shipped_layers
-from pyro_vipaint.layers import Layers
 from pyro_vipaint.models import EmpiricalPrior
 from tests.layered import SIZE, random_layers
 from tests.statistics import assert_within, mean_and_error

@@ -8,17 +8,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pyro_vipaint.diagnostics import is_shown, parts_posterior
-from pyro_vipaint.errors import InputError
-from pyro_vipaint.held_out import draw_parts, shipped_layers
-from pyro_vipaint.models import load_prior
-from pyro_vipaint.parts_classifier import (
+from pyro_vipaint.cats.classifier import (
     PartsClassifier,
     draw_labels,
     load_classifier,
     part_probabilities,
     save_classifier,
 )
+from pyro_vipaint.cats.parts import draw_parts, shipped_layers
+from pyro_vipaint.diagnostics import is_shown, parts_posterior
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.models import load_prior
 from recipes.cats64.classifier import LARGEST_BLUR, TARGET, blurred, labels_of, through_autoencoder
 from tests.statistics import assert_within
 

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 import pyro_vipaint as vp
 from pyro_vipaint.baselines import blended
-from pyro_vipaint.denoisers import EpsilonDenoiser, integer_timestep
-from pyro_vipaint.kernels import bridge_coefficients
 from pyro_vipaint.models import DiffusionPrior
+from pyro_vipaint.models.priors.denoisers import EpsilonDenoiser, integer_timestep
+from pyro_vipaint.models.priors.kernels import bridge_coefficients
+from pyro_vipaint.models.priors.schedules import LinearVP, noise_level, time_of
 from pyro_vipaint.refinement import Guidance, guided_chain, residual_norm
-from pyro_vipaint.schedules import LinearVP, noise_level, time_of
 from tests.networks import random_unet
 
 deepinv = pytest.importorskip("deepinv")

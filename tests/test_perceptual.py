@@ -11,9 +11,9 @@ from pyro import poutine
 
 import pyro_vipaint as vp
 from pyro_vipaint.guides import HierarchicalGuide
-from pyro_vipaint.masks import rotated_window
 from pyro_vipaint.metrics import lpips_distance
 from pyro_vipaint.models import DiffusionModel, GaussianPrior
+from pyro_vipaint.models.measurements.masks import rotated_window
 
 SIZE, SCALE = 32, 0.2
 

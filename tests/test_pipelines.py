@@ -23,12 +23,12 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
-from pyro_vipaint.cli import app
+from pyro_vipaint.cli.main import app
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.inpainting import inpaint
 from pyro_vipaint.models import DiffusionPrior, from_diffusers, load_prior
-from pyro_vipaint.models.components import read_network
-from pyro_vipaint.schedules import time_of
+from pyro_vipaint.models.pretrained.components import read_network
+from pyro_vipaint.models.priors.schedules import time_of
+from pyro_vipaint.restoration import inpaint
 from tests import pipelines
 from tests.networks import random_unet
 from tests.pipelines import IMAGE, LATENT, LETTERS
@@ -103,7 +103,7 @@ def test_edm_on_latents_denoises_as_its_scheduler(tmp_path: Path) -> None:
     expected = scheduler.step(output, timestep, z, return_dict=False)[0]
     ours = prior.denoise(z, time_of(prior.schedule, sigma))
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
-    assert (prior.data_std, prior.image_shape) == (0.6, IMAGE)
+    assert (prior.sigma_data, prior.image_shape) == (0.6, IMAGE)
 
 
 # against the pipelines themselves: one step of sampling is one prediction, decoded
@@ -401,7 +401,7 @@ def test_inpainting_with_a_prompt(tmp_path: Path) -> None:
     guided = inpaint(image, half_mask(), prior, 2, 2, prompt=[PROMPT], guidance_scale=WEIGHT, **options)
     assert plain.samples.shape == (2, 1, *IMAGE)
     assert plain.calls == prompted.calls == guided.calls == 1 + 2 * 3 + 1 + 2
-    assert 2 * plain.evaluations == 2 * prompted.evaluations == guided.evaluations
+    assert 2 * plain.nfe == 2 * prompted.nfe == guided.nfe
     for one, other in ((plain, prompted), (prompted, guided)):
         assert (one.samples - other.samples).abs().max() > 0.01
 
@@ -420,13 +420,13 @@ def test_a_prompt_on_the_command_line(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert (report["prompt"], report["guidance_scale"]) == (PROMPT, 3.0)
-    assert report["network_evaluations"] > report["network_calls"]
+    assert report["nfe"] > report["network_calls"]
     assert Image.open(tmp_path / "out" / "sample_00.png").size == (IMAGE[2], IMAGE[1])
 
 
 def test_a_latent_prior_describes_itself(tmp_path: Path) -> None:
     """Latents and images each have their shape; the unit of noise is that of scaled latents, or prior.json's."""
     prior = load_prior(bare_folder(tmp_path, pipelines.ddpm(), sigma_data=0.9))
-    assert (prior.event_shape, prior.image_shape, prior.data_std) == (LATENT, IMAGE, 0.9)
-    assert saved(pipelines.ldm_pipeline(), tmp_path / "ldm").data_std == 1.0
+    assert (prior.event_shape, prior.image_shape, prior.sigma_data) == (LATENT, IMAGE, 0.9)
+    assert saved(pipelines.ldm_pipeline(), tmp_path / "ldm").sigma_data == 1.0
     assert isinstance(read_network(tmp_path / "unet", ("UNet2DModel",), torch.float32, tmp_path), UNet2DModel)

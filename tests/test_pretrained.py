@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.models import DiffusionPrior, embedded_priors, from_diffusers, load_prior, pretrained
+from pyro_vipaint.models import DiffusionPrior, embedded_priors, from_diffusers, load_prior
+from pyro_vipaint.models.pretrained import load as pretrained
 from tests import networks
 
 EVENT = (1, 8, 8)
@@ -79,13 +80,13 @@ def test_a_saved_edm_network_denoises_as_before(
 
 
 def test_a_prior_describes_itself(edm_folder: tuple[UNet2DModel, EDMEulerScheduler, Path]) -> None:
-    """Event shape, noise range, classes, data_std and name come from the folder; the weights are frozen."""
+    """Event shape, noise range, classes, sigma_data and name come from the folder; the weights are frozen."""
     _, _, folder = edm_folder
     prior = load_prior(str(folder))
     assert prior.event_shape == EVENT
     assert prior.noise_range == pytest.approx((0.002, 50.0))
     assert prior.class_names == ("bag", "boot", "coat")
-    assert prior.data_std == 0.6
+    assert prior.sigma_data == 0.6
     assert prior.name == "shirts"
     z = latents().requires_grad_()
     prior.denoise(z, 0.5).sum().backward()

@@ -54,6 +54,6 @@ def test_its_table_of_cats_is_that_of_the_results() -> None:
             short(row["lpips"], 4),
             *(short(row[name], 3) for name in ("total_variation", "agreement", "coverage")),
         ]
-        calls = f"{row['evaluations']:.0f}" if row["evaluations"] else ""
+        calls = f"{row['NFE']:.0f}" if row["nfe"] else ""
         wanted = f"| {row['method']} | {' | '.join(scores)} | {calls}".rstrip()
         assert any(wanted in line for line in (lines[first], *block)), (row["mask"], wanted)

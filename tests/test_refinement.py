@@ -11,12 +11,22 @@ import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
-from pyro_vipaint import kernels, refinement
+from pyro_vipaint import refinement
 from pyro_vipaint.baselines import dps
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.models import DiffusionModel, GaussianPrior
+from pyro_vipaint.models.priors import kernels
+from pyro_vipaint.models.priors.schedules import (
+    EDM,
+    GeometricVE,
+    LinearVP,
+    RectifiedFlow,
+    Schedule,
+    TableVP,
+    noise_level,
+    time_of,
+)
 from pyro_vipaint.refinement import Guidance, guided_chain, residual_norm
-from pyro_vipaint.schedules import EDM, GeometricVE, LinearVP, RectifiedFlow, Schedule, TableVP, noise_level, time_of
 from tests.statistics import assert_within, mean_and_error
 
 MASK = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
@@ -177,7 +187,7 @@ def test_with_polyaks_limit_no_zeta_is_too_strong() -> None:
     prior, y = image_prior(), 0.6 * MASK.unsqueeze(0)
     model = DiffusionModel(prior, LIKELIHOOD, vp.keypoints(prior, noise_levels=[1.0, 0.5]))
     z = torch.randn(50, 1, 1, 2, 2)
-    images = [vp.refine(model, z, y, 30, zeta=500.0, final_zeta=1.0, polyak=p, seed=0) for p in (None, 1.0)]
+    images = [vp.refine(model, z, y, 30, zeta=500.0, zeta_decay=1.0, polyak=p, seed=0) for p in (None, 1.0)]
     thrown, limited = ((x - y)[..., 0, :].abs().mean() for x in images)
     assert limited < 0.02 < 0.3 < thrown
 
@@ -199,7 +209,7 @@ def test_falling_guidance_ends_nearer_to_the_observation() -> None:
     prior, y = image_prior(), 0.6 * MASK.unsqueeze(0)
     model = DiffusionModel(prior, LIKELIHOOD, vp.keypoints(prior, noise_levels=[1.0, 0.5]))
     z = torch.randn(200, 1, 1, 2, 2)
-    images = [vp.refine(model, z, y, steps=50, zeta=0.5, final_zeta=final, seed=0) for final in (1.0, 0.1)]
+    images = [vp.refine(model, z, y, steps=50, zeta=0.5, zeta_decay=final, seed=0) for final in (1.0, 0.1)]
     constant, falling = ((x - y)[..., 0, :].abs().mean() for x in images)
     assert falling < 0.5 * constant
 
@@ -211,7 +221,7 @@ def test_noise_levels_fall_as_on_the_schedule_of_karras(schedule: Schedule) -> N
     times = refinement.refinement_times(prior, start, 8)
     assert times[0] == start and times[-1] == 0 and len(times) == 9
     roots = [float(noise_level(schedule, t)) ** (1 / 7) for t in times[:-1]]
-    lowest = max(float(noise_level(schedule, 0.0)), 0.003 * prior.data_std)
+    lowest = max(float(noise_level(schedule, 0.0)), 0.003 * prior.sigma_data)
     assert roots == pytest.approx([1 + i / 8 * (lowest ** (1 / 7) - 1) for i in range(8)], abs=1e-6)
     if isinstance(schedule, EDM):
         assert times == pytest.approx(torch.linspace(start, 0, 9, dtype=torch.float64).tolist(), abs=1e-9)
@@ -248,7 +258,7 @@ def test_calls_are_steps() -> None:
     model = DiffusionModel(prior, LIKELIHOOD, vp.keypoints(prior, noise_levels=[1.0, 0.5]))
     with count_calls() as count:
         x = vp.refine(model, torch.randn(5, 2, 1, 2, 2), y, steps=7)
-    assert (count.calls, count.evaluations) == (7, 70)
+    assert (count.calls, count.nfe) == (7, 70)
     assert x.shape == (5, 2, 1, 2, 2)
     assert dps(prior, LIKELIHOOD, y, 5, steps=7).calls == 7
 

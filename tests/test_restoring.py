@@ -13,8 +13,8 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint.models import DiffusionPrior, GaussianPrior
-from pyro_vipaint.operators import Matrix, Operator, apply
-from pyro_vipaint.restoring import restoration_settings
+from pyro_vipaint.models.measurements.operators import Matrix, Operator, apply
+from pyro_vipaint.settings import restoration_settings
 
 QUICK: dict[str, Any] = {"levels": 2, "num_samples": 2, "steps": 2, "refine_steps": 2, "seed": 0, "device": "cpu"}
 SHAPE = (1, 8, 8)
@@ -54,7 +54,7 @@ def test_shapes_calls_and_moments(make: Callable[[], Operator], prior: Diffusion
     assert result.samples.shape == (2, 2, *SHAPE) and result.samples.abs().max() <= 1
     assert torch.equal(result.observation, y)
     assert result.calls == count.calls == 1 + 2 * 3 + 1 + 2
-    assert result.evaluations == count.evaluations
+    assert result.nfe == count.nfe
     torch.testing.assert_close(result.mean, result.samples.sum(0) / 2)
     torch.testing.assert_close(result.std, (result.samples[0] - result.samples[1]).abs() / 2**0.5)
     bounds = torch.stack(list(result.fit.final_terms().values())).sum(0)
@@ -80,7 +80,7 @@ def test_an_inpainting_operator_gives_what_inpaint_gives(prior: DiffusionPrior) 
     assert torch.equal(inpainted.samples, restored.samples)
     assert torch.equal(inpainted.observation, restored.observation)
     assert restored.mask is not None and torch.equal(inpainted.mask, restored.mask)
-    assert (inpainted.calls, inpainted.evaluations) == (restored.calls, restored.evaluations)
+    assert (inpainted.calls, inpainted.nfe) == (restored.calls, restored.nfe)
 
 
 def test_the_posterior_of_independent_pixels(prior: DiffusionPrior) -> None:

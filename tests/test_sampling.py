@@ -10,7 +10,7 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint.models import GaussianPrior
-from pyro_vipaint.operators import Matrix
+from pyro_vipaint.models.measurements.operators import Matrix
 from tests.problems import diagonal_problem
 
 SIGMA_MAX = 80.0  # of the EDM schedule: z_1 = x + 80 eps tells next to nothing about x
@@ -25,7 +25,7 @@ def test_hidden_elements_start_at_the_priors_mean_and_observed_ones_at_the_data(
     mean = problem.prior.mean * SIGMA_MAX**2 / (variance + SIGMA_MAX**2)
     assert torch.allclose(start[:, :6], problem.y[:, :6], atol=1e-6)
     assert torch.allclose(start[:, 6:], mean[6:].expand(3, -1), atol=1e-6)
-    assert (count.calls, count.evaluations) == (1, 3)
+    assert (count.calls, count.nfe) == (1, 3)
 
 
 def test_nothing_hidden_is_looked_at() -> None:

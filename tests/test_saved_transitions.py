@@ -25,7 +25,7 @@ from diffusers import (
 from torch import Tensor
 
 from pyro_vipaint.models import DiffusionPrior, load_prior
-from pyro_vipaint.schedules import time_of
+from pyro_vipaint.models.priors.schedules import time_of
 from tests import pipelines
 from tests.networks import random_unet
 from tests.pipelines import LATENT

@@ -14,8 +14,7 @@ from diffusers import DDPMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteSc
 from torch import Tensor
 
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.keypoints import check_keypoints, keypoints
-from pyro_vipaint.schedules import (
+from pyro_vipaint.models.priors.schedules import (
     EDM,
     CosineVP,
     GeometricVE,
@@ -25,6 +24,8 @@ from pyro_vipaint.schedules import (
     Schedule,
     TableVP,
     as_time,
+    check_keypoints,
+    keypoints,
     lowest_level,
     noise_level,
     time_of,

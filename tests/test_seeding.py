@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyro_vipaint.seeding import seeded
+from pyro_vipaint._torch import seeded
 
 
 def test_the_generators_are_restored_also_after_an_error() -> None:

@@ -23,13 +23,13 @@ def test_a_rate_of_zero_leaves_that_kind_where_it_was() -> None:
 
 
 def test_the_rate_decays_to_its_final_share() -> None:
-    """Adam's first and last steps move by about the rate of that step; their ratio is ``final_lr``."""
+    """Adam's first and last steps move by about the rate of that step; their ratio is ``lr_decay``."""
     problem = diagonal_problem()
     model = problem.model()
     guide = HierarchicalGuide(model, problem.y)
     values = [guide.mu_1.detach().clone()]
     vp.fit(
-        model, guide, problem.y, vp.BetaELBO(), steps=200, lr=1e-3, final_lr=1e-3,
+        model, guide, problem.y, vp.BetaELBO(), steps=200, lr=1e-3, lr_decay=1e-3,
         callback=lambda step, loss: values.append(guide.mu_1.detach().clone()),
     )  # fmt: skip
     first, last = (values[1] - values[0]).abs().mean(), (values[-1] - values[-2]).abs().mean()
@@ -148,7 +148,7 @@ def test_what_a_guide_costs_that_makes_its_parameters_late_is_counted() -> None:
     model = problem.model(problem.prior.diffusion())
     with vp.count_calls() as count:
         fit = vp.fit(model, AutoNormal(model), problem.y, Trace_ELBO(), steps=1, seed=0)
-    assert fit.calls == count.calls > 2 * 3 + 1 and fit.evaluations == count.evaluations
+    assert fit.calls == count.calls > 2 * 3 + 1 and fit.nfe == count.nfe
 
 
 def test_resuming_with_such_a_guide_leaves_the_global_generator_alone() -> None:

@@ -11,7 +11,8 @@ import torch
 from diffusers import DDPMScheduler, EDMDPMSolverMultistepScheduler, EDMEulerScheduler, UNet2DModel
 from torch import Tensor
 
-from pyro_vipaint.denoisers import (
+from pyro_vipaint.models import DiffusionPrior
+from pyro_vipaint.models.priors.denoisers import (
     EDMDenoiser,
     EpsilonDenoiser,
     FlowDenoiser,
@@ -20,8 +21,7 @@ from pyro_vipaint.denoisers import (
     VDenoiser,
     integer_timestep,
 )
-from pyro_vipaint.models import DiffusionPrior
-from pyro_vipaint.schedules import (
+from pyro_vipaint.models.priors.schedules import (
     EDM,
     CosineVP,
     LinearVP,

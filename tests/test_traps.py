@@ -13,10 +13,10 @@ from torch.distributions import Normal, kl_divergence
 
 import pyro_vipaint as vp
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.denoisers import EDMDenoiser
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior
-from pyro_vipaint.schedules import EDM
+from pyro_vipaint.models.priors.denoisers import EDMDenoiser
+from pyro_vipaint.models.priors.schedules import EDM
 from tests.problems import diagonal_problem
 
 
@@ -45,7 +45,7 @@ def test_an_svi_step_makes_exactly_k_plus_one_calls(levels: int, particles: int)
     with count_calls() as count:
         vp.fit(model, guide, y, vp.BetaELBO(num_particles=particles), steps=3)
     assert count.calls == 3 * (levels + 1)
-    assert count.evaluations == 3 * (levels + 1) * particles * 2
+    assert count.nfe == 3 * (levels + 1) * particles * 2
 
 
 @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
@@ -63,7 +63,7 @@ def test_sampling_makes_k_minus_one_calls_and_never_looks_at_y() -> None:
     guide = HierarchicalGuide(model, y)
     with count_calls() as count:
         z = vp.sample(guide, y, 6)
-    assert (count.calls, count.evaluations) == (3, 3 * 6 * 2)
+    assert (count.calls, count.nfe) == (3, 3 * 6 * 2)
     assert z.shape == (6, 2, 1, 8, 8)
 
 

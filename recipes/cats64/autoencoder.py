@@ -25,8 +25,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from pyro_vipaint.held_out import draw_parts, shipped_layers
-from pyro_vipaint.layers import Layers
+from pyro_vipaint.cats.parts import Layers, draw_parts, shipped_layers
 from pyro_vipaint.metrics import perceptual_distance
 from recipes.training import Schedule, load_average, train
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pyro_vipaint.held_out import draw_parts, shipped_layers
+from pyro_vipaint.cats.parts import draw_parts, shipped_layers
 from recipes.cats64 import prior as prior_recipe
 from recipes.cats64.autoencoder import build_network as build_autoencoder
 from recipes.export import move_files, relative_difference

@@ -36,8 +36,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel
 from torch import Tensor
 
-from pyro_vipaint.held_out import draw_parts, shipped_layers
-from pyro_vipaint.layers import Layers
+from pyro_vipaint.cats.parts import Layers, draw_parts, shipped_layers
 from recipes.cats64.autoencoder import build_network as build_autoencoder
 from recipes.training import Schedule, load_average, train
 
