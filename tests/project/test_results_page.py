@@ -11,7 +11,7 @@ pytest.importorskip("pyarrow")
 from benchmarks.tables import RESULTS, parts, tables
 from pyro_vipaint.bench.report import against
 
-PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 FILES = sorted(RESULTS.glob("bench-*.parquet"))
 
 

@@ -32,7 +32,7 @@ from pyro_vipaint.restoration import inpaint
 from tests import pipelines
 from tests.networks import random_unet
 from tests.pipelines import IMAGE, LATENT, LETTERS
-from tests.test_pretrained import Bomb
+from tests.priors.test_pretrained import Bomb
 
 PROMPT, OTHER = "a cat", "the dog"
 WEIGHT = 4.0

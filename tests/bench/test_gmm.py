@@ -179,7 +179,7 @@ def test_tables_by_hand() -> None:
 
 
 def test_the_documented_tables_are_those_of_the_results() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "gmm.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "gmm.md").read_text(encoding="utf-8")
     assert gmm_report.report(pandas.DataFrame(gmm.read_rows(gmm.RESULTS))) in text
 
 

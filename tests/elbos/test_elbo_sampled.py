@@ -22,9 +22,9 @@ import pyro_vipaint as vp
 from pyro_vipaint.guides import FlowGuide, HierarchicalGuide, MixtureGuide
 from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.models import DiffusionModel, GaussianPrior
+from tests.elbos.test_elbo import BETAS, build, drawn_by_hand, gradients, weight
 from tests.problems import Problem, diagonal_problem
 from tests.statistics import assert_within, mean_and_error
-from tests.test_elbo import BETAS, build, drawn_by_hand, gradients, weight
 
 SAMPLED = [vp.SampledELBO, vp.StickingTheLandingELBO]
 EVERY: list[Callable[..., Any]] = [vp.BetaELBO, *SAMPLED, vp.RenyiELBO]

@@ -13,11 +13,11 @@ from torch import Tensor
 import pyro_vipaint as vp
 from pyro_vipaint.elbos import GeometricSchedule
 from pyro_vipaint.guides import HierarchicalGuide
+from tests.elbos.test_elbo import build, by_hand, drawn_by_hand, weight
+from tests.elbos.test_elbo_renyi import nearby_guide
+from tests.elbos.test_elbo_sampled import evidence, observed_problem
 from tests.problems import bound_draws, diagonal_problem
 from tests.statistics import STANDARD_ERRORS, mean_and_error
-from tests.test_elbo import build, by_hand, drawn_by_hand, weight
-from tests.test_elbo_renyi import nearby_guide
-from tests.test_elbo_sampled import evidence, observed_problem
 
 PLAN: list[Any] = [8.0, {"z_3": 2.0, "z_1": 7.0}, 1.0]
 

@@ -22,10 +22,10 @@ from pyro_vipaint.models.priors.denoisers import EDMDenoiser
 from pyro_vipaint.models.priors.schedules import EDM
 from tests.networks import random_unet
 from tests.pipelines import livelier, random_vae
-from tests.test_pretrained import Bomb
+from tests.priors.test_pretrained import Bomb
 
 LATENT, IMAGE = (4, 16, 16), (3, 32, 32)  # large enough for LPIPS
-DOCUMENT = Path(__file__).parents[1] / "docs" / "priors.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "priors.md"
 ALPHAS_CUMPROD = (1 - torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
 
 

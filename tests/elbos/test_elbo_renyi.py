@@ -17,10 +17,10 @@ from torch import Tensor
 import pyro_vipaint as vp
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.models import DiffusionModel
+from tests.elbos.test_elbo import build, gradients
+from tests.elbos.test_elbo_sampled import evidence, exact_guide, observed_problem
 from tests.problems import Problem, diagonal_problem
 from tests.statistics import STANDARD_ERRORS, mean_and_error
-from tests.test_elbo import build, gradients
-from tests.test_elbo_sampled import evidence, exact_guide, observed_problem
 
 
 def pyros(alpha: float, particles: int) -> pyro.infer.RenyiELBO:
