@@ -29,8 +29,8 @@ from pyro_vipaint.cli.output import run_and_write
 
 
 def inpaint(
-    image: Annotated[Path, typer.Argument(help="Picture with a hole; hidden pixels are not looked at.")],
-    mask: Annotated[Path, typer.Option(help="Mask picture: white means observed.")],
+    image: Annotated[Path, typer.Argument(help="Picture with a hole; hidden pixels have no influence.")],
+    mask: Annotated[Path, typer.Option(help="Mask picture; white means observed.")],
     out: Out,
     prior: Prior = "fashion32",
     levels: Levels = 4,
@@ -45,7 +45,7 @@ def inpaint(
     half: Half = False,
     checkpointing: Checkpointing = False,
     seed: Seed = 0,
-    resize: Annotated[bool, typer.Option("--resize", help="Fit picture and mask to the prior's size.")] = False,
+    resize: Annotated[bool, typer.Option("--resize", help="Resize picture and mask to the prior's size.")] = False,
     invert_mask: InvertMask = False,
     truth: Truth = None,
 ) -> None:
@@ -74,7 +74,7 @@ def inpaint(
 def complete_and_write(
     images: Any, masks: Any, truth: Any, out: Path, seed: int, entries: dict[str, Any], **arguments: Any
 ) -> None:
-    """Runs :func:`inpaint` and writes what comes of it; ``entries`` go into the report."""
+    """Runs :func:`pyro_vipaint.inpaint` and writes its results; ``entries`` are added to the report."""
     from pyro_vipaint.checks import check_truth
     from pyro_vipaint.restoration import inpaint as run
 

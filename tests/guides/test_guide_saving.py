@@ -133,7 +133,7 @@ def test_a_save_that_fails_while_writing_leaves_the_old_one(tmp_path: Path, monk
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("safetensors.torch.save_file", full)
+        patch.setattr("safetensors.torch.save", full)
         with pytest.raises(OSError, match="space"):
             new.save_pretrained(tmp_path)
     assert torch.equal(PriorGuide.load(tmp_path, model).mu_3, old.mu_3)
