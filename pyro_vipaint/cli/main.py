@@ -16,8 +16,6 @@ from pyro_vipaint.cli.restore import restore
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Inpainting and restoration by VIPaint with diffusion priors."
 )
-    add_completion=False, no_args_is_help=True, help="Inpainting and restoration by VIPaint with diffusion priors."
-)
 app.command()(inpaint)
 app.command()(restore)
 app.command()(bench)
