@@ -261,7 +261,8 @@ def _check_named(what: str, values: Any, usable: Callable[[Any], bool], wanted: 
     named = values if isinstance(values, Mapping) and values else {"": values}
     for name, value in named.items():
         if name == "" or not usable(value):
-            raise InputError(f"{what} must map names to {wanted}, not {name!r} to {type(value).__name__}.")
+            kind = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+            raise InputError(f"{what} must map names to {wanted}, not {name!r} to {kind}.")
 
 
 def _check_arrays(model: DiffusionModel, y: Tensor, evidence: Tensor | None, posterior: Tensor | None) -> Tensor | None:
