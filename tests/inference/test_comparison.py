@@ -211,9 +211,8 @@ def test_exact_draws_may_be_flattened_or_of_the_events_shape(batch_size: int | N
     model, y, flat = image_problem()
     guide = HierarchicalGuide(model, vp.initial_latent(model.prior, model.likelihood, y))
     vp.fit(model, guide, y, vp.BetaELBO(), 5, seed=0)
-    x = model.reconstruct(
-        weighted_draws(model, guide, y, 80, seed=child_seed(0, JUDGING), batch_size=batch_size).z
-    ).reshape(80, 2, 16)
+    draws = weighted_draws(model, guide, y, 80, seed=child_seed(0, JUDGING), batch_size=batch_size)
+    x = model.reconstruct(draws.z).reshape(80, 2, 16)
     expected = [sliced_wasserstein(x[:, n], flat[:, n], seed=child_seed(0, DIRECTIONS)) for n in range(2)]
     assert flat.shape == (60, 2, 16)
     guides, elbos = {"ours": HierarchicalGuide}, {"beta": vp.BetaELBO()}

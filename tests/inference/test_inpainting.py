@@ -123,9 +123,8 @@ def test_every_number_of_the_settings_reaches_its_phase(
 
     def spy_fit(model: Any, guide: Any, y: Tensor, elbo: Any, steps: int, lr: Any, **named: Any) -> Any:
         given.update(named, scale=model.likelihood.scale, beta=elbo.beta, num_particles=elbo.num_particles, steps=steps)
-        given.update(
-            lr={kind: lr[kind] for kind in settings.lr}, gamma_logit=float(guide.gamma_1.detach().logit().mean())
-        )
+        given.update(lr={kind: lr[kind] for kind in settings.lr})
+        given.update(gamma_logit=float(guide.gamma_1.detach().logit().mean()))
         given.update(tau_scale=float(guide.tau_1.detach().mean() / model.levels[1].step_std))
         return vp.fit(model, guide, y, elbo, steps, lr, **named)
 
