@@ -131,10 +131,9 @@ class FilePair:
 
         folder = Path(folder)
         record = _read(folder / self.record, "JSON object", lambda path: dict(json.loads(path.read_bytes())))
-        if record.get("class") != kind:
-            raise InputError(f"{folder} holds {record.get('class')!r}, not a {kind}.")
-        if record.get("version") != VERSION:
-            raise InputError(f"{folder} has version {record.get('version')!r}; this library reads version {VERSION}.")
+        for entry, wanted in {"class": kind, "version": VERSION}.items():
+            if record.get(entry) != wanted:
+                raise InputError(f"{folder} holds {entry} {record.get(entry)!r}, not {wanted!r}.")
         return record, _read(folder / self.tensors, "safetensors file", load_file)
 
 

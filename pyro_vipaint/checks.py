@@ -133,41 +133,44 @@ def check_prior(prior: Any, device: torch.device, half: bool = False, checkpoint
             prior = load_prior(prior, device, dtype=dtype, checkpointing=checkpointing)
         except Exception as error:  # broken weights and configurations raise anything
             raise _in_one_line(f"The prior {str(prior)!r} cannot be loaded", error) from error
-    if not isinstance(prior, DiffusionPrior):
-        kind = type(prior).__name__
-        raise InputError(f"The prior must be a name, a folder or a DiffusionPrior, not {kind}; see from_diffusers.")
-    if prior.event_dim != 3:
-        raise InputError(f"The prior is about events of shape {tuple(prior.event_shape)}, not about images (C, H, W).")
+    if not isinstance(prior, DiffusionPrior) or prior.event_dim != 3:
+        shape = f" of events {tuple(prior.event_shape)}" if isinstance(prior, DiffusionPrior) else ""
+        wanted = "a name, a folder or a DiffusionPrior of images (C, H, W)"
+        raise InputError(f"The prior must be {wanted}, not {type(prior).__name__}{shape}; see from_diffusers.")
     return prior
 
 
 def check_image(image: Any, prior: DiffusionPrior) -> Tensor:
     """``image`` as ``(N, C, H, W)`` floats, refused unless its shape fits the prior."""
-    image, expected = as_tensor("image", image, floats=True), tuple(prior.image_shape)
-    given = tuple(image.shape)
+    image, expected = as_tensor("image", image, floats=True), prior.image_shape
+    given = image.shape
     if image.ndim == 2 and expected[0] == 1:
         image = image.unsqueeze(0)
     image = image.unsqueeze(0) if image.ndim == 3 else image
-    if image.shape[1:] != expected or not len(image):
-        wanted = f"the prior takes (C, H, W) = {expected} or (N, C, H, W)"
-        raise InputError(f"The image has shape {given}, {wanted}: resize it (command line: --resize).")
+    wanted = f"the prior takes (C, H, W) = {tuple(expected)} or (N, C, H, W): resize it (command line: --resize)"
+    check_shape("image", given, image.shape, expected, wanted)
     return image
 
 
 def check_mask(mask: Any, prior: DiffusionPrior) -> Tensor:
     """``mask`` as ``(N, 1, H, W)``, refused unless it is 0/1, of the prior's size, and neither all 0 nor all 1."""
-    mask, size = as_tensor("mask", mask), tuple(prior.image_shape[1:])
-    given = tuple(mask.shape)
+    mask, size = as_tensor("mask", mask), prior.image_shape[1:]
+    given = mask.shape
     mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape) if mask.ndim in (2, 3) else mask
-    if mask.shape[1:] != (1, *size) or not len(mask):
-        wanted = f"the prior takes (H, W) = {size}, (1, H, W) or (N, 1, H, W)"
-        raise InputError(f"The mask has shape {given}, {wanted}: resize it (command line: --resize).")
+    wanted = f"the prior takes (H, W) = {tuple(size)}, (1, H, W) or (N, 1, H, W): resize it (command line: --resize)"
+    check_shape("mask", given, mask.shape, (1, *size), wanted)
     share = mask.float().flatten(1).mean(1)
     if not ((mask == 0) | (mask == 1)).all() or (share == 0).any() or (share == 1).any():
         raise InputError(
             "The mask must hold 0 (hidden, black) and 1 (observed, white), both and nothing else; --invert-mask swaps."
         )
     return mask.float()
+
+
+def check_shape(name: str, given: Sequence[int], shape: Sequence[int], expected: Sequence[int], wanted: str) -> None:
+    """Refuses what was ``given`` in one shape and has the other now, unless it is N >= 1 of the ``expected`` shape."""
+    if tuple(shape[1:]) != tuple(expected) or shape[0] == 0:
+        raise InputError(f"The {name} has shape {tuple(given)}, {wanted}.")
 
 
 def check_counts(count: int, things: str, masks: int) -> None:
@@ -188,11 +191,10 @@ def check_observation(y: Any, operator: Any, prior: DiffusionPrior, device: torc
         check_counts(len(y), "observations", len(mask))
     count = len(y) if y.ndim and has_one_per_image(operator) else 1
     expected = observed_by(operator, torch.zeros(count, *prior.image_shape, device=device)).shape[1:]
-    given = tuple(y.shape)
+    given = y.shape
     y = y.unsqueeze(0) if y.ndim == len(expected) else y
-    if y.shape[1:] != expected or not len(y):
-        made = f"the operator makes {tuple(expected)} of an image of the prior's, {tuple(prior.image_shape)}"
-        raise InputError(f"The observation has shape {given}, {made}.")
+    made = f"the operator makes {tuple(expected)} of an image of the prior's, {tuple(prior.image_shape)}"
+    check_shape("observation", given, y.shape, expected, made)
     y = y if mask is None else torch.where(mask.to(y.device) != 0, y, 0.0)
     widest = WIDEST + SPREAD * noise if isinstance(operator, AVERAGES) else math.inf
     low, high = float(y.min()), float(y.max())

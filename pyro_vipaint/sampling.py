@@ -54,6 +54,6 @@ def initial_latent(prior: DiffusionPrior, likelihood: Any, y: Tensor, **conditio
         condition: passed to the denoiser, e.g. ``class_labels`` of shape ``(N,)``.
     """
     mean = prior.decode(prior.denoise(torch.zeros(len(y), *prior.event_shape).to(y), 1.0, **condition))
-    operator, residual = likelihood.operator, likelihood.residual(mean, y)
-    invertible = isinstance(operator, Broadcasting) and hasattr(operator, "A_dagger")
-    return prior.encode(mean + (pseudo_inverse(operator, residual) if invertible else cgls(operator, residual)))
+    invertible = isinstance(likelihood.operator, Broadcasting) and hasattr(likelihood.operator, "A_dagger")
+    solve = pseudo_inverse if invertible else cgls
+    return prior.encode(mean + solve(likelihood.operator, likelihood.residual(mean, y)))

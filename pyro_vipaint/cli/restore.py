@@ -125,10 +125,12 @@ def restore(
 
 def _check_simulation(simulate: bool, resize: bool, truth: Path | None) -> None:
     """Refuses options that need --simulate, or contradict it."""
-    if simulate and truth is not None:
-        raise InputError("With --simulate IMAGE itself is the truth: omit --truth.")
-    if resize and not simulate:
-        raise InputError("--resize needs --simulate: an observation has to keep its own pixels.")
+    conflicts = {
+        "With --simulate IMAGE itself is the truth: omit --truth.": simulate and truth is not None,
+        "--resize needs --simulate: an observation has to keep its own pixels.": resize and not simulate,
+    }
+    for message in (message for message, holds in conflicts.items() if holds):
+        raise InputError(message)
 
 
 def task_options(task: str, given: Mapping[str, Any], width: int) -> dict[str, Any]:
@@ -140,13 +142,13 @@ def task_options(task: str, given: Mapping[str, Any], width: int) -> dict[str, A
     if task not in TASKS:
         raise InputError(f"Unknown task {task!r}: choose from {', '.join(TASKS)}.")
     given = {name: value for name, value in given.items() if value is not None}
-    for name in given.keys() - TASKS[task].keys():
-        raise InputError(f"{_flag(name)} does not go with the task {task}.")
     options = TASKS[task] | given
     if task == "deblur" and options["std"] is None:
         options["std"] = RELATIVE_STD * width
-    for name in (name for name, value in options.items() if value is None):
-        raise InputError(f"The task {task} needs {_flag(name)}.")
+    problems = [f"{_flag(name)} does not go with the task {task}." for name in given.keys() - TASKS[task].keys()]
+    problems += [f"The task {task} needs {_flag(name)}." for name, value in options.items() if value is None]
+    for problem in problems:
+        raise InputError(problem)
     return options
 
 

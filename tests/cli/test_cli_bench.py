@@ -43,6 +43,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_report_is_written(undisturbed: Path) -> None:
     assert len(scores(undisturbed)) == 2 * 3 * 2
     assert "fashion32, 6 NFE per sample, 1 sample: LPIPS" in (undisturbed / "report.md").read_text()

@@ -223,7 +223,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no such prior": (lambda: inpainting(prior="no-such-prior"), "Unknown prior 'no-such-prior': use one of .*cats64"),
     "no such folder": (lambda: inpainting(prior=Path("no/such/folder/here")), "Unknown prior"),
     "a network": (lambda: inpainting(prior=torch.nn.Identity()), "not Identity; see from_diffusers"),
-    "vectors": (lambda: inpainting(prior=GaussianPrior.diagonal(torch.zeros(16), torch.ones(16))), "events of shape"),
+    "vectors": (
+        lambda: inpainting(prior=GaussianPrior.diagonal(torch.zeros(16), torch.ones(16))),
+        r"not GaussianPrior of events \(16,\)",
+    ),
     "another device": (lambda: inpainting(prior=elsewhere()), "prior lies on meta, not on cpu"),
     "no such device": (lambda: resolve_device("abacus"), "Device 'abacus' is not available"),
     "a device without numbers": (lambda: resolve_device("meta"), "Device 'meta' is not available"),

@@ -24,7 +24,7 @@ from tests.problems import diagonal_problem
 if TYPE_CHECKING:
     import pandas as pd
 
-STEPS, DRAWS = 20, 400
+STEPS, DRAWS = 10, 100
 GUIDES: dict[str, Any] = {"hierarchical": HierarchicalGuide, "prior": PriorGuide}
 ELBOS: dict[str, Any] = {
     "beta": vp.BetaELBO(num_particles=4),
@@ -78,7 +78,7 @@ def test_gap_and_distance_tell_a_good_guide_from_a_bad_one() -> None:
     posterior = problem.prior.posterior(problem.likelihood, problem.y, problem.keypoints).sample(torch.Size([500]))
     guides = {"far off": lambda model: HierarchicalGuide(model, problem.y + 3.0, gamma_logit=0.0)}
     truth = {"guides": guides, "elbos": {"beta": ELBOS["beta"]}, "evidence": evidence, "posterior": posterior}
-    bad, good = (run(steps=steps, lr_decay=0.02, **truth).table for steps in (1, 300))
+    bad, good = (run(steps=steps, lr_decay=0.02, num_draws=400, **truth).table for steps in (1, 300))
     for table in (bad, good):
         assert torch.allclose(torch.tensor(table["gap"] + table["bound"]), evidence.double())
         assert (table["gap"] > -4 * table["bound_se"]).all()

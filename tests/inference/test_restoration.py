@@ -79,7 +79,7 @@ def test_an_inpainting_operator_gives_what_inpaint_gives(prior: DiffusionPrior) 
     restored = vp.restore(image * MASK, vp.Inpainting(MASK), prior, **QUICK)
     assert torch.equal(inpainted.samples, restored.samples)
     assert torch.equal(inpainted.observation, restored.observation)
-    assert restored.mask is not None and torch.equal(inpainted.mask, restored.mask)
+    assert inpainted.mask is not None and restored.mask is not None and torch.equal(inpainted.mask, restored.mask)
     assert (inpainted.calls, inpainted.nfe) == (restored.calls, restored.nfe)
 
 
