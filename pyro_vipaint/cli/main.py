@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,9 @@ import typer
 from rich.table import Table
 
 from pyro_vipaint.cli.bench import bench
-from pyro_vipaint.cli.inpaint import complete_and_write, inpaint
+from pyro_vipaint.cli.inpaint import inpaint
 from pyro_vipaint.cli.options import Device, Out, Seed, console, one_line_errors
+from pyro_vipaint.cli.output import run_and_write
 from pyro_vipaint.cli.restore import restore
 
 app = typer.Typer(
@@ -34,13 +36,13 @@ def demo(
         from pyro_vipaint._torch import resolve_device
         from pyro_vipaint.checks import check_prior
         from pyro_vipaint.demo import demo_problem
+        from pyro_vipaint.restoration import inpaint as run
 
         check_out(out)
         images, masks, labels = demo_problem(prior)
         loaded = check_prior(prior, resolve_device(device))
-        complete_and_write(
-            images, masks, images, out, seed, {}, prior=loaded, label=labels, device=device, levels=4, num_samples=10
-        )
+        call = partial(run, images, masks, loaded, label=labels, device=device, seed=seed)
+        run_and_write(call, images, out, seed, loaded, labels, {"prompt": None, "guidance_scale": None})
 
 
 @app.command()

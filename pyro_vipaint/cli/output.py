@@ -19,10 +19,11 @@ from torch import Tensor
 
 from pyro_vipaint._files import REPORT, SAMPLES, SHEET, earlier_samples, sample_names, whole_folder
 from pyro_vipaint._torch import dtype_name
+from pyro_vipaint.checks import check_truth
 from pyro_vipaint.cli.options import console
 from pyro_vipaint.models.measurements.operators import apply
 from pyro_vipaint.models.priors.prior import DiffusionPrior
-from pyro_vipaint.progress import Callback, progress_bar
+from pyro_vipaint.progress import progress_bar
 from pyro_vipaint.restoration import Result
 
 BOUND_STEPS = 10  # the last steps of the fit, over which the bound in the report is averaged
@@ -30,7 +31,7 @@ PACKAGES = ("pyro-vipaint", "torch", "pyro-ppl", "diffusers", "lpips")
 
 
 def run_and_write(
-    run: Callable[[Callback], Result],
+    run: Callable[..., Result],
     truth: Any,
     out: Path,
     seed: int,
@@ -40,11 +41,15 @@ def run_and_write(
 ) -> None:
     """Runs VIPaint with progress bars, writes the folder and prints the table.
 
-    The precision of the loaded ``prior`` and ``entries`` are added to the report.
+    ``run`` takes a ``callback``. The precision of the loaded ``prior`` and ``entries`` are added to the report.
+
+    Raises:
+        InputError: the truth has another shape than the images of the prior.
     """
+    check_truth(truth, prior.image_shape)
     with progress_bar(console=console) as callback, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Encountered (NaN|[+-]inf)")  # Pyro's; the error that follows says where
-        result = run(callback)
+        result = run(callback=callback)
     labels = None if label is None else ([label] if isinstance(label, int) else label.tolist())
     with console.status("measuring and writing"):
         report = build_report(result, truth, seed, prior.name, labels) | entries | {"dtype": dtype_name(prior)}

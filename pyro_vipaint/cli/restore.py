@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,13 +86,12 @@ def restore(
 ) -> None:
     """Restores IMAGE: for super-resolution a small picture, for other tasks one of the prior's size.
 
-    With --simulate IMAGE is an undamaged picture of the prior's size. It is damaged as the task says, with noise, and
-    the restorations are compared with it.
+    With --simulate IMAGE is undamaged: it is damaged as the task says, and the restorations are compared with it.
     """
     with one_line_errors():
         from pyro_vipaint._files import check_out, read_image
         from pyro_vipaint._torch import resolve_device
-        from pyro_vipaint.checks import NOISE, check_image, check_prior, check_truth
+        from pyro_vipaint.checks import NOISE, check_image, check_prior
         from pyro_vipaint.restoration import restore as run
 
         check_out(out, image, mask, truth)
@@ -109,18 +109,14 @@ def restore(
         if simulate:
             noise, true = NOISE if noise is None else number("noise", noise), check_image(y, loaded)
             y = simulated(true, operator, noise, seed)
-        check_truth(true, loaded.image_shape)
         entries = {"task": task, **{name: str(v) if isinstance(v, Path) else v for name, v in options.items()}}
         entries |= {"image": str(image), "truth": None if truth is None else str(truth), "resize": resize}
         entries |= {"simulated": simulate, "noise": noise, "prompt": prompt, "guidance_scale": guidance_scale}
-        run_and_write(
-            lambda callback: run(
-                y, operator, loaded, levels, samples, label=label, prompt=prompt, guidance_scale=guidance_scale,
-                steps=steps, beta=beta, refine_steps=refine_steps, noise=noise, device=device, seed=seed,
-                callback=callback,
-            ),
-            true, out, seed, loaded, label, entries,
+        call = partial(
+            run, y, operator, loaded, levels, samples, label=label, prompt=prompt, guidance_scale=guidance_scale,
+            steps=steps, beta=beta, refine_steps=refine_steps, noise=noise, device=device, seed=seed,
         )  # fmt: skip
+        run_and_write(call, true, out, seed, loaded, label, entries)
 
 
 def _check_simulation(simulate: bool, resize: bool, truth: Path | None) -> None:
