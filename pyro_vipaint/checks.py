@@ -85,15 +85,13 @@ def checked(
 
 
 def masked(image: Any, mask: Any, prior: Any, device: str | torch.device) -> tuple[Tensor, Inpainting, DiffusionPrior]:
-    """The observation m ⊙ image, its operator and the loaded prior, for images and masks that fit the prior.
+    """The images as observations of an inpainting operator, and the loaded prior, each of the shape of the prior.
 
-    The observed values are left to :func:`checked`.
+    Hidden values, observed values and the numbers of images and masks are left to :func:`checked`.
     """
     target = device_for(prior, device)
     prior = check_prior(prior, target)
-    image, mask = check_image(image, prior).to(target), check_mask(mask, prior).to(target)
-    check_counts(len(image), "images", len(mask))
-    return torch.where(mask != 0, image, 0.0), Inpainting(mask), prior
+    return check_image(image, prior), Inpainting(check_mask(mask, prior).to(target)), prior
 
 
 def checked_settings(
@@ -173,12 +171,6 @@ def check_shape(name: str, given: Sequence[int], shape: Sequence[int], expected:
         raise InputError(f"The {name} has shape {tuple(given)}, {wanted}.")
 
 
-def check_counts(count: int, things: str, masks: int) -> None:
-    """Refuses numbers of images and masks that do not agree."""
-    if count != masks and 1 not in (count, masks):
-        raise InputError(f"{count} {things} and {masks} masks do not go together: give one mask, or one each.")
-
-
 def check_observation(y: Any, operator: Any, prior: DiffusionPrior, device: torch.device, noise: float = 0.0) -> Tensor:
     """``y`` as ``(N, *observation)`` floats on ``device``, zero where hidden.
 
@@ -187,8 +179,8 @@ def check_observation(y: Any, operator: Any, prior: DiffusionPrior, device: torc
     if not (hasattr(operator, "A") and hasattr(operator, "A_adjoint")):
         raise InputError(f"The operator must have A and A_adjoint, {type(operator).__name__} has not.")
     y, mask = as_tensor("observation", y, floats=True).to(device), observation_mask(operator)
-    if mask is not None and mask.ndim == y.ndim and len(mask) > 1:
-        check_counts(len(y), "observations", len(mask))
+    if mask is not None and mask.ndim == y.ndim and len(mask) != len(y) and 1 not in (len(mask), len(y)):
+        raise InputError(f"{len(y)} observations and {len(mask)} masks do not go together: give one mask, or one each.")
     count = len(y) if y.ndim and has_one_per_image(operator) else 1
     expected = observed_by(operator, torch.zeros(count, *prior.image_shape, device=device)).shape[1:]
     given = y.shape

@@ -181,7 +181,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "0 and 255": (lambda: inpainting(mask=255 * torch.eye(8)), "must hold 0"),
     "NaN in the mask": (lambda: inpainting(mask=torch.full((8, 8), torch.nan)), "must hold 0"),
     "nothing": (lambda: inpainting(mask=None), "mask must be a tensor or an array of numbers, not NoneType"),
-    "two and three": (lambda: inpainting(PAIR, MASK.repeat(3, 1, 1, 1)), "2 images and 3 masks"),
+    "two and three": (lambda: inpainting(PAIR, MASK.repeat(3, 1, 1, 1)), "2 observations and 3 masks"),
     # observations and operators
     "the size of the image": (lambda: restoration(PAIR), r"shape \(2, 1, 8, 8\), the operator makes \(1, 4, 4\)"),
     "no observation": (lambda: restoration(torch.zeros(0, 1, 4, 4)), r"shape \(0, 1, 4, 4\)"),
