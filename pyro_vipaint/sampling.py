@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.errors import whole
 from pyro_vipaint.models.measurements.linalg import cgls
-from pyro_vipaint.models.measurements.operators import Broadcasting, pseudo_inverse
+from pyro_vipaint.models.measurements.operators import Broadcasting, Operator, pseudo_inverse
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 
 
@@ -54,6 +54,6 @@ def initial_latent(prior: DiffusionPrior, likelihood: Any, y: Tensor, **conditio
         condition: passed to the denoiser, e.g. ``class_labels`` of shape ``(N,)``.
     """
     mean = prior.decode(prior.denoise(torch.zeros(len(y), *prior.event_shape).to(y), 1.0, **condition))
-    invertible = isinstance(likelihood.operator, Broadcasting) and hasattr(likelihood.operator, "A_dagger")
-    solve = pseudo_inverse if invertible else cgls
-    return prior.encode(mean + solve(likelihood.operator, likelihood.residual(mean, y)))
+    operator: Operator = likelihood.operator
+    solve = pseudo_inverse if isinstance(operator, Broadcasting) and hasattr(operator, "A_dagger") else cgls
+    return prior.encode(mean + solve(operator, likelihood.residual(mean, y)))
