@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint._files import read_image
+from pyro_vipaint._torch import NOISE, child_seed
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.tasks import TASKS
 from pyro_vipaint.bench.weights import fingerprint
@@ -24,7 +25,6 @@ from pyro_vipaint.models.measurements.operators import Inpainting, Operator
 
 CATS = 256
 SEEDS_APART = 100_000  # images of one seed before those of the next
-NOISE_SEEDS = 2**31  # those of the noise in y begin here: a method's own noise, from a small seed, is another
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -88,7 +88,7 @@ def load_problem(cell: Cell, device: str) -> Problem:
 def _observe(operator: Operator, truth: Tensor, noise: float, seeds: Sequence[int]) -> Tensor:
     """y = A(x) + v, the noise of each image from its own seed."""
     clean = operator.A(truth)
-    generators = [torch.Generator().manual_seed(NOISE_SEEDS + seed) for seed in seeds]
+    generators = [torch.Generator().manual_seed(child_seed(seed, NOISE)) for seed in seeds]
     return clean + noise * torch.stack([torch.randn(clean.shape[1:], generator=each) for each in generators])
 
 

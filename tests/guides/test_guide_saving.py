@@ -74,7 +74,7 @@ def refused(call: Callable[[], Any], match: str) -> None:
 def test_another_class_another_shape_and_other_levels_are_refused(tmp_path: Path) -> None:
     model, y = build()
     MeanFieldGuide(model, y).save_pretrained(tmp_path)
-    refused(lambda: HierarchicalGuide.load(tmp_path, model), "holds 'MeanFieldGuide', not a HierarchicalGuide")
+    refused(lambda: HierarchicalGuide.load(tmp_path, model), "holds class 'MeanFieldGuide', not 'HierarchicalGuide'")
     refused(lambda: MeanFieldGuide.load(tmp_path, build(levels=2)[0]), "holds 3 levels, the model has 2")
     other = DiffusionModel(model.prior, model.likelihood, [t + 0.01 for t in model.keypoints])
     refused(lambda: MeanFieldGuide.load(tmp_path, other), "alpha, sigma")
@@ -133,7 +133,7 @@ def test_a_save_that_fails_while_writing_leaves_the_old_one(tmp_path: Path, monk
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("safetensors.torch.save_file", full)
+        patch.setattr("safetensors.torch.save", full)
         with pytest.raises(OSError, match="space"):
             new.save_pretrained(tmp_path)
     assert torch.equal(PriorGuide.load(tmp_path, model).mu_3, old.mu_3)

@@ -167,9 +167,8 @@ def test_weights_that_are_none(scale: Any) -> None:
 
 
 def test_a_weight_needs_something_to_weigh() -> None:
-    """A weight without label or prompt, or on a prior without null condition, is refused; None asks for nothing."""
+    """A weight without label or prompt, or on a prior without null condition, is refused."""
     labels, prior = {"class_labels": LABELS}, guided_prior(ClassMeans())
-    assert check_guidance(None, {}, prior) == {}
     assert check_guidance(2, labels, prior) == {"guidance_scale": 2.0}
     with pytest.raises(InputError, match="nothing to guide by"):
         check_guidance(2.0, {}, prior)
