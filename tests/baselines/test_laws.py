@@ -75,10 +75,11 @@ def test_calls_are_those_announced_and_each_step_is_reported(name: str) -> None:
     prior = replace(truth.prior, denoiser=Counting(truth.prior.denoiser, images))
     seen: list[Progress] = []
     result = run(name, replace(truth, prior=prior), torch.cat([truth.y, truth.y]), callback=seen.append)
-    counted = {
-        key: value for key, value in options_of(name).items() if key in signature(BASELINES[name].calls).parameters
-    }
-    assert result.calls == len(images) == BASELINES[name].calls(**counted)
+    method, options = BASELINES[name], options_of(name)
+    announced = method.calls(
+        **{key: options[key] for key in signature(method.calls).parameters.keys() & options.keys()}
+    )
+    assert result.calls == len(images) == announced
     assert result.nfe == sum(images) == 2 * SAMPLES * result.calls
     assert [progress.step for progress in seen] == list(range(1, len(seen) + 1))
     assert {(progress.phase, progress.total) for progress in seen} == {(method.run.__name__, len(seen))}

@@ -28,7 +28,7 @@ RUNS: dict[str, tuple[int | None, Callable[[Callable[..., None]], object]]] = {
     "refine": (4, lambda callback: vp.refine(PROBLEM.model(), torch.zeros(2, 1, 16), PROBLEM.y, 4, callback=callback)),
     "DPS": (5, lambda callback: dps(*PROBLEM_OF, 5, callback=callback)),
     "RePaint": (repaint_calls(20, **JUMPS), lambda callback: repaint(*PROBLEM_OF, 20, **JUMPS, callback=callback)),
-    "CoPaint-TT": (None, lambda callback: copaint_tt(*PROBLEM_OF, 4, callback=callback)),
+    "CoPaint-TT": (4, lambda callback: copaint_tt(*PROBLEM_OF, 4, callback=callback)),
 }
 
 
