@@ -23,15 +23,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.baselines.copaint import (
-    GRADIENT_STEPS,
-    GROWTH,
-    LR,
-    REGULARISATION,
-    STEPS,
-    Coherence,
-    copaint_calls,
-)
+from pyro_vipaint.baselines.copaint import GRADIENT_STEPS, GROWTH, LR, REGULARISATION, STEPS, Coherence, copaint_calls
 from pyro_vipaint.errors import whole
 from pyro_vipaint.models.priors.kernels import ddim, diffuse
 from pyro_vipaint.models.priors.prior import DiffusionPrior

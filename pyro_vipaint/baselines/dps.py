@@ -96,7 +96,9 @@ def dps_step(
 ) -> tuple[Tensor, Tensor]:
     """``(z_s, x_hat)`` after one correction step from t to s."""
     t, s = interval
-    x_hat, residual, gradient = residual_gradient(prior, likelihood, z, y, t, condition)
+    x_hat, residual, gradient = error_gradient(
+        prior, z, t, condition, lambda z_hat: residual_norm(likelihood, prior.decode(z_hat), y)
+    )
     transition = bridge(prior.schedule, z, x_hat, t, s)
     c_t, c_s = (float(coordinate_scale(prior.schedule, time)) for time in interval)
     if limit is not None:
@@ -104,16 +106,19 @@ def dps_step(
     return transition.sample() - zeta * c_t * c_s * gradient, x_hat
 
 
-def residual_gradient(
-    prior: DiffusionPrior, likelihood: Any, z: Tensor, y: Tensor, t: float, condition: dict[str, Any]
+def error_gradient(
+    prior: DiffusionPrior, z: Tensor, t: float, condition: dict[str, Any], error: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``(x_hat, r, gradient)``: E[z_0 given z_t], each sample's residual norm and its gradient with respect to z_t."""
+    """``(z_hat, error, gradient)`` at z_t: E[z_0 given z_t], its error, and the error's gradient with respect to z_t.
+
+    ``error`` maps predictions ``(S, N, *event)`` to numbers ``(S, N)``, each of its own sample.
+    """
     with gradients():
         z = z.detach().requires_grad_()
-        x_hat = prior.denoise(z, t, **condition)
-        norm = residual_norm(likelihood, prior.decode(x_hat), y)
-        (gradient,) = torch.autograd.grad(norm.sum(), z)
-    return x_hat.detach(), norm.detach(), gradient
+        z_hat = prior.denoise(z, t, **condition)
+        value = error(z_hat)
+        (gradient,) = torch.autograd.grad(value.sum(), z)
+    return z_hat.detach(), value.detach(), gradient
 
 
 def residual_norm(likelihood: Any, x: Tensor, y: Tensor) -> Tensor:

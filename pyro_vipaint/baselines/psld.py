@@ -32,9 +32,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.baselines.dps import residual_norm
+from pyro_vipaint.baselines.dps import error_gradient, residual_norm
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.measurements.operators import adjoint
 from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim
@@ -67,9 +66,15 @@ def psld(
     if not prior.is_latent:
         raise InputError("PSLD needs a latent prior, since it compares encodings; for a pixel prior use dps.")
 
+    def error(z_hat: Tensor) -> Tensor:
+        x_hat = prior.decode(z_hat)
+        glued = x_hat + adjoint(likelihood.operator, likelihood.residual(x_hat, y))
+        inconsistency = (z_hat - prior.encode(glued)).flatten(-prior.event_dim)
+        return omega * residual_norm(likelihood, x_hat, y) + gamma * torch.linalg.vector_norm(inconsistency, dim=-1)
+
     def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
         for t, s in pairwise(times[:-1]):
-            z_hat, gradient = error_gradient(prior, likelihood, z, y, t, (omega, gamma), condition)
+            z_hat, _, gradient = error_gradient(prior, z, t, condition, error)
             scale = float(coordinate_scale(prior.schedule, t) * coordinate_scale(prior.schedule, s))
             z = ddim(prior.schedule, z, z_hat, t, s) - scale * gradient
             yield z_hat
@@ -81,26 +86,3 @@ def psld(
 def psld_calls(steps: int = 1000) -> int:
     """Network calls of :func:`psld`, one per step."""
     return steps
-
-
-def error_gradient(
-    prior: DiffusionPrior,
-    likelihood: Any,
-    z: Tensor,
-    y: Tensor,
-    t: float,
-    weights: tuple[float, float],
-    condition: dict[str, Any],
-) -> tuple[Tensor, Tensor]:
-    """``(z_hat, gradient)`` at ``z``, the gradient of the sum of both norms with the weights (omega, gamma)."""
-    omega, gamma = weights
-    with gradients():
-        z = z.detach().requires_grad_()
-        z_hat = prior.denoise(z, t, **condition)
-        x_hat = prior.decode(z_hat)
-        glued = x_hat + adjoint(likelihood.operator, likelihood.residual(x_hat, y))
-        inconsistency = (z_hat - prior.encode(glued)).flatten(-prior.event_dim)
-        error = omega * residual_norm(likelihood, x_hat, y)
-        error = error + gamma * torch.linalg.vector_norm(inconsistency, dim=-1)
-        (gradient,) = torch.autograd.grad(error.sum(), z)
-    return z_hat.detach(), gradient

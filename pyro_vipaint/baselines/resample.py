@@ -40,14 +40,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.baselines.dps import residual_gradient
+from pyro_vipaint.baselines.dps import error_gradient, residual_norm
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.priors.codecs import Codec
 from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim
@@ -66,8 +66,7 @@ class ReSampleResult(BaselineResult):
     decodings: int
 
 
-@dataclass(frozen=True)
-class Descent:
+class Descent(NamedTuple):
     """An inner problem: its space, AdamW's rate, the most iterations, and the residual at which it stops."""
 
     in_pixels: bool
@@ -132,9 +131,12 @@ def resample(
     pixel = Descent(True, pixel_lr, pixel_iterations, likelihood.noise_std)
     latent = Descent(False, latent_lr, latent_iterations, likelihood.noise_std)
 
+    def error(z_hat: Tensor) -> Tensor:
+        return residual_norm(likelihood, counted.decode(z_hat), y)
+
     def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
         for step, (t, s) in enumerate(pairwise(times[:-1])):
-            z_hat, _, gradient = residual_gradient(counted, likelihood, z, y, t, condition)
+            z_hat, _, gradient = error_gradient(counted, z, t, condition, error)
             scale = float(coordinate_scale(prior.schedule, t) * coordinate_scale(prior.schedule, s))
             z = ddim(prior.schedule, z, z_hat, t, s) - zeta * signal_share(prior, t) * scale * gradient
             third = third_of_hard_step(steps, steps - 1 - step)

@@ -56,8 +56,9 @@ def test_each_move_starts_where_the_last_one_ended() -> None:
 
 def test_without_travels_it_is_copaint() -> None:
     expected = copaint(image_prior(), LIKELIHOOD, Y, 3, 12, seed=4).samples
-    for options in ({"repeats": 1}, {"tau": 12}):
-        assert torch.equal(copaint_tt(image_prior(), LIKELIHOOD, Y, 3, 12, seed=4, **options).samples, expected)
+    for tau, repeats in ((10, 1), (12, 2)):
+        ours = copaint_tt(image_prior(), LIKELIHOOD, Y, 3, 12, tau=tau, repeats=repeats, seed=4)
+        assert torch.equal(ours.samples, expected)
 
 
 def test_without_gradient_steps_it_draws_from_the_prior() -> None:
