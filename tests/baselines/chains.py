@@ -1,4 +1,4 @@
-"""The prior's own chain, written without the baselines' driver, as what a method is when y says nothing."""
+"""The prior's own chain, written without the baselines' driver: what a method becomes without an observation."""
 
 from __future__ import annotations
 

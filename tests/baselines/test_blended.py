@@ -1,4 +1,4 @@
-"""Blended: what is pasted has its law, the rest is the prior's chain, in latent space as well."""
+"""Blended: the law of the pasted pixels, the prior's chain in the others, and latent space."""
 
 from __future__ import annotations
 

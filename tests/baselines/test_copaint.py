@@ -73,7 +73,7 @@ def test_without_gradient_steps_it_is_the_priors_ddim_chain() -> None:
 
 
 def test_every_sample_repeats_the_observation() -> None:
-    """The noise is fitted as if it were signal; the hidden half of an independent prior is left to the noise."""
+    """The noise of y is fitted as if it were signal; hidden pixels of an independent prior keep their spread."""
     samples = copaint(image_prior(), LIKELIHOOD, Y, 50, 100, seed=0).samples
     assert torch.allclose(samples[..., 0, :], Y[..., 0, :].expand(50, 1, 1, 2), atol=1e-3)
     assert samples[..., 1, :].std() > 0.2
@@ -95,7 +95,7 @@ def test_the_same_rate_means_the_same_on_every_schedule() -> None:
 
 
 def uneven(images: int = 3) -> tuple[DiffusionPrior, vp.Gaussian, Tensor, Tensor, Tensor]:
-    """Images with a mask, a class and a size of residual of their own: some rates fail and others do not."""
+    """Images that differ in mask, class and size of the residual, so that some rates fail and others do not."""
     prior = DiffusionPrior(LinearVP(), Shifted(), (1, 2, 2))
     masks = torch.tensor([[1.0, 1, 0, 0], [0, 1, 1, 1], [1, 0, 0, 0]]).reshape(3, 1, 2, 2)[:images]
     y = masks * torch.tensor([0.3, 5.0, -0.8]).reshape(3, 1, 1, 1)[:images]
@@ -118,7 +118,7 @@ def test_a_sample_does_not_depend_on_its_neighbours() -> None:
 
 
 def test_the_prediction_is_that_of_the_returned_point() -> None:
-    """Also for samples whose rate failed: what DDIM goes on with belongs together."""
+    """Also for samples whose rate failed: DDIM continues with a point and its own prediction."""
     prior, likelihood, y, labels, z = uneven()
     condition = {"class_labels": labels}
     moved, x_hat = coherence(prior, likelihood, y, condition=condition, lr=20.0)(z, 0.3, 0.0)
@@ -134,7 +134,7 @@ def test_no_rate_however_large_raises_the_residual() -> None:
 
 
 def test_a_point_that_cannot_get_better_stays() -> None:
-    """A network that fails everywhere but where the samples stand: no end of tries, no change, no NaN."""
+    """The network returns NaN everywhere but at the samples: the tries end, and the samples do not change."""
     z = torch.randn(2, 1, 1, 2, 2)
 
     def cliff(z_t: Tensor, t: Any, **condition: Any) -> Tensor:

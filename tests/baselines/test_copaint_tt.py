@@ -1,4 +1,4 @@
-"""CoPaint with time travel: the moves that it makes, and what it is without travels and without gradient steps."""
+"""CoPaint with time travel: its moves, and its limits without travels and without gradient steps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def repaint_times(steps: int, jump_length: int, jump_n_sample: int) -> list[int]
     return times
 
 
-def test_it_goes_where_repaints_list_goes() -> None:
+def test_its_moves_are_those_of_repaints_list() -> None:
     """Their timestep n is the time (n + 1) / N; the network is not called at those that they pass on the way up."""
     for steps, tau, repeats in ((250, 10, 2), (23, 5, 3), (10, 10, 2), (7, 1, 4)):
         theirs = [steps, *repaint_times(steps, tau, repeats), -1]
@@ -62,7 +62,7 @@ def test_without_travels_it_is_copaint() -> None:
 
 
 def test_without_gradient_steps_it_draws_from_the_prior() -> None:
-    """Going back and down again leaves the prior where it is; a wrong variance on the way back would show."""
+    """Travelling back and descending again does not change the prior; a wrong variance on the way back would."""
     prior = GaussianPrior.diagonal(torch.full((1, 2, 2), 0.2), torch.full((1, 2, 2), 0.3), LinearVP())
     samples = copaint_tt(prior, LIKELIHOOD, Y, 4000, 200, tau=20, repeats=3, gradient_steps=0, seed=0).samples.flatten()
     mean, error = mean_and_error(samples)

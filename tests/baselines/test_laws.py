@@ -1,4 +1,4 @@
-"""What holds for every baseline of the comparison; a new entry of METHODS is tested without a change here."""
+"""Laws that hold for every baseline of METHODS; a new entry is tested without a change here."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ every_baseline = pytest.mark.parametrize("name", BASELINES)
 
 
 def options_of(name: str) -> dict[str, Any]:
-    """Few steps in which every part of the method has its turn."""
+    """Few steps that run every part of the method."""
     return {"steps": 12} | SMALL.get(name, {})
 
 
@@ -136,7 +136,7 @@ def test_conditions_reach_every_call_image_by_image(name: str) -> None:
     assert ((apart - alike)[:, 1][:, hidden].abs().mean()) > 0.05
 
 
-def test_what_a_method_is_not_made_for_is_refused() -> None:
+def test_unsuitable_steps_priors_and_operators_are_refused() -> None:
     for name, method in BASELINES.items():
         truth = truth_of(name)
         with pytest.raises(vp.InputError, match="steps must be at least 1, not 0"):
@@ -151,7 +151,7 @@ def test_what_a_method_is_not_made_for_is_refused() -> None:
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in ROWS])
 def test_the_bias_is_that_of_the_table(name: str) -> None:
-    """The same seed, so that only rounding differs; where that makes other samples, Monte-Carlo error adds to it."""
+    """The seed is the same, so that only rounding differs, and Monte-Carlo error where rounding changes samples."""
     tolerance = 0.05 if name.startswith(OSCILLATING) else 0.02
     assert astuple(row(name)) == pytest.approx(astuple(read_table()[name]), abs=tolerance)
 

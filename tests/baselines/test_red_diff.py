@@ -1,4 +1,4 @@
-"""RED-Diff: its gradient is that of the authors' loss, its start, and what it converges to."""
+"""RED-Diff: its gradient is that of the authors' loss; its start and its limits."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_no_gradient_passes_the_network() -> None:
 
 
 def test_without_the_prior_it_is_adam_on_the_residual() -> None:
-    """What is observed reaches y, what is hidden stays where it began; there is no noise left."""
+    """Observed pixels reach y and hidden ones stay where they began, without any noise."""
     samples = red_diff(image_prior(), LIKELIHOOD, Y, 3, 300, weight=0.0, seed=0).samples
     assert torch.allclose(samples, Y.expand(3, 1, 1, 2, 2), atol=1e-3)
     y = torch.tensor([[0.6]])

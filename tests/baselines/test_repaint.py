@@ -81,7 +81,7 @@ def exact_without_noise(truth: GaussianTruth) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.slow
 def test_resampling_brings_the_hidden_pixels_to_the_posterior_of_an_exact_observation() -> None:
-    """In the limit nothing but the noise of y is wrong; 1000 samples see an error of .03 at the best."""
+    """In the limit only the noise of y is wrong; the Monte-Carlo error of 1000 samples is .03."""
     truth = gaussian_truth()
     mean, std = exact_without_noise(truth)
     errors = []
@@ -106,7 +106,7 @@ def spread_of_the_chain(prior: GaussianPrior, steps: int, levels: list[int]) -> 
 
 
 def gain(prior: GaussianPrior, variance: float, t: float) -> float:
-    """Of the prediction in z_t."""
+    """The derivative of the prediction with respect to z_t."""
     alpha, sigma = (float(v) for v in prior.schedule(torch.tensor(t, dtype=torch.float64)))
     return alpha * variance / (alpha**2 * variance + sigma**2)
 

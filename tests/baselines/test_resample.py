@@ -25,7 +25,7 @@ def images(truth: GaussianTruth, **options: Any) -> Tensor:
 
 
 def rms_residuals(truth: GaussianTruth, x: Tensor) -> Tensor:
-    """Of each sample, over the observed pixels."""
+    """Root mean square residual of each sample over the observed pixels."""
     return (x - truth.y)[..., truth.observed].square().mean(-1).sqrt()
 
 
@@ -91,7 +91,7 @@ def test_every_decoding_is_counted() -> None:
 
 
 def test_no_image_is_made_of_a_sample_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two observations, one within the noise of any image and one beyond reach: the decoder has only the second."""
+    """One observation is fitted at the start and one is out of reach: the decoder is called for the second only."""
     truth = latent_truth()
     codec, decoded = type(truth.prior.codec), []
     plain = codec.decode

@@ -73,7 +73,7 @@ def test_the_same_limit_means_the_same_on_every_schedule(limit: StepLimit) -> No
 
 
 class Nonlinear(vp.Gaussian):
-    """A residual whose gradient is not equally long everywhere."""
+    """A residual whose gradient has a different length at each point."""
 
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
         residual = super().residual(x, y)
