@@ -17,8 +17,8 @@ a norm does not shrink with the residual, so that the last steps of a constant z
 
 **A step has a longest length.** The gradient of a decoder or a network is at times many times longer than usual, and
 one such step ruins a sample. A sample's step is therefore at most twice as long as the noise of the transition, which
-has the length sqrt(D) times its standard deviation (Yang et al. 2024 fix it to once that length). A gradient with
-respect to z_t / c_t that is no longer than \|A\| is never shortened; close to t = 0 this bound is the larger one.
+has the length sqrt(D) times its standard deviation (Yang et al. 2024 fix it to once that length). This limit
+never shortens a gradient with respect to z_t / c_t that is no longer than |A|; close to t = 0 this is the larger bound.
 With ``polyak`` a step is also at most that many times :math:`r / |\nabla r|`, Polyak's (1969) step, after which the
 residual would be zero if it were linear; the gradient is again that with respect to z_t / c_t. A sample that explains y
 has a short residual and, where the noise is high, at times a long gradient; a step past the zero changes the image.

@@ -151,7 +151,7 @@ def test_with_polyaks_limit_no_zeta_is_too_strong() -> None:
 
 @pytest.mark.parametrize(("operator", "norm"), [(vp.Inpainting(MASK), 1.0), (vp.SuperResolution(2), 0.5)])
 def test_zeta_falls_evenly_to_its_last_share(operator: Any, norm: float) -> None:
-    r"""Three correction steps from zeta 8 to a quarter of it, 8, 5, 2, limited by the noise and by \|A\|."""
+    """Three correction steps from zeta 8 to a quarter of it, 8, 5, 2, limited by the noise and by |A|."""
     prior, likelihood, z = image_prior(), Nonlinear(operator, 0.1), torch.randn(3, 1, 1, 2, 2)
     model, y = DiffusionModel(prior, likelihood, (0.3, 0.2)), operator.A(torch.rand(1, 1, 2, 2))
     times = refinement_times(prior, 0.2, 4)
