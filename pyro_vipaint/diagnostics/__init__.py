@@ -1,8 +1,8 @@
-"""How good a guide is: evidence bounds, importance weights, calibration, coverage, distances; export to ArviZ.
+"""The quality of a guide: evidence bounds, importance weights, calibration, coverage, distances; export to ArviZ.
 
-Beside them the exact posterior of layered pictures, which needs no guide and no network.
+The exact posterior of layered pictures, which needs no guide and no network, is exported here too.
 
-Each module says what its figures can show and what they cannot. All run the unscaled model.
+Each module states what its figures can show and what they cannot. All of them run the unscaled model.
 """
 
 from pyro_vipaint.cats.posterior import PartsPosterior, parts_posterior
