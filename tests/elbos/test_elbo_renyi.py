@@ -16,9 +16,7 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint.guides import HierarchicalGuide
-from pyro_vipaint.models import DiffusionModel
-from tests.elbos.test_elbo import build, gradients
-from tests.elbos.test_elbo_sampled import evidence, exact_guide, observed_problem
+from tests.elbos.by_hand import build, evidence, gradients, nearby_guide, observed_problem
 from tests.problems import Problem, diagonal_problem
 from tests.statistics import STANDARD_ERRORS, mean_and_error
 
@@ -33,15 +31,6 @@ def copies(problem: Problem, count: int) -> Problem:
     return Problem(problem.prior, problem.likelihood, problem.keypoints, problem.y[:1].repeat(count, 1))
 
 
-def nearby_guide(problem: Problem, distance: float, model: DiffusionModel | None = None) -> HierarchicalGuide:
-    """The posterior with every parameter moved, by the same for all images."""
-    guide = exact_guide(problem, model)
-    with torch.no_grad():
-        for parameter in guide.parameters():
-            parameter.add_(distance * torch.randn_like(parameter[:1]))
-    return guide
-
-
 def bound(elbo: Any, problem: Problem, distance: float, estimated: bool = False) -> tuple[Tensor, Tensor]:
     """Mean and standard error of the bound on log p(y) over the copies of an image."""
     torch.manual_seed(1)
@@ -51,10 +40,9 @@ def bound(elbo: Any, problem: Problem, distance: float, estimated: bool = False)
     return mean_and_error(-elbo.negative_bound())
 
 
-@pytest.mark.parametrize("images", [1, 2])
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0])
-def test_it_is_pyros_where_all_sites_stand_in_the_plate(alpha: float, images: int) -> None:
-    model, guide, y = build(images)
+@pytest.mark.parametrize("alpha", [0.0, 2.0])
+def test_it_is_pyros_where_all_sites_are_in_the_plate(alpha: float) -> None:
+    model, guide, y = build()
     loss, slope = gradients(vp.RenyiELBO(alpha, 5), model, guide, y, seed=4)
     expected, expected_slope = gradients(pyros(alpha, 5), model, guide, y, seed=4)
     assert torch.allclose(loss, expected, rtol=1e-6)

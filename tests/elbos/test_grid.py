@@ -1,9 +1,9 @@
 """Every guide with every objective, prior and number of levels, in pairs: value and gradient are those written by hand.
 
 The cases are a pairwise design: any two values of (guide, objective, prior, levels) meet in at least one case. In each
-case the loss and its gradient equal the sum of the terms at the same draws, with the prior's transitions from Eq. 3; the
-density of the hierarchical guides is Eq. 11-12; and the network is called K times where the prior's marginal is exact,
-K + 1 times where it is estimated. Everything runs in double precision.
+case the loss and its gradient equal the sum of the terms at the same draws, with the prior's transitions from Eq. 3,
+and the density of the hierarchical guides is Eq. 11-12. The network is called K times where the prior's marginal is
+exact, K + 1 times where it is estimated. Everything runs in double precision.
 """
 
 from __future__ import annotations
