@@ -26,7 +26,7 @@ from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior, EmpiricalPrior, GaussianMixturePrior, GaussianPrior
 from pyro_vipaint.models.priors.denoisers import EDMDenoiser
-from pyro_vipaint.models.priors.schedules import EDM
+from pyro_vipaint.models.priors.schedules import EDM, CosineVP
 
 EVENT, IMAGES, PARTICLES = (1, 4, 4), 2, 4
 NOISE = (3.0, 1.0, 0.3)
@@ -136,8 +136,8 @@ class RandomNetwork(nn.Module):
 
 
 PRIORS: dict[str, Callable[[], DiffusionPrior]] = {
-    "Gaussian": lambda: GaussianPrior.diagonal(0.5 * torch.randn(EVENT), 0.3 + torch.rand(EVENT)),
-    "mixture": lambda: GaussianMixturePrior.diagonal(torch.ones(3), torch.randn(3, *EVENT), 0.4),
+    "Gaussian": lambda: GaussianPrior.diagonal(0.5 * torch.randn(EVENT), 0.3 + torch.rand(EVENT), CosineVP()),
+    "mixture": lambda: GaussianMixturePrior.diagonal(torch.ones(3), torch.randn(3, *EVENT), 0.4, CosineVP()),
     "empirical": lambda: EmpiricalPrior(torch.rand(9, *EVENT) * 2 - 1, labels=torch.arange(9) % 3),
     "network": lambda: DiffusionPrior(EDM(), EDMDenoiser(RandomNetwork(), EDM()), EVENT),
 }
