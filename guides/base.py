@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from pyro.distributions import Distribution, Normal
+from pyro.distributions import Normal, TorchDistribution
 from pyro.infer.autoguide import AutoMessenger
 from pyro.nn import PyroParam
 from pyro.nn.module import pyro_method
@@ -70,6 +70,12 @@ class LatentGuide(AutoMessenger):
                     f"the guide has parameters for {self._shaped_for} images and runs on {plate.size}: build it with "
                     f"init of shape (N, *event), e.g. from pyro_vipaint.initial_latent, and give y as (N, ...)."
                 )
+
+    @property
+    def model(self) -> DiffusionModel:
+        """The model that the guide was built on."""
+        model: Any = super().model
+        return model
 
     @pyro_method
     def sample_latents(self, num_images: int) -> Tensor:
@@ -147,7 +153,7 @@ class LatentGuide(AutoMessenger):
         return self._levels[name].alpha * self._of("mu", name)
 
 
-def gaussian(mean: Tensor, std: Tensor, event_dim: int) -> Distribution:
+def gaussian(mean: Tensor, std: Tensor, event_dim: int) -> TorchDistribution:
     """N(mean, std^2) of the shape of ``mean``, without argument checks (each would cost a pass over the image)."""
     return Normal(mean, std.expand(mean.shape), validate_args=False).to_event(event_dim)
 

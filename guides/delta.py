@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyro.distributions import Delta, Distribution
+from pyro.distributions import Delta, TorchDistribution
 from torch import Tensor
 
 from pyro_vipaint.guides.base import LatentGuide
@@ -38,7 +38,7 @@ class DeltaGuide(LatentGuide):
         for level in model.levels:
             self._create("mu", level.name, start)
 
-    def get_posterior(self, name: str, prior: Any) -> Distribution:
+    def get_posterior(self, name: str, prior: Any) -> TorchDistribution:
         """The point alpha_i mu_i.
 
         It is an ``Independent`` of scalar points: for ``Delta`` itself Pyro has an analytic KL, which would evaluate

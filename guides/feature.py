@@ -23,7 +23,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_vipaint.guides.base import LatentGuide, gaussian
@@ -47,7 +47,7 @@ class FeatureGuide(LatentGuide):
         self._above = {lower.name: upper for upper, lower in pairwise(model.levels)}
         self._create("mu", "0", self._start(model, init))
 
-    def get_posterior(self, name: str, prior: Any) -> Distribution:
+    def get_posterior(self, name: str, prior: Any) -> TorchDistribution:
         """N(alpha mu, sigma^2) at T_e; below it the bridge to mu from the draw above, which is in the guide's trace."""
         level, mean = self._levels[name], self._levels[name].alpha * self.mu_0
         if name in self._above:

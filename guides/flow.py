@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.distributions import Distribution, TransformedDistribution  # pyright: ignore[reportAttributeAccessIssue]
+from pyro.distributions import TorchDistribution, TransformedDistribution  # pyright: ignore[reportAttributeAccessIssue]
 from pyro.distributions.transforms import AffineCoupling, Permute
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
@@ -120,7 +120,7 @@ class FlowGuide(ChainGuide):
         conditioners = [Conditioner(colours[i % 2], self.num_images, width, generator) for i in range(num_couplings)]
         self.flow_conditioners = ModuleList(conditioners).to(self._location(self._top))
 
-    def get_top(self, prior: Any) -> Distribution:
+    def get_top(self, prior: Any) -> TorchDistribution:
         """The flow of standard normal noise, scaled by tau_K and shifted by alpha_Te mu_K."""
         loc, tau = self._location(self._top), self.get_tau(self._top)
         event = loc.shape[1:]

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -100,7 +100,7 @@ class ChainGuide(LatentGuide):
         """gamma at the site ``name``, below T_e; broadcasts to ``(N, *event)``."""
         return self._of("gamma", "shared" if self.settings["gamma"] == "shared" else name)
 
-    def get_posterior(self, name: str, prior: Any) -> Distribution:
+    def get_posterior(self, name: str, prior: Any) -> TorchDistribution:
         """q at the site ``name``; ``prior`` is the prior's distribution there given the levels above."""
         if name == self._top:
             return self.get_top(prior)
@@ -109,7 +109,7 @@ class ChainGuide(LatentGuide):
         return gaussian(mean, self.get_tau(name), prior.event_dim)
 
     @abstractmethod
-    def get_top(self, prior: Any) -> Distribution:
+    def get_top(self, prior: Any) -> TorchDistribution:
         """q(z_Te), of batch shape ``(N,)`` and the event shape of the prior."""
 
 
@@ -120,7 +120,7 @@ class HierarchicalGuide(ChainGuide):
     Gaussian; otherwise the entropy at T_e is analytic and the rest of that term is sampled.
     """
 
-    def get_top(self, prior: Any) -> Distribution:
+    def get_top(self, prior: Any) -> TorchDistribution:
         """N(alpha_Te mu_K, tau_K^2)."""
         return gaussian(self._location(self._top), self.get_tau(self._top), prior.event_dim)
 

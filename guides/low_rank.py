@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro.distributions import (
-    Distribution,
     LowRankMultivariateNormal,
+    TorchDistribution,
     TransformedDistribution,  # pyright: ignore[reportAttributeAccessIssue]
 )
 from torch import Tensor
@@ -65,7 +65,7 @@ class LowRankGuide(ChainGuide):
         factor = torch.randn(size, rank, generator=torch.Generator().manual_seed(0)) * FACTOR_START / rank**0.5
         self._create("factor", self._top, factor.to(mu).repeat(len(mu), 1, 1))
 
-    def get_top(self, prior: Any) -> Distribution:
+    def get_top(self, prior: Any) -> TorchDistribution:
         """The low-rank Gaussian, reshaped to the event."""
         mean = self._location(self._top)
         variance = self.get_tau(self._top).expand(mean.shape).square()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -45,6 +45,6 @@ class MeanFieldGuide(LatentGuide):
             self._create("mu", level.name, start)
             self._create("tau", level.name, tau, constraints.positive)
 
-    def get_posterior(self, name: str, prior: Any) -> Distribution:
+    def get_posterior(self, name: str, prior: Any) -> TorchDistribution:
         """N(alpha_i mu_i, tau_i^2), independent of the levels above."""
         return gaussian(self._location(name), self._of("tau", name), prior.event_dim)

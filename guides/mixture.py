@@ -48,11 +48,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.distributions import Categorical, Distribution, MixtureSameFamily  # pyright: ignore[reportAttributeAccessIssue]
+from pyro.distributions import Categorical, MixtureSameFamily, TorchDistribution  # pyright: ignore[reportAttributeAccessIssue]
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Distribution as TorchDistribution
-from torch.distributions import constraints, kl_divergence, register_kl
+from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 from torch.nn.functional import one_hot
 
 from pyro_vipaint.errors import InputError, whole
@@ -127,8 +126,8 @@ class StratifiedMixture(MixtureSameFamily):
         return value.expand((*which.shape, -1, *event)).gather(dim, index).squeeze(dim)
 
 
-@register_kl(StratifiedMixture, TorchDistribution)
-def _kl_of_the_draw(q: StratifiedMixture, p: TorchDistribution) -> Tensor:
+@register_kl(StratifiedMixture, Distribution)
+def _kl_of_the_draw(q: StratifiedMixture, p: Distribution) -> Tensor:
     return kl_divergence(q.component, p) + q.log_prob(q.value) - q.component.log_prob(q.value)
 
 
@@ -228,12 +227,12 @@ class MixtureGuide(LatentGuide):
         """w, ``(N, M)``: positive, sums to one."""
         return self.weight_logits.softmax(-1)
 
-    def get_posterior(self, name: str, prior: Any) -> Distribution:
+    def get_posterior(self, name: str, prior: Any) -> TorchDistribution:
         """The mixture at the site ``name`` with weights r_m, the components' responsibilities for the draws above."""
         mean, logits, carried = self._location(name), self.weight_logits, None
         if name != self._top:
             mean = mean + self._of("gamma", name) * (prior.mean.unsqueeze(-1 - prior.event_dim) - mean)
-            above = self.trace.nodes[self._above[name]]
+            above: Any = self.trace.nodes[self._above[name]]
             logits, carried = above["fn"].posterior_logits(above["value"]), above["fn"].which
         components = gaussian(mean, self._of("tau", name), prior.event_dim)
         mixture = StratifiedMixture(Categorical(logits=logits, validate_args=False), components, validate_args=False)
@@ -242,7 +241,7 @@ class MixtureGuide(LatentGuide):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if not site_is_subsample(msg):
-            top = msg if msg["name"] == self._top else self.trace.nodes[self._top]
+            top: Any = msg if msg["name"] == self._top else self.trace.nodes[self._top]
             msg["scale"] = msg["scale"] * top["fn"].gradient_factor()
         super()._pyro_post_sample(msg)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -35,7 +35,7 @@ class PriorGuide(LatentGuide):
         self._create("mu", top.name, start)
         self._create("tau", top.name, torch.full_like(start, top.sigma), constraints.positive)
 
-    def get_posterior(self, name: str, prior: Any) -> Distribution:
+    def get_posterior(self, name: str, prior: Any) -> TorchDistribution:
         """The learnt Gaussian at T_e, ``prior`` itself below."""
         if name != self._top:
             return prior

@@ -192,7 +192,7 @@ def draw(model: DiffusionModel, guide: LatentGuide, y: Tensor) -> tuple[dict[str
         sites.append(Site(q, prior, q.log_prob(z), prior.log_prob(z)))
         if below is not None:
             prior = transition(model, z, level.t, below.t)
-    x = model.prior.denoise(z, level.t, **model.condition)
+    x = model.prior.denoise(values["z_1"], model.keypoints[-1], **model.condition)
     return values, sites, -Laplace(x, 0.2).log_prob(y)[..., :2].flatten(2).sum(-1)
 
 
@@ -212,18 +212,17 @@ def score(guide: LatentGuide, values: dict[str, Tensor], parameters: Sequence[Te
 
 
 def log_density(model: DiffusionModel, guide: Any, values: dict[str, Tensor]) -> Tensor:
-    """log q of all levels by Eq. 11-12, summed over components where there are several."""
-    several = hasattr(guide, "weights")
-    total, above = guide.weights.log() if several else torch.zeros(IMAGES, 1), None
+    """log q of all levels by Eq. 11-12, summed over the components of a mixture."""
+    shape = (IMAGES, -1, *EVENT)  # a hierarchical guide has one component
+    total, above = getattr(guide, "weights", torch.ones(IMAGES, 1)).log(), None
     for level in model.levels:
-        mu, tau, gamma = (getattr(guide, f"{kind}_{level.name[2:]}", None) for kind in ("mu", "tau", "gamma"))
-        mean = level.alpha * mu if several else level.alpha * mu[:, None]
+        i, z = level.name[2:], values[level.name].unsqueeze(2)
+        mean, tau = level.alpha * getattr(guide, f"mu_{i}").view(shape), getattr(guide, f"tau_{i}").view(shape)
         if above is not None:
+            gamma = getattr(guide, f"gamma_{i}").view(shape)
             z_hat = transition(model, values[above.name], above.t, level.t).mean.unsqueeze(2)
-            gamma = gamma if several else gamma[:, None]
             mean = gamma * z_hat + (1 - gamma) * mean
-        q = Normal(mean, tau if several else tau[:, None])
-        total, above = total + q.log_prob(values[level.name].unsqueeze(2)).flatten(3).sum(-1), level
+        total, above = total + Normal(mean, tau).log_prob(z).flatten(3).sum(-1), level
     return total.logsumexp(-1)
 
 
