@@ -145,9 +145,7 @@ def sbc_of_guide(
         guide_factory: ``(model, y) -> guide``, unfitted.
         fit: ``(model, guide, y)``; fits the guide in place, for instance by :func:`pyro_vipaint.fit`.
         quantities: functions of (z_Ts, y) by name.
-        num_simulations: N, images in the plate.
-        num_draws: L draws of the guide for each image, one batch of L × N.
-        seed: seed of all random numbers; ``None`` continues the global generator.
+        num_simulations, num_draws, seed: N, L and the seed, as for :func:`sbc`.
 
     The truth comes from the model's own chain: the test judges the *guide* as an approximation of the K-level model's
     posterior, not the prior as a description of images.

@@ -106,8 +106,8 @@ def test_one_image_may_have_a_site_outside_its_plate() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0])
-def test_terms_are_those_of_the_elbo_and_what_the_weights_change(alpha: float) -> None:
+@pytest.mark.parametrize("alpha", [0.0, 2.0])
+def test_terms_are_those_of_the_elbo_and_the_correction_by_the_weights(alpha: float) -> None:
     model, guide, y = build()
     ours, plain = vp.RenyiELBO(alpha, 7), vp.SampledELBO(num_particles=7)
     losses = []
@@ -146,7 +146,7 @@ def test_orders_above_one_lie_below_the_elbo() -> None:
 
 
 def test_with_the_estimated_marginal_it_may_exceed_the_evidence() -> None:
-    """As documented: the estimate stands in an exponent. The ELBO on the same model and guide stays below."""
+    """The estimate is in an exponent there. The ELBO on the same model and guide stays below."""
     problem = observed_problem(images=1)
     truth = evidence(problem)
     value, error = bound(vp.RenyiELBO(0.0, 2000), copies(problem, 50), 0.0, estimated=True)
@@ -155,7 +155,7 @@ def test_with_the_estimated_marginal_it_may_exceed_the_evidence() -> None:
     assert elbo < truth + STANDARD_ERRORS * elbo_error
 
 
-def test_a_scale_on_the_program_does_not_touch_the_weights() -> None:
+def test_a_scale_on_the_program_does_not_change_the_weights() -> None:
     model, guide, y = build()
     values = []
     for program in (guide, poutine.scale(guide, scale=3.0)):
@@ -174,6 +174,6 @@ def test_it_fits() -> None:
 
 
 @pytest.mark.parametrize("alpha", [1.0, -0.5, math.nan, math.inf])
-def test_orders_that_bound_nothing_are_refused(alpha: float) -> None:
+def test_orders_without_a_bound_are_refused(alpha: float) -> None:
     with pytest.raises(ValueError, match="alpha"):
         vp.RenyiELBO(alpha)

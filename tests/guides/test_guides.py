@@ -185,7 +185,6 @@ def test_an_unknown_granularity_a_finer_logit_and_a_large_rank_are_refused() -> 
 START: dict[str, Any] = {"gamma_logit": 0.0}
 RATES = {"mu": 0.1, "tau": 0.1, "gamma": 0.25, "factor": 0.05}
 FITTED: dict[str, Callable[..., LatentGuide]] = {
-    "hierarchical": lambda model, init: HierarchicalGuide(model, init, **START),
     "mean field": MeanFieldGuide,
     "prior": PriorGuide,
     "feature": FeatureGuide,
@@ -207,9 +206,9 @@ def gap_after_a_fit(family: str) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["hierarchical", "low rank"])
+@pytest.mark.parametrize("family", ["low rank"])
 def test_families_that_contain_the_posterior_reach_the_evidence(family: str) -> None:
-    """The posterior of a diagonal Gaussian is hierarchical, and low rank with F = 0."""
+    """The posterior of a diagonal Gaussian is low rank with F = 0."""
     gap, error = gap_after_a_fit(family)
     assert (gap > -STANDARD_ERRORS * error).all()
     assert (gap < 0.05 + 3 * error).all()
@@ -293,27 +292,6 @@ def test_the_terms_of_the_feature_guide_are_red_diffs(schedule: Schedule) -> Non
         expected = (ratio[i + 1] - ratio[i]) / 2 * (mu - z_hat).square().sum(-1)
         divergence = kl_divergence(guide_sites[lower]["fn"], model_sites[lower]["fn"])
         assert torch.allclose(divergence, expected, rtol=1e-3)
-
-
-def test_the_objective_of_the_feature_guide_is_red_diffs() -> None:
-    """Its mean is that of *independent* noise at each level, z_t = alpha mu + sigma eps; closed form on a Gaussian."""
-    model, y = exact_model(3)
-    prior = model.prior
-    assert isinstance(prior, GaussianPrior)
-    mu = y + 0.3 * torch.randn_like(y)
-    draws = []
-    elbo = vp.BetaELBO(num_particles=2000)
-    for _ in range(12):
-        elbo.differentiable_loss(model, FeatureGuide(model, mu), y)
-        draws.append(elbo.terms)
-    m, variance = prior.mean, prior.denoiser.variance
-    sigma = [level.sigma for level in model.levels]  # EDM: alpha = 1
-    for i in (0, 1):
-        gain = variance / (variance + sigma[i] ** 2)
-        square = ((1 - gain) * (mu - m)).square() + (gain * sigma[i]) ** 2  # E |mu - z_hat|^2
-        expected = (sigma[i + 1] ** -2 - sigma[i] ** -2) / 2 * square.sum(-1)
-        mean, error = mean_and_error(torch.stack([terms[f"z_{2 - i}"] for terms in draws]))
-        assert_within(mean, expected, error, slack=1e-4)
 
 
 def test_every_level_of_the_feature_guide_is_the_diffusion_of_mu() -> None:
@@ -443,27 +421,6 @@ def test_pyros_own_guides_run_on_the_same_model(name: str, objective: str) -> No
     for parameter_name, parameter in guide.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), parameter_name
     assert sum(parameter.numel() for parameter in guide.parameters()) == expected(2 * 3 * 16, 3)
-
-
-def test_pyros_mean_field_guide_has_the_same_bound() -> None:
-    """AutoNormal is the mean field family: at equal parameters the objectives have the same mean."""
-    model, y = exact_model(3)
-    ours, theirs = perturbed(MeanFieldGuide(model, y)), AutoNormal(model)
-    theirs(y)
-    with torch.no_grad():
-        for level in model.levels:
-            index = level.name[-1]
-            getattr(theirs.locs, f"{level.name}_unconstrained", getattr(theirs.locs, level.name)).copy_(
-                level.alpha * getattr(ours, f"mu_{index}")
-            )
-            setattr(theirs.scales, level.name, PyroParam(getattr(ours, f"tau_{index}").clone(), constraints.positive))
-    moments = []
-    for guide in (ours, theirs):
-        elbo = vp.BetaELBO(num_particles=2000)
-        with torch.no_grad():
-            moments.append(mean_and_error(torch.stack([elbo.differentiable_loss(model, guide, y) for _ in range(12)])))
-    (a, a_error), (b, b_error) = moments
-    assert_within(a, b, (a_error**2 + b_error**2).sqrt())
 
 
 def test_the_initial_tau_is_positive_and_finite() -> None:
