@@ -44,7 +44,8 @@ from pyro_vipaint.diagnostics.uniformity import (
 __all__ = [
     "WeightedDraws", "weighted_draws", "log_weights", "Estimate", "elbo_estimate", "iwae_bound", "terms_by_level",
     "SmoothedWeights", "pareto_k", "pareto_smooth", "pareto_threshold",
-    "Resampled", "resample", "effective_sample_size", "ProjectionSummary", "project_onto_moments", "project_onto_samples",
+    "Resampled", "resample", "effective_sample_size",
+    "ProjectionSummary", "project_onto_moments", "project_onto_samples",
     "SBC", "sbc", "sbc_of_guide", "VSBC", "vsbc", "coordinates", "draw_latent_and_data", "log_likelihood",
     "rank_statistics", "rank_histogram", "chi_square_test", "ecdf_test", "ecdf_band", "symmetry_test",
     "coverage", "credible_interval", "Accuracy", "c2st", "sliced_wasserstein", "wasserstein",
