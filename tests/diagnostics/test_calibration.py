@@ -147,7 +147,7 @@ def test_vsbc_distinguishes_bias_from_spread() -> None:
 
 
 def test_tests_of_uniformity_have_their_level() -> None:
-    """p-values of uniform ranks are below a level about as often as the level says, and not more often."""
+    """p-values of uniform ranks are below a level with about that probability, and not with a larger one."""
     ranks = torch.randint(0, 20, (100, 4000))
     unequal = chi_square_test(torch.randint(0, 11, (100, 4000)), 10)  # 5 bins of two ranks or three
     for p in (ecdf_test(ranks, 19), chi_square_test(ranks, 19, 10), unequal, symmetry_test(torch.rand(100, 4000))):
@@ -180,7 +180,7 @@ def test_the_symmetry_p_value_is_exact_on_a_case_that_can_be_counted() -> None:
     assert torch.allclose(symmetry_test(p), torch.tensor([2 / 16, 1.0], dtype=torch.float64))
 
 
-def test_the_band_holds_the_whole_ecdf_as_often_as_it_says() -> None:
+def test_the_band_contains_the_whole_ecdf_with_its_probability() -> None:
     lower, upper = ecdf_band(100, 19, level=0.9)
     ranks = torch.randint(0, 20, (100, 20_000))
     ecdf = torch.stack([(ranks < i).double().mean(0) for i in range(1, 20)])
@@ -211,8 +211,8 @@ def test_the_chi_square_test_uses_the_width_of_its_bins() -> None:
 
 
 @pytest.mark.parametrize("num_draws", [1, 10])
-def test_the_number_of_draws_may_be_any(num_draws: int) -> None:
-    """2 and 11 are prime, so that no number of bins divides them; an exact posterior passes all the same."""
+def test_num_draws_plus_one_may_be_prime(num_draws: int) -> None:
+    """No number of bins divides the 2 or 11 possible ranks; an exact posterior passes nevertheless."""
     result = sbc(gaussian_simulations, gaussian_posterior(), QUANTITIES, 200, num_draws, seed=8)
     assert result.uniformity()[["ecdf", "chi_square"]].min(axis=None) > FAILURE_RATE / 8
     wrong = sbc(gaussian_simulations, gaussian_posterior(shift=1.0), QUANTITIES, 200, num_draws, seed=8)
@@ -226,7 +226,7 @@ def test_ties_are_broken_evenly() -> None:
     assert set(ranks.tolist()) == set(range(10))
 
 
-def test_exact_intervals_cover_as_they_say() -> None:
+def test_intervals_of_the_exact_posterior_have_their_coverage() -> None:
     """Between order statistics coverage is exact for any number of samples; 19 as good as 199."""
     for samples in (19, 199):
         x, y = gaussian_simulations(400)

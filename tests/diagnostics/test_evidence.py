@@ -73,7 +73,7 @@ def test_a_scale_on_the_model_changes_no_weight() -> None:
 
 
 def test_a_program_with_the_same_law_has_the_same_weights() -> None:
-    """The weights do not depend on how a guide is written: a plain Pyro function against a guide messenger."""
+    """A plain Pyro function and a guide messenger with the same law have the same weights."""
     problem, model, guide, _ = build(shift=0.5)
 
     def program(y: Tensor) -> None:
@@ -90,7 +90,7 @@ def test_a_program_with_the_same_law_has_the_same_weights() -> None:
 
 
 def test_draws_cost_k_plus_one_calls_and_their_terms_add_up() -> None:
-    """K + 1 calls a batch, S × N × (K + 1) NFE, and the table of terms sums to the bound."""
+    """K + 1 calls per batch, S × N × (K + 1) NFE, and the table of terms sums to the bound."""
     problem, model, _, _ = build()
     network = problem.model(problem.prior.diffusion())
     guide = ExactGuide(problem, network, problem.y)
@@ -143,7 +143,7 @@ def test_guides_without_a_density_per_image_are_refused() -> None:
 
 
 def test_a_joint_guide_of_pyro_works_on_one_image() -> None:
-    """Its density is an auxiliary site's: against the same Normal written out."""
+    """Its density is that of an auxiliary site; it is compared with the same Normal written out."""
     problem = diagonal_problem()
     model = problem.model()
     guide = AutoDiagonalNormal(model, init_scale=0.5)

@@ -25,7 +25,7 @@ def plan(step: int) -> Any:
 
 
 @pytest.mark.parametrize("kind", [vp.BetaELBO, vp.SampledELBO, vp.StickingTheLandingELBO])
-def test_each_step_is_the_hand_sum_under_the_weights_of_its_number(kind: Any) -> None:
+def test_each_step_is_the_sum_by_hand_with_the_weights_of_its_number(kind: Any) -> None:
     model, guide, y = build()
     elbo = kind(plan, num_particles=1)
     for step in range(4):
@@ -74,7 +74,7 @@ def test_a_second_fit_restarts_the_schedule_and_evaluations_do_not_advance_it() 
     assert seen == [0, 1, 2, 0, 1, 1, 2]
 
 
-def test_a_schedule_goes_on_from_the_step_it_is_set_to() -> None:
+def test_a_schedule_continues_from_the_step_that_is_set() -> None:
     model, guide, y = build()
     whole, resumed = vp.BetaELBO(plan), vp.BetaELBO(plan)
     losses: list[Tensor] = []
@@ -154,8 +154,8 @@ def test_every_objective_takes_the_gaussian_family_to_the_same_optimum(elbo: Any
 
 
 @pytest.mark.slow
-def test_iwae_reaches_the_evidence_while_the_guide_itself_lags() -> None:
-    """Its weights make up for the guide, whose gradient therefore fades (Rainforth et al. 2018)."""
+def test_iwae_reaches_the_evidence_while_the_elbo_of_the_guide_stays_below() -> None:
+    """Its weights compensate for the guide, whose gradient therefore vanishes (Rainforth et al. 2018)."""
     problem = diagonal_problem(images=2)
     model, truth = problem.model(), evidence(problem)
     start = vp.initial_latent(model.prior, model.likelihood, problem.y)

@@ -34,7 +34,7 @@ def network_model(levels: int, images: int = 2) -> tuple[DiffusionModel, Tensor,
     return model, torch.rand(images, 1, 8, 8) * mask, network
 
 
-def test_sampling_makes_k_minus_one_calls_and_never_looks_at_y() -> None:
+def test_sampling_makes_k_minus_one_calls_and_none_for_y() -> None:
     model, y, _ = network_model(4)
     guide = HierarchicalGuide(model, y)
     with count_calls() as count:
@@ -81,7 +81,7 @@ def test_parameters_exist_before_the_first_step_and_have_no_particle_dimension()
 
 
 def test_psis_runs_through_seven_singleton_dimensions() -> None:
-    """Pyro's diagnostic hands the denoiser samples with singleton dimensions in front of the image."""
+    """Pyro's diagnostic passes samples to the denoiser with singleton dimensions in front of the image."""
     model, y, _ = network_model(2, images=1)
     guide = HierarchicalGuide(model, y)
     assert (

@@ -54,7 +54,7 @@ families = pytest.mark.parametrize("family", [getattr(guides, name) for name in 
 
 
 class TinyNetwork(nn.Module):
-    """Down, up and a skip, with a class embedding: what a UNet is made of, in 8 channels."""
+    """A small UNet: down, up, a skip connection and a class embedding, in 8 channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -248,7 +248,7 @@ def test_low_rank_closes_the_gap_of_a_diagonal_where_elements_are_correlated() -
 
 
 def test_below_t_e_the_terms_of_the_prior_guide_are_zero() -> None:
-    """Exactly: q is the prior's own transition there, under the analytic and the sampled objective."""
+    """Exactly zero, because q is the prior's own transition there."""
     model, y = network_model(4)
     guide = perturbed(PriorGuide(model, y))
     elbo = vp.BetaELBO(num_particles=3)
@@ -305,7 +305,7 @@ def test_every_level_of_the_feature_guide_is_the_diffusion_of_mu() -> None:
 
 
 def negative_log_joint(problem: Problem, z: Tensor) -> Tensor:
-    """-log p(z_3, z_2, z_1, y) of one image, from the schedule's numbers; ``z`` has shape ``(3, 16)``, EDM."""
+    """-log p(z_3, z_2, z_1, y) of one image under EDM; ``z`` has shape ``(3, 16)``."""
     m, v = problem.prior.mean.double(), problem.prior.denoiser.variance.double()
     sigma = [float(problem.prior.schedule(torch.tensor(t))[1]) for t in problem.keypoints]
     total = -Normal(m, (v + sigma[0] ** 2).sqrt()).log_prob(z[0]).sum()
@@ -319,7 +319,7 @@ def negative_log_joint(problem: Problem, z: Tensor) -> Tensor:
 
 
 def maximum_a_posteriori(problem: Problem) -> tuple[Tensor, float]:
-    """The mode of p(z | y), ``(3, 16)``, and -log p(z, y) there: the joint is quadratic, so one Newton step does."""
+    """The mode of p(z | y), ``(3, 16)``, and -log p(z, y) there, by one Newton step: the joint is quadratic."""
 
     def joint(z: Tensor) -> Tensor:
         return negative_log_joint(problem, z.reshape(3, 16))

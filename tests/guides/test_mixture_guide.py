@@ -40,7 +40,7 @@ def three_components(images: int) -> StratifiedMixture:
 
 
 @pytest.mark.parametrize("particles", [1, 5, 8])
-def test_each_particle_by_itself_is_a_draw_of_the_mixture(particles: int) -> None:
+def test_each_particle_alone_is_a_draw_of_the_mixture(particles: int) -> None:
     images = 20000
     q = three_components(images).expand((particles, images))
     z = q.rsample()[..., 0]
@@ -54,7 +54,7 @@ def test_each_particle_by_itself_is_a_draw_of_the_mixture(particles: int) -> Non
     assert distance < math.sqrt(math.log(2 / FAILURE_RATE) / 2 / images), "Kolmogorov-Smirnov"
 
 
-def test_the_components_are_shared_out_as_evenly_as_can_be() -> None:
+def test_the_counts_of_the_components_differ_from_their_shares_by_less_than_one() -> None:
     q = three_components(500).expand((30, 500))
     q.rsample()
     assert q.which is not None
