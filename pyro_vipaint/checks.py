@@ -18,18 +18,13 @@ from pyro_vipaint._torch import device_for, device_of, half_precision
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models import DiffusionPrior, load_prior
-from pyro_vipaint.models.measurements.blur import GaussianBlur, MotionBlur
 from pyro_vipaint.models.measurements.operators import Inpainting, Operator, apply, has_one_per_image, observation_mask
-from pyro_vipaint.models.measurements.super_resolution import SuperResolution
 from pyro_vipaint.models.priors.classifier_free import WEIGHT
 from pyro_vipaint.settings import Settings, settings_for
 from pyro_vipaint.svi import check_rates
 
 WIDEST = 2.0  # images live in [-1, 1]; a noisy observation may lie outside, bytes and standardised pixels lie further
 SPREAD = 6.0  # standard deviations of noise beyond it
-AVERAGES = (GaussianBlur, Inpainting, MotionBlur, SuperResolution)  # operators whose observations live there too
-
-
 NOISE = 0.05  # standard deviation, images in [-1, 1]: the paper's for super-resolution and deblurring
 
 
@@ -203,7 +198,7 @@ def check_observation(y: Any, operator: Any, prior: DiffusionPrior, device: torc
         raise InputError(f"The observation has shape {given}, {made}.")
     if not y.is_floating_point():
         raise InputError(f"The observation holds {y.dtype}, not floats in the units of images in [-1, 1].")
-    widest = WIDEST + SPREAD * noise if isinstance(operator, AVERAGES) else math.inf
+    widest = WIDEST + SPREAD * noise if getattr(operator, "keeps_range", False) else math.inf
     return _check_elements(y.to(device).float(), mask, widest)
 
 

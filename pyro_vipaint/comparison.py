@@ -252,7 +252,7 @@ def check_observations(model: Any, y: Any) -> None:
             raise InputError(f"y holds {len(y)} images, the model's condition {name} is for {len(value)}.")
     with torch.no_grad():
         x = model.prior.decode(torch.zeros(len(y), *model.prior.event_shape).to(y))
-        check_shape(y, model.likelihood(x))
+        check_shape(y, model.likelihood(x).shape())
 
 
 def check_guides(guides: Any) -> None:
