@@ -100,17 +100,6 @@ def test_guidance_is_the_same_in_every_parametrisation(adapter: type[NetworkDeno
     torch.testing.assert_close(guided, null + WEIGHT * (condition - null), rtol=1e-10, atol=1e-10)
 
 
-def test_calls_and_evaluations() -> None:
-    """A guided pass is one call on twice the images, and the count agrees with what the network saw."""
-    network = ClassMeans()
-    prior, z = guided_prior(network), torch.randn(5, 2, *EVENT)
-    for condition, images in (({}, 10), ({"guidance_scale": WEIGHT}, 20), ({"guidance_scale": 1.0}, 10)):
-        network.batches.clear()
-        with vp.count_calls() as count:
-            prior.denoise(z, 0.5, class_labels=LABELS, **condition)
-        assert (count.calls, count.nfe) == (1, images) and network.batches == [images]
-
-
 def test_both_phases_are_guided() -> None:
     """inpaint passes the weight on everywhere: as many calls as without, each on twice the images, all counted."""
     network, image = ClassMeans(), torch.zeros(2, *EVENT)
@@ -159,11 +148,11 @@ def test_what_has_no_null_is_not_guided() -> None:
         prior.denoise(z, 0.5, class_labels=LABELS, guidance_scale=WEIGHT)
 
 
-@pytest.mark.parametrize("scale", [-0.1, float("nan"), float("inf"), "3", True, torch.tensor(2.0)], ids=str)
-def test_weights_that_are_none(scale: Any) -> None:
+def test_weights_that_are_none() -> None:
     """The weight must be one finite number >= 0."""
-    with pytest.raises(InputError, match="guidance-scale"):
-        check_guidance(scale, {"class_labels": LABELS}, guided_prior(ClassMeans()))
+    for scale in (-0.1, float("nan"), float("inf"), "3", True, torch.tensor(2.0)):
+        with pytest.raises(InputError, match="guidance-scale"):
+            check_guidance(scale, {"class_labels": LABELS}, guided_prior(ClassMeans()))
 
 
 def test_a_weight_needs_something_to_weigh() -> None:

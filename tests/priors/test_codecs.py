@@ -79,13 +79,13 @@ def test_the_gradient_passes_the_quantiser() -> None:
 
 
 @each_autoencoder
-@pytest.mark.parametrize("size", [(8, 8), (4, 12)])
 @torch.no_grad()
-def test_image_shape_is_the_shape_of_what_is_decoded(make: Callable[[], Any], size: tuple[int, int]) -> None:
+def test_image_shape_is_the_shape_of_what_is_decoded(make: Callable[[], Any]) -> None:
     """(C, f H, f W), rectangles included."""
-    codec = AutoencoderCodec(make(), SCALE)
-    assert codec.image_shape((4, *size)) == codec.decode(torch.randn(4, *size)).shape
-    assert Identity().image_shape((1, *size)) == (1, *size)
+    for size in ((8, 8), (4, 12)):
+        codec = AutoencoderCodec(make(), SCALE)
+        assert codec.image_shape((4, *size)) == codec.decode(torch.randn(4, *size)).shape
+        assert Identity().image_shape((1, *size)) == (1, *size)
 
 
 @each_autoencoder

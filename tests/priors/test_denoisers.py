@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.priors.denoisers import (
@@ -22,24 +22,12 @@ from pyro_vipaint.models.priors.denoisers import (
     integer_timestep,
 )
 from pyro_vipaint.models.priors.schedules import EDM, LinearVP
+from tests.every_prior import SmallNetwork
 
 EVENT = (2, 4, 4)
 ADAPTERS: list[type[NetworkDenoiser]] = [EpsilonDenoiser, VDenoiser, SampleDenoiser, FlowDenoiser, EDMDenoiser]
 
 each_adapter = pytest.mark.parametrize("adapter", ADAPTERS)
-
-
-class SmallNetwork(nn.Module):
-    """A convolution whose output depends on the image, on its time and on its label; never on its neighbours."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(2, 2, 3, padding=1).double()
-        self.dropout = nn.Dropout(0.5)
-
-    def forward(self, z: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        shift = timestep if class_labels is None else timestep + class_labels
-        return self.dropout(torch.tanh(self.convolution(z) + shift.reshape(-1, 1, 1, 1)))
 
 
 @dataclass
@@ -56,39 +44,6 @@ class Recorder:
 def latents(*leading: int) -> Tensor:
     """Random latents in float64."""
     return torch.randn(*leading, *EVENT, dtype=torch.float64)
-
-
-@each_adapter
-def test_a_batch_of_samples_equals_a_loop(adapter: type[NetworkDenoiser]) -> None:
-    """A (samples, images) batch is denoised as each latent alone, which needs no leading dimension."""
-    denoiser, z = adapter(SmallNetwork(), LinearVP()), latents(3, 2)
-    together = denoiser(z, 0.4)
-    assert together.shape == z.shape
-    for i in range(3):
-        for j in range(2):
-            torch.testing.assert_close(together[i, j], denoiser(z[i, j], 0.4))
-
-
-@each_adapter
-def test_singleton_leading_dimensions_change_nothing(adapter: type[NetworkDenoiser]) -> None:
-    """Seven singleton dimensions in front, as Pyro's psis_diagnostic passes, with labels of the images alone."""
-    denoiser, z = adapter(SmallNetwork(), LinearVP()), latents(2)
-    labels = torch.tensor([0, 3])
-    padded = denoiser(z.reshape(*(1,) * 7, 2, *EVENT), 0.4, class_labels=labels)
-    assert padded.shape == (1,) * 7 + (2, *EVENT)
-    torch.testing.assert_close(padded.reshape(z.shape), denoiser(z, 0.4, class_labels=labels))
-
-
-@each_adapter
-def test_times_per_element_equal_a_loop(adapter: type[NetworkDenoiser]) -> None:
-    """Times of the leading shape: each latent is denoised at its own time; a scalar tensor is a number."""
-    denoiser, z = adapter(SmallNetwork(), LinearVP()), latents(3, 2)
-    t = torch.linspace(0.1, 0.9, 6, dtype=torch.float64).reshape(3, 2)
-    together = denoiser(z, t)
-    for i in range(3):
-        for j in range(2):
-            torch.testing.assert_close(together[i, j], denoiser(z[i, j], t[i, j].item()))
-    torch.testing.assert_close(denoiser(z, torch.tensor(0.3, dtype=torch.float64)), denoiser(z, 0.3))
 
 
 def test_event_of_another_dimension() -> None:
@@ -128,15 +83,15 @@ def test_condition_with_features_is_repeated_over_samples() -> None:
     torch.testing.assert_close(flatten_condition(features[:1], leading), features[:1].repeat(6, 1))
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_as_many_samples_as_images_change_nothing(count: int) -> None:
+def test_as_many_samples_as_images_change_nothing() -> None:
     """(N, N, F) is N images' own N rows, repeated over samples, also when there are N samples; so is (1, N)."""
-    tokens = torch.randn(count, count, 5)
-    for samples in (1, count, count + 1):
-        leading = torch.Size((samples, count))
-        torch.testing.assert_close(flatten_condition(tokens, leading), tokens.repeat(samples, 1, 1))
-        shared = tokens[:1, :, 0]
-        torch.testing.assert_close(flatten_condition(shared, leading), shared.repeat(samples * count, 1))
+    for count in (1, 2, 3):
+        tokens = torch.randn(count, count, 5)
+        for samples in (1, count, count + 1):
+            leading = torch.Size((samples, count))
+            torch.testing.assert_close(flatten_condition(tokens, leading), tokens.repeat(samples, 1, 1))
+            shared = tokens[:1, :, 0]
+            torch.testing.assert_close(flatten_condition(shared, leading), shared.repeat(samples * count, 1))
 
 
 def test_conditions_for_another_number_of_images_are_refused() -> None:
@@ -172,11 +127,11 @@ def test_times_before_the_first_step_use_the_first_step() -> None:
     torch.testing.assert_close(clock, torch.tensor([0.0, 0.0, 0.0, 9.0]))
 
 
-@pytest.mark.parametrize("steps", [0, -3])
-def test_a_clock_without_steps_is_refused(steps: int) -> None:
+def test_a_clock_without_steps_is_refused() -> None:
     """Fewer than one training step raises ValueError."""
-    with pytest.raises(ValueError, match="num_steps"):
-        integer_timestep(steps)
+    for steps in (0, -3, float("inf")):
+        with pytest.raises(ValueError, match="num_steps"):
+            integer_timestep(steps)
 
 
 @each_adapter
