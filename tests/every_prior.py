@@ -146,7 +146,7 @@ LABELLED = {"class_labels": torch.tensor([4, 1])}
 PRIORS: dict[str, Kind] = {
     "gaussian, diagonal": Kind(diagonal_gaussian, exact=True, portable=True),
     "gaussian, full": Kind(full_gaussian, exact=True, portable=True),
-    **{f"mixture, {name}": Kind(mixture(name), exact=True, portable=True) for name in ("one std", "std each", "full")},
+    **{f"mixture, {name}": Kind(mixture(name), exact=True, portable=True) for name in ("std each", "full")},
     "mixture, full for all": Kind(mixture("full for all"), exact=True, portable=True),
     "empirical": Kind(empirical, exact=True, portable=True, rounding=1e-5),
     "empirical, classes": Kind(empirical, exact=True, portable=True, condition=LABELLED, rounding=1e-5),

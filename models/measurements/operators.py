@@ -38,8 +38,8 @@ class Operator(Protocol):
 class Broadcasting:
     """Base of operators whose methods take any leading dimensions in front of one image or observation.
 
-    ``keeps_range`` states that the observations of images in [-1, 1] lie in [-1, 1]: an element of A(x) is a pixel of
-    x, an average of pixels, or zero.
+    ``keeps_range`` declares that observations have the range of images, up to the overshoot of a bicubic kernel: each
+    element of A(x) is a weighted mean of pixels, or zero.
     """
 
     keeps_range: ClassVar[bool] = False

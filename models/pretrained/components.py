@@ -7,6 +7,7 @@ listed here, so that no folder can name code of its own.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,12 +62,14 @@ def read_network(root: Path, kinds: tuple[str, ...], dtype: torch.dtype) -> nn.M
         options["low_cpu_mem_usage"] = find_spec("accelerate") is not None  # diffusers warns if it is missing
     else:
         library = _transformers(root)
-    try:
-        network = getattr(library, kind).from_pretrained(root, **options)
-    except OSError as error:
+    network = None
+    if any(root.glob("*.safetensors")):
+        with suppress(OSError):  # they are not those of the network
+            network = getattr(library, kind).from_pretrained(root, **options)
+    if network is None:
         pickles = sorted(path.name for path in root.iterdir() if path.suffix in PICKLES)
         found = f"only {pickles[0]}, a pickle, which is not opened" if pickles else "no weights that can be read"
-        raise InputError(f"{root} has {found}: save the model as safetensors.") from error
+        raise InputError(f"{root} has {found}: save the model as safetensors.")
     # from_pretrained leaves some models of diffusers in float32; text encoders keep the layers that need it
     return nn.Module.to(network, dtype) if "_class_name" in config else network
 

@@ -174,7 +174,7 @@ def test_inpaint_is_the_other_commands(folder: Path) -> None:
 BAD: list[tuple[str, tuple[object, ...], str]] = [
     ("sharpen", (), "Unknown task 'sharpen': it is super-resolution, deblur, motion-deblur, inpaint"),
     ("super-resolution", ("--simulate", "--factor", 3), "factor 3 of super-resolution does not divide a side of 8"),
-    ("super-resolution", ("--simulate", "--factor", 1), "whole number of at least 2, not 1"),
+    ("super-resolution", ("--simulate", "--factor", 1), "must be at least 2, not 1"),
     ("super-resolution", ("--simulate", "--mode", "nearest"), "box or bicubic, not 'nearest'"),
     ("super-resolution", (), "The observation has shape (1, 8, 8), the operator makes (1, 2, 2)"),
     ("super-resolution", ("--std", 1), "--std does not go with the task super-resolution"),
@@ -193,7 +193,7 @@ BAD: list[tuple[str, tuple[object, ...], str]] = [
     ("deblur", ("--seed", 2**70), "seed must fit into 64 bits"),
     ("deblur", ("--out", "{folder}/mask.png"), "is a file: name a folder with --out"),
     ("motion-deblur", (), "The task motion-deblur needs --length"),
-    ("motion-deblur", ("--length", 0), "whole number of at least 1, not 0"),
+    ("motion-deblur", ("--length", 0), "must be at least 1, not 0"),
     ("motion-deblur", ("--length", 3, "--angle", "inf"), "must be finite, not inf"),
     ("inpaint", (), "The task inpaint needs --mask"),
     ("inpaint", ("--mask", "{folder}/no.png"), "no.png does not exist"),

@@ -80,13 +80,6 @@ def test_no_doubling_where_nothing_is_weighed(condition: dict[str, Any], labels:
     torch.testing.assert_close(ours, ClassMeans()(z, t, labels))
 
 
-def test_weight_zero_is_the_null_condition() -> None:
-    """w = 0 ignores the condition."""
-    z, t = torch.randn(2, *EVENT), torch.tensor([0.2, 0.9])
-    guided = GuidedNetwork(ClassMeans(), NULL)
-    torch.testing.assert_close(guided(z, t, class_labels=LABELS, guidance_scale=0.0), guided(z, t))
-
-
 @pytest.mark.parametrize(
     ("adapter", "schedule"),
     [(EpsilonDenoiser, LinearVP()), (VDenoiser, LinearVP()), (FlowDenoiser, RectifiedFlow())],

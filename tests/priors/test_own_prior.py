@@ -68,20 +68,20 @@ def test_the_ten_lines_inpaint(ten_lines: dict[str, Any]) -> None:
     assert not any(p.requires_grad for m in (ten_lines["network"], ten_lines["autoencoder"]) for p in m.parameters())
 
 
-@pytest.mark.parametrize(("n", "m"), [(999, 500), (400, 399), (30, 2)])
 @torch.no_grad()
-def test_its_transition_by_hand(ten_lines: dict[str, Any], n: int, m: int) -> None:
+def test_its_transition_by_hand(ten_lines: dict[str, Any]) -> None:
     """Step n to step m is the Gaussian bridge at the clean latent that the predicted noise leaves."""
-    prior, z = ten_lines["prior"], torch.randn(2, *LATENT)
-    noise = ten_lines["network"](z, n).sample.double()
-    at, below = ALPHAS_CUMPROD[n], ALPHAS_CUMPROD[m]
-    clean = (z.double() - (1 - at).sqrt() * noise) / at.sqrt()
-    ratio = at / below
-    mean = (ratio.sqrt() * (1 - below) * z.double() + below.sqrt() * (1 - ratio) * clean) / (1 - at)
-    variance = (1 - ratio) * (1 - below) / (1 - at)
-    step = prior.transition(z, (n + 1) / 1000, (m + 1) / 1000)
-    torch.testing.assert_close(step.mean, mean.float(), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(step.stddev, variance.sqrt().float().expand_as(z), rtol=1e-4, atol=1e-6)
+    for n, m in ((999, 500), (400, 399), (30, 2)):
+        prior, z = ten_lines["prior"], torch.randn(2, *LATENT)
+        noise = ten_lines["network"](z, n).sample.double()
+        at, below = ALPHAS_CUMPROD[n], ALPHAS_CUMPROD[m]
+        clean = (z.double() - (1 - at).sqrt() * noise) / at.sqrt()
+        ratio = at / below
+        mean = (ratio.sqrt() * (1 - below) * z.double() + below.sqrt() * (1 - ratio) * clean) / (1 - at)
+        variance = (1 - ratio) * (1 - below) / (1 - at)
+        step = prior.transition(z, (n + 1) / 1000, (m + 1) / 1000)
+        torch.testing.assert_close(step.mean, mean.float(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(step.stddev, variance.sqrt().float().expand_as(z), rtol=1e-4, atol=1e-6)
 
 
 def test_its_own_codec_takes_part(ten_lines: dict[str, Any]) -> None:
@@ -335,6 +335,7 @@ def test_edm_by_the_authors_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 # memory
 
 
+@pytest.mark.slow
 def test_its_memory_table_is_that_of_the_results() -> None:
     """The rows in the document are those of the benchmark's file, and its line meets the held-out width."""
     rows = memory.read_rows()
@@ -350,6 +351,7 @@ def test_operations_by_hand() -> None:
     assert memory._operations(lambda: x @ weight) == 2 * (2 * 4 * 8 * 16)
 
 
+@pytest.mark.slow
 def test_checkpointing_repeats_the_forward_pass() -> None:
     """Three passes (forward, and backward to what goes in at the price of one) in place of two, but for the rest."""
     plain, again = (memory.operations(memory.FITTED[0], on) for on in (False, True))
