@@ -1,4 +1,4 @@
-"""DeepInverse's physics work unchanged: in likelihoods, fit, refinement and baselines, and equal to our operators."""
+"""DeepInverse's physics in likelihoods, fit, refinement and baselines, and their equality with our operators."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MASK_EACH = torch.stack([ONE_MASK, 1 - ONE_MASK])
 
 
 def kernel() -> Tensor:
-    """Lopsided, so that a convolution is not a correlation."""
+    """Not symmetric, so that a convolution differs from a correlation."""
     weights = torch.rand(1, 1, 3, 3, generator=torch.Generator().manual_seed(0))
     return weights / weights.sum()
 
@@ -105,7 +105,7 @@ def test_likelihood(make: Callable[[], Any]) -> None:
         torch.testing.assert_close(likelihood.residual(x, y), (y - mean) * mask_of(operator, mean))
 
 
-# the whole way
+# fits and baselines
 
 
 @each_physics
@@ -131,14 +131,14 @@ def test_fit_sample_refine_and_dps(make: Callable[[], Any], prior: DiffusionPrio
 
 
 def test_the_start_keeps_noise_out_of_an_inverted_blur(prior: DiffusionPrior) -> None:
-    """Their pseudo-inverse of a blur blows noise up; the means of the guide start from least squares instead."""
+    """The pseudo-inverse of a blur amplifies noise; the guide starts from regularised least squares instead."""
     operator = physics.BlurFFT(SHAPE, filter=bell(1.0, 3))
     y = operator.A(images(COUNT)) + 0.05 * torch.randn(COUNT, *SHAPE)
     assert pseudo_inverse(operator, y).abs().max() > 20
     assert vp.initial_latent(prior, vp.Gaussian(operator, 0.05), y).abs().max() < 2
 
 
-# equal to ours where both exist
+# equality with our operators
 
 
 PAIRS: dict[str, Callable[[], tuple[Any, Any]]] = {
@@ -175,7 +175,7 @@ def test_equal_to_ours(make: Callable[[], tuple[Any, Any]]) -> None:
 
 @pytest.mark.parametrize("factor", [2, 4])
 def test_bicubic_downsampling_agrees_inside(factor: int) -> None:
-    """Their Matlab-like one uses the same kernel; borders, which it mirrors and ours renormalises, apart."""
+    """The Matlab-like physics has the same kernel; borders differ, since it mirrors and ours renormalises."""
     x = images(COUNT).repeat(1, 1, 4, 4)
     theirs = apply(physics.DownsamplingMatlab(factor=factor), x)
     ours = SuperResolution(factor, "bicubic").A(x)

@@ -71,7 +71,7 @@ def test_linear_with_any_leading_dimensions(make: Callable[[], Operator]) -> Non
 
 @each_operator
 def test_dtype_and_gradient(make: Callable[[], Operator]) -> None:
-    """A keeps the dtype, and its derivative is its adjoint: the gradient of |Ax|²/2 is AᵀAx."""
+    """A keeps the dtype, and its derivative is the adjoint: the gradient of |Ax|²/2 is AᵀAx."""
     operator, x = make(), images(2).float().requires_grad_()
     y = operator.A(x)
     assert y.dtype == torch.float32
@@ -94,7 +94,7 @@ def test_pseudo_inverse(factor: int, mode: Any) -> None:
 
 @pytest.mark.parametrize("factor", [2, 4])
 def test_the_pseudo_inverse_is_stable(factor: int) -> None:
-    """Singular values of the box are all 1 / factor; noise grows at most 2.2 times more by the bicubic one."""
+    """All singular values of the box are 1 / factor; those of bicubic are at most 2.2 times smaller."""
     for mode in ("box", "bicubic"):
         values = torch.linalg.svdvals(operator_matrix(SuperResolution(factor, mode), (1, 32, 32)))
         assert values.min() * 2.2 > 1 / factor
@@ -163,8 +163,8 @@ def test_operators_that_keep_the_range_do() -> None:
 
 
 @each_operator
-def test_constant_images_stay(make: Callable[[], Operator]) -> None:
-    """Weights add up to one, at the border as well (a hole apart)."""
+def test_constant_images_are_unchanged(make: Callable[[], Operator]) -> None:
+    """Weights sum to one, also at the border, except in a hole."""
     operator = make()
     y = operator.A(torch.full((1, *SHAPE), 0.7, dtype=torch.float64))
     hidden = MASK.expand(y.shape) == 0 if isinstance(getattr(operator, "outer", None), Inpainting) else y < -1
@@ -172,7 +172,7 @@ def test_constant_images_stay(make: Callable[[], Operator]) -> None:
 
 
 def test_the_default_kernel_is_the_papers() -> None:
-    """Kernel 61 for std 3."""
+    """The kernel has 61 pixels for a std of 3."""
     impulse = torch.zeros(1, 201, 201, dtype=torch.float64)
     impulse[0, 100, 100] = 1
     assert int((GaussianBlur(3.0).A(impulse)[0, 100] != 0).sum()) == 61
@@ -188,7 +188,7 @@ def test_compose_is_the_product_of_the_matrices() -> None:
 
 
 def test_a_hole_after_a_blur_is_not_observed() -> None:
-    """The likelihood counts what the outer mask leaves; nobody else takes the composition for an inpainting."""
+    """The likelihood counts the elements that the outer mask keeps; the composition has no ``mask`` itself."""
     operator, x = Compose(Inpainting(MASK), GaussianBlur(0.6)), images(2)
     y = images(2)
     likelihood = vp.Gaussian(operator, 0.3)
@@ -204,7 +204,7 @@ def test_a_hole_after_a_blur_is_not_observed() -> None:
 
 @pytest.mark.parametrize("make", [OPERATORS["gaussian"], OPERATORS["oblique motion"], OPERATORS["bicubic x4"]])
 def test_conjugate_gradients_equal_scipys_lsqr(make: Callable[[], Operator]) -> None:
-    """Each observation by itself, as LSQR (the same iterates by another recursion) has it after as many steps."""
+    """Each observation equals the result of LSQR, the same iterates by another recursion, after as many steps."""
     from scipy.sparse.linalg import LinearOperator, lsqr
 
     operator, r = make(), make().A(images(3))
@@ -229,8 +229,8 @@ def test_one_step_is_exact_for_holes_and_boxes_and_more_steps_change_nothing() -
     assert torch.equal(cgls(SuperResolution(2), torch.zeros(1, 2, 4, 6)), torch.zeros(1, *SHAPE))
 
 
-def test_few_steps_keep_noise_out_where_the_pseudo_inverse_blows_it_up() -> None:
-    """White noise through A†, and through the default steps, for a blur of one pixel."""
+def test_few_steps_keep_out_noise_that_the_pseudo_inverse_amplifies() -> None:
+    """White noise through A† and through the default steps of cgls, for a blur of one pixel."""
     operator = GaussianBlur(1.0)
     noise = torch.randn(4, 1, 16, 16, dtype=torch.float64)
     matrix = operator_matrix(operator, (1, 16, 16)).double()
@@ -240,7 +240,7 @@ def test_few_steps_keep_noise_out_where_the_pseudo_inverse_blows_it_up() -> None
 
 @each_operator
 def test_norm(make: Callable[[], Operator]) -> None:
-    """The largest singular value of the matrix, from below; and it scales with the operator."""
+    """The largest singular value of the matrix, approximated from below."""
     exact = float(torch.linalg.matrix_norm(operator_matrix(make(), SHAPE), 2))
     assert 0.97 * exact < operator_norm(make(), (1, *SHAPE)) < exact + 1e-4
 
@@ -250,7 +250,7 @@ def test_the_norm_of_a_box_is_one_over_its_factor() -> None:
     assert operator_norm(Inpainting(torch.zeros(1, 8, 12)), (1, *SHAPE)) == 0
 
 
-# what is refused
+# refusals
 
 
 REFUSED: list[tuple[Callable[[], object], str]] = [
@@ -266,7 +266,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
 ]
 
 
-def test_refused() -> None:
+def test_unusable_numbers_are_refused() -> None:
     for make, message in REFUSED:
         with pytest.raises(InputError, match=message):
             make()

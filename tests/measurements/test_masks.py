@@ -1,4 +1,4 @@
-"""Masks: what is observed has the shape, the share and the distribution that the paper describes."""
+"""Masks: shape, observed share and distribution are those of the paper."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_masks_are_zeros_and_ones(kind: str) -> None:
 
 @each_kind
 def test_a_seed_fixes_the_masks(kind: str) -> None:
-    """The same seed gives the same masks, whatever random numbers were drawn in between."""
+    """The same seed gives the same masks, after other random numbers were drawn."""
     first = MASKS[kind](SIZE, num=4, seed=7)
     torch.manual_seed(11)
     np.random.seed(11)
@@ -47,7 +47,7 @@ def test_a_seed_fixes_the_masks(kind: str) -> None:
 
 @each_random_kind
 def test_seeds_and_numbers_differ(kind: str) -> None:
-    """Another seed gives other masks, and so does the next one of the same seed."""
+    """Masks of another seed differ, and so do two masks of one seed."""
     first, second = MASKS[kind](SIZE, num=2, seed=0), MASKS[kind](SIZE, num=2, seed=1)
     assert not torch.equal(first, second)
     assert not torch.equal(first[0], first[1])
@@ -63,7 +63,7 @@ def test_hidden_share_lies_in_its_range(make: Callable[..., Tensor], low: float,
 
 
 def test_free_form_holes_are_not_half_planes() -> None:
-    """Random holes have no common place: over many masks every pixel is sometimes hidden and sometimes observed."""
+    """Over many masks every pixel is sometimes hidden and sometimes observed."""
     share = random_large(SIZE, num=150, seed=2).mean(0)
     assert share.min() > 0 and share.max() < 1
 
@@ -78,7 +78,7 @@ def test_rotated_window_is_a_half_plane() -> None:
 
 
 def test_free_form_masks_are_not_separable() -> None:
-    """The test above can fail: no line separates a free-form hole."""
+    """No line separates a free-form hole, so the test of half planes can fail."""
     points = np.column_stack([pixels(16), np.ones(256)])
     statuses = []
     for mask in random_large(16, num=10, seed=4):

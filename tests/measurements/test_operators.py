@@ -1,4 +1,4 @@
-"""Operators are linear with the adjoint they claim; likelihoods count what is observed, by their closed forms."""
+"""Inpainting is a projection; likelihoods are their closed forms on the observed elements."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_log_density_and_residual_count_observed_pixels(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "width"), [(Gaussian, 0.3), (Laplace, 0.7)])
 def test_hidden_pixels_of_y_are_never_read(kind: type[Gaussian] | type[Laplace], width: float) -> None:
-    """Log density and residual are the same whatever y holds at hidden pixels."""
+    """Log density and residual do not depend on y at hidden pixels."""
     for content in (0.0, 1e6, float("inf"), float("nan")):
         mask = MASKS["one mask"]()
         likelihood, x, y = kind(Inpainting(mask), width), images(2), images(2)

@@ -48,7 +48,7 @@ def enumerated_mean(prior: EmpiricalPrior, z: Tensor, t: float) -> Tensor:
 
 @pytest.mark.parametrize("schedule", ONE_OF_EACH, ids=lambda schedule: repr(schedule)[:40])
 def test_batches_equal_enumeration(schedule: Schedule) -> None:
-    """Denoiser, log density and the gradients of both, whatever the batch size."""
+    """Denoiser, log density and the gradients of both, for every batch size."""
     for t, batch_size in product((0.1, 0.5, 1.0), (1, 3, 100)):
         prior = empirical(schedule, batch_size=batch_size)
         z = mixture(prior, t).sample((5,)).requires_grad_()
@@ -65,8 +65,8 @@ def test_batches_equal_enumeration(schedule: Schedule) -> None:
         torch.testing.assert_close(gradient(density.sum()), gradient(exact.sum()))
 
 
-def test_for_the_gradient_a_batch_keeps_its_mean_alone() -> None:
-    """What is kept for the backward pass is far smaller than one kernel for each latent and image."""
+def test_the_gradient_keeps_only_the_mean_of_a_batch() -> None:
+    """The tensors kept for the backward pass are far smaller than one number per latent and image."""
     count, size, sizes = 64, 5000, []
     prior = EmpiricalPrior(torch.randn(size, 4), batch_size=500)
 
@@ -81,7 +81,7 @@ def test_for_the_gradient_a_batch_keeps_its_mean_alone() -> None:
 
 
 def test_a_class_is_the_prior_of_its_images() -> None:
-    """With ``class_labels``, denoiser, marginal, evidence and posterior know the images of that class alone."""
+    """With ``class_labels``, denoiser, marginal, evidence and posterior are those of the images of that class."""
     for label in (0, 1, 4):
         whole = empirical()
         here, labels = LABELS == label, torch.tensor([label, label])
@@ -100,7 +100,7 @@ def test_a_class_is_the_prior_of_its_images() -> None:
 
 
 def test_classes_without_images_are_refused() -> None:
-    """A label that no image has, labels where none were given, and an unknown condition."""
+    """A label that no image has, a label without labels, and an unknown condition."""
     z = torch.zeros(2, *SHAPE, dtype=torch.float64)
     with pytest.raises(InputError, match="label 3"):
         empirical().denoise(z, 0.5, class_labels=torch.tensor([1, 3]))
@@ -111,7 +111,7 @@ def test_classes_without_images_are_refused() -> None:
 
 
 def test_without_noise_it_is_the_nearest_image() -> None:
-    """At t = 0 (sigma = 0, or EDM's 0.002) each image is its own prediction, near ones too; the gradient is finite."""
+    """At t = 0 (sigma = 0, or EDM's 0.002) each image predicts itself, close pairs included; gradients are finite."""
     for schedule, dtype in product((LinearVP(), RectifiedFlow(), EDM()), (torch.float32, torch.float64)):
         images = empirical(dtype=dtype).denoiser.images
         prior = EmpiricalPrior(torch.cat([images, images + 0.02]), schedule=schedule, batch_size=4)
@@ -132,7 +132,7 @@ def test_without_information_it_is_the_mean_of_the_set() -> None:
 
 
 def test_draws_of_the_marginal_are_the_set_diffused() -> None:
-    """Each image is drawn as often as its weight in its class says, with noise of standard deviation sigma."""
+    """Each image is drawn with the frequency of its weight in its class, with noise of standard deviation sigma."""
     prior, num = empirical(), 20_000
     t = time_of(prior.schedule, 0.01)
     images = prior.denoiser.images
@@ -150,7 +150,7 @@ def test_draws_of_the_marginal_are_the_set_diffused() -> None:
 
 @pytest.mark.parametrize("kind", [vp.Gaussian, vp.Laplace])
 def test_posterior_is_enumeration(kind: type[vp.Gaussian] | type[vp.Laplace]) -> None:
-    """w_m p(y_n | x_m), one product of densities for each image, observation and observed pixel; a mask for each."""
+    """w_m p(y_n | x_m), a product of densities over observed pixels, with one mask per observation."""
     prior, width = empirical(labels=None), 0.5
     masks = (torch.rand(2, *SHAPE) > 0.4).double()
     y = torch.randn(2, *SHAPE, dtype=torch.float64)
@@ -178,7 +178,7 @@ def test_posterior_is_enumeration(kind: type[vp.Gaussian] | type[vp.Laplace]) ->
 
 
 def test_posterior_under_a_matrix() -> None:
-    """An operator to another space: the weights of a softmax over residuals."""
+    """With an operator to another space the weights are a softmax over residuals."""
     prior = EmpiricalPrior(torch.randn(M, 4, dtype=torch.float64), batch_size=3)
     matrix, y = torch.randn(2, 4, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64)
     residual = y[:, None] - prior.denoiser.images @ matrix.T
@@ -188,7 +188,7 @@ def test_posterior_under_a_matrix() -> None:
 
 
 def test_draws_of_the_posterior_have_its_weights() -> None:
-    """Every draw is an image of the set, as often as its posterior weight says."""
+    """Every draw is an image of the set, with the frequency of its posterior weight."""
     prior, num = empirical(labels=None), 20_000
     posterior = prior.posterior(vp.Gaussian(vp.Inpainting(torch.ones(SHAPE)), 1.0), torch.randn(2, *SHAPE).double())
     draws = posterior.sample((num,))
@@ -199,7 +199,7 @@ def test_draws_of_the_posterior_have_its_weights() -> None:
     assert_within(which.mean(0), expected, (expected * (1 - expected) / num).sqrt())
 
 
-def test_data_std_is_that_of_all_elements() -> None:
+def test_sigma_data_is_that_of_all_elements() -> None:
     """With equal weights it is the standard deviation of the tensor; a weight of two counts an image twice."""
     images = torch.randn(M, *SHAPE)
     assert EmpiricalPrior(images).sigma_data == pytest.approx(float(images.std(correction=0)))
@@ -208,8 +208,8 @@ def test_data_std_is_that_of_all_elements() -> None:
     assert EmpiricalPrior(images, weights).sigma_data == pytest.approx(float(repeated.std(correction=0)))
 
 
-def test_what_is_no_set_is_refused() -> None:
-    """No image, integers, weights and labels that do not fit."""
+def test_an_unusable_set_is_refused() -> None:
+    """No image, integer images, and weights and labels that do not fit raise InputError."""
     images = torch.zeros(2, *SHAPE)
     for weights in (torch.ones(3), torch.tensor([1.0, 0.0]), torch.tensor([1.0, torch.nan])):
         with pytest.raises(InputError, match="weight"):
@@ -223,8 +223,8 @@ def test_what_is_no_set_is_refused() -> None:
 
 
 @pytest.mark.parametrize("filling", [0.7, math.nan])
-def test_hidden_pixels_do_not_count_as_the_model_does_not_see_them(filling: float) -> None:
-    """With the perceptual likelihood, too, whose second factor is of the whole image."""
+def test_hidden_pixels_do_not_count_in_the_perceptual_likelihood(filling: float) -> None:
+    """The second factor of the likelihood is a function of the whole image."""
     images, mask = torch.rand(4, 1, 32, 32) * 2 - 1, torch.ones(1, 32, 32)
     mask[:, :16] = 0
     prior, likelihood = EmpiricalPrior(images), vp.Perceptual(vp.Inpainting(mask))
@@ -242,7 +242,7 @@ def test_observations_of_another_shape_are_refused() -> None:
 
 
 def test_the_facade_takes_its_classes() -> None:
-    """Samples of a class are near its images; guidance would sharpen what is exact, and is refused."""
+    """Samples of a class are near its images; guidance is refused, since the classes are exact."""
     labels = torch.where(LABELS == 4, 2, LABELS)
     prior = empirical(labels=labels, dtype=torch.float32)
     assert prior.class_names == prior.diffusion().class_names == ("0", "1", "2")

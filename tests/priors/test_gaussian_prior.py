@@ -1,4 +1,4 @@
-"""The Gaussian prior, by which everything else is judged, against dense linear algebra and sampling."""
+"""The Gaussian prior against dense linear algebra and sampling."""
 
 from __future__ import annotations
 
@@ -182,8 +182,8 @@ def test_image_shaped_prior_uses_its_event() -> None:
     torch.testing.assert_close(prior.log_evidence(Gaussian(Inpainting(mask), 0.1), y), terms.flatten(1).sum(-1))
 
 
-def test_everything_is_made_where_the_prior_lies() -> None:
-    """On the device ``meta``, which has no numbers: a tensor made elsewhere would not go together with it."""
+def test_tensors_are_made_on_the_device_of_the_prior() -> None:
+    """On the device ``meta``: a tensor made on another device would raise."""
     numbers = torch.ones(4, device="meta")
     prior = GaussianPrior(EDM(), GaussianDenoiser(EDM(), numbers, numbers), (4,))
     likelihood = Gaussian(Inpainting(torch.ones(4, device="meta")), sigma=0.1)
@@ -192,8 +192,8 @@ def test_everything_is_made_where_the_prior_lies() -> None:
     assert prior.diffusion().marginal(0.5, steps=2).sample((3,)).device == numbers.device
 
 
-def test_little_noise_is_no_matter() -> None:
-    """Evidence and posterior in float32 are those in float64, where the covariance of y is ill conditioned."""
+def test_little_noise_keeps_the_digits() -> None:
+    """Evidence and posterior in float32 equal those in float64, though the covariance of y is ill conditioned."""
     for sigma in (0.05, 1e-3, 1e-4):
         grid = torch.arange(32, dtype=torch.float64)
         smooth = torch.exp(-0.5 * ((grid[:, None] - grid) / 2) ** 2)

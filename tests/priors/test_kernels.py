@@ -102,7 +102,7 @@ def test_bridge_and_diffusion_factorise_the_same_joint(schedule: Schedule) -> No
 
 @every_schedule
 def test_kernels_do_not_depend_on_the_scale_of_z(schedule: Schedule) -> None:
-    """Under z -> z / alpha the kernels become those of the variance exploding schedule with the same noise levels."""
+    """After z -> z / alpha the kernels are those of the variance exploding schedule with the same noise levels."""
     for s, t in PAIRS:
         (alpha_s, _), (alpha_t, _) = at(schedule, s), at(schedule, t)
         z, x = torch.randn(2, 6, dtype=torch.float64)
@@ -115,7 +115,7 @@ def test_kernels_do_not_depend_on_the_scale_of_z(schedule: Schedule) -> None:
 
 
 @every_schedule
-def test_bridge_ends_where_it_should(schedule: Schedule) -> None:
+def test_bridge_at_its_ends(schedule: Schedule) -> None:
     """At s = t the bridge is the point z_t; as s -> 0 its mean tends to x and its spread to that of time 0."""
     z, x = torch.randn(2, 6, dtype=torch.float64)
     here = bridge(schedule, z, x, 0.5, 0.5)
@@ -151,7 +151,7 @@ def test_coefficients_keep_their_digits_for_neighbouring_times() -> None:
 
 
 def test_float32_latents_get_float64_coefficients() -> None:
-    """The step between neighbouring times is as exact for float32 latents as their own rounding allows."""
+    """The step between neighbouring times is exact for float32 latents up to their own rounding."""
     z, x = torch.randn(2, 50)
     single = bridge(EDM(), z, x, 0.5, 0.5 - 1e-5)
     double = bridge(EDM(), z.double(), x.double(), 0.5, 0.5 - 1e-5)
@@ -185,7 +185,7 @@ def test_values_expand_over_the_event() -> None:
 
 @every_schedule
 def test_ddim_steps_keep_the_marginal(schedule: Schedule) -> None:
-    """With the true x a step from z_t ~ N(alpha_t x, sigma_t^2) has the moments of q(z_s given x), whatever eta."""
+    """With the true x a step from z_t ~ N(alpha_t x, sigma_t^2) has the moments of q(z_s given x) for every eta."""
     for (s, t), eta in product(PAIRS, (0.0, 0.6, 1.0)):
         (alpha_s, sigma_s), (alpha_t, sigma_t) = at(schedule, s), at(schedule, t)
         torch.manual_seed(0)

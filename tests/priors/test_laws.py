@@ -124,7 +124,7 @@ def test_a_prior_does_not_depend_on_the_scale_of_z(name: str) -> None:
 
 @each_prior
 def test_calls_and_nfe_are_counted(kind: Kind) -> None:
-    """One call per prediction, and per image as many evaluations as the network sees; exact marginals need none."""
+    """One call per prediction, and per image as many evaluations as the network sees; an exact marginal needs none."""
     prior: DiffusionPrior = kind.build(dtype=torch.float32)
     z = latents(prior, 3, 2).float()
 

@@ -1,4 +1,4 @@
-"""The bound on log p(z_Te): unbiased, below the truth, tight as the grid is refined, and the same as the long sum."""
+"""The bound on log p(z_Te): unbiased, below the truth, tight on a fine grid, and equal to the long sum."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def build_prior(schedule: Schedule) -> GaussianPrior:
 
 
 def long_sum(prior: DiffusionPrior, w: Tensor, t: float, steps: int, draws: int) -> Tensor:
-    """Eq. 4-5 with w as data, every KL of the grid written out and sampled plainly; ``(draws,)``."""
+    """Eq. 4-5 with w as data, every KL of the grid written out and sampled directly; ``(draws,)``."""
     schedule = prior.schedule
     times = torch.linspace(t, 1.0, steps + 1, dtype=torch.float64).tolist()
     w = w.expand(draws, -1)

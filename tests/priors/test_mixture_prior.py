@@ -64,7 +64,7 @@ def test_denoiser_and_marginal_are_the_integrals_over_x(schedule: Schedule) -> N
 
 
 def test_posterior_and_evidence_are_those_of_a_grid() -> None:
-    """In two dimensions seen through one combination, by summing p(x) p(y | x) over a fine grid."""
+    """In two dimensions, one linear combination of which is observed, by summing p(x) p(y | x) over a fine grid."""
     prior = GaussianMixturePrior.full(
         torch.tensor([1.0, 2.0]).double(),
         torch.tensor([[-1.0, 1.0], [1.5, 0.0]]).double(),
@@ -87,7 +87,7 @@ def test_posterior_and_evidence_are_those_of_a_grid() -> None:
 
 @every_kind
 def test_bayes(kind: str) -> None:
-    """log p(x | y) = log p(x) + log p(y | x) - log p(y) wherever x is, for a mask and for a matrix."""
+    """log p(x | y) = log p(x) + log p(y | x) - log p(y) at every x, for a mask and for a matrix."""
     prior, x, sigma = mixture(kind)(), 2 * normal(4, D), 0.3
     matrix = normal(2, D)
     for likelihood, rows in (
@@ -125,7 +125,7 @@ def test_one_component_is_the_gaussian_prior(kind: str) -> None:
 
 
 def test_images_and_vectors_are_one_prior() -> None:
-    """Events of shape (1, 2, 3) give the same numbers as the same pixels in a row."""
+    """Events of shape (1, 2, 3) give the same numbers as vectors of the same pixels."""
     weights, means, std = uniform(2), normal(2, 1, 2, 3), 0.3 + uniform(2, 1, 2, 3)
     image = GaussianMixturePrior.diagonal(weights, means, std)
     vector = GaussianMixturePrior.diagonal(weights, means.flatten(1), std.flatten(1))
@@ -171,16 +171,16 @@ def test_draws_have_the_moments_of_the_density(kind: str) -> None:
         assert_within(variance, exact.variance, error)
 
 
-def test_data_std_is_that_of_draws() -> None:
-    """The root of the variance of x averaged over coordinates, components' distances included."""
+def test_sigma_data_is_that_of_draws() -> None:
+    """The root of the variance of x averaged over coordinates, between components included."""
     prior = mixture("std each")()
     draws = prior.marginal(0.0).sample((40_000,))  # EDM's noise at 0 is 0.002
     value, error = mean_and_error((draws - draws.mean(0)).square().mean(1))
     assert_within(value, prior.sigma_data**2, error)
 
 
-def test_what_is_no_mixture_is_refused() -> None:
-    """Weights, spreads and shapes that make no sense raise InputError."""
+def test_parts_that_do_not_fit_are_refused() -> None:
+    """Unusable weights, spreads and shapes raise InputError."""
     means = torch.zeros(2, D)
     for weights in (torch.tensor([1.0, 0.0]), torch.tensor([1.0, -1.0]), torch.ones(3), torch.tensor([1.0, torch.nan])):
         with pytest.raises(InputError, match="positive weight"):
@@ -198,7 +198,7 @@ def test_what_is_no_mixture_is_refused() -> None:
 
 
 class Foreign(torch.nn.Module):
-    """A linear operator with weights of its own, in float32 as those of other libraries are."""
+    """A linear operator with float32 weights of its own, as in other libraries."""
 
     def __init__(self, matrix: Tensor) -> None:
         super().__init__()
@@ -213,8 +213,8 @@ class Foreign(torch.nn.Module):
         return y @ self.linear.weight
 
 
-def test_operators_of_others_compute_in_their_own_precision() -> None:
-    """The evidence and the posterior are those of the same matrix as one of our operators."""
+def test_operators_of_other_libraries_compute_in_their_own_precision() -> None:
+    """Evidence and posterior equal those with the same matrix as an operator of this library."""
     matrix, means = torch.randn(2, 3), torch.randn(2, 3)
     prior = GaussianMixturePrior.diagonal(torch.ones(2), means, torch.tensor(0.5))
     single = GaussianPrior.diagonal(means[0], torch.tensor(0.5))

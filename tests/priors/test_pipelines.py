@@ -1,4 +1,4 @@
-"""Latent priors against the diffusers pipelines they came from, saved to a folder and loaded again."""
+"""Latent priors, loaded from a folder, against the diffusers pipelines that were saved there."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def latents(count: int = 2) -> Tensor:
 
 
 def saved(pipeline: Any, folder: Path, **options: Any) -> DiffusionPrior:
-    """The pipeline as a prior, by way of a folder."""
+    """The pipeline saved to a folder and loaded as a prior."""
     pipeline.save_pretrained(folder)
     return load_prior(folder, **options)
 
@@ -61,7 +61,7 @@ def bare_folder(folder: Path, scheduler: Any, network: Any = None, **details: An
 
 @torch.no_grad()
 def test_the_shift_moves_times_and_nothing_else(tmp_path: Path) -> None:
-    """With the shifts 1 and 3 the same noise level lies at other times, where the denoised latent is the same."""
+    """With the shifts 1 and 3 the same noise level is at another time, and the denoised latent there is the same."""
     pipeline, z = pipelines.stable_diffusion_3(shift=1.0), latents()
     plain = saved(pipeline, tmp_path / "plain")
     pipeline.register_modules(scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0))
@@ -184,8 +184,8 @@ def test_prompts_that_do_not_fit(tmp_path: Path) -> None:
             inpaint(torch.zeros(2, *IMAGE), half_mask(), prior, prompt=prompt)  # pyright: ignore[reportArgumentType]
 
 
-def test_without_text_encoder_the_embedding_is_asked_for(tmp_path: Path) -> None:
-    """A pipeline that was stripped of its text encoder takes embeddings, and says so where it gets none."""
+def test_without_text_encoder_the_embedding_is_required(tmp_path: Path) -> None:
+    """A pipeline without its text encoder takes embeddings, and names them where they are missing."""
     pipeline, z = pipelines.stable_diffusion(), latents()
     condition = from_diffusers(pipeline).encode_prompt(PROMPT, 2)
     expected = from_diffusers(pipeline).denoise(z, 0.5, **condition)
@@ -224,8 +224,8 @@ def passes(block: Any, run: Callable[[], Any]) -> int:
 
 
 @pytest.mark.parametrize("make", ALL)
-def test_checkpointing_changes_memory_alone(tmp_path: Path, make: Callable[[], Any]) -> None:
-    """The same gradient; active in evaluation mode, which shows in network and decoder being run again."""
+def test_checkpointing_keeps_the_gradient(tmp_path: Path, make: Callable[[], Any]) -> None:
+    """The gradient is the same; network and decoder run twice, also in evaluation mode."""
     pipeline, z = make(), latents()
     plain = saved(pipeline, tmp_path)
     checkpointed = load_prior(tmp_path, checkpointing=True)
@@ -261,8 +261,8 @@ def test_half_precision_is_close(tmp_path: Path, make: Callable[[], Any]) -> Non
 
 
 @torch.no_grad()
-def test_half_precision_keeps_the_clock(tmp_path: Path) -> None:
-    """Timestep 803 is not rounded to bfloat16's 804: the network is given what it was trained on."""
+def test_half_precision_keeps_the_timestep(tmp_path: Path) -> None:
+    """Timestep 803 is not rounded to bfloat16's 804: the network is called at the timestep of its training."""
     prior, z = saved(pipelines.ldm_pipeline(), tmp_path, dtype=torch.bfloat16), latents()
     network = read_network(tmp_path / "unet", ("UNet2DModel",), torch.bfloat16)
     alpha, sigma = (float(value) for value in prior.schedule(torch.tensor(0.804, dtype=torch.float64)))
@@ -272,7 +272,7 @@ def test_half_precision_keeps_the_clock(tmp_path: Path) -> None:
     assert torch.tensor(803.0).bfloat16() == 804 and (exact - rounded).abs().max() > 1e-3
 
 
-# what is refused
+# refusals
 
 
 def test_a_pickled_part_is_refused_unopened(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_broken_text_parts_are_refused(tmp_path: Path) -> None:
 
 
 def test_networks_that_would_be_misread_are_refused(tmp_path: Path) -> None:
-    """Other conditions, other channels than the autoencoder's, other clocks: InputError, never a wrong prior."""
+    """Other conditions, channels that differ from the autoencoder's and other timesteps raise InputError."""
     settings = {"addition_embed_type": "text", "addition_embed_type_num_heads": 2, "encoder_hid_dim": None}
     extra = pipelines.random_conditional_unet(**settings)
     wide = pipelines.random_conditional_unet(in_channels=8, out_channels=8)
@@ -331,7 +331,7 @@ def test_networks_that_would_be_misread_are_refused(tmp_path: Path) -> None:
         load_prior(tmp_path)
 
 
-# the whole way
+# facade and command line
 
 
 def half_mask() -> Tensor:
@@ -342,7 +342,7 @@ def half_mask() -> Tensor:
 
 
 def test_inpainting_with_a_prompt(tmp_path: Path) -> None:
-    """Prompt and weight reach the samples; guided calls stand for twice the images; images have the image's shape."""
+    """Prompt and weight reach the samples; guided calls count twice the images; samples have the shape of images."""
     prior, image = saved(pipelines.stable_diffusion(), tmp_path), torch.zeros(IMAGE)
     options: dict[str, Any] = {"steps": 2, "refine_steps": 2, "seed": 0}
     plain = inpaint(image, half_mask(), prior, 2, 2, **options)
@@ -357,7 +357,7 @@ def test_inpainting_with_a_prompt(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_prompt_on_the_command_line(tmp_path: Path) -> None:
-    """--prompt and --guidance-scale run, resized pictures have the image's size, and the report says how."""
+    """--prompt and --guidance-scale run, samples have the size of the resized image, and the report holds both."""
     pipelines.stable_diffusion().save_pretrained(tmp_path / "prior")
     Image.new("RGB", (32, 32), "grey").save(tmp_path / "image.png")
     mask = Image.new("L", (32, 32))

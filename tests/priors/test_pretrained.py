@@ -1,4 +1,4 @@
-"""Loading priors: what is saved in diffusers' layout comes back, and what is not safe or not understood is refused."""
+"""Loading priors from diffusers' layout; unsafe and unsupported files are refused."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def test_no_label_is_the_null_label(tmp_path: Path) -> None:
         assert torch.equal(unlabelled, labelled) == (label == DETAILS["null_label"])
 
 
-def test_without_a_null_label_a_label_is_asked_for(tmp_path: Path) -> None:
-    """No class stands in for "no label" where prior.json names none; the classes then go by their numbers."""
+def test_without_a_null_label_a_label_is_required(tmp_path: Path) -> None:
+    """Without null_label in prior.json no class means "no label"; unnamed classes have their numbers as names."""
     for details in ({}, None):
         prior = load_prior(save(tmp_path, random_unet(), EDMEulerScheduler(), details))
         assert prior.class_names == tuple(str(label) for label in range(CLASSES))
@@ -193,7 +193,7 @@ def test_a_shipped_name_loads_its_folder(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_hub_id_that_cannot_be_fetched_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a connection owner/name raises InputError, and no file that could be a pickle is asked for."""
+    """Without a connection owner/name raises InputError, and no file that could be a pickle is requested."""
     patterns: list[str] = []
 
     def unreachable(name: str, allow_patterns: list[str], **_: Any) -> str:
@@ -201,22 +201,22 @@ def test_a_hub_id_that_cannot_be_fetched_is_an_input_error(monkeypatch: pytest.M
         raise OSError("offline")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(InputError, match=r"nobody/nothing.*hub"):
-        load_prior("nobody/nothing")
+    with pytest.raises(InputError, match=r"owner/nothing.*hub"):
+        load_prior("owner/nothing")
     assert patterns and all(pattern.endswith((".json", ".safetensors", "merges.txt")) for pattern in patterns)
 
 
-def test_a_hub_id_loads_what_was_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder that the hub's client returns is the prior, named by the last part of its id."""
+def test_a_hub_id_loads_the_fetched_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder from the client of the hub is loaded, and the last part of the id is the name."""
     save(tmp_path / "snapshot", random_unet(None), DDPMScheduler())
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path / "snapshot"))
-    prior, z = load_prior("somebody/digits"), latents()
+    prior, z = load_prior("owner/digits"), latents()
     assert prior.name == "digits"
     torch.testing.assert_close(prior.denoise(z, 0.5), load_prior(tmp_path / "snapshot").denoise(z, 0.5))
 
 
-def test_what_is_no_name_is_refused_without_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths that do not exist, addresses and nothing at all raise InputError without a look at the hub."""
+def test_other_names_are_refused_without_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths that do not exist, addresses and empty names raise InputError without a request to the hub."""
 
     for name in ("", "../weights", "a/b/c", "https://host/name", "no such folder"):
 
@@ -229,7 +229,7 @@ def test_what_is_no_name_is_refused_without_the_hub(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_unknown_scheduler_is_refused(tmp_path: Path) -> None:
-    """A scheduler class or a prediction type that is not known raises InputError that names it."""
+    """An unknown scheduler class or prediction type raises InputError that names it."""
     for changes, reason in (
         ({"_class_name": "NoSuchScheduler"}, "NoSuchScheduler"),
         ({"prediction_type": "flow"}, "prediction_type flow"),
@@ -241,7 +241,7 @@ def test_an_unknown_scheduler_is_refused(tmp_path: Path) -> None:
             load_prior(folder)
 
 
-def test_a_scheduler_that_is_none_runs_nothing(tmp_path: Path) -> None:
+def test_a_folder_cannot_name_code_as_its_scheduler(tmp_path: Path) -> None:
     """A scheduler folder that names a pipeline with code of its own raises InputError, and the code never runs."""
     folder, target = save(tmp_path / "prior", random_unet(None), DDPMScheduler()), tmp_path / "opened"
     scheduler = folder / "scheduler"
@@ -257,14 +257,14 @@ def test_a_scheduler_that_is_none_runs_nothing(tmp_path: Path) -> None:
 
 def test_a_scheduler_that_would_be_misread_is_refused(tmp_path: Path) -> None:
     """Another noise schedule or preconditioning than those implemented raises InputError, never a wrong prior."""
-    changed = ({"prediction_type": "v_prediction"}, {"sigma_schedule": "exponential"})
+    changed: tuple[dict[str, Any], ...] = ({"prediction_type": "v_prediction"}, {"sigma_schedule": "exponential"})
     for scheduler in (ScoreSdeVeScheduler(), *(EDMEulerScheduler(**settings) for settings in changed)):
         with pytest.raises(InputError, match=type(scheduler).__name__):
             load_prior(save(tmp_path, random_unet(None), scheduler))
 
 
-def test_a_network_that_is_not_understood_is_refused(tmp_path: Path) -> None:
-    """A network that also predicts variances, or that does not say its size, raises InputError at loading."""
+def test_an_unsupported_network_is_refused(tmp_path: Path) -> None:
+    """A network that also predicts variances, or does not state its size, raises InputError at loading."""
     for settings in ({"out_channels": 2}, {"sample_size": None}):
         with pytest.raises(InputError):
             load_prior(save(tmp_path, random_unet(None, **settings), DDPMScheduler()))
@@ -321,7 +321,7 @@ def test_a_folder_that_is_incomplete_is_refused(tmp_path: Path) -> None:
 
 
 def test_pipelines_with_other_parts_are_refused() -> None:
-    """from_diffusers takes a pipeline with a network and a scheduler, nothing else."""
+    """from_diffusers refuses an object without a network and a scheduler."""
 
     class Latent:
         unet, scheduler, vae = None, None, None

@@ -1,4 +1,4 @@
-"""Every adapter by way of a folder: its transition moments are the stochastic step of diffusers' schedulers, to 1e-5.
+"""Loaded priors: their transition moments equal the stochastic steps of diffusers' schedulers, to 1e-5.
 
 Diffusion pipelines have one of their own; EDM and rectified-flow pipelines step deterministically, and are held against
 the first-order SDE step of the multistep schedulers that diffusers has for them.

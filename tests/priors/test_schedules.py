@@ -61,7 +61,7 @@ def test_scaled_linear_vp_is_the_integral_of_its_beta() -> None:
 def test_discrete_betas_converge_to_the_continuous_schedule_at_first_order(
     schedule: Schedule, kind: Any, low: float, high: float
 ) -> None:
-    """N steps of beta/N multiply up to alpha_t^2 with an error proportional to 1/N: four times the steps, a quarter."""
+    """N steps of beta/N multiply up to alpha_t^2 with an error proportional to 1/N."""
 
     def error(steps: int) -> float:
         scheduler = DDPMScheduler(steps, beta_start=low / steps, beta_end=high / steps, beta_schedule=kind)
@@ -166,15 +166,16 @@ def test_sigma_keeps_its_digits_near_zero() -> None:
         torch.testing.assert_close(sigma**2, slope * t, rtol=1e-6, atol=0)
 
 
-def test_a_table_that_is_none_is_refused() -> None:
+def test_an_unusable_table_is_refused() -> None:
     """Empty, increasing, out of [0, 1] or two-dimensional tables raise InputError."""
-    for table in ([], [0.5, 0.6], [1.2, 0.5], [0.5, -0.1], [[0.9, 0.5]], [0.9, float("nan")]):
+    wrong: tuple[Any, ...] = ([], [0.5, 0.6], [1.2, 0.5], [0.5, -0.1], [[0.9, 0.5]], [0.9, float("nan")])
+    for table in wrong:
         with pytest.raises(InputError, match="alphas_cumprod"):
             TableVP(table)
 
 
 def test_keypoints_by_noise_level_lie_at_these_levels() -> None:
-    """sigma/alpha at the keypoints are the levels asked for."""
+    """sigma/alpha at the keypoints are the given levels."""
     for schedule in SCHEDULES:
         levels = torch.tensor([5.0, 2.5, 1.3, 0.6], dtype=torch.float64)
         times = torch.tensor(keypoints(diagonal_gaussian(schedule), noise_levels=levels.tolist()), dtype=torch.float64)
@@ -196,8 +197,8 @@ def test_keypoints_out_of_order_are_refused() -> None:
             check_keypoints(times)
 
 
-def test_keypoints_refuse_what_they_cannot_place() -> None:
-    """No level at all, and a noise level beyond the schedule, raise InputError."""
+def test_keypoints_without_a_level_or_beyond_the_schedule_are_refused() -> None:
+    """Zero levels and a noise level beyond the schedule raise InputError."""
     with pytest.raises(InputError, match="levels"):
         keypoints(diagonal_gaussian(EDM()), levels=0)
     with pytest.raises(InputError, match="range"):
@@ -211,7 +212,7 @@ def test_time_is_computed_in_double_precision() -> None:
 
 
 def test_the_lowest_level_is_the_first_that_was_trained() -> None:
-    """A table begins at its first entry, all else at t = 0."""
+    """The lowest level of a table is that of its first entry, of every other schedule that of t = 0."""
     assert lowest_level(TableVP([0.8, 0.5, 0.1])) == pytest.approx(math.sqrt(0.2 / 0.8))
     assert lowest_level(EDM()) == pytest.approx(0.002)
     assert lowest_level(LinearVP()) == 0

@@ -58,7 +58,7 @@ def random_unet() -> UNet2DModel:
 
 
 def ddpm(prediction: Any) -> DDPMScheduler:
-    """Ho et al.'s chain with the variance of Eq. 3; its table in float64, so that rounding is no excuse."""
+    """Ho et al.'s chain with the variance of Eq. 3; its table in float64, against rounding."""
     return in_double(DDPMScheduler(STEPS, prediction_type=prediction, variance_type="fixed_small", clip_sample=False))
 
 
@@ -82,8 +82,8 @@ def assert_same_step(scheduler: DDPMScheduler, n: int, previous: int) -> None:
     torch.testing.assert_close(step.stddev, deviation, rtol=1e-8, atol=1e-10)
 
 
-def test_the_random_network_is_worth_comparing() -> None:
-    """Its output is of order one and depends on z, on time and on the seed: agreement below is no accident."""
+def test_the_random_network_depends_on_its_inputs() -> None:
+    """Its output is of order one and depends on z, on time and on the seed, so agreement is not an accident."""
     network, z = random_unet(), torch.randn(1, *EVENT, dtype=torch.float64)
     output = network(z, 10).sample
     assert 0.1 < output.std() < 10
@@ -109,7 +109,7 @@ def test_strided_steps_equal_ddpm(prediction: str) -> None:
 
 
 def edm(sigma_data: float = 0.5) -> tuple[UNet2DModel, EDMEulerScheduler, DiffusionPrior]:
-    """A network in Karras et al.'s preconditioning, diffusers' sampler for it, and our prior."""
+    """A network with the preconditioning of Karras et al., the sampler of diffusers for it, and the prior."""
     network = random_unet()
     scheduler = EDMEulerScheduler(sigma_data=sigma_data)
     scheduler.set_timesteps(10)
@@ -135,7 +135,7 @@ def clean(z: Tensor, t: Tensor) -> Tensor:
 
 
 def predicting(schedule: Schedule, kind: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """The network that predicts ``kind`` and means :func:`clean`, written from the definitions of ε, v and velocity."""
+    """The network that predicts ``kind`` for the clean image :func:`clean`, by the definitions of ε, v and velocity."""
 
     def network(z: Tensor, t: Tensor) -> Tensor:
         x = clean(z, t)
