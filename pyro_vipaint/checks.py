@@ -18,16 +18,13 @@ from pyro_vipaint._torch import device_for, half_precision
 from pyro_vipaint.errors import InputError, number, whole
 from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models import DiffusionPrior, load_prior
-from pyro_vipaint.models.measurements.blur import GaussianBlur, MotionBlur
 from pyro_vipaint.models.measurements.operators import Inpainting, Operator, apply, has_one_per_image, observation_mask
-from pyro_vipaint.models.measurements.super_resolution import SuperResolution
 from pyro_vipaint.models.priors.classifier_free import WEIGHT
 from pyro_vipaint.settings import Settings, settings_for
 from pyro_vipaint.svi import check_fit_numbers
 
 WIDEST = 2.0  # images live in [-1, 1]; noisy observations may leave it, bytes and standardised pixels lie further off
 SPREAD = 6.0  # standard deviations of noise beyond WIDEST
-AVERAGES = (GaussianBlur, Inpainting, MotionBlur, SuperResolution)  # operators whose observations live in [-1, 1] too
 NOISE = 0.05  # standard deviation, images in [-1, 1]: the paper's for super-resolution and deblurring
 
 _positive = partial(number, positive=True)
@@ -188,7 +185,7 @@ def check_observation(y: Any, operator: Any, prior: DiffusionPrior, device: torc
     made = f"the operator makes {tuple(expected)} of an image of the prior's, {tuple(prior.image_shape)}"
     check_shape("observation", given, y.shape, expected, made)
     y = y if mask is None else torch.where(mask.to(y.device) != 0, y, 0.0)
-    widest = WIDEST + SPREAD * noise if isinstance(operator, AVERAGES) else math.inf
+    widest = WIDEST + SPREAD * noise if getattr(operator, "keeps_range", False) else math.inf
     low, high = float(y.min()), float(y.max())
     if not (math.isfinite(low + high) and max(-low, high) <= widest):
         wanted = "finite" if widest == math.inf else "finite and in [-1, 1] up to noise"

@@ -273,7 +273,7 @@ def _check_arrays(model: DiffusionModel, y: Tensor, evidence: Tensor | None, pos
     """
     count, event = len(y), torch.Size(model.prior.event_shape)
     with torch.no_grad():
-        check_shape(y, model.likelihood(model.prior.decode(torch.zeros(count, *event).to(y))))
+        check_shape(y, model.likelihood(model.prior.decode(torch.zeros(count, *event).to(y))).shape())
     if evidence is not None and evidence.shape != (count,):
         raise InputError(f"evidence has shape {tuple(evidence.shape)}, not one number for each of {count} images.")
     if posterior is None:
