@@ -160,6 +160,19 @@ def _open(path: Path) -> Image.Image:
         raise InputError(f"{path} is not a picture that can be read.") from error
 
 
+PART = ".part"  # how the names of files end that are not whole yet
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that appears whole or not at all, even if the process is killed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
     """A temporary folder whose files are moved to ``out`` when the block ends well, and vanish otherwise.
