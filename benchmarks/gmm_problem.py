@@ -4,7 +4,7 @@ r"""The Gaussian mixture problems of Cardoso et al. (Monte Carlo guided diffusio
     x \sim \sum_{i, j = -2}^{2} w_{ij}\, N\big((-8 i, -8 j, -8 i, -8 j, \ldots), I\big), \qquad
     y = A x + \sigma_y \epsilon
 
-in d_x = 8, 80 or 800 dimensions of which d_y = 1, 2 or 4 combinations are seen: weights proportional to squares of
+in d_x = 8, 80 or 800 dimensions, of which d_y = 1, 2 or 4 combinations are observed: weights proportional to squares of
 standard normals, A a Gaussian matrix whose singular values are replaced by sorted uniforms, sigma_y a uniform number
 times the largest of them, x drawn from the prior. A cell (d_x, d_y) of their table is 20 problems.
 """

@@ -20,12 +20,16 @@ from pyro_vipaint.bench.work import Record, failed, worker
 from pyro_vipaint.errors import InputError
 
 Finished = Generator[tuple[Cell, Record], None, None]
+
+
 class Engine(Protocol):
     """Where cells are computed."""
 
     def __call__(self, cells: list[Cell], suite: Suite = SUITE) -> Finished:
         """Yields each cell with its record as it finishes, in any order."""
         ...
+
+
 ENGINES = ("local", "ray")
 ABRUPT = "the worker ended abruptly, perhaps for lack of memory: try --retry with a smaller --chunk"
 

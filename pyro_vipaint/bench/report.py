@@ -161,7 +161,9 @@ def _records_of(rows: pd.DataFrame, store: Store) -> list[dict[str, Any]]:
 def _figures(prior: str, rows: pd.DataFrame, records: list[dict[str, Any]], store: Store) -> Iterator[Section]:
     """Sample grids by task, quality against NFE, time per image, the bound over SVI steps."""
     name = f"{prior}-{rows['num_samples'].iloc[0]}"
-    slug = "".join(letter if letter.isalnum() else "-" for letter in name)[-100:]  # the end of a path tells folders apart
+    slug = "".join(letter if letter.isalnum() else "-" for letter in name)[
+        -100:
+    ]  # the end of a path tells folders apart
     for task in dict.fromkeys(rows["task"]):
         figure = sample_figure([record for record in records if record["cell"]["task"] == task], store)
         yield Section(f"{prior}, {task}: samples", figure=figure, name=f"figure-{slug}-{task}")

@@ -77,7 +77,9 @@ def load_classifier(path: Path) -> PartsClassifier:
         network = PartsClassifier({slot: int(count) for slot, _, count in slots}, size)
         network.load_state_dict(weights)
     except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path} cannot be read as a classifier of parts: it must be written by save_classifier.") from error
+        raise InputError(
+            f"{path} cannot be read as a classifier of parts: it must be written by save_classifier."
+        ) from error
     return network.eval().requires_grad_(False)
 
 
