@@ -22,6 +22,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -62,7 +63,7 @@ def draw(block: int) -> tuple[Tensor, None, torch.Generator]:
 
 
 def lower_third(size: int, num: int = 1, seed: int = 0) -> Tensor:
-    """Only the lowest third is observed: body, fur and accessory show, eyes and mouth do not; ``seed`` has no effect."""
+    """Only the lowest third is observed, where body, fur and accessory show; ``seed`` has no effect."""
     mask = torch.zeros(num, 1, size, size)
     mask[:, :, size - size // 3 :] = 1
     return mask
@@ -146,7 +147,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Means by mask and method; those of the scores are over the slots of all cats."""
     keys = ["task", "method"]
     scores = rows.groupby(keys, sort=False)[SCORE_COLUMNS].mean()
-    costs = per_image(rows).groupby(keys, sort=False)[["lpips", "nfe", "seconds"]].mean()
+    costs: Any = per_image(rows).groupby(keys, sort=False)[["lpips", "nfe", "seconds"]].mean()
     order = [key for task in TASKS for name in PLAN.methods if (key := (task, name)) in costs.index]
     return costs[["lpips"]].join(scores).join(costs[["nfe", "seconds"]]).loc[order].reset_index()
 
@@ -154,8 +155,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 def over_masks(rows: pd.DataFrame) -> pd.DataFrame:
     """Means by method over all masks, and the agreement of each slot where it is shown."""
     scores = rows.groupby("method")[["total_variation", "agreement"]].mean()
-    agreement = rows.pivot_table(index="method", columns="slot", values="agreement")[list(dict.fromkeys(rows["slot"]))]
-    lpips = per_image(rows).groupby("method")[["lpips"]].mean()
+    agreement = rows.pivot_table(index="method", columns="slot", values="agreement")
+    lpips: Any = per_image(rows).groupby("method")[["lpips"]].mean()
     order = [name for name in PLAN.methods if name in lpips.index]
     return lpips.join(scores).join(agreement).loc[order].reset_index()
 

@@ -126,7 +126,7 @@ def report(frame: pd.DataFrame) -> str:
     return "\n".join(f"**{title}**\n\n{table(rows, entry)}\n" for title, rows, entry in tables)
 
 
-def table(frame: pd.DataFrame, entry: Entry) -> str:
+def table(frame: Any, entry: Entry) -> str:
     """One table: methods in the order in which they first appear."""
     names = sorted(set(zip(frame["dim"], frame["dim_y"], strict=True)))
     cells = [frame[(frame["dim"] == dim) & (frame["dim_y"] == dim_y)] for dim, dim_y in names]

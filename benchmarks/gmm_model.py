@@ -12,8 +12,8 @@ narrow between distant levels. Here the variance is matched (Bao et al. 2022, "A
     p_\theta(z_s \mid z_t) = N(a z_t + b \hat x, \; v_{st} + b^2 c_t), \quad
     p(y \mid z_1) = N(A \hat x, \; \sigma_y^2 + A c_1 A^T), \quad c_t = E[(x - \hat x(z_t))^2]
 
-element by element, (a, b, v_st) those of the bridge. c_t is the denoising error, of which a
-network's training loss is an estimate; here it is averaged over draws of the prior, and its NFE are counted. The likelihood is no longer
+element by element, (a, b, v_st) those of the bridge. c_t is the denoising error, of which a network's training loss is
+an estimate; here it is averaged over draws of the prior, and its NFE are counted. The likelihood is no longer
 over-confident at T_s, and T_s can be high.
 """
 

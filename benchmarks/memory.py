@@ -9,7 +9,7 @@ step holds the graphs of three UNet calls (transition, reconstruction, marginal)
 
 *Peak* is the largest sum of live bytes that PyTorch allocated during the step, forward and backward, beyond those
 before it (weights, guide, observation): on a CPU from the allocations that ``torch.profiler`` records, on CUDA from
-``torch.cuda.max_memory_allocated``. The process as a whole takes more: PyTorch itself, and memory kept by the allocator.
+``torch.cuda.max_memory_allocated``. The process takes more: PyTorch itself, and memory kept by the allocator.
 
 Activations and their gradients grow linearly with the number of channels, the rest does not grow: a line through the
 two narrower widths is held against a third and read off at the full width. The bytes of the weights at full width are
@@ -65,16 +65,16 @@ def networks(fraction: float) -> tuple[Any, Any]:
 
     unet = UNet2DConditionModel(
         sample_size=LATENT[1],
-        block_out_channels=channels(UNET, fraction),
+        block_out_channels=channels(UNET, fraction),  # pyright: ignore[reportArgumentType]
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=5,  # diffusers' name for the number of heads
         norm_num_groups=2,
     )
     vae = AutoencoderKL(
         sample_size=IMAGE[1],
-        block_out_channels=channels(DECODER, fraction),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=channels(DECODER, fraction),  # pyright: ignore[reportArgumentType]
+        down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
         layers_per_block=2,
         latent_channels=LATENT[0],
         norm_num_groups=2,

@@ -68,7 +68,8 @@ class PlainTorch:
     def __init__(self, model: DiffusionModel, y: Tensor) -> None:
         self.model, self.prior, self.y = model, model.prior, y
         self.labels = model.condition["class_labels"].repeat(PARTICLES)
-        self.mask: Any = model.likelihood.operator.mask
+        likelihood: Any = model.likelihood
+        self.mask, self.scale = likelihood.operator.mask, likelihood.scale
         start = vp.initial_latent(model.prior, model.likelihood, y)
         self.mu = [start.clone().requires_grad_() for _ in model.levels]
         self.log_tau = [torch.full_like(start, math.log(level.sigma)).requires_grad_() for level in model.levels]
@@ -100,8 +101,7 @@ class PlainTorch:
             total = total + kl.sum() / PARTICLES
             z = q_mean + tau * torch.randn_like(q_mean)
         x = self.denoise(z, levels[-1].t)
-        scale = self.model.likelihood.scale  # type: ignore[attr-defined]
-        error = ((x - self.y).abs() / scale + math.log(2 * scale)) * self.mask
+        error = ((x - self.y).abs() / self.scale + math.log(2 * self.scale)) * self.mask
         return total + error.sum() / PARTICLES
 
     def top(self, z: Tensor) -> Tensor:
@@ -137,7 +137,8 @@ def svi_ratio(repeats: int) -> tuple[float, float]:
     """Median seconds of a Pyro step and of a plain one, interleaved."""
     model, y = build_model()
     ours, plain = pyro_step(model, y), PlainTorch(model, y)
-    ours(), plain()
+    ours()
+    plain()
     times = [(seconds(ours), seconds(plain)) for _ in range(repeats)]
     return statistics.median(t[0] for t in times), statistics.median(t[1] for t in times)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -57,7 +58,7 @@ def block_task(masks: Masks, noise: float = 0.0) -> Task:
     return Task(partial(_block_operator, masks), noise, is_inpainting=True)
 
 
-def _block_operator(masks: Masks, size: int, seeds: list[int]) -> Inpainting:
+def _block_operator(masks: Masks, size: int, seeds: Sequence[int]) -> Inpainting:
     return Inpainting(masks(size, len(seeds), seed=seeds[0]))
 
 
@@ -68,9 +69,7 @@ def nfe_per_sample(settings: Settings, num_samples: int) -> int:
     return math.ceil(fit / num_samples + levels - 1 + settings.refine_steps)
 
 
-def command(
-    text: str, plan: Plan, suite: Callable[[int], Suite], report: Callable[[pd.DataFrame], str], shipped: str
-) -> None:
+def command(text: str, plan: Plan, suite: Callable[[int], Suite], report: Callable[[Any], str], shipped: str) -> None:
     """Runs what is missing of a plan and prints its report.
 
     Args:

@@ -12,6 +12,8 @@ differences are paired over images, with their standard error. Tuned on other im
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import torch
 from torch import Tensor
@@ -71,7 +73,7 @@ PLAN = Plan(("fashion32",), ("rotated-window",), tuple(methods(10)), (None,), nu
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Means by method."""
-    groups = rows.groupby("method", sort=False)
+    groups: Any = rows.groupby("method", sort=False)
     table = groups[COLUMNS].mean().reindex([name for name in PLAN.methods if name in groups.groups])
     table.insert(0, "images", groups.size())
     return table

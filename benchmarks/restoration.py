@@ -11,6 +11,7 @@ the record of what was tuned.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -29,7 +30,7 @@ FIRST = 4  # images before it were tuned on
 BUDGET = 56  # NFE per sample
 
 
-def always(operator: Operator, size: int, seeds: list[int]) -> Operator:
+def always(operator: Operator, size: int, seeds: Sequence[int]) -> Operator:
     """The operator of all images."""
     return operator
 

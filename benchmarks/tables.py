@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -26,8 +27,8 @@ def parts(path: Path) -> Iterator[tuple[str, pd.DataFrame]]:
     """The rows of a file by table, each with its title."""
     frame = pd.read_parquet(path)
     frame["mask"] = [TASKS[task].is_inpainting for task in frame["task"]]
-    done = frame[frame["error"].isna()]
-    for (prior, budget, mask), rows in done.groupby(["prior", "budget", "mask"], dropna=False):  # pyright: ignore
+    done: Any = frame[frame["error"].isna()]
+    for (prior, budget, mask), rows in done.groupby(["prior", "budget", "mask"], dropna=False):
         yield f"{prior}, {'masks' if mask else 'restoration'}, {budget_name(budget)}", rows
 
 

@@ -152,7 +152,7 @@ class Baseline:
 
 
 def _restoration_zeta(trial: Trial, latent_zeta: float) -> float:
-    """For pixels, the zeta of :func:`restore`; for latents, ``latent_zeta`` over the operator's norm, as it is there."""
+    """For pixels, the zeta of :func:`restore`; for latents, ``latent_zeta`` over the operator's norm."""
     prior = trial.prior
     restored = settings_for(2, prior, trial.operator, trial.y).zeta
     return restored / restoration_settings(2, latent=True).zeta * latent_zeta if prior.is_latent else restored

@@ -105,7 +105,7 @@ def check(plan: Plan, suite: Suite, device: str) -> None:
         whole(name.removeprefix("num_"), getattr(plan, name))
     for budget in plan.budgets:
         if budget is not None:
-            whole("A budget of NFE per sample", budget)
+            whole("A budget", budget)
     for seed in plan.seeds:
         whole("A seed of the benchmark", seed, 0)
     for name in plan.priors:

@@ -7,14 +7,14 @@ with v ~ N(0, sigma^2),
           - \frac{1}{2\sigma^2} \sum_p m_p |y_p - x_{k,p}|^2
 
 with D observed elements. A pixel p depends only on the set of slots that have a part there, S(p). The sum over the
-pixels of one S is a table over the parts of S, so that the sum over all pixels is one of few tables, most of them small:
-for ``cats64`` a hundredth of the cost of composing all 360 000 pictures, with the same result.
+pixels of one S is a table over the parts of S, so that the sum over all pixels is one of few tables, most of them
+small: for ``cats64`` a hundredth of the cost of composing all 360 000 pictures, with the same result.
 
 Everything is float64: with values of about one, D = 12 288 elements and sigma = .02, rounding changes log p by less
 than 1e-6 nats.
 
-This is the posterior of *parts*. A diffusion prior trained on such pictures approximates their law, so that it judges
-the prior's samples; p(y) is that of the pictures, which have all the mass.
+This is the posterior of *parts*. A diffusion prior trained on such pictures approximates their law, so that this
+posterior can judge its samples. p(y) is that of the law of the pictures, which puts no mass anywhere else.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def part_scores(marginals: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -
 
     Returns:
         Columns ``image``, ``slot``, ``shown``; ``total_variation``, ``agreement`` (NaN where the slot is open),
-        ``coverage`` (NaN where it is shown); and each of them with the suffix ``_exact``: its expectation under S exact draws.
+        ``coverage`` (NaN where it is shown); and each with the suffix ``_exact``, its expectation under S exact draws.
     """
     import pandas as pd
 
