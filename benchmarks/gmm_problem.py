@@ -78,11 +78,6 @@ def gmm_problem(dim: int, dim_y: int, seed: int, dtype: torch.dtype = torch.floa
     return GMMProblem((weights / weights.sum()).to(dtype), means.to(dtype), matrix.to(dtype), sigma_y, y.to(dtype))
 
 
-def gmm_problems(dim: int, dim_y: int, dtype: torch.dtype = torch.float32) -> list[GMMProblem]:
-    """The 20 problems of a cell, seeds 0 to 19: the same for every method, so that they compare in pairs."""
-    return [gmm_problem(dim, dim_y, seed, dtype) for seed in range(PROBLEMS)]
-
-
 def grid_means(dim: int) -> Tensor:
     """(-8i, -8j, -8i, -8j, …) for i, j from -2 to 2, ``(25, dim)``, float64."""
     steps = -SPACING * torch.arange(-2, 3, dtype=torch.float64)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.registry import SUITE, Suite
@@ -132,10 +132,20 @@ def _ray(workers: int, device: str, threads: int | None, address: str | None) ->
     def run(cells: list[Cell], suite: Suite = SUITE) -> Finished:
         own = max(os.cpu_count() or 1, workers * cpus) if address is None else None  # CPUs of a cluster started here
         ray.init(address, num_cpus=own, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
+        compute, left = worker(suite, device, threads), iter(cells)
         try:
             _check_resources(ray.cluster_resources(), workers, cpus, gpus)
-            kind: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1)(_Worker)
-            yield from _on_actors(ray, [kind.remote(suite, device, threads) for _ in range(workers)], cells)
+            task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(lambda cell: compute(cell))
+            running = {task.remote(cell): cell for cell in islice(left, workers)}
+            while running:
+                (reference, *_), _ = ray.wait(list(running))
+                cell = running.pop(reference)
+                try:
+                    record = ray.get(reference)
+                except ray.exceptions.WorkerCrashedError:
+                    record = failed(cell, ABRUPT)
+                running |= {task.remote(cell): cell for cell in islice(left, 1)}
+                yield cell, record
         finally:
             ray.shutdown()
 
@@ -147,31 +157,5 @@ def _check_resources(resources: Mapping[str, float], workers: int, cpus: int, gp
     for name, each in (("CPU", cpus), ("GPU", gpus)):
         has = resources.get(name, 0.0)
         if workers * each > has:
-            raise InputError(
-                f"{workers} workers need {workers * each} {name}s, the cluster has {has:g}: fewer --workers."
-            )
-
-
-def _on_actors(ray: Any, actors: list[Any], cells: list[Cell]) -> Finished:
-    """Each actor takes a cell whenever it is free; Ray restarts one whose process dies."""
-    left = iter(cells)
-    running = {actor.run.remote(cell): (actor, cell) for actor, cell in zip(actors, left, strict=False)}
-    while running:
-        (reference, *_), _ = ray.wait(list(running))
-        actor, cell = running.pop(reference)
-        try:
-            record = ray.get(reference)
-        except ray.exceptions.RayActorError:
-            record = failed(cell, ABRUPT)
-        running |= {actor.run.remote(cell): (actor, cell) for cell in islice(left, 1)}
-        yield cell, record
-
-
-class _Worker:
-    """A Ray actor; its process keeps the prior."""
-
-    def __init__(self, suite: Suite, device: str, threads: int | None) -> None:
-        self.compute = worker(suite, device, threads)
-
-    def run(self, cell: Cell) -> Record:
-        return self.compute(cell)
+            wanted = f"{workers} workers need {workers * each} {name}s"
+            raise InputError(f"{wanted}, the cluster has {has:g}: fewer --workers.")

@@ -406,13 +406,13 @@ def test_a_worker_that_dies_is_an_error_of_its_cell_and_the_others_are_computed(
 
 
 @pytest.mark.slow
-def test_an_actor_that_dies_is_an_error_of_its_cell_and_the_others_are_computed(
+def test_a_ray_worker_that_dies_is_an_error_of_its_cell_and_the_others_are_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("ray")
-    monkeypatch.setattr(engines, "_Worker", _Mortal)
+    monkeypatch.setattr(engines, "worker", lambda suite, device, threads: _die_at_three)
     cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (2, 3, 4, 5, 6)]
-    records = list(engine("ray", 3, "cpu", 1)(cells))  # more actors than some machines have CPUs
+    records = list(engine("ray", 3, "cpu", 1)(cells))  # more workers than some machines have CPUs
     errors = {cell.budget: record.plain["error"] for cell, record in records}
     assert len(records) == 5 and errors == {2: None, 3: engines.ABRUPT, 4: None, 5: None, 6: None}
 
@@ -430,13 +430,3 @@ def _die_at_three(cell: Cell) -> Record:
     if cell.budget == 3:
         os._exit(1)
     return Record({"cell": asdict(cell), "error": None, "rows": [], "bounds": []})
-
-
-class _Mortal:
-    """An actor, as :class:`engines._Worker`."""
-
-    def __init__(self, suite: Suite, device: str, threads: int | None) -> None:
-        pass
-
-    def run(self, cell: Cell) -> Record:
-        return _die_at_three(cell)
