@@ -3,7 +3,7 @@
     python -m benchmarks.tables
 
 For each file of ``vipaint bench`` in benchmarks/results, each budget and kind of task: LPIPS, the paired differences of
-VIPaint-4, and all measures, by task where there are two tasks or fewer, else their means over the tasks; for ``SKEWED``
+both VIPaints, and all measures, by task where there are two tasks or fewer, else their means over the tasks; for ``SKEWED``
 priors also medians. The tables omit time, since not all rows were made on an idle machine.
 """
 
@@ -50,6 +50,6 @@ def medians(rows: pd.DataFrame) -> pd.DataFrame:
 if __name__ == "__main__":
     for file in sorted(RESULTS.glob("bench-*.parquet")):
         for name, rows in parts(file):
-            print(f"## {name}\n")
             first, *others = (table.to_markdown(index=False) for table in tables(rows))
-            print("\n\n".join([first, against(rows), *others]), end="\n\n")
+            differences = [text for ours in ("VIPaint-2", "VIPaint-4") if (text := against(rows, ours))]
+            print("\n\n".join([f"## {name}", first, *differences, *others]), end="\n\n")

@@ -139,16 +139,12 @@ def budget_name(budget: object) -> str:
     return "the authors' own settings" if pd.isna(budget) else f"{budget} NFE per sample"  # pyright: ignore
 
 
-def against(rows: pd.DataFrame) -> str:
-    """Paired differences of VIPaint-4 to every other method over the tasks that both have."""
-    if OURS not in set(rows["method"]):
-        return ""
-    lines = []
-    for other in dict.fromkeys(rows["method"]):
-        if other != OURS:
-            mean, error = paired(rows, "lpips", OURS, other)
-            lines.append(f"{other} {mean:+.4f} ± {error:.4f}")
-    return f"{OURS} minus, paired over images: {'; '.join(lines)}." if lines else ""
+def against(rows: pd.DataFrame, ours: str = OURS) -> str:
+    """Paired differences of ``ours`` to every other method over the tasks that both have; nothing if it is missing."""
+    methods = dict.fromkeys(rows["method"])
+    pairs = {other: paired(rows, "lpips", ours, other) for other in methods if ours in methods and other != ours}
+    differences = (f"{other} {mean:+.4f} ± {error:.4f}" for other, (mean, error) in pairs.items())
+    return f"{ours} minus, paired over images: {'; '.join(differences)}." if pairs else ""
 
 
 def _records_of(rows: pd.DataFrame, store: Store) -> list[dict[str, Any]]:
