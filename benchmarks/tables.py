@@ -2,8 +2,8 @@
 
     python -m benchmarks.tables
 
-For each file of ``vipaint bench`` in benchmarks/results, each budget and kind of task: LPIPS, the paired differences of
-both VIPaints, and all measures, by task where there are two tasks or fewer, else their means over the tasks; for ``SKEWED``
+For each file of ``vipaint bench`` in benchmarks/results, budget and kind of task: LPIPS, the paired differences of both
+VIPaints, and all measures, by task where there are two tasks or fewer, else their means over the tasks; for ``SKEWED``
 priors also medians. The tables omit time, since not all rows were made on an idle machine.
 """
 
