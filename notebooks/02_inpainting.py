@@ -205,10 +205,10 @@ assert (sampling.calls, refining.calls) == (levels - 1, 15)
 cost = pd.DataFrame(
     [(count.calls, count.nfe) for count in (fit, sampling, refining)],
     index=["fit", "sampling", "refinement"],
-    columns=["network calls", "nfe"],
+    columns=["network calls", "NFE"],
 )
 cost.loc["together"] = cost.sum()
-cost["NFE per sample"] = (cost["nfe"] / len(samples)).round(1)
+cost["NFE per sample"] = (cost["NFE"] / len(samples)).round(1)
 cost.fillna("")
 
 # %% [markdown]

@@ -270,11 +270,11 @@ for name, guide in picture_guides.items():
         "bound": judged.estimate.item(),
         "standard error": judged.standard_error.item(),
         "std. dev. in the hole": x.std(0)[hole[0, 0] == 0].mean().item(),
-        "nfe": fit.nfe,
+        "NFE": fit.nfe,
     }
-pictures = pd.DataFrame(rows).T.astype({"parameters": int, "nfe": int})
+pictures = pd.DataFrame(rows).T.astype({"parameters": int, "NFE": int})
 
-assert pictures["nfe"].nunique() == 1
+assert pictures["NFE"].nunique() == 1
 for worse, better in (("mean field", "hierarchical"), ("hierarchical", "feature")):
     difference = pictures["bound"][better] - pictures["bound"][worse]
     assert difference > STANDARD_ERRORS * pictures["standard error"][[worse, better]].pow(2).sum() ** 0.5

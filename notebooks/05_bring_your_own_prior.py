@@ -39,9 +39,15 @@ from torch import Tensor, nn
 import pyro_vipaint as vp
 from pyro_vipaint.demo import held_out_images
 from pyro_vipaint.guides import HierarchicalGuide
-from pyro_vipaint.models import DiffusionModel, DiffusionPrior, EmpiricalPrior, GaussianPrior, load_prior
-from pyro_vipaint.models.priors.denoisers import EpsilonDenoiser
-from pyro_vipaint.models.priors.schedules import CosineVP
+from pyro_vipaint.models import (
+    CosineVP,
+    DiffusionModel,
+    DiffusionPrior,
+    EmpiricalPrior,
+    EpsilonDenoiser,
+    GaussianPrior,
+    load_prior,
+)
 
 disable_progress_bar()
 plt.rcParams["figure.dpi"] = 90

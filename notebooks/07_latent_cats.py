@@ -35,7 +35,7 @@ import torch
 import pyro_vipaint as vp
 from pyro_vipaint.cats import scores as part_scores
 from pyro_vipaint.cats.classifier import draw_labels, load_classifier, part_probabilities
-from pyro_vipaint.cats.parts import load_layers
+from pyro_vipaint.cats.parts import shipped_layers
 from pyro_vipaint.demo import held_out_cats
 from pyro_vipaint.diagnostics import parts_posterior
 from pyro_vipaint.guides import HierarchicalGuide
@@ -49,7 +49,7 @@ pyro.set_rng_seed(0)
 
 SIGMA = 0.05  # of the observation's noise, images in [-1, 1]
 prior = load_prior("cats64")
-layers = load_layers(weights_folder() / "cats64" / "parts.safetensors")
+layers = shipped_layers()
 classifier = load_classifier(weights_folder() / "cats64" / "classifier.safetensors")
 x = held_out_cats()[:1]
 mask = torch.zeros(1, 1, 64, 64)
@@ -135,8 +135,8 @@ assert bounds[-1] < bounds[0]
 NUM = 16
 with vp.count_calls() as calls:
     z = vp.sample(guide, y, NUM, seed=4)
-    guidance = {name: getattr(settings, name) for name in ("zeta", "zeta_decay", "polyak")}
-    samples = vp.refine(model, z, y, settings.refine_steps, **guidance, seed=5)
+    correction = {name: getattr(settings, name) for name in ("zeta", "zeta_decay", "polyak")}
+    samples = vp.refine(model, z, y, settings.refine_steps, **correction, seed=5)
 show(samples[:, 0], columns=8)
 print(f"{calls.calls} network calls for {NUM} completions, after {fit.calls} of the fit")
 
