@@ -43,7 +43,7 @@ from pyro_vipaint.models import DiffusionModel, GaussianMixturePrior, GaussianPr
 plt.rcParams["figure.dpi"] = 90
 pd.set_option("display.precision", 3)
 pyro.set_rng_seed(0)
-STANDARD_ERRORS = 5  # what chance may do: beyond it less than once in a million
+STANDARD_ERRORS = 5  # chance exceeds this less than once in a million
 LR = {"mu": 0.2, "tau": 0.1, "gamma": 0.1, "factor": 0.05, "weight": 0.03, "flow": 0.003}
 ELBO = {"bound": vp.BetaELBO(num_particles=8)}
 
