@@ -15,6 +15,7 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DModel
@@ -39,7 +40,9 @@ def decoded(autoencoder: AutoencoderKL) -> Tensor:
     """Reconstructions of 16 held-out cats."""
     layers = shipped_layers()
     x = layers.compose(draw_parts(layers, 16, held_out=True, generator=torch.Generator().manual_seed(0)))
-    return autoencoder.decode(autoencoder.encode(x).latent_dist.mode()).sample
+    moments: Any = autoencoder.encode(x)
+    decoding: Any = autoencoder.decode(moments.latent_dist.mode())
+    return decoding.sample
 
 
 @torch.inference_mode()

@@ -22,6 +22,7 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import EDMEulerScheduler, UNet2DModel
@@ -98,7 +99,7 @@ def check(folder: Path, network: UNet2DModel, expected: float) -> None:
     found = relative_difference(outputs(load_exported(folder)), outputs(network))
     if abs(found - expected) > 1e-5:
         raise ValueError(f"read back, the output differs by {found:.1e}; rounding alone gives {expected:.1e}")
-    scheduler = EDMEulerScheduler.from_pretrained(folder, subfolder="scheduler")
+    scheduler: Any = EDMEulerScheduler.from_pretrained(folder, subfolder="scheduler")
     if scheduler.config.sigma_data != SIGMA_DATA or scheduler.config.prediction_type != "epsilon":
         raise ValueError("the scheduler's configuration did not survive")
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from recipes import training
 from recipes.fashion32.data import DEFAULT_FOLDER, load_split
+from recipes.training import channels_last
 
 SIGMA_DATA = 0.664  # standard deviation of the padded training images
 P_MEAN, P_STD = -0.9, 1.3  # Karras et al. use -1.2, 1.2; moved up: inpainting works at high noise
@@ -78,7 +79,7 @@ def starting_network(start: Path | None) -> UNet2DModel:
     network = build_network()
     if start is not None:
         network.load_state_dict({name: value.float() for name, value in load_file(start / WEIGHTS).items()})
-    return network.to(memory_format=torch.channels_last)
+    return channels_last(network)
 
 
 def train(data: Path, work: Path, iterations: int, start: Path | None = None, compiled: bool = False) -> None:
