@@ -130,7 +130,7 @@ print(f"largest error of a standard deviation: {(sample_std / exact_std - 1).abs
 
 # %% [markdown]
 # **Which evidence.** The evidence above is that of the three-level *model*. Its transitions
-# $p_\theta(z_s \mid z_t)$ have the right mean but leave out the variance of the denoiser's error, so its prior of $y$
+# $p_\theta(z_s \mid z_t)$ have the right mean but omit the variance of the denoiser's error, so its prior of $y$
 # is a little narrower than the Gaussian that we started from. On average over data this costs
 # $\mathrm{KL}(p(y) \,\|\, p_K(y))$, which is again a closed form.
 
@@ -163,8 +163,8 @@ assert costs[0.3][1] < costs[0.1][1] < costs[0.03][1] and costs[0.3][-1] > costs
 print(f"three levels, 3, 1, 0.3: {discretisation([3.0, 1.0, 0.3]):.2f} nats for six observed numbers")
 
 # %% [markdown]
-# Each step's variance is wrong by a share of order $1/K$, and the KL is the square of that. What remains as $K$ grows
-# (dotted) is the price of stopping at $T_s$, where one denoising step replaces the rest of the chain. With few levels
+# Each step's variance is wrong by a share of order $1/K$, and the KL is the square of that. The rest, as $K$ grows
+# (dotted), is the price of stopping at $T_s$, where one denoising step replaces the rest of the chain. With few levels
 # it pays to stop early, with many to go further down. All of this belongs to the model: the fit neither sees nor
 # changes it.
 #

@@ -68,7 +68,7 @@ def show(pictures, titles, maximum=1.0, minimum=-1.0):
 # $$q(z_4) = N(\alpha_4 \mu_4, \tau_4^2), \qquad
 # q(z_i \mid z_{i+1}) = N(\gamma_i \hat z_i + (1 - \gamma_i)\, \alpha_i \mu_i,\ \tau_i^2),$$
 #
-# where $\hat z_i$ is what the prior itself expects at that level.
+# where $\hat z_i$ is the prior's own mean at that level.
 
 # %%
 likelihood = vp.Laplace(vp.Inpainting(front), scale=0.2)

@@ -320,6 +320,6 @@ plt.show()
 #
 # On images of a thousand pixels the joint weights say nothing any more: $\hat k$ was beyond 1 for both fits of one
 # boot. Along random lines the spreads of the two fits agree, and their means differ by a fraction of a standard
-# deviation. What remains there: bounds compare guides of one model, projections compare fits with each other, and
-# calibration of the *family* is tested on priors whose posterior is known. Two fits that agree show that the
+# deviation. Three comparisons remain there: bounds compare guides of one model, projections compare fits with each
+# other, and calibration of the *family* is tested on priors whose posterior is known. Two fits that agree show that the
 # optimiser has done its work, not that the family holds the posterior.

@@ -187,8 +187,8 @@ scores.round(2)
 #
 # The guide is one Gaussian at $T_e$ and a Gaussian chain down to $T_s$. An accessory is decided somewhere on that way:
 # it covers many latents at once, so its signal stands out of the noise long before a single latent does. A Gaussian
-# step can only average over accessories. So let the fit end earlier, at a noise level of 5 in place of 3, and give the
-# refinement's short steps the decision.
+# step can only average over accessories. So let the fit end earlier, at a noise level of 5 instead of 3, and let the
+# refinement's short steps decide.
 
 # %%
 early = replace(settings, noise_levels=(settings.noise_levels[0], 5.0), refine_steps=32)

@@ -145,7 +145,7 @@ found[["objective", "bound", "bound_se", "gap"]].round(3)
 # %% [markdown]
 # ## A likelihood
 #
-# A likelihood maps images to the distribution of y, element by element; a mask leaves out elements that were not
+# A likelihood maps images to the distribution of y, element by element; a mask omits elements that were not
 # observed. Student's t forgives outliers. It inherits the residual and the mask of `vp.Gaussian`.
 
 
