@@ -125,6 +125,7 @@ def _end_with_the_parent() -> None:
 def _ray(workers: int, device: str, threads: int | None, address: str | None) -> Engine:
     try:
         import ray
+        from ray.exceptions import WorkerCrashedError
     except ImportError as error:
         raise InputError("The engine ray needs Ray: pip install 'pyro-vipaint[ray]'.") from error
     cpus, gpus = threads or 1, 1 if device.startswith("cuda") else 0
@@ -135,14 +136,14 @@ def _ray(workers: int, device: str, threads: int | None, address: str | None) ->
         compute, left = worker(suite, device, threads), iter(cells)
         try:
             _check_resources(ray.cluster_resources(), workers, cpus, gpus)
-            task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(lambda cell: compute(cell))
+            task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(lambda cell: compute(cell))
             running = {task.remote(cell): cell for cell in islice(left, workers)}
             while running:
                 (reference, *_), _ = ray.wait(list(running))
                 cell = running.pop(reference)
                 try:
                     record = ray.get(reference)
-                except ray.exceptions.WorkerCrashedError:
+                except WorkerCrashedError:
                     record = failed(cell, ABRUPT)
                 running |= {task.remote(cell): cell for cell in islice(left, 1)}
                 yield cell, record
