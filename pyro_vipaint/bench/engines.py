@@ -136,7 +136,8 @@ def _ray(workers: int, device: str, threads: int | None, address: str | None) ->
         compute, left = worker(suite, device, threads), iter(cells)
         try:
             _check_resources(ray.cluster_resources(), workers, cpus, gpus)
-            task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(lambda cell: compute(cell))
+            remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)
+            task = remote(lambda cell: compute(cell))
             running = {task.remote(cell): cell for cell in islice(left, workers)}
             while running:
                 (reference, *_), _ = ray.wait(list(running))
