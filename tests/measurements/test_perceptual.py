@@ -92,6 +92,7 @@ def test_a_fit_reports_the_laplace_bound_less_the_weighted_distance(mask: torch.
     assert torch.isclose(bounds[0] - bounds[1], weight * distance, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_fit_moves_towards_the_image_and_counts_the_same_calls(mask: torch.Tensor) -> None:
     y = mask * images(2)
     distances, calls = [], []
