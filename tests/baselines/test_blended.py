@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -57,8 +58,9 @@ def test_nothing_observed_is_the_priors_own_chain() -> None:
 
 def test_observed_pixels_are_the_observation_and_everything_observed_is_the_image() -> None:
     truth = gaussian_truth()
-    samples = run(truth, 3, steps=5).samples[:, 0]
-    assert torch.equal(samples[:, truth.observed], truth.y[:, truth.observed].expand(3, -1))
+    for method, steps in product((blended, repaint), (1, 5)):
+        samples = method(truth.prior, truth.likelihood, truth.y, 3, steps, seed=0).samples[:, 0]
+        assert torch.equal(samples[:, truth.observed], truth.y[:, truth.observed].expand(3, -1))
     seen = vp.Gaussian(vp.Inpainting(torch.ones(1, 4, 4)), 0.1)
     image = blended(truth.prior, seen, truth.y, 2, 4, seed=0).samples
     assert torch.equal(image, truth.y.expand(2, *truth.y.shape))

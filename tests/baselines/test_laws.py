@@ -102,6 +102,7 @@ def test_a_sample_depends_neither_on_its_neighbours_nor_on_hidden_elements(name:
     beside = run(name, truth, torch.cat([truth.y, 100 + truth.y])).samples
     assert torch.allclose(alone[:, 0], beside[:, 0], atol=1e-5)
     assert not torch.allclose(alone[:, 1], beside[:, 1], atol=1e-2)
+    assert beside.abs().max() <= 1, "an image is clamped, whatever is observed"
     hidden = torch.where(truth.observed, truth.y, torch.nan)
     assert torch.equal(run(name, truth, hidden).samples, run(name, truth).samples)
 
