@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.registry import SUITE, Suite
@@ -20,6 +20,8 @@ from pyro_vipaint.bench.work import Record, failed, worker
 from pyro_vipaint.errors import InputError
 
 Finished = Generator[tuple[Cell, Record], None, None]
+ENGINES = ("local", "ray")
+ABRUPT = "the worker ended abruptly, perhaps for lack of memory: try --retry with a smaller --chunk"
 
 
 class Engine(Protocol):
@@ -28,10 +30,6 @@ class Engine(Protocol):
     def __call__(self, cells: list[Cell], suite: Suite = SUITE) -> Finished:
         """Yields each cell with its record as it finishes, in any order."""
         ...
-
-
-ENGINES = ("local", "ray")
-ABRUPT = "the worker ended abruptly, perhaps for lack of memory: try --retry with a smaller --chunk"
 
 
 def engine(name: str, workers: int, device: str, threads: int | None, address: str | None = None) -> Engine:
@@ -134,10 +132,13 @@ def _ray(workers: int, device: str, threads: int | None, address: str | None) ->
         own = max(os.cpu_count() or 1, workers * cpus) if address is None else None  # CPUs of a cluster started here
         ray.init(address, num_cpus=own, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
         compute, left = worker(suite, device, threads), iter(cells)
+
+        def on_ray(cell: Cell) -> Record:
+            return compute(cell)
+
         try:
             _check_resources(ray.cluster_resources(), workers, cpus, gpus)
-            remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)
-            task = remote(lambda cell: compute(cell))
+            task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(on_ray)
             running = {task.remote(cell): cell for cell in islice(left, workers)}
             while running:
                 (reference, *_), _ = ray.wait(list(running))

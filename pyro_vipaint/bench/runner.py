@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import lru_cache
@@ -55,10 +55,9 @@ def run(
         InputError: a name that does not exist, nothing that applies, too few images, a package that is missing; results
             of other weights, pictures or settings in ``out``, or another run that writes there.
     """
-    check(plan, suite, device)
+    for fault in faults(plan, suite, device):
+        raise InputError(fault)
     cells = applicable(plan, device, suite)
-    if not cells:
-        raise InputError("None of these methods is made for such a prior and task.")
     store = Store(out)
     with store.locked():
         store.sweep()
@@ -94,13 +93,19 @@ def applicable(plan: Plan, device: str, suite: Suite = SUITE) -> list[Cell]:
     return list(dict.fromkeys(plan.cells(applies)))
 
 
-def check(plan: Plan, suite: Suite, device: str) -> None:
-    """Refuses a plan that cannot be run, before anything is computed."""
+def faults(plan: Plan, suite: Suite, device: str) -> Iterator[str]:
+    """The reasons why a plan cannot be run; each of them rests on the ones before.
+
+    Raises:
+        InputError: a number that cannot be used, or too few images.
+    """
     missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
     if missing:
-        raise InputError(f"The benchmark needs {', '.join(missing)}: pip install 'pyro-vipaint[bench]'.")
-    _check_names("task", plan.tasks, suite.tasks)
-    _check_names("method", plan.methods, suite.methods)
+        yield f"The benchmark needs {', '.join(missing)}: pip install 'pyro-vipaint[bench]'."
+    for kind, names, known in (("task", plan.tasks, suite.tasks), ("method", plan.methods, suite.methods)):
+        for name in names:
+            if name not in known:
+                yield f"There is no {kind} {name!r}: choose from {', '.join(known)}."
     for name in ("num_images", "num_samples", "chunk"):
         whole(name.removeprefix("num_"), getattr(plan, name))
     for budget in plan.budgets:
@@ -111,11 +116,13 @@ def check(plan: Plan, suite: Suite, device: str) -> None:
     for name in plan.priors:
         *_, height, width = shape = warm_prior(name, device).image_shape
         if not takes_lpips(shape):
-            raise InputError(f"LPIPS cannot take the images of {name}: 1 or 3 channels and 31 pixels or more.")
+            yield f"LPIPS cannot take the images of {name}: 1 or 3 channels and 31 pixels or more."
         if height != width and any(suite.tasks[task].is_inpainting for task in plan.tasks):
-            raise InputError(f"The masks of the benchmark are square, the images of {name} are {width}×{height}.")
+            yield f"The masks of the benchmark are square, the images of {name} are {width}×{height}."
         last = Cell(name, plan.tasks[0], "", None, plan.num_images - 1, plan.num_images, 1, 0, plan.images)
         suite.trial(last, device)
+    if not applicable(plan, device, suite):
+        yield "None of these methods is made for such a prior and task."
 
 
 def _check_origin(store: Store, plan: Plan, suite: Suite, device: str) -> None:
@@ -142,9 +149,3 @@ def _check_origin(store: Store, plan: Plan, suite: Suite, device: str) -> None:
 def _pictures_of(suite: Suite, cell: Cell, device: str) -> str:
     """The fingerprint of the true images of a cell."""
     return fingerprint(suite.trial(cell, device).truth)
-
-
-def _check_names(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise InputError(f"There is no {kind} {name!r}: choose from {', '.join(known)}.")

@@ -80,14 +80,14 @@ class Store:
 
     def forget_failures(self, cells: Sequence[Cell]) -> None:
         """Removes the records of the given cells that failed, so that they are tried again."""
-        wanted = {self._path(cell) for cell in cells}
-        for path, plain in self._plain():
-            if plain["error"] is not None and path in wanted:
-                path.unlink()
+        for record in self.records():
+            cell = Cell(**record["cell"])
+            if record["error"] is not None and cell in cells:
+                self._path(cell).unlink()
 
     def records(self) -> list[dict[str, Any]]:
         """The plain part of all records, in the order of their file names."""
-        return [plain for _, plain in self._plain()]
+        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*.json"))]
 
     def tensors(self, cell: Cell) -> dict[str, Tensor]:
         """The tensors of a finished cell."""
@@ -119,7 +119,3 @@ class Store:
 
     def _path(self, cell: Cell) -> Path:
         return self.folder / f"{cell.key}.json"
-
-    def _plain(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        for path in sorted(self.folder.glob("*.json")):
-            yield path, json.loads(path.read_text(encoding="utf-8"))
