@@ -34,7 +34,7 @@ def test_the_generator_of_apple_gpus_is_restored(monkeypatch: pytest.MonkeyPatch
     assert states[-1] == 7
 
 
-@pytest.mark.parametrize("seed", [0, 7, -1, 2**64 - 1, -(2**63)])
+@pytest.mark.parametrize("seed", [0, 2**64 - 1, -(2**63)])
 def test_child_seeds_are_seeds_of_other_numbers(seed: int) -> None:
     """Every child is a seed of 64 bits, and none draws what its parent or a sibling draws."""
     seeds = [seed, child_seed(seed, JUDGING), child_seed(seed, DIRECTIONS)]
