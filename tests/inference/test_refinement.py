@@ -96,6 +96,8 @@ def test_only_a_long_step_is_limited_and_keeps_its_direction() -> None:
     limited, free = (moved(prior, cliff, z, y, (0.7, 0.5), 1.0, limit) - start for limit in (StepLimit(2.0), None))
     longest = 2.0 * float(prior.transition(z, 0.7, 0.5).stddev.flatten()[0]) * 4**0.5
     torch.testing.assert_close(limited.flatten(1).norm(dim=1), torch.full((3,), longest))
+    both = moved(prior, cliff, z, y, (0.7, 0.5), 1.0, StepLimit(2.0, polyak=1e6)) - start
+    torch.testing.assert_close(both, limited, msg="the shorter of both limits holds")
     torch.testing.assert_close(torch.cosine_similarity(limited.flatten(1), free.flatten(1)), torch.ones(3))
 
 
