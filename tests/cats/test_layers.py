@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pyro_vipaint.cats.parts import Layers, load_layers, over
+from pyro_vipaint.cats.parts import Layers, draw_parts, load_layers, over
 from pyro_vipaint.errors import InputError
 from tests.layered import SIZE, random_layers
 from tests.statistics import assert_within
@@ -69,6 +69,18 @@ def test_draws_are_uniform_and_independent() -> None:
     index = layers.draw(num, torch.Generator().manual_seed(0))
     cells = (index * torch.tensor([12, 4, 1])).sum(1).bincount(minlength=36) / num
     assert_within(cells, torch.full((36,), 1 / 36), (35 / 36**2 / num) ** 0.5)
+
+
+def test_held_out_combinations_are_those_whose_numbers_add_up_to_tens() -> None:
+    """Shipped weights rest on this rule; draws are uniform on either side of it."""
+    layers, generator = random_layers((5, 4, 6)), torch.Generator().manual_seed(0)
+    held_out = draw_parts(layers, 3000, True, generator)
+    assert (held_out.sum(-1) % 10 == 0).all() and (draw_parts(layers, 3000, False, generator).sum(-1) % 10 != 0).all()
+    every = all_combinations(layers)
+    cells = every[every.sum(-1) % 10 == 0]
+    shares = (held_out[:, None] == cells).all(-1).double().mean(0)
+    p = 1 / len(cells)
+    assert_within(shares, torch.full_like(shares, p), (p * (1 - p) / 3000) ** 0.5)
 
 
 def test_a_file_comes_back(tmp_path: Path) -> None:

@@ -161,14 +161,18 @@ def test_a_pickle_beside_safetensors_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_safetensors_of_another_name_do_not_let_a_pickle_in(tmp_path: Path) -> None:
-    """An unrelated safetensors file beside a pickle of weights does not make the pickle run."""
-    folder, target = save(tmp_path / "prior", random_unet(None), DDPMScheduler()), tmp_path / "opened"
+    """With an unrelated safetensors file beside it a pickle does not run, and one of true weights is not read."""
+    network, target = random_unet(None), tmp_path / "opened"
+    folder = save(tmp_path / "prior", network, DDPMScheduler())
     next((folder / "unet").glob("*.safetensors")).unlink()
     save_file({"a": torch.zeros(1)}, folder / "unet" / "other.safetensors")
     (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Bomb(target)))
     with pytest.raises(InputError):
         load_prior(folder)
     assert not target.exists()
+    torch.save(network.state_dict(), folder / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(InputError, match="not opened"):
+        load_prior(folder)
 
 
 def test_an_unknown_name_lists_the_shipped_priors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
