@@ -66,10 +66,8 @@ class Sizes:
 
 def mean_and_error(values: Tensor) -> Result:
     """Mean and standard error of ``(N,)``."""
-    return {
-        "mean": values.double().mean().item(),
-        "standard_error": (values.double().std() / len(values) ** 0.5).item(),
-    }
+    values = values.double()
+    return {"mean": values.mean().item(), "standard_error": (values.std() / len(values) ** 0.5).item()}
 
 
 def posterior_faces(layers: Layers, y: Tensor, sigma: float, labels: Tensor) -> Tensor:
@@ -103,9 +101,8 @@ def measure_loss(prior: DiffusionPrior, layers: Layers, sizes: Sizes, device: st
     x, labels, levels = layers.compose(index), labels_of(index), []
     for sigma in CHECKED_SIGMAS:
         y = x + sigma * torch.randn(x.shape, generator=generator)
-        denoised = torch.cat(
-            [denoise(prior, *pair, sigma, device) for pair in zip(y.split(CHUNK), labels.split(CHUNK))]
-        )
+        pairs = zip(y.split(CHUNK), labels.split(CHUNK), strict=True)
+        denoised = torch.cat([denoise(prior, *pair, sigma, device) for pair in pairs])
         few = slice(sizes.enumerated)
         drawn = posterior_faces(layers, y[few], sigma, labels[few])
         levels.append(
@@ -125,6 +122,11 @@ def denoise(prior: DiffusionPrior, y: Tensor, labels: Tensor, sigma: float, devi
 
     t = time_of(prior.schedule, sigma)
     return prior.denoise(y.to(device), t, class_labels=labels.to(device)).cpu()
+
+
+def measure_classifier(layers: Layers, classifier: PartsClassifier, sizes: Sizes) -> Result:
+    """Accuracies by kind of picture and slot, as :func:`held_out_accuracies` has them."""
+    return {"images": sizes.held_out, "rows": held_out_accuracies(classifier, layers, sizes.held_out)}
 
 
 @torch.inference_mode()
@@ -204,10 +206,7 @@ def evaluate(folder: Path, out: Path, sizes: Sizes, only: str | None = None, dev
     results = earlier_results(out, weights) | {"prior": weights}
     thirds: dict[str, Callable[[], Result]] = {
         "loss": lambda: measure_loss(prior, layers, sizes, device),
-        "classifier": lambda: {
-            "images": sizes.held_out,
-            "rows": held_out_accuracies(classifier, layers, sizes.held_out),
-        },
+        "classifier": lambda: measure_classifier(layers, classifier, sizes),
         "samples": lambda: measure_samples(prior, layers, classifier, sizes, out.with_name("samples.png"), device),
     }
     for name, measure in thirds.items():

@@ -2,7 +2,8 @@
 
 The objective is the preconditioned denoising loss of Karras et al. (2022), :mod:`recipes.edm`, with log sigma ~
 N(P_MEAN, P_STD^2). The label is replaced by the "no label" class with probability 0.1, so that the prior is also
-unconditional. What ships is an exponential moving average. Operations run in bfloat16 where PyTorch's autocast holds that safe, parameters in single precision.
+unconditional. What ships is an exponential moving average. Operations run in bfloat16 where PyTorch's autocast holds
+that safe, parameters in single precision.
 Interrupted, the same command goes on from the last checkpoint::
 
     python -m recipes.fashion32.train --data FOLDER --work WORKDIR
