@@ -4,7 +4,7 @@
 #   make test          the tests                              ARGS="-k guides -x"
 #   make test-slow     the tests marked slow
 #   make notebooks     executes notebooks/*.py into the .ipynb beside them   ARGS=03 executes one
-#   make lint          ruff, its formatter, pyright
+#   make lint          ruff, its formatter, the order of imports, pyright
 #   make wheel-check   the wheel, in an empty environment, from another folder
 #   make clean         removes build products and caches; keeps the environment and the demo's output
 #
@@ -32,6 +32,7 @@ test-slow: $(STAMP)
 lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Of the metadata only the kernel is kept, so that an unchanged notebook stays the same file; tqdm, which nothing here

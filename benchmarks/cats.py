@@ -13,10 +13,10 @@ beside its expectation under as many exact draws. *Exact draws* is a method too:
 posterior, judged in the same way; where it misses the expectation it is the classifier that errs.
 
 *VIPaint-2, L1* is the ablation of the perceptual term. *VIPaint-4, mixture* has a mixture of four hierarchical guides,
-as many particles and a quarter of the steps. DPS has as many evaluations as VIPaint-4, the dearest; its zeta is the
+as many particles and a quarter of the steps. DPS has as many NFE as VIPaint-4, the dearest; its zeta is the
 best in LPIPS of 1, 2, 3 and 4 on other cats.
 
-Tuned on three other cats (seed 100), four masks (that of the lowest third among them), 8 samples, about 38 evaluations;
+Tuned on three other cats (seed 100), four masks (that of the lowest third among them), 8 samples, about 38 NFE;
 LPIPS, total variation (exact draws .096), agreement, coverage (exact draws .640):
 
 - K = 2, noise levels 12 to 1.5: .0391, .144, .979, .499; with zeta 4: .0411, .154, .975, .468; tau starting at 1.2 of
@@ -40,16 +40,16 @@ of .05: .0347, .173, .895; of .1: .0360, .167, .903; with T_s at 5: .0382, .194,
 which furs suffer; not adopted. A better prior changed agreement little: .927, .924 and .929 after 6800, 10,500 and
 14,400 batches (K = 2, the table's cats, the lower third left out), though furs of drawn cats went from 68 to 86 % sure.
 
-At 100 evaluations, eight cats (seed 500), 4 samples, no noise, with the prior that ships; LPIPS with random large masks
+At 100 NFE, eight cats (seed 500), 4 samples, no noise, with the prior that ships; LPIPS with random large masks
 and rotated windows (one seed; standard errors .010 to .014 and .018 to .026, most of it from hidden parts):
-- K = 4, 12 to 1.5, zeta 3: .0232, .0823; K = 2: .0275, .0866. T_s at 4: .0199, .1015. At 50 evaluations, K = 4: .0251,
+- K = 4, 12 to 1.5, zeta 3: .0232, .0823; K = 2: .0275, .0866. T_s at 4: .0199, .1015. At 50 NFE, K = 4: .0251,
   .1059; with the mean of the last half of the SVI steps .0266, .1161.
 - The gluing norm of PSLD in the refinement, weight .1 of the residual norm: .0247, .0829; with zeta 1: .0241, .1085;
   zeta 1 without it: .0240. By cat, zeta 1 halves what the cats have whose parts are decided (.005 to .002) and loses
   others.
 - zeta falling from 4 to .5: .0204 (paired -.0027 +- .0010), .0764 (-.0059 +- .0028), the geometric mean over cats half
-  of what it was; at 50 evaluations .0194 and .1100. The last steps of a constant zeta threw the samples past the
-  observation. Since then the default (``Settings.final_zeta``). DPS from noise does not gain by it (50 evaluations:
+  of what it was; at 50 NFE .0194 and .1100. The last steps of a constant zeta threw the samples past the
+  observation. Since then the default (``Settings.zeta_decay``). DPS from noise does not gain by it (50 nfe:
   .0246 to .0263, .1005 to .1042, though the nearest of four samples is then .0023 in place of .0130 with random masks).
 - The last image with the observation glued in, encoded and decoded once more: .0224, .0774 (from .0247, .0829). That is
   pasting, by way of the autoencoder; not adopted.
@@ -62,7 +62,7 @@ that of fur and of mouth, with box and with random large masks:
 - Levels that fall as in Karras et al. (rho 7), to .05: .0294, .948, 1, 1; to .02: .0245, .948, 1, 1; to .003: .0179,
   .944, 1, .975; .0077, .979, 1, 1. That is the refinement's grid since then (:func:`refinement_times`); zeta 2 to .5:
   .0272, .944; .0076, .979; zeta 4 to .08: .0229, .948.
-- In ``vipaint bench`` at 100 evaluations, 59 refinement steps, box, K = 2, LPIPS and its median over 16 cats: evenly
+- In ``vipaint bench`` at 100 NFE, 59 refinement steps, box, K = 2, LPIPS and its median over 16 cats: evenly
   spaced .0110, .0029; levels that fall to .003 .0251, .0099; to .05 .0163, .0035; with rho 3 to .003 .0193, .0054.
 - DPS from noise with such levels from 84 down is worse than with its authors' evenly spaced times: .0634 and .0208.
 - With that grid and T_s at 1.5, 3 and 5, total variation with a box .095, .079, .117 and with rotated windows .252,
@@ -70,7 +70,7 @@ that of fur and of mouth, with box and with random large masks:
 
 That grid called the network below the first entry of its table, a noise level of .039, where its clock stands still;
 now it ends there. On sixteen cats (seed 500), 4 samples, refinements of one fit:
-- 100 evaluations, no noise, box, K = 2, T_s at 1.5, LPIPS and its median: evenly spaced .0042, .0018; levels that fall
+- 100 NFE, no noise, box, K = 2, T_s at 1.5, LPIPS and its median: evenly spaced .0042, .0018; levels that fall
   to .003 .0067, .0021, to .039 .0052, .0019, to .1 .0053, .0017; to .039 with zeta 2 to .25 .0136, .0016.
 - 22 to 29 steps, box and rotated windows, LPIPS, total variation (exact draws, by the formula, .002 and .156): K = 2,
   T_s at 1.5, to .003 .0221, .078, .0567, .230; to .039 .0217, .081, .0555, .214; T_s at 3 .0207, .059, .0529, .213; at
@@ -109,7 +109,7 @@ samples, and the fur of a cat that all methods miss; the autoencoder is not the 
 have .0429 in place of .0413).
 
 Columns: LPIPS to the truth (mean over samples, then over cats), total variation (mean over slots), agreement in shown
-slots, coverage in open ones, network evaluations and seconds a sample. Differences to DPS are paired over cats.
+slots, coverage in open ones, NFE and seconds a sample. Differences to DPS are paired over cats.
 """
 
 from __future__ import annotations
@@ -129,18 +129,19 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks.quality import evaluations_a_sample
+from benchmarks.quality import nfe_per_sample
 from benchmarks.rows import append_rows, check_sizes, read_rows
 from pyro_vipaint import Gaussian, Inpainting, inpaint
 from pyro_vipaint.baselines import dps
-from pyro_vipaint.diagnostics import PartsPosterior, part_scores, parts_posterior
+from pyro_vipaint.cats import scores as part_scores
+from pyro_vipaint.cats.classifier import draw_labels, load_classifier, part_probabilities
+from pyro_vipaint.cats.parts import draw_parts, shipped_layers
+from pyro_vipaint.diagnostics import PartsPosterior, parts_posterior
 from pyro_vipaint.guides import MixtureGuide
-from pyro_vipaint.held_out import draw_parts, shipped_layers
-from pyro_vipaint.inpainting import GuideFactory
-from pyro_vipaint.masks import box, random_large, rotated_window
 from pyro_vipaint.metrics import lpips_distance
 from pyro_vipaint.models import DiffusionPrior, load_prior
-from pyro_vipaint.parts_classifier import draw_labels, load_classifier, part_probabilities
+from pyro_vipaint.models.measurements.masks import box, random_large, rotated_window
+from pyro_vipaint.restoration import GuideFactory
 from pyro_vipaint.settings import Settings, default_settings
 from recipes.cats64.classifier import TARGET as CLASSIFIER
 
@@ -184,7 +185,7 @@ class Problem:
 
 
 Method = Callable[[DiffusionPrior, Tensor, Tensor, int, int], tuple[Tensor, float]]
-"""``(prior, observations, masks, num_samples, seed) -> (samples (S, N, 3, 64, 64), evaluations a sample)``"""
+"""``(prior, observations, masks, num_samples, seed) -> (samples (S, N, 3, 64, 64), NFE per sample)``"""
 
 
 @lru_cache(maxsize=1)
@@ -213,17 +214,17 @@ def vipaint(settings: Settings, guide: GuideFactory | None = None) -> Method:
         result = inpaint(
             y, masks, prior, num_samples=num_samples, settings=settings, guide=guide, device="cpu", seed=seed
         )
-        return result.samples, result.evaluations / (num_samples * len(y))
+        return result.samples, result.nfe / (num_samples * len(y))
 
     return run
 
 
 def dps_from_noise(steps: int, zeta: float = DPS_ZETA) -> Method:
-    """DPS from pure noise, through the decoder of a latent prior, with ``steps`` evaluations a sample."""
+    """DPS from pure noise, through the decoder of a latent prior, with ``steps`` NFE per sample."""
 
     def run(prior: DiffusionPrior, y: Tensor, masks: Tensor, num_samples: int, seed: int) -> tuple[Tensor, float]:
         result = dps(prior, Gaussian(Inpainting(masks), SIGMA), y, num_samples, steps, zeta=zeta, seed=seed)
-        return result.samples, result.evaluations / (num_samples * len(y))
+        return result.samples, result.nfe / (num_samples * len(y))
 
     return run
 
@@ -237,7 +238,7 @@ def methods(num_samples: int) -> dict[str, Method]:
         "VIPaint-2, L1": vipaint(replace(two, perceptual_weight=0.0)),
         "VIPaint-4": vipaint(four),
         "VIPaint-4, mixture": mixture(four),
-        "DPS": dps_from_noise(evaluations_a_sample(four, num_samples)),
+        "DPS": dps_from_noise(nfe_per_sample(four, num_samples)),
     }
 
 
@@ -247,7 +248,7 @@ def made_with() -> str:
 
 
 def mixture(settings: Settings) -> Method:
-    """A mixture of hierarchical guides at the evaluations of one: a particle a component, the fewer steps."""
+    """A mixture of hierarchical guides at the NFE of one: a particle a component, the fewer steps."""
     steps = settings.steps // COMPONENTS
     guide = partial(
         MixtureGuide, num_components=COMPONENTS, gamma_logit=settings.gamma_logit, tau_scale=settings.tau_scale
@@ -286,10 +287,10 @@ def run_all(
     work = [(mask, start, name) for mask in masks for start in range(0, cats, CHUNK) for name in table]
     for mask, start, name in track([item for item in work if item not in done], description="cats"):
         problem, begun = load_problem(mask, start), time.perf_counter()
-        samples, evaluations = table[name](prior, problem.y, problem.masks, num_samples, start)  # pyright: ignore
+        samples, nfe = table[name](prior, problem.y, problem.masks, num_samples, start)  # pyright: ignore
         seconds = (time.perf_counter() - begun) / samples[..., 0, 0, 0].numel()
         row = {"method": name, "mask": mask, "start": start, "samples": num_samples}
-        row |= {"evaluations": evaluations, "seconds": seconds, "settings": settings}
+        row |= {"nfe": nfe, "seconds": seconds, "settings": settings}
         append_rows(path, row | measure(samples, problem, start))
 
 
@@ -308,7 +309,7 @@ def per_image(rows: list[dict]) -> pandas.DataFrame:
     keys = ["method", "mask", "image"]
     costs = [
         {"method": row["method"], "mask": row["mask"], "image": row["start"] + i, "lpips": value}
-        | {name: row[name] for name in ("evaluations", "seconds")}
+        | {name: row[name] for name in ("nfe", "seconds")}
         for row in rows
         for i, value in enumerate(row["lpips"])
     ]
@@ -320,8 +321,8 @@ def summary(rows: list[dict]) -> pandas.DataFrame:
     """Means by mask and method; of the scores over slots of all cats, ``_exact`` being what exact draws would have."""
     keys = ["mask", "method"]
     scores = per_slot(rows).groupby(keys, sort=False)[SCORE_COLUMNS].mean()
-    costs = per_image(rows).groupby(keys, sort=False)[["lpips", "evaluations", "seconds"]].mean()
-    return costs[["lpips"]].join(scores).join(costs[["evaluations", "seconds"]]).reset_index()
+    costs = per_image(rows).groupby(keys, sort=False)[["lpips", "nfe", "seconds"]].mean()
+    return costs[["lpips"]].join(scores).join(costs[["nfe", "seconds"]]).reset_index()
 
 
 def over_masks(rows: list[dict]) -> pandas.DataFrame:

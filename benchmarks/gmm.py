@@ -35,8 +35,8 @@ from benchmarks.gmm_model import LEVELS
 from benchmarks.gmm_problem import PROBLEMS, GMMProblem, gmm_problem
 from benchmarks.gmm_report import BASELINE, report
 from benchmarks.rows import append_rows, read_rows
+from pyro_vipaint._torch import seeded
 from pyro_vipaint.diagnostics import sliced_wasserstein
-from pyro_vipaint.seeding import seeded
 
 RESULTS = Path(__file__).parent / "results" / "gmm.jsonl"
 DIMS, DIMS_Y = (8, 80), (1, 2, 4)
@@ -84,7 +84,7 @@ def judge(problem: GMMProblem, drawn: Drawn, seed: int) -> dict[str, Any]:
         "hit": int((share[large] > 0).sum()),
         "misplaced": float((share - weights).abs().sum() / 2),
         "effective": drawn.effective,
-        "evaluations": drawn.evaluations,
+        "nfe": drawn.nfe,
         "seconds": round(drawn.seconds, 2),
     }
 

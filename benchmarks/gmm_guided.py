@@ -29,7 +29,7 @@ from pyro_vipaint.guides import MixtureGuide
 def guided_smc(
     problem: DiagonalProblem, guide: MixtureGuide, num_particles: int, num_samples: int, threshold: float = 0.5
 ) -> tuple[Tensor, float]:
-    """Draws of z_Ts, ``(num_samples, d_x)``, and the last effective sample size: num_particles × K evaluations."""
+    """Draws of z_Ts, ``(num_samples, d_x)``, and the last effective sample size: num_particles × K NFE."""
     prior, times, levels = problem.prior, problem.model.keypoints, problem.model.levels
     prior_top = prior.marginal(times[0])
     responsibilities = guide.weights.log().expand(num_particles, -1)

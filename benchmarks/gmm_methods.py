@@ -34,8 +34,8 @@ from pyro_vipaint.guides import (
     PriorGuide,
 )
 from pyro_vipaint.models import GaussianMixturePrior
-from pyro_vipaint.operators import Matrix
-from pyro_vipaint.schedules import LinearVP
+from pyro_vipaint.models.measurements.operators import Matrix
+from pyro_vipaint.models.priors.schedules import LinearVP
 
 SAMPLES = 1000
 COMPONENTS, START_PARTICLES = 50, 500  # the mixture's components start at some of the particles of a small control run
@@ -44,7 +44,7 @@ PROPOSALS = 4000
 RATES = {"mu": 1.0, "tau": 0.05, "gamma": 0.05, "factor": 0.05, "flow": 1e-3}
 WEIGHT_RATE = 0.05
 DPS_SCALE = 24.0  # DPS sees x / 24, which lies in [-1, 1], the range of its schedule and of its last step
-FINE_LEVELS, FINE_PARTICLES = 40, 6000  # the control at about the evaluations of the guides
+FINE_LEVELS, FINE_PARTICLES = 40, 6000  # the control at about the NFE of the guides
 GAMMA_LOGIT = 0.0  # at 4, the default for images, gamma stays near 1 and mu is hardly felt (cell 8, 4: 2.17, not .06)
 FAMILIES: dict[str, Any] = {
     "HierarchicalGuide": partial(HierarchicalGuide, gamma_logit=GAMMA_LOGIT),
@@ -59,11 +59,11 @@ FAMILIES: dict[str, Any] = {
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """Samples ``(SAMPLES, d_x)``, evaluations a sample, seconds, and the effective sample size where there is one."""
+    """Samples ``(SAMPLES, d_x)``, NFE per sample, seconds, and the effective sample size where there is one."""
 
     name: str
     samples: Tensor
-    evaluations: float
+    nfe: float
     seconds: float
     effective: float | None = None
 
@@ -93,7 +93,7 @@ def dps_with(steps: int, zeta: float, name: str) -> Method:
         prior = GaussianMixturePrior.diagonal(problem.weights, problem.means / DPS_SCALE, 1 / DPS_SCALE, LinearVP())
         likelihood = vp.Gaussian(Matrix(problem.A), problem.sigma_y / DPS_SCALE)
         result = dps(prior, likelihood, problem.y / DPS_SCALE, SAMPLES, steps, zeta=zeta)
-        yield Drawn(name, result.samples[:, 0] * DPS_SCALE, result.evaluations / SAMPLES, result.seconds)
+        yield Drawn(name, result.samples[:, 0] * DPS_SCALE, result.nfe / SAMPLES, result.seconds)
 
     return run
 
@@ -108,7 +108,7 @@ def smc_with(levels: int, num_particles: int) -> Method:
             z = twisted_smc(diagonal, num_particles)
             samples = diagonal.finish(z[torch.randperm(num_particles)[:SAMPLES]])
         seconds = time.perf_counter() - begun
-        yield Drawn(f"SMC, {levels} levels", samples, count.evaluations / SAMPLES, seconds)
+        yield Drawn(f"SMC, {levels} levels", samples, count.nfe / SAMPLES, seconds)
 
     return run
 
@@ -119,7 +119,7 @@ def mixture(problem: GMMProblem) -> Iterator[Drawn]:
     with vp.count_calls() as count:
         diagonal = diagonal_problem(problem)
         guide = fitted_mixture(diagonal)
-    fitted, seconds = count.evaluations + PARTICLES * STEPS, time.perf_counter() - begun
+    fitted, seconds = count.nfe + PARTICLES * STEPS, time.perf_counter() - begun
     for name, threshold in (("Mixture", None), ("Mixture, importance", 0.0), ("Mixture, SMC", 0.5)):
         begun, effective, proposals = time.perf_counter(), None, 0
         with vp.count_calls() as count:
@@ -129,8 +129,8 @@ def mixture(problem: GMMProblem) -> Iterator[Drawn]:
                 z, effective = guided_smc(diagonal, guide, PROPOSALS, SAMPLES, threshold)
                 proposals = PROPOSALS
             samples = diagonal.finish(z)
-        evaluations = (fitted + count.evaluations + proposals) / SAMPLES
-        yield Drawn(name, samples, evaluations, seconds + time.perf_counter() - begun, effective)
+        nfe = (fitted + count.nfe + proposals) / SAMPLES
+        yield Drawn(name, samples, nfe, seconds + time.perf_counter() - begun, effective)
 
 
 def fitted_mixture(diagonal: DiagonalProblem) -> MixtureGuide:
@@ -142,12 +142,12 @@ def fitted_mixture(diagonal: DiagonalProblem) -> MixtureGuide:
     guide = MixtureGuide(diagonal.model, start[None], num_components=COMPONENTS, gamma_logit=GAMMA_LOGIT)
     for weight_rate, final in ((0.0, 0.3), (WEIGHT_RATE, 0.1)):
         rates = {**RATES, "weight": weight_rate}
-        vp.fit(diagonal.model, guide, diagonal.y, vp.BetaELBO(1.0, PARTICLES), STEPS // 2, rates, final_lr=final)
+        vp.fit(diagonal.model, guide, diagonal.y, vp.BetaELBO(1.0, PARTICLES), STEPS // 2, rates, lr_decay=final)
     return guide
 
 
 def family(name: str) -> Method:
-    """Another guide's own draws, fitted on the same model with as many evaluations as the mixture."""
+    """Another guide's own draws, fitted on the same model with as many NFE as the mixture."""
 
     def run(problem: GMMProblem) -> Iterator[Drawn]:
         begun = time.perf_counter()
@@ -156,10 +156,10 @@ def family(name: str) -> Method:
             start, _ = diagonal.condition(*_prior_moments(diagonal))
             guide = FAMILIES[name](diagonal.model, start)
             rates = {kind: rate for kind, rate in RATES.items() if any(_is_of(kind, p) for p in guide.state_dict())}
-            vp.fit(diagonal.model, guide, diagonal.y, vp.BetaELBO(1.0, PARTICLES), STEPS, rates, final_lr=0.1)
+            vp.fit(diagonal.model, guide, diagonal.y, vp.BetaELBO(1.0, PARTICLES), STEPS, rates, lr_decay=0.1)
             samples = diagonal.finish(vp.sample(guide, diagonal.y, SAMPLES)[:, 0])
-        evaluations = (count.evaluations + PARTICLES * STEPS) / SAMPLES
-        yield Drawn(name, samples, evaluations, time.perf_counter() - begun)
+        nfe = (count.nfe + PARTICLES * STEPS) / SAMPLES
+        yield Drawn(name, samples, nfe, time.perf_counter() - begun)
 
     return run
 

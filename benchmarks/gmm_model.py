@@ -13,7 +13,7 @@ levels that makes the chain too narrow. Here the variance is matched (Bao et al.
     p(y \mid z_1) = N(A \hat x, \; \sigma_y^2 + A c_1 A^T), \quad c_t = E[(x - \hat x(z_t))^2]
 
 element by element, (a, b, v_st) those of the bridge. c_t is the denoising error, which a network's training loss is an
-estimate of; here it is averaged over draws of the prior, and its evaluations are counted. The likelihood is no longer
+estimate of; here it is averaged over draws of the prior, and its NFE are counted. The likelihood is no longer
 over-confident at T_s, and T_s can be high.
 """
 
@@ -30,10 +30,10 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from benchmarks.gmm_problem import GMMProblem
-from pyro_vipaint.kernels import Time, bridge_coefficients
 from pyro_vipaint.models import DiffusionModel, GaussianMixturePrior
-from pyro_vipaint.operators import Matrix
-from pyro_vipaint.schedules import EDM, as_time
+from pyro_vipaint.models.measurements.operators import Matrix
+from pyro_vipaint.models.priors.kernels import Time, bridge_coefficients
+from pyro_vipaint.models.priors.schedules import EDM, as_time
 
 SCHEDULE = EDM(sigma_max=5000.0)  # covers 80 dimensions, whose means lie up to 143 from the origin, at every level used
 LEVELS = 12
@@ -79,7 +79,7 @@ class DiagonalProblem:
     """A problem in diagonal coordinates.
 
     ``model`` is the K-level model; ``y`` ``(1, d_y)``; ``singular`` ``(d_y,)`` the singular values of A; ``sigma_y``
-    the noise of y; ``rotation`` V, ``(d_x, d_x)``; ``evaluations`` what c_t has cost.
+    the noise of y; ``rotation`` V, ``(d_x, d_x)``; ``nfe`` what c_t has cost.
     """
 
     model: DiffusionModel
@@ -87,7 +87,7 @@ class DiagonalProblem:
     singular: Tensor
     sigma_y: float
     rotation: Tensor
-    evaluations: int
+    nfe: int
 
     @property
     def prior(self) -> MatchedPrior:
@@ -134,17 +134,19 @@ def diagonal_problem(problem: GMMProblem, levels: int = LEVELS) -> DiagonalProbl
     times = vp.keypoints(prior, noise_levels=geometric(START * largest, STOP * largest, levels))
     with vp.count_calls() as count:
         errors = {t: denoising_error(prior, t) for t in times}
-    matched = MatchedPrior(prior.schedule, prior.denoiser, prior.event_shape, data_std=prior.data_std, errors=errors)
+    matched = MatchedPrior(
+        prior.schedule, prior.denoiser, prior.event_shape, sigma_data=prior.sigma_data, errors=errors
+    )
     operator = Matrix(torch.eye(len(singular), len(rotation)).to(singular) * singular[:, None])
     std = (problem.sigma_y**2 + singular**2 * errors[times[-1]][: len(singular)]).sqrt()
     model = DiffusionModel(matched, ElementwiseGaussian(operator, std), times)
     y = problem.y @ left.to(problem.y)
-    return DiagonalProblem(model, y, singular, problem.sigma_y, rotation, count.evaluations)
+    return DiagonalProblem(model, y, singular, problem.sigma_y, rotation, count.nfe)
 
 
 @torch.no_grad()
 def denoising_error(prior: GaussianMixturePrior, t: float) -> Tensor:
-    """c_t of each element, ``(d_x,)``, in squared units of x: ERROR_DRAWS evaluations."""
+    """c_t of each element, ``(d_x,)``, in squared units of x: ERROR_DRAWS NFE."""
     x = prior.marginal(0.0).sample(torch.Size([ERROR_DRAWS]))
     _, sigma = prior.schedule(as_time(t))
     z = x + float(sigma) * torch.randn_like(x)

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from pyro_vipaint import Gaussian
 from pyro_vipaint.models import GaussianMixturePrior
-from pyro_vipaint.models.mixture import GaussianMixture
-from pyro_vipaint.operators import Matrix
-from pyro_vipaint.schedules import Schedule
+from pyro_vipaint.models.exact.mixture import GaussianMixture
+from pyro_vipaint.models.measurements.operators import Matrix
+from pyro_vipaint.models.priors.schedules import Schedule
 
 PROBLEMS = 20  # in a cell
 SPACING = 8.0

@@ -23,7 +23,7 @@ def report(frame: pandas.DataFrame) -> str:
         ("Distance where several modes have a weight of 5 % or more (number of such problems)", several(frame), mean),
         ("Problems in which each mode of weight 5 % or more was drawn at least once", frame, all_hit),
         ("Weight in the wrong mode: total variation between the shares of the 25 modes", frame, misplaced),
-        ("Network evaluations a sample; seconds a problem", frame, cost),
+        ("NFE per sample; seconds a problem", frame, cost),
     ]
     return "\n".join(f"**{title}**\n\n{table(rows, entry)}\n" for title, rows, entry in tables)
 
@@ -69,7 +69,7 @@ def misplaced(rows: pandas.DataFrame) -> str:
 
 def cost(rows: pandas.DataFrame) -> str:
     """Means."""
-    return f"{rows['evaluations'].mean():.0f}; {rows['seconds'].mean():.1f}"
+    return f"{rows['NFE'].mean():.0f}; {rows['seconds'].mean():.1f}"
 
 
 def several(frame: pandas.DataFrame) -> pandas.DataFrame:

@@ -23,7 +23,7 @@ from pyro_vipaint.diagnostics.importance import systematic_indices
 
 @torch.no_grad()
 def twisted_smc(problem: DiagonalProblem, num_particles: int, threshold: float = 0.5) -> Tensor:
-    """Draws of z_Ts, ``(num_particles, d_x)``, equally weighted: num_particles × K evaluations."""
+    """Draws of z_Ts, ``(num_particles, d_x)``, equally weighted: num_particles × K NFE."""
     prior, times = problem.prior, problem.model.keypoints
     z = prior.marginal(times[0]).sample(torch.Size([num_particles]))
     x = prior.denoise(z, times[0])

@@ -24,12 +24,12 @@ from rich.console import Console
 from torch import Tensor
 
 import pyro_vipaint as vp
+from pyro_vipaint.demo import held_out_images
 from pyro_vipaint.guides import HierarchicalGuide
-from pyro_vipaint.held_out import held_out_images
-from pyro_vipaint.kernels import bridge_coefficients
-from pyro_vipaint.masks import rotated_window
 from pyro_vipaint.models import DiffusionModel, load_prior
-from pyro_vipaint.schedules import as_time
+from pyro_vipaint.models.measurements.masks import rotated_window
+from pyro_vipaint.models.priors.kernels import bridge_coefficients
+from pyro_vipaint.models.priors.schedules import as_time
 from pyro_vipaint.settings import default_settings
 
 IMAGES, PARTICLES = 4, 5
@@ -40,7 +40,7 @@ def build_model() -> tuple[DiffusionModel, Tensor]:
     prior, settings = load_prior("fashion32"), default_settings(4)
     images, labels = held_out_images()
     images, masks = images[:IMAGES], rotated_window(32, IMAGES, seed=0)
-    times = vp.keypoints(prior, noise_levels=[level * prior.data_std for level in settings.noise_levels])
+    times = vp.keypoints(prior, noise_levels=[level * prior.sigma_data for level in settings.noise_levels])
     likelihood = vp.Laplace(vp.Inpainting(masks), settings.scale)
     return DiffusionModel(prior, likelihood, times, class_labels=labels[:IMAGES]), images * masks
 
@@ -170,7 +170,7 @@ def demo_seconds() -> tuple[float, float]:
     """One run of the demo, and its network calls again."""
     from dataclasses import replace
 
-    from pyro_vipaint import cli
+    from pyro_vipaint.cli.main import main as cli
     from pyro_vipaint.demo import demo_problem
 
     prior = load_prior("fashion32")

@@ -34,9 +34,9 @@ from torch import Tensor, nn
 
 import pyro_vipaint as vp
 from pyro_vipaint.baselines import dps, repaint
-from pyro_vipaint.held_out import held_out_images
-from pyro_vipaint.masks import rotated_window
+from pyro_vipaint.demo import held_out_images
 from pyro_vipaint.models import DiffusionPrior, load_prior
+from pyro_vipaint.models.measurements.masks import rotated_window
 
 BATCH = 8
 DPS_STEPS = 8
@@ -95,16 +95,16 @@ class ForDeepInverse(nn.Module):
 
     def __init__(self, problem: Problem, clock: Clock) -> None:
         super().__init__()
-        self.network, self.labels, self.data_std = problem.network, problem.labels, problem.prior.data_std
+        self.network, self.labels, self.sigma_data = problem.network, problem.labels, problem.prior.sigma_data
         self.clock = clock
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         self.clock.tick()
-        square, data = sigma**2, self.data_std**2
+        square, data = sigma**2, self.sigma_data**2
         norm = (square + data).sqrt()
         timestep = (sigma.log() / 4).expand(len(x))
         output = self.network(x / norm, timestep, class_labels=self.labels, return_dict=False)[0]
-        return data / norm**2 * x + sigma * self.data_std / norm * output
+        return data / norm**2 * x + sigma * self.sigma_data / norm * output
 
 
 class ForPipeline(nn.Module):

@@ -1,4 +1,4 @@
-"""VIPaint against DPS on held-out images at equal network evaluations.
+"""VIPaint against DPS on held-out images at equal NFE.
 
     python -m benchmarks.quality            # 32 images × 10 samples, eight methods; resumes where it stopped
     python -m benchmarks.quality --report   # only the table of what is there
@@ -6,10 +6,10 @@
 Images 0-31 of the 64 shipped held-out ones, a rotated-window mask each, their class label given to every method,
 the clean observation as y. An *evaluation* is one image through the network once, with or without its gradient; the
 fit's share is divided among the samples. Columns: LPIPS to the truth (mean over samples, then over images), mean
-absolute error on observed pixels (nothing is pasted in), standard deviation over samples in the hole, evaluations a
-sample. Differences to DPS at the same evaluations are paired over images, with their standard error.
+absolute error on observed pixels (nothing is pasted in), standard deviation over samples in the hole, NFE a
+sample. Differences to DPS at the same NFE are paired over images, with their standard error.
 
-Tuned on images 32-63 only. What was tried, LPIPS at evaluations a sample (K levels; noise levels over the data's
+Tuned on images 32-63 only. What was tried, LPIPS at NFE per sample (K levels; noise levels over the data's
 standard deviation; the differences between neighbours are within noise, the standard error of a paired difference
 being about 0.0015):
 
@@ -42,12 +42,12 @@ All above with the prior after 4000 iterations. With the one that ships, images 
   gamma 1: .0182 at 43; with scale .1: .0196 at 43; one particle, 30 steps: .0196 at 33. K = 2: .0170 at 46; one
   particle: .0177 at 31. This start is the second largest gain, and the bound is better with it as well.
 
-Then 48 other images of the test set (3000-3047), 5 samples, evaluations as if 10 were drawn:
+Then 48 other images of the test set (3000-3047), 5 samples, NFE as if 10 were drawn:
 - DPS: .0369, .0279, .0248, .0244 at 26 (zeta 1, 1.5, 2, 3); .0312 and .0245 at 31 (zeta 1 and 1.5); .0293, .0240,
   .0233 at 34 (zeta 1, 1.5, 2); .0239 at 47 and .0227 at 69 (zeta 1). Few steps want a large zeta.
 - K = 2: .0216 at 46 (two particles, 50 steps); one particle: .0226 at 31 (50 steps), .0216 at 26 (30 steps).
 - K = 4, logit of gamma 1: .0217 at 68 (two particles, 50 steps), .0222 at 33 (one particle, 30 steps).
-One particle and 30 steps became the default: the same quality at half the evaluations. On images 0-31, 10 samples, the
+One particle and 30 steps became the default: the same quality at half the NFE. On images 0-31, 10 samples, the
 earlier default (two particles, 50 steps, logit 4) had .0232 at 46 against .0258 of DPS (K = 2) and .0232 at 68 against
 .0244 (K = 4, zeta 1); with one particle, 50 steps and logit 1, K = 4 has .0243 at 43, the same as with 30 steps.
 
@@ -60,7 +60,7 @@ And 32 more (4000-4031), 5 samples, in search of what VIPaint-4 lacks:
 - Their noise drawn anew around the denoised image, one call more: .0177 (K = 2), .0182 (K = 4) with 12 steps of DPS.
 - Transitions of matched variance (Bao et al. 2022), the denoising error measured on 32 images: .0231 (K = 2).
 
-64 more (6000-6063), 5 samples, evaluations as if 10 were drawn; differences to K = 4 paired over images:
+64 more (6000-6063), 5 samples, NFE as if 10 were drawn; differences to K = 4 paired over images:
 - DPS (zeta 1) .0217 at 34. K = 4: .0184 at 33, so 15 % below it there. K = 2: .0183 at 25.
 - K = 4, the mean of the last 10 steps (``Settings.average``): .0178 (-.0006 +- .0002); of the last 20: .0176. On images
   0-31, 10 samples, of the last 15: K = 4 .0247 in place of .0243, K = 2 .0229 in place of .0232. What it does to the
@@ -68,7 +68,7 @@ And 32 more (4000-4031), 5 samples, in search of what VIPaint-4 lacks:
   rates are .15), to LPIPS it is not; it is not the default.
 - K = 4, logit of gamma 0: .0175 (-.0009 +- .0008), diversity .061 in place of .077; -1: .0189, .052. T_s at .6, 40 SVI
   and 10 refinement steps: .0180 (-.0004 +- .0006); with the mean of the last 15: .0183.
-- K = 4, zeta falling from 2.5 to .5 (``Settings.final_zeta``): .0180 (-.0004 +- .0002), observed error .004.
+- K = 4, zeta falling from 2.5 to .5 (``Settings.zeta_decay``): .0180 (-.0004 +- .0002), observed error .004.
 
 64 more (7000-7063), 5 samples, refinements of one fit, paired; the default since then is zeta falling from 2.5 to .5:
 - K = 4: .0195 (zeta 1.5, observed error .013); falling from 2.5 to .5 .0193 (-.0002 +- .0001, .004), from 2.5 to .12
@@ -78,9 +78,9 @@ And 32 more (4000-4031), 5 samples, in search of what VIPaint-4 lacks:
 - DPS at 34 does not gain by it: .0224 (zeta 1), .0200 (2.5), .0222 (2.5 to .5), .0209 (4 to .4).
 
 32 more (8000-8031), 5 samples: K = 2 .0154, K = 4 .0150 (-.0004 +- .0010). K = 4 begun by a fit of K = 2, 20 steps
-of it and 12 of its own, 30 evaluations: .0160 (mu handed down, and tau at T_e), .0167 (tau and gamma below, too).
+of it and 12 of its own, 30 nfe: .0160 (mu handed down, and tau at T_e), .0167 (tau and gamma below, too).
 
-In ``vipaint bench``, 16 images, four masks, 100 evaluations, it lowers LPIPS under every mask: K = 2 -.0008 +- .0002,
+In ``vipaint bench``, 16 images, four masks, 100 NFE, it lowers LPIPS under every mask: K = 2 -.0008 +- .0002,
 K = 4 -.0006 +- .0001. On images 0-31 before it: K = 2 .0232, K = 4 .0243, observed error .013.
 """
 
@@ -100,16 +100,16 @@ from torch import Tensor
 from benchmarks.rows import append_rows, check_sizes, read_rows
 from pyro_vipaint import Inpainting, Laplace, inpaint
 from pyro_vipaint.baselines import dps
-from pyro_vipaint.held_out import held_out_images
-from pyro_vipaint.masks import rotated_window
+from pyro_vipaint.demo import held_out_images
 from pyro_vipaint.metrics import hidden_std, lpips_distance, observed_error
 from pyro_vipaint.models import DiffusionPrior, load_prior
+from pyro_vipaint.models.measurements.masks import rotated_window
 from pyro_vipaint.settings import Settings, default_settings, within
 
 RESULTS = Path(__file__).parent / "results" / "quality.jsonl"
 CHUNK = 8  # images in one run
 MASK_SEED = 0
-FOUR_AS_TWO = "VIPaint-4, as VIPaint-2"  # with as many evaluations
+FOUR_AS_TWO = "VIPaint-4, as VIPaint-2"  # with as many NFE
 DPS_ZETAS = (1.0, 2.5)  # the best at 45 steps and more, and the best at about 25 to 35, of those in the record above
 
 
@@ -133,20 +133,20 @@ def load_problem(start: int, stop: int) -> Problem:
 
 
 def vipaint(settings: Settings) -> Method:
-    """VIPaint with these settings: samples and evaluations a sample."""
+    """VIPaint with these settings: samples and NFE per sample."""
 
     def run(prior: DiffusionPrior, problem: Problem, num_samples: int, seed: int) -> tuple[Tensor, float]:
         result = inpaint(
             problem.images, problem.masks, prior, num_samples=num_samples, label=problem.labels,
             settings=settings, device="cpu", seed=seed,
         )  # fmt: skip
-        return result.samples, result.evaluations / (num_samples * len(problem.images))
+        return result.samples, result.nfe / (num_samples * len(problem.images))
 
     return run
 
 
 def dps_from_noise(steps: int, zeta: float) -> Method:
-    """DPS from pure noise with ``steps`` evaluations a sample."""
+    """DPS from pure noise with ``steps`` NFE per sample."""
 
     def run(prior: DiffusionPrior, problem: Problem, num_samples: int, seed: int) -> tuple[Tensor, float]:
         likelihood = Laplace(Inpainting(problem.masks))
@@ -154,12 +154,12 @@ def dps_from_noise(steps: int, zeta: float) -> Method:
         result = dps(
             prior, likelihood, y, num_samples, steps, zeta=zeta, seed=seed, class_labels=problem.labels
         )  # fmt: skip
-        return result.samples, result.evaluations / (num_samples * len(y))
+        return result.samples, result.nfe / (num_samples * len(y))
 
     return run
 
 
-def evaluations_a_sample(settings: Settings, num_samples: int) -> int:
+def nfe_per_sample(settings: Settings, num_samples: int) -> int:
     """What one sample of VIPaint costs, the fit's share included."""
     levels = len(settings.noise_levels)
     fit = 1 + settings.steps * (levels + 1) * settings.num_particles
@@ -171,7 +171,7 @@ def methods(num_samples: int) -> dict[str, Method]:
     table: dict[str, Method] = {}
     for levels in (2, 4):
         settings = default_settings(levels)
-        steps = evaluations_a_sample(settings, num_samples)
+        steps = nfe_per_sample(settings, num_samples)
         table[f"VIPaint-{levels}"] = vipaint(settings)
         if levels == 2:
             table[FOUR_AS_TWO] = vipaint(within(default_settings(4), steps, num_samples))
@@ -181,7 +181,7 @@ def methods(num_samples: int) -> dict[str, Method]:
 
 
 def dps_name(levels: int, zeta: float) -> str:
-    """DPS with as many evaluations as VIPaint-``levels``."""
+    """DPS with as many NFE as VIPaint-``levels``."""
     return f"DPS, zeta {zeta:g}, as VIPaint-{levels}"
 
 
@@ -203,15 +203,15 @@ def run_all(path: Path, num_images: int, num_samples: int, only: str = "") -> No
     work = [item for item in work if item[0].startswith(only)]
     for name, start in track([item for item in work if item not in done], description="quality"):
         problem = load_problem(start, min(start + CHUNK, num_images))
-        samples, evaluations = methods(num_samples)[name](prior, problem, num_samples, start)
-        row = {"method": name, "start": start, "samples": num_samples, "evaluations": evaluations}
+        samples, nfe = methods(num_samples)[name](prior, problem, num_samples, start)
+        row = {"method": name, "start": start, "samples": num_samples, "nfe": nfe}
         append_rows(path, row | measure(samples, problem))
 
 
 def per_image(rows: list[dict]) -> pandas.DataFrame:
     """A tidy table: a row a method and image."""
     records = [
-        {"method": row["method"], "image": row["start"] + i, "evaluations": row["evaluations"],
+        {"method": row["method"], "image": row["start"] + i, "nfe": row["nfe"],
          **{name: row[name][i] for name in ("lpips", "observed_error", "diversity")}}
         for row in rows for i in range(len(row["lpips"]))
     ]  # fmt: skip
@@ -220,7 +220,7 @@ def per_image(rows: list[dict]) -> pandas.DataFrame:
 
 def summary(frame: pandas.DataFrame) -> pandas.DataFrame:
     """Means by method."""
-    columns = ["lpips", "observed_error", "diversity", "evaluations"]
+    columns = ["lpips", "observed_error", "diversity", "nfe"]
     table = frame.groupby("method", sort=False)[columns].mean()
     table.insert(0, "images", frame.groupby("method", sort=False).size())
     return table

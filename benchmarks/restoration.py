@@ -1,13 +1,13 @@
-"""``restore`` against DPS on held-out images, at equal network evaluations a sample.
+"""``restore`` against DPS on held-out images, at equal NFE per sample.
 
     python -m benchmarks.restoration                                # all tasks
     python -m benchmarks.restoration super-resolution --images 8    # one of them
 
 A clean image is damaged, noise of .05 added, and its class label given to both methods. DPS has the zeta of
-``restore``'s own refinement and as many steps as the same evaluations allow. Columns: PSNR and LPIPS, means over
+``restore``'s own refinement and as many steps as the same NFE allow. Columns: PSNR and LPIPS, means over
 samples and images; PSNR of the mean over samples; standard deviation over samples.
 
-What was tried for the defaults of ``restore``, on images 0-3 of the held-out ones with 4 samples, 56 evaluations a
+What was tried for the defaults of ``restore``, on images 0-3 of the held-out ones with 4 samples, 56 NFE a
 sample, settings of ``inpaint`` where nothing else is said (30 SVI steps, 15 of refinement, scale .2, 3 to .9); PSNR and
 LPIPS. One seed and four images each: no standard errors, small differences mean nothing.
 
@@ -41,10 +41,10 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint.baselines import dps
-from pyro_vipaint.held_out import held_out_images
+from pyro_vipaint.demo import held_out_images
 from pyro_vipaint.metrics import lpips_distance, psnr
 from pyro_vipaint.models import load_prior
-from pyro_vipaint.operators import Operator, apply
+from pyro_vipaint.models.measurements.operators import Operator, apply
 
 NOISE = 0.05
 TASKS: dict[str, Operator] = {
@@ -77,19 +77,19 @@ def compare(task: str, prior: Any, images: Tensor, labels: Tensor, num_samples: 
     clean = apply(operator, images)
     y = clean + NOISE * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     restored = vp.restore(y, operator, prior, 4, num_samples, label=labels, seed=0)
-    show(f"{task}: VIPaint-4", restored.samples, images, restored.evaluations)
-    steps = round(restored.evaluations / len(images) / num_samples)
+    show(f"{task}: VIPaint-4", restored.samples, images, restored.nfe)
+    steps = round(restored.nfe / len(images) / num_samples)
     zeta, likelihood = restored.settings.zeta, vp.Gaussian(operator, NOISE)
     guided = dps(prior, likelihood, y, num_samples, steps, zeta=zeta, seed=0, class_labels=labels)
-    show(f"{task}: DPS", guided.samples, images, guided.evaluations)
+    show(f"{task}: DPS", guided.samples, images, guided.nfe)
 
 
-def show(name: str, samples: Tensor, images: Tensor, evaluations: int) -> None:
+def show(name: str, samples: Tensor, images: Tensor, nfe: int) -> None:
     """One line."""
     print(
         f"{name:40s} PSNR {psnr(samples, images).mean():.2f} LPIPS {lpips_distance(samples, images).mean():.4f} "
         f"PSNR of the mean {psnr(samples.mean(0), images).mean():.2f} std {samples.std(0).mean():.3f} "
-        f"evaluations {evaluations / samples[..., 0, 0, 0].numel():.0f}",
+        f"NFE {nfe / samples[..., 0, 0, 0].numel():.0f}",
         flush=True,
     )
 

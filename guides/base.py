@@ -17,8 +17,8 @@ from pyro.poutine.runtime import Message, get_plates
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vipaint._files import FilePair
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.saving import FilePair
 
 FILES = FilePair("guide.json", "model.safetensors")
 IMAGES = "images"  # the plate of :class:`DiffusionModel`

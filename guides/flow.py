@@ -24,7 +24,7 @@ from torch.nn.functional import silu
 
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.guides.base import ModelLike, gaussian
-from pyro_vipaint.guides.chain import ChainGuide
+from pyro_vipaint.guides.hierarchical import ChainGuide
 
 Conv2d: Any = PyroModule[nn.Conv2d]
 ModuleList: Any = PyroModule[nn.ModuleList]

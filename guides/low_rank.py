@@ -23,7 +23,7 @@ from torch.distributions.transforms import ReshapeTransform
 
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.guides.base import ModelLike
-from pyro_vipaint.guides.chain import ChainGuide
+from pyro_vipaint.guides.hierarchical import ChainGuide
 
 DEFAULT_RANK = 8  # fewer numbers an element than the eleven that four levels have without it; not tuned
 FACTOR_START = 0.1  # F F^T is 0.01 I on average: next to nothing beside tau = sigma, but zero would be a saddle point

@@ -60,7 +60,7 @@ class ScaledPriorLike(PriorLike, Protocol):
     """A latent's shape and the standard deviation of clean latents."""
 
     @property
-    def data_std(self) -> float: ...
+    def sigma_data(self) -> float: ...
 
 
 class ScaledModelLike(ModelLike, Protocol):
@@ -182,10 +182,10 @@ class MixtureGuide(LatentGuide):
     Args:
         model: the :class:`DiffusionModel` to be approximated.
         init: ``(N, *event)``, clean scale, around which the components start: mu of the first is ``init``, the others
-            are drawn from N(init, (spread × data_std)²). Or ``(N, M, *event)``: where each component starts, for
+            are drawn from N(init, (spread × sigma_data)²). Or ``(N, M, *event)``: where each component starts, for
             instance draws of the prior. Zeros if not given.
         num_components: M >= 1. 8 is a choice of this library, not tuned.
-        spread: in units of the prior's ``data_std``, so that 1 covers the space of clean latents.
+        spread: in units of the prior's ``sigma_data``, so that 1 covers the space of clean latents.
         generator: for the starting points; torch's global one if not given.
         gamma_logit: logit of gamma at the start, a number or a tensor that broadcasts to ``(N, *event)``.
         tau_scale: tau below T_e at the start, in units of the prior's standard deviation there; 4 and 0.7 as for
@@ -212,7 +212,7 @@ class MixtureGuide(LatentGuide):
         self._above = {low.name: high.name for high, low in pairwise(model.levels)}
         start = self._start(model, init)
         if start.ndim == len(model.prior.event_shape) + 1:
-            start = _spread_out(start, num_components, spread * model.prior.data_std, generator)
+            start = _spread_out(start, num_components, spread * model.prior.sigma_data, generator)
         if start.shape[1] != num_components:
             raise InputError(f"init starts {start.shape[1]} components, num_components is {num_components}.")
         gamma = _expand(gamma_logit, start).sigmoid()

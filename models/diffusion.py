@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import pyro
 from torch import Tensor
 
-from pyro_vipaint.kernels import bridge_coefficients
-from pyro_vipaint.keypoints import check_keypoints
-from pyro_vipaint.models.observations import check_shape, seen
-from pyro_vipaint.models.priors import DiffusionPrior
-from pyro_vipaint.schedules import as_time
+from pyro_vipaint.models.measurements.likelihoods import check_shape, seen
+from pyro_vipaint.models.priors.kernels import bridge_coefficients
+from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.models.priors.schedules import as_time, check_keypoints
 
 
 class Level(NamedTuple):
@@ -44,7 +43,7 @@ class DiffusionModel:
     Args:
         prior: a :class:`DiffusionPrior` or one of the exact priors.
         likelihood: image -> distribution of the observation, element by element.
-        keypoints: times T_e > … > T_s; see :func:`pyro_vipaint.keypoints`.
+        keypoints: times T_e > … > T_s; see :func:`pyro_vipaint.models.priors.schedules`.
         condition: passed to the denoiser, e.g. ``class_labels`` of shape ``(N,)``.
 
     Raises:

@@ -63,7 +63,7 @@ def fitted(model, particles=16, steps=700):
     """A hierarchical guide fitted to y, and the record of the fit."""
     guide = HierarchicalGuide(model, vp.initial_latent(model.prior, likelihood, y), gamma_logit=0.0)
     elbo = vp.BetaELBO(num_particles=particles)
-    return guide, vp.fit(model, guide, y, elbo, steps, lr=0.1, final_lr=0.01, seed=1)
+    return guide, vp.fit(model, guide, y, elbo, steps, lr=0.1, lr_decay=0.01, seed=1)
 
 
 guide, fit = fitted(model)

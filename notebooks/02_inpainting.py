@@ -72,7 +72,7 @@ def show(pictures, titles, maximum=1.0, minimum=-1.0):
 
 # %%
 likelihood = vp.Laplace(vp.Inpainting(front), scale=0.2)
-keypoints = vp.keypoints(prior, noise_levels=[level * prior.data_std for level in (3.0, 2.0, 1.35, 0.9)])
+keypoints = vp.keypoints(prior, noise_levels=[level * prior.sigma_data for level in (3.0, 2.0, 1.35, 0.9)])
 model = DiffusionModel(prior, likelihood, keypoints, class_labels=label)
 start = vp.initial_latent(prior, likelihood, y, class_labels=label)
 guide = HierarchicalGuide(model, init=start)
@@ -200,19 +200,19 @@ by_label.round(3)
 
 # %%
 levels, particles, steps = len(model.levels), 2, len(fit.losses)
-assert (fit.calls, fit.evaluations) == (steps * (levels + 1), steps * (levels + 1) * particles)
+assert (fit.calls, fit.nfe) == (steps * (levels + 1), steps * (levels + 1) * particles)
 assert (sampling.calls, refining.calls) == (levels - 1, 15)
 cost = pd.DataFrame(
-    [(count.calls, count.evaluations) for count in (fit, sampling, refining)],
+    [(count.calls, count.nfe) for count in (fit, sampling, refining)],
     index=["fit", "sampling", "refinement"],
-    columns=["network calls", "evaluations"],
+    columns=["network calls", "nfe"],
 )
 cost.loc["together"] = cost.sum()
-cost["evaluations a sample"] = (cost["evaluations"] / len(samples)).round(1)
+cost["NFE per sample"] = (cost["nfe"] / len(samples)).round(1)
 cost.fillna("")
 
 # %% [markdown]
-# The fit is paid once: the next hundred samples of this picture cost 18 evaluations each. So a fit is worth keeping.
+# The fit is paid once: the next hundred samples of this picture cost 18 NFE each. So a fit is worth keeping.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:

@@ -79,7 +79,7 @@ guides = {
     "delta": lambda model: DeltaGuide(model, init),
 }
 comparison = vp.compare(
-    model, guides, ELBO, y, steps=150, lr=LR, final_lr=0.05, evidence=evidence, posterior=exact[:, None, 0]
+    model, guides, ELBO, y, steps=150, lr=LR, lr_decay=0.05, evidence=evidence, posterior=exact[:, None, 0]
 )
 table = comparison.table.set_index("guide")
 table["parameters"] = [sum(p.numel() for p in guides[name](model).parameters()) for name in table.index]
@@ -141,7 +141,7 @@ def auto(family):
 
 autos = {"AutoNormal": auto(AutoNormal), "AutoMultivariateNormal": auto(AutoMultivariateNormal)}
 sampled = {"bound": vp.SampledELBO(num_particles=8)}
-pyros = vp.compare(model, autos, sampled, y, steps=300, lr=0.2, final_lr=0.02, evidence=evidence)
+pyros = vp.compare(model, autos, sampled, y, steps=300, lr=0.2, lr_decay=0.02, evidence=evidence)
 theirs = pyros.table.set_index("guide")
 theirs["parameters"] = [sum(p.numel() for p in autos[name](model).parameters()) for name in theirs.index]
 
@@ -206,7 +206,7 @@ for name, noise_levels in (("from 3", [3.0, 1.0, 0.3]), ("from 0.7", [0.7, 0.3])
         two_y,
         steps=150,
         lr=LR,
-        final_lr=0.1,
+        lr_decay=0.1,
         evidence=two_evidence[None],
         posterior=truths[name],
     )
@@ -250,7 +250,7 @@ images, masks, labels = demo_problem()
 image, hole, label = images[:1], masks[:1], labels[:1]
 picture_likelihood = vp.Laplace(vp.Inpainting(hole), scale=0.2)
 picture_y = image * hole
-times = vp.keypoints(fashion, noise_levels=[level * fashion.data_std for level in (5.0, 2.5, 1.3, 0.6)])
+times = vp.keypoints(fashion, noise_levels=[level * fashion.sigma_data for level in (5.0, 2.5, 1.3, 0.6)])
 picture_model = DiffusionModel(fashion, picture_likelihood, times, class_labels=label)
 picture_init = vp.initial_latent(fashion, picture_likelihood, picture_y, class_labels=label)
 
@@ -270,11 +270,11 @@ for name, guide in picture_guides.items():
         "bound": judged.estimate.item(),
         "standard error": judged.standard_error.item(),
         "std. dev. in the hole": x.std(0)[hole[0, 0] == 0].mean().item(),
-        "evaluations": fit.evaluations,
+        "nfe": fit.nfe,
     }
-pictures = pd.DataFrame(rows).T.astype({"parameters": int, "evaluations": int})
+pictures = pd.DataFrame(rows).T.astype({"parameters": int, "nfe": int})
 
-assert pictures["evaluations"].nunique() == 1
+assert pictures["nfe"].nunique() == 1
 for worse, better in (("mean field", "hierarchical"), ("hierarchical", "feature")):
     difference = pictures["bound"][better] - pictures["bound"][worse]
     assert difference > STANDARD_ERRORS * pictures["standard error"][[worse, better]].pow(2).sum() ** 0.5

@@ -81,7 +81,7 @@ model = DiffusionModel(correlated, likelihood, keypoints)
 evidence = correlated.log_evidence(likelihood, y, keypoints)
 comparison = vp.compare(
     model, {"hierarchical": hierarchical}, elbos, y,
-    steps=STEPS, lr=0.15, final_lr=0.05, num_draws=4000, evidence=evidence,
+    steps=STEPS, lr=0.15, lr_decay=0.05, num_draws=4000, evidence=evidence,
 )  # fmt: skip
 table = comparison.table.set_index("objective")
 table[["gap", "bound_se", "k_hat", "iwae", "calls", "seconds"]]
@@ -141,7 +141,7 @@ guide, fit, records = hierarchical(simple), None, []
 for steps in (1, 10, 40, 150, 300):
     more, settling = steps - (len(fit.losses) if fit else 0), 0.1 if steps > 100 else 1.0
     fit = vp.fit(
-        simple, guide, y, vp.BetaELBO(num_particles=16), more, lr=None if fit else 0.1, final_lr=settling, resume=fit
+        simple, guide, y, vp.BetaELBO(num_particles=16), more, lr=None if fit else 0.1, lr_decay=settling, resume=fit
     )
     for name, elbo in one_draw.items():
         noise, spread = gradient_noise(elbo, simple, guide)
@@ -177,7 +177,7 @@ noise.round(2)
 betas, found = (0.3, 1.0, 3.0, 10.0), []
 for beta in betas:
     tempered = hierarchical(simple)
-    vp.fit(simple, tempered, y, vp.BetaELBO(beta, 8), 300, lr=0.3, final_lr=0.1, seed=1)
+    vp.fit(simple, tempered, y, vp.BetaELBO(beta, 8), 300, lr=0.3, lr_decay=0.1, seed=1)
     x = simple.reconstruct(vp.sample(tempered, y, 2000, seed=2))[:, 0]
     found.append([x[:, mask == where].std(0).mean().item() for where in (1, 0)])
 found = torch.tensor(found)
@@ -219,7 +219,7 @@ fashion = load_prior("fashion32")
 images, masks, labels = demo_problem()
 image, hole, label = images[1:2], masks[1:2], labels[1:2]
 picture_y = image * hole
-times = vp.keypoints(fashion, noise_levels=[5.0 * fashion.data_std, 1.3 * fashion.data_std])
+times = vp.keypoints(fashion, noise_levels=[5.0 * fashion.sigma_data, 1.3 * fashion.sigma_data])
 picture_model = DiffusionModel(fashion, vp.Laplace(vp.Inpainting(hole), scale=0.2), times, class_labels=label)
 picture_init = vp.initial_latent(fashion, picture_model.likelihood, picture_y, class_labels=label)
 

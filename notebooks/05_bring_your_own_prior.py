@@ -38,10 +38,10 @@ from torch import Tensor, nn
 
 import pyro_vipaint as vp
 from pyro_vipaint.demo import held_out_images
-from pyro_vipaint.denoisers import EpsilonDenoiser
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior, EmpiricalPrior, GaussianPrior, load_prior
-from pyro_vipaint.schedules import CosineVP
+from pyro_vipaint.models.priors.denoisers import EpsilonDenoiser
+from pyro_vipaint.models.priors.schedules import CosineVP
 
 disable_progress_bar()
 plt.rcParams["figure.dpi"] = 90
@@ -79,7 +79,7 @@ class NoisePredictor(nn.Module):
 
 
 denoiser = EpsilonDenoiser(NoisePredictor(covariance), schedule, event_dim=1)
-prior = DiffusionPrior(schedule, denoiser, event_shape=(24,), data_std=0.3)
+prior = DiffusionPrior(schedule, denoiser, event_shape=(24,), sigma_data=0.3)
 exact = GaussianPrior.full(torch.zeros(24), covariance, schedule)
 
 z = torch.randn(5, 3, 24)  # samples × images × points
@@ -102,7 +102,7 @@ likelihood = vp.Gaussian(vp.Inpainting(mask), sigma=0.1)
 keypoints = vp.keypoints(prior, noise_levels=[1.0, 0.5, 0.25, 0.12])
 model = DiffusionModel(prior, likelihood, keypoints)
 guide = HierarchicalGuide(model, vp.initial_latent(prior, likelihood, y), gamma_logit=0.0)
-fit = vp.fit(model, guide, y, vp.BetaELBO(num_particles=8), steps=500, lr=0.1, final_lr=0.01, seed=1)
+fit = vp.fit(model, guide, y, vp.BetaELBO(num_particles=8), steps=500, lr=0.1, lr_decay=0.01, seed=1)
 with torch.no_grad():
     x = model.reconstruct(vp.sample(guide, y, 2000, seed=2))[:, 0]
 kriging = exact.posterior(likelihood, y, keypoints)
@@ -206,7 +206,7 @@ posterior = others.posterior(blurred, boot)
 
 chain = DiffusionModel(others, blurred, vp.keypoints(others, noise_levels=[4.0, 2.0, 1.0, 0.5]))
 sketch = HierarchicalGuide(chain, vp.initial_latent(others, blurred, boot))
-fitted = vp.fit(chain, sketch, boot, vp.BetaELBO(num_particles=8), steps=400, lr=0.1, final_lr=0.1, seed=1)
+fitted = vp.fit(chain, sketch, boot, vp.BetaELBO(num_particles=8), steps=400, lr=0.1, lr_decay=0.1, seed=1)
 with torch.no_grad():
     x = chain.reconstruct(vp.sample(sketch, boot, 1000, seed=2))[:, 0]
 

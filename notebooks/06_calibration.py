@@ -55,7 +55,7 @@ guides = {
 }
 for name, guide in guides.items():
     elbo = vp.BetaELBO(beta=0.5 if name == "beta = 1/2" else 1.0, num_particles=4)
-    vp.fit(model, guide, y, elbo, steps=600, lr=0.2, final_lr=0.005)
+    vp.fit(model, guide, y, elbo, steps=600, lr=0.2, lr_decay=0.005)
 
 # %% [markdown]
 # ## Ranks
@@ -277,7 +277,7 @@ twice, label = (images * masks).expand(2, -1, -1, -1), labels.expand(2)  # two g
 boot = DiffusionModel(
     network,
     vp.Laplace(vp.Inpainting(masks), scale=0.2),
-    vp.keypoints(network, noise_levels=[3.0 * network.data_std, 0.9 * network.data_std]),
+    vp.keypoints(network, noise_levels=[3.0 * network.sigma_data, 0.9 * network.sigma_data]),
     class_labels=label,
 )
 fits = HierarchicalGuide(boot, vp.initial_latent(network, boot.likelihood, twice, class_labels=label))

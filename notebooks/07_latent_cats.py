@@ -33,14 +33,15 @@ import pyro
 import torch
 
 import pyro_vipaint as vp
+from pyro_vipaint.cats import scores as part_scores
+from pyro_vipaint.cats.classifier import draw_labels, load_classifier, part_probabilities
+from pyro_vipaint.cats.parts import load_layers
 from pyro_vipaint.demo import held_out_cats
-from pyro_vipaint.diagnostics import part_scores, parts_posterior
+from pyro_vipaint.diagnostics import parts_posterior
 from pyro_vipaint.guides import HierarchicalGuide
-from pyro_vipaint.layers import load_layers
 from pyro_vipaint.metrics import lpips_distance
 from pyro_vipaint.models import DiffusionModel, load_prior
-from pyro_vipaint.models.pretrained import weights_folder
-from pyro_vipaint.parts_classifier import draw_labels, load_classifier, part_probabilities
+from pyro_vipaint.models.pretrained.load import weights_folder
 from pyro_vipaint.settings import default_settings
 
 plt.rcParams["figure.dpi"] = 80
@@ -134,7 +135,7 @@ assert bounds[-1] < bounds[0]
 NUM = 16
 with vp.count_calls() as calls:
     z = vp.sample(guide, y, NUM, seed=4)
-    guidance = {name: getattr(settings, name) for name in ("zeta", "final_zeta", "polyak")}
+    guidance = {name: getattr(settings, name) for name in ("zeta", "zeta_decay", "polyak")}
     samples = vp.refine(model, z, y, settings.refine_steps, **guidance, seed=5)
 show(samples[:, 0], columns=8)
 print(f"{calls.calls} network calls for {NUM} completions, after {fit.calls} of the fit")

@@ -15,15 +15,18 @@ from pyro_vipaint.calls import count_calls  # noqa: E402
 from pyro_vipaint.comparison import Comparison, compare  # noqa: E402
 from pyro_vipaint.elbos import AnnealedELBO, BetaELBO, RenyiELBO, SampledELBO, StickingTheLandingELBO  # noqa: E402
 from pyro_vipaint.errors import InputError, NonFiniteError  # noqa: E402
-from pyro_vipaint.inpainting import InpaintingResult, inpaint  # noqa: E402
-from pyro_vipaint.keypoints import keypoints  # noqa: E402
-from pyro_vipaint.likelihoods import Gaussian, Laplace, Perceptual  # noqa: E402
-from pyro_vipaint.operators import Compose, GaussianBlur, Inpainting, MotionBlur, SuperResolution  # noqa: E402
+from pyro_vipaint.models.measurements.blur import GaussianBlur, MotionBlur  # noqa: E402
+from pyro_vipaint.models.measurements.likelihoods import Gaussian, Laplace, Perceptual  # noqa: E402
+from pyro_vipaint.models.measurements.operators import Compose, Inpainting  # noqa: E402
+from pyro_vipaint.models.measurements.super_resolution import SuperResolution  # noqa: E402
+from pyro_vipaint.models.priors.schedules import keypoints  # noqa: E402
 from pyro_vipaint.progress import progress_bar  # noqa: E402
 from pyro_vipaint.refinement import refine  # noqa: E402
-from pyro_vipaint.restoring import RestorationResult, restore  # noqa: E402
+from pyro_vipaint.restoration import Result, inpaint, restore  # noqa: E402
 from pyro_vipaint.sampling import initial_latent, sample  # noqa: E402
 from pyro_vipaint.svi import Fit, fit  # noqa: E402
+
+InpaintingResult = RestorationResult = Result
 
 __version__ = "0.1.0"
 
@@ -44,6 +47,7 @@ __all__ = [
     "Perceptual",
     "RenyiELBO",
     "RestorationResult",
+    "Result",
     "SampledELBO",
     "StickingTheLandingELBO",
     "SuperResolution",

@@ -17,7 +17,7 @@ class CallCount:
     """Denoiser passes made while a :func:`count_calls` block was open."""
 
     calls: int = 0
-    evaluations: int = 0
+    nfe: int = 0
 
 
 _OPEN: ContextVar[tuple[CallCount, ...]] = ContextVar("open_call_counts", default=())
@@ -40,8 +40,8 @@ def count_calls() -> Iterator[CallCount]:
         _OPEN.reset(token)
 
 
-def record_call(evaluations: int) -> None:
-    """Adds one call on ``evaluations`` images to every open count."""
+def record_call(nfe: int) -> None:
+    """Adds one call on ``nfe`` images to every open count."""
     for count in _OPEN.get():
         count.calls += 1
-        count.evaluations += evaluations
+        count.nfe += nfe

@@ -5,13 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_vipaint.cats.parts import shipped_layers
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.held_out import held_out_images, shipped_layers
-from pyro_vipaint.masks import rotated_window
+from pyro_vipaint.models.measurements.masks import rotated_window
+from pyro_vipaint.models.pretrained.load import weights_folder
 
 DEMO_IMAGES = (0, 1, 2, 28)  # ankle boot, pullover, trousers, another boot
 DEMO_CATS = ((1, 4, 9, 2, 4), (6, 1, 5, 8, 10), (12, 5, 2, 3, 8), (3, 9, 11, 6, 1))  # body, fur, eyes, mouth, accessory
 MASK_SEED = 3
+
+
+def held_out_images() -> tuple[Tensor, Tensor]:
+    """The 64 shipped held-out images ``(64, 1, 32, 32)`` in [-1, 1] of ``fashion32`` and their labels ``(64,)``."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(weights_folder() / "fashion32" / "held_out.safetensors")
+    return tensors["images"].unsqueeze(1).float() / 127.5 - 1, tensors["labels"].long()
 
 
 def held_out_cats() -> Tensor:

@@ -1,6 +1,11 @@
-"""The two errors a user of the library is meant to catch."""
+"""The two errors a user of the library is meant to catch, and the checks of single numbers that everything shares."""
 
 from __future__ import annotations
+
+import math
+import operator
+from numbers import Real
+from typing import Any
 
 
 class InputError(ValueError):
@@ -9,3 +14,31 @@ class InputError(ValueError):
 
 class NonFiniteError(ArithmeticError):
     """A fit became infinite or NaN; the message names the term of the bound in which it did."""
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """``value`` as a Python integer.
+
+    Raises:
+        InputError: it is not a whole number, or less than ``least``.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} must be a whole number, not {value!r}.") from None
+    if number < least:
+        raise InputError(f"{name} must be at least {least}, not {number}.")
+    return number
+
+
+def number(name: str, value: Any, *, positive: bool = False, signed: bool = False) -> float:
+    """``value`` as a float: finite, and not negative unless ``signed``; not zero either if ``positive``.
+
+    Raises:
+        InputError: it is something else.
+    """
+    kind = "finite" if signed else "positive and finite" if positive else "finite and not negative"
+    real = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not real or (not signed and value < 0) or (positive and value <= 0):
+        raise InputError(f"{name} must be {kind}, not {value!r}.")
+    return float(value)

@@ -15,15 +15,12 @@ from pyro_vipaint.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pyro_vipaint.inpainting import InpaintingResult
-    from pyro_vipaint.restoring import RestorationResult
+    from pyro_vipaint.restoration import Result
 
 HIDDEN = np.array([0.36, 0.42, 0.55])  # the colour of hidden pixels: not a grey that an image could have
 
 
-def contact_sheet(
-    result: InpaintingResult | RestorationResult, truth: Tensor | None = None, max_samples: int = 10
-) -> Figure:
+def contact_sheet(result: Result, truth: Tensor | None = None, max_samples: int = 10) -> Figure:
     """A row an image: truth where known, observation, mean, standard deviation, samples.
 
     ``truth``: ``(N, C, H, W)``, or one image for all, in [-1, 1]. The standard deviation is drawn from 0 (black) to 1
@@ -90,7 +87,7 @@ def _is_picture(y: Tensor) -> bool:
     return y.ndim == 4 and y.shape[1] in (1, 3)
 
 
-def _observations(result: InpaintingResult | RestorationResult) -> list[np.ndarray]:
+def _observations(result: Result) -> list[np.ndarray]:
     """Observed pixels as they are, hidden ones in one colour; of the size of the images, by the nearest pixel."""
     size = result.samples.shape[-2:]
     pictures = _pictures(interpolate(result.observation, size))

@@ -14,7 +14,7 @@ spaced times are these on their schedule alone: on a variance-preserving one 22 
 the last network call at .16, and a prediction made from that has lost what is small (``benchmarks/cats.py``).
 
 The gradient of a norm does not shrink with the residual, so that the last steps of a constant zeta throw a sample to
-and fro around y. With ``final_zeta`` it falls, evenly from step to step, to that share of itself; 1 is their DPS.
+and fro around y. With ``zeta_decay`` it falls, evenly from step to step, to that share of itself; 1 is their DPS.
 
 The gradient of a decoder or a network is at times many times longer than usual, and one such step throws a sample off
 for good. So a sample's step is no longer than twice the noise of the transition, sqrt(D) times its standard deviation
@@ -30,26 +30,29 @@ into another image (``benchmarks/cats.py``).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_vipaint._torch import gradients, seeded
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.gradients import gradients
-from pyro_vipaint.guidance import WEIGHT
-from pyro_vipaint.kernels import bridge, coordinate_scale
-from pyro_vipaint.models.priors import DiffusionPrior
-from pyro_vipaint.operators import Inpainting, operator_norm
-from pyro_vipaint.schedules import lowest_level, noise_level, time_of
-from pyro_vipaint.seeding import seeded
+from pyro_vipaint.models.measurements.linalg import operator_norm
+from pyro_vipaint.models.measurements.operators import Inpainting
+from pyro_vipaint.models.priors.classifier_free import WEIGHT
+from pyro_vipaint.models.priors.kernels import bridge, coordinate_scale
+from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.models.priors.schedules import lowest_level, noise_level, time_of
+from pyro_vipaint.progress import Callback, Progress
 
 DEFAULT_STEPS = 15
-DEFAULT_ZETA, DEFAULT_FINAL_ZETA = 2.5, 0.2
+DEFAULT_ZETA, DEFAULT_ZETA_DECAY = 2.5, 0.2
 RHO, BISECTIONS = 7.0, 60
-LOWEST = 0.003  # noise level over data_std towards which the grid falls (the last call is a step above); .004 in Karras
+LOWEST = (
+    0.003  # noise level over sigma_data towards which the grid falls (the last call is a step above); .004 in Karras
+)
 LIMIT = 2.0  # in lengths of the transition's noise; on cats64 one step in 900 is longer, about 7 times its noise
 
 
@@ -87,11 +90,11 @@ def refine(
     steps: int = DEFAULT_STEPS,
     *,
     zeta: float = DEFAULT_ZETA,
-    final_zeta: float = DEFAULT_FINAL_ZETA,
+    zeta_decay: float = DEFAULT_ZETA_DECAY,
     polyak: float | None = None,
     guidance_scale: float | None = None,
     seed: int | None = None,
-    callback: Callable[[int], None] | None = None,
+    callback: Callback | None = None,
 ) -> Tensor:
     """Images ``(S, N, C, H, W)`` in [-1, 1] from draws ``z`` of z_Ts, ``(S, N, *event)``: ``steps`` network calls.
 
@@ -101,12 +104,13 @@ def refine(
         y: observations ``(N, *observation)``.
         steps: steps from T_s to 0, at :func:`refinement_times`.
         zeta: weight of the observation; 0.5 for inpainting in the DPS paper, 2.5 tuned here on fashion32.
-        final_zeta: the factor that it has reached at the last guided step; 1 in the DPS paper, .2 tuned here.
+        zeta_decay: the factor that it has reached at the last guided step; 1 in the DPS paper, .2 tuned here.
         polyak: longest guidance step in units of Polyak's, positive; 1 for latent priors (``benchmarks/cats.py``), not
             tried on pixels, where ``None`` sets no such limit.
-        guidance_scale: weight of the condition (:mod:`pyro_vipaint.guidance`); the model's own if not given.
+        guidance_scale: weight of the condition (:mod:`pyro_vipaint.models.priors.classifier_free`); the model's own if
+            not given.
         seed: seed of the noise; ``None`` goes on with the global generator.
-        callback: called as ``callback(step)`` after each step.
+        callback: called after each step with its :class:`pyro_vipaint.progress.Progress`, phase ``refine``.
 
     Raises:
         InputError: ``y`` and ``z`` are of different numbers of images, or y of another shape than the operator makes;
@@ -124,7 +128,7 @@ def refine(
         condition[WEIGHT] = guidance_scale
     with seeded(seed):
         limit = StepLimit(LIMIT, _norm(model.likelihood.operator, model.prior, y), polyak)
-        guidance = Guidance(zeta, final_zeta, limit)
+        guidance = Guidance(zeta, zeta_decay, limit)
         return guided_chain(model.prior, model.likelihood, z, y, times, guidance, condition, callback)
 
 
@@ -135,7 +139,7 @@ def refinement_times(prior: DiffusionPrior, start: float, steps: int) -> list[fl
     has been trained at (.04 for a thousand steps of latent diffusion), and at most a tenth of l_0.
     """
     level, bottom = float(noise_level(prior.schedule, start)), lowest_level(prior.schedule)
-    lowest = max(float(noise_level(prior.schedule, 0.0)), min(max(LOWEST * prior.data_std, bottom), level / 10))
+    lowest = max(float(noise_level(prior.schedule, 0.0)), min(max(LOWEST * prior.sigma_data, bottom), level / 10))
     first, last = (value ** (1 / RHO) for value in (level, lowest))
     levels = [(first + i / steps * (last - first)) ** RHO for i in range(1, steps)]
     return [start, *(time_of(prior.schedule, level, BISECTIONS) for level in levels), 0.0]
@@ -149,7 +153,8 @@ def guided_chain(
     times: Sequence[float],
     guidance: Guidance,
     condition: dict[str, Any],
-    callback: Callable[[int], None] | None = None,
+    callback: Callback | None = None,
+    phase: str = "refine",
 ) -> Tensor:
     """DPS along ``times`` (decreasing), a network call for each but the last; the image is the last prediction."""
     *guided, last = times[:-1]
@@ -157,11 +162,11 @@ def guided_chain(
     for step, (t, s, weight) in enumerate(zip(guided, times[1:], weights, strict=False)):
         z = _guided_step(prior, likelihood, z, y, (t, s), weight, condition, guidance.limit)
         if callback is not None:
-            callback(step)
+            callback(Progress(phase, step + 1, len(guided) + 1))
     with torch.no_grad():
         x = prior.decode(prior.denoise(z, last, **condition)).clamp(-1, 1)
     if callback is not None:
-        callback(len(guided))
+        callback(Progress(phase, len(guided) + 1, len(guided) + 1))
     return x
 
 

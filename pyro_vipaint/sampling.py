@@ -9,9 +9,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vipaint.models.priors import DiffusionPrior
-from pyro_vipaint.operators import Broadcasting, Operator, least_squares, pseudo_inverse
-from pyro_vipaint.seeding import seeded
+from pyro_vipaint._torch import seeded
+from pyro_vipaint.models.measurements.linalg import cgls
+from pyro_vipaint.models.measurements.operators import Broadcasting, Operator, pseudo_inverse
+from pyro_vipaint.models.priors.prior import DiffusionPrior
 
 
 @torch.no_grad()
@@ -47,7 +48,7 @@ def initial_latent(prior: DiffusionPrior, likelihood: Any, y: Tensor, **conditio
     .. math:: E(m + A^+ (y - A m)), \qquad m = decode(E[z_0 \mid z_1 = 0])
 
     at t = 1, one network call. Operators of this library with a pseudo-inverse use it; for others A^+ is a few steps
-    of conjugate gradients (:func:`pyro_vipaint.operators.least_squares`), which do not blow up noise as the
+    of conjugate gradients (:func:`pyro_vipaint.models.cgls`), which do not blow up noise as the
     pseudo-inverse of a blur does. Hidden pixels that start at the mean of the class have a shorter way to go than from
     zero, which in images in [-1, 1] is grey.
 
@@ -64,4 +65,4 @@ def _explained(operator: Operator, residual: Tensor) -> Tensor:
     """The image by which A explains the residual."""
     if isinstance(operator, Broadcasting) and hasattr(operator, "A_dagger"):
         return pseudo_inverse(operator, residual)
-    return least_squares(operator, residual)
+    return cgls(operator, residual)

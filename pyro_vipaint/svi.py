@@ -1,11 +1,24 @@
-"""Phase 1: fitting a guide by stochastic variational inference (section 4.2 of the paper)."""
+r"""Phase 1: fitting a guide by stochastic variational inference (section 4.2 of the paper).
+
+Where a fit stopped: all that its next step depends on, the model, the observation and the objective aside.
+
+The mean of the last iterates of a stochastic optimiser (Polyak & Juditsky 1992).
+
+With gradients as noisy as those of one draw of the guide, and rates that bring it close in thirty steps, an optimiser
+ends by circling around the minimum. The mean of its last n positions,
+
+.. math:: \bar\theta = \frac1n \sum_{k = K - n + 1}^{K} \theta_k,
+
+is nearer to it than any of them, for no further gradient. Parameters are averaged where the optimiser moves them,
+unconstrained: tau by its geometric mean, gamma by its logits.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -15,16 +28,15 @@ import torch
 from pyro.poutine.guide import GuideMessenger
 from torch import Tensor, nn
 
-from pyro_vipaint.averaging import ParameterAverage
+from pyro_vipaint._files import FilePair
+from pyro_vipaint._torch import gradients, preserved, seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.errors import InputError, NonFiniteError
-from pyro_vipaint.gradients import gradients
-from pyro_vipaint.resuming import FitState
-from pyro_vipaint.saving import FilePair
-from pyro_vipaint.seeding import seeded
+from pyro_vipaint.progress import Callback, Progress
 
 if TYPE_CHECKING:
     from arviz import InferenceData
+
 
 # mu, tau and gamma were tuned on fashion32. The others were not: a factor is a spread relative to sigma, and a weight
 # a logit, so they move like tau and gamma; flow is 1e-3, Adam's own default, for the weights of its networks.
@@ -49,7 +61,7 @@ class Fit:
         terms: by site, the *unweighted* terms of the bound on -log p(y), shape ``(steps, N)``, in nats; empty for
             objectives that do not report them.
         calls: network calls made.
-        evaluations: images passed through the network.
+        nfe: images passed through the network.
         seconds: wall time.
         state: where it stopped, for ``fit(..., resume=…)``.
 
@@ -59,7 +71,7 @@ class Fit:
     losses: list[float]
     terms: dict[str, Tensor]
     calls: int
-    evaluations: int
+    nfe: int
     seconds: float
     state: FitState | None = None
 
@@ -85,7 +97,7 @@ class Fit:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes ``fit.json`` and ``fit.safetensors`` into ``folder``: the record, and the state if there is one."""
-        record: dict[str, Any] = {name: getattr(self, name) for name in ("losses", "calls", "evaluations", "seconds")}
+        record: dict[str, Any] = {name: getattr(self, name) for name in ("losses", "calls", "nfe", "seconds")}
         record |= {"terms": list(self.terms), "rates": None if self.state is None else dict(self.state.rates)}
         tensors = {f"terms/{name}": value for name, value in self.terms.items()}
         FILES.write(folder, "Fit", record, tensors | dict(self.state.tensors if self.state else {}))
@@ -101,7 +113,7 @@ class Fit:
         try:
             terms = {name: tensors.pop(f"terms/{name}") for name in record["terms"]}
             state = None if record["rates"] is None else FitState(tensors, record["rates"])
-            return cls(record["losses"], terms, record["calls"], record["evaluations"], record["seconds"], state)
+            return cls(record["losses"], terms, record["calls"], record["nfe"], record["seconds"], state)
         except (KeyError, TypeError) as error:
             raise InputError(f"{Path(folder) / FILES.record} does not describe a fit.") from error
 
@@ -123,7 +135,7 @@ class Fit:
             self.losses + later.losses,
             terms,
             self.calls + later.calls,
-            self.evaluations + later.evaluations,
+            self.nfe + later.nfe,
             self.seconds + later.seconds,
             later.state,
         )
@@ -137,11 +149,11 @@ def fit(
     steps: int = 100,
     lr: float | Mapping[str, float] | None = None,
     *,
-    final_lr: float = 1.0,
+    lr_decay: float = 1.0,
     average: int = 0,
     seed: int | None = None,
     resume: Fit | None = None,
-    callback: Callable[[int, float], None] | None = None,
+    callback: Callback | None = None,
 ) -> Fit:
     """Minimises ``elbo`` over the parameters of ``guide`` with Adam, betas (0.9, 0.99) as in the authors' code.
 
@@ -163,13 +175,13 @@ def fit(
             (the latter two act on the unconstrained value) and those that single guides add. If not given,
             ``DEFAULT_LR`` (mu, tau and gamma tuned on fashion32; ``OTHER_LR`` for kinds that it does not name), or with
             ``resume`` where the earlier fit left them.
-        final_lr: factor that the rate has fallen to, geometrically, after the last step of this call. A fit knows its
+        lr_decay: factor that the rate has fallen to, geometrically, after the last step of this call. A fit knows its
             own steps only, so factors of resumed fits multiply: after 0.1 and 0.1 the rate is 0.01 of the first.
         average: the guide ends with the mean of its parameters over so many last steps of this call
-            (:mod:`pyro_vipaint.averaging`); with 0 as the last step left it, from which a resumed fit always goes on.
+            (:mod:`pyro_vipaint.svi`); with 0 as the last step left it, from which a resumed fit always goes on.
         seed: seed of this fit; ``None`` goes on with the global generator.
         resume: the earlier fit; the guide is set to where it stopped. The global generator is left as it was.
-        callback: called as ``callback(step, loss)`` after each step; ``step`` counts from 0 in each call.
+        callback: called after each step with its :class:`pyro_vipaint.progress.Progress`, phase ``fit``.
 
     Raises:
         InputError: a rate is negative or not finite; the guide was built on another model or for another number of
@@ -180,7 +192,7 @@ def fit(
         raise ValueError(f"steps must be at least 1, not {steps}.")
     if not 0 <= average <= steps:
         raise ValueError(f"average must be between 0 and the {steps} steps, not {average}.")
-    check_rates(lr, final_lr)
+    check_rates(lr, lr_decay)
     _check_model(model, guide)
     earlier = None if resume is None else _earlier_state(resume, seed)
     losses: list[float] = []
@@ -197,7 +209,7 @@ def fit(
         if hasattr(elbo, "step"):
             elbo.step = 0 if resume is None else len(resume.losses)
         randomness: AbstractContextManager[None] = seeded(seed) if earlier is None else earlier.randomness(guide)
-        decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, final_lr ** (1 / steps))
+        decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, lr_decay ** (1 / steps))
         mean = ParameterAverage(guide)
         with randomness:
             for step in range(steps):
@@ -210,21 +222,26 @@ def fit(
                 if step >= steps - average:
                     mean.add()
                 if callback is not None:
-                    callback(step, losses[-1])
+                    callback(_progress(step + 1, steps, losses[-1], history[-1]))
             state = FitState.capture(guide, optimizer)
     mean.apply()
     terms = {name: torch.stack([record[name] for record in history]).cpu() for name in history[0]}
-    done = Fit(losses, terms, count.calls, count.evaluations, time.perf_counter() - begun, state)
+    done = Fit(losses, terms, count.calls, count.nfe, time.perf_counter() - begun, state)
     return done if resume is None else resume._followed_by(done)
 
 
-def check_rates(lr: float | Mapping[str, float] | None, final_lr: float) -> None:
+def _progress(step: int, total: int, loss: float, terms: Mapping[str, Tensor]) -> Progress:
+    bound = float(torch.stack(list(terms.values())).sum(0).sum()) if terms else None
+    return Progress("fit", step, total, loss, bound)
+
+
+def check_rates(lr: float | Mapping[str, float] | None, lr_decay: float) -> None:
     """Refuses rates with which a fit would go nowhere, or uphill."""
     rates = () if lr is None else lr.values() if isinstance(lr, Mapping) else (lr,)
     if not all(isinstance(rate, Real) and 0 <= rate < math.inf for rate in rates):
         raise InputError(f"lr must be finite and not negative, not {lr}.")
-    if not 0 < final_lr < math.inf:
-        raise InputError(f"final_lr must be positive and finite, not {final_lr}.")
+    if not 0 < lr_decay < math.inf:
+        raise InputError(f"lr_decay must be positive and finite, not {lr_decay}.")
 
 
 def _check_model(model: Callable[..., Any], guide: nn.Module) -> None:
@@ -276,3 +293,91 @@ def _check_finite(step: int, loss: float, terms: Mapping[str, Tensor]) -> None:
     broken = [name for name, value in terms.items() if not value.isfinite().all()]
     where = f"the term of {', '.join(broken)}" if broken else "the objective"
     raise NonFiniteError(f"The fit became non-finite at step {step + 1} in {where}: try a lower learning rate.")
+
+
+@dataclass(frozen=True, eq=False)
+class FitState:
+    """A guide, its optimiser and the random generators after the last step, on the CPU.
+
+    Attributes:
+        tensors: ``guide/<name>``, ``adam/<name>/<key>`` and ``random/<device type>``.
+        rates: learning rates by kind that the next step would use.
+    """
+
+    tensors: Mapping[str, Tensor]
+    rates: Mapping[str, float]
+
+    @classmethod
+    def capture(cls, guide: nn.Module, optimizer: torch.optim.Optimizer) -> FitState:
+        """The state now; nothing that happens later changes it."""
+        tensors = {f"guide/{name}": value for name, value in guide.state_dict().items()}
+        for name, parameter in guide.named_parameters():
+            for key, value in optimizer.state[parameter].items():
+                tensors[f"adam/{name}/{key}"] = value
+        tensors["random/cpu"] = torch.get_rng_state()
+        for device in _cuda_devices(guide):
+            tensors["random/cuda"] = torch.cuda.get_rng_state(device)
+        rates = {group["kind"]: float(group["lr"]) for group in optimizer.param_groups}
+        return cls({name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}, rates)
+
+    def restore(self, guide: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Sets the guide and the optimiser to the captured state.
+
+        Raises:
+            InputError: the guide has parameters of other names or shapes.
+        """
+        saved = self._part("guide/")
+        expected = {name: value.shape for name, value in guide.state_dict().items()}
+        for name in sorted(expected.keys() | saved.keys()):
+            if name not in saved or name not in expected or saved[name].shape != expected[name]:
+                raise InputError(f"the guide cannot resume this fit: they do not agree about {name}.")
+        guide.load_state_dict(saved)
+        for name, parameter in guide.named_parameters():
+            entries = self._part(f"adam/{name}/")
+            optimizer.state[parameter] = {
+                key: value.clone() if key == "step" else value.to(parameter.device, copy=True)
+                for key, value in entries.items()
+            }
+
+    @contextmanager
+    def randomness(self, guide: nn.Module) -> Iterator[None]:
+        """Runs the block from the captured random state and leaves the caller's generators as they were."""
+        with preserved():
+            torch.set_rng_state(self.tensors["random/cpu"])
+            for device in _cuda_devices(guide):
+                if "random/cuda" in self.tensors:
+                    torch.cuda.set_rng_state(self.tensors["random/cuda"], device)
+            yield
+
+    def _part(self, prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
+
+
+def _cuda_devices(guide: nn.Module) -> list[torch.device]:
+    """The CUDA device that the guide lies on, if it lies on one."""
+    devices = {parameter.device for parameter in guide.parameters() if parameter.device.type == "cuda"}
+    return sorted(devices, key=str)[:1]
+
+
+class ParameterAverage:
+    """The mean over the calls of :meth:`add` of the unconstrained parameters of ``guide``."""
+
+    def __init__(self, guide: nn.Module) -> None:
+        self.guide = guide
+        self.count = 0
+        self.means: list[Tensor] = []
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Takes the parameters as they are now into the mean."""
+        self.count += 1
+        if self.count == 1:
+            self.means = [parameter.clone() for parameter in self.guide.parameters()]
+        for mean, parameter in zip(self.means, self.guide.parameters(), strict=True):
+            mean += (parameter - mean) / self.count
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Gives the guide the mean; without any :meth:`add` it stays as it is."""
+        for mean, parameter in zip(self.means, self.guide.parameters(), strict=False):
+            parameter.copy_(mean)

@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recipes.export import move_files, relative_difference
-from recipes.training import load_average
+from recipes.training import channels_last, load_average
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0  # Karras et al. (2022), Table 1
 CHECKED_SIGMAS = (0.05, 0.2, 0.6, 2.0, 10.0)
@@ -133,7 +133,7 @@ class PixelPrior:
         found = relative_difference(self.outputs(load_exported(folder)), self.outputs(network))
         if abs(found - expected) > 1e-5:
             raise ValueError(f"read back, the output differs by {found:.1e}; rounding alone gives {expected:.1e}")
-        scheduler = EDMEulerScheduler.from_pretrained(folder, subfolder="scheduler")
+        scheduler: Any = EDMEulerScheduler.from_pretrained(folder, subfolder="scheduler")
         if scheduler.config.sigma_data != self.sigma_data or scheduler.config.prediction_type != "epsilon":
             raise ValueError("the scheduler's configuration did not survive")
 
@@ -165,4 +165,4 @@ def starting_network(build_network: Callable[[], UNet2DModel], start: Path | Non
     network = build_network()
     if start is not None:
         network.load_state_dict({name: value.float() for name, value in load_file(start / WEIGHTS).items()})
-    return network.to(memory_format=torch.channels_last)
+    return channels_last(network)

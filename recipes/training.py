@@ -13,9 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,12 @@ class Schedule:
         """Linear warm-up, then a cosine to zero."""
         cosine = 0.5 * (1 + math.cos(math.pi * step / self.iterations))
         return self.learning_rate * min(1.0, (step + 1) / self.warm_up) * cosine
+
+
+def channels_last(network: Network) -> Network:
+    """``network`` with its weights in the memory layout that convolutions are fastest in."""
+    nn.Module.to(network, memory_format=torch.channels_last)
+    return network
 
 
 def update_average(average: nn.Module, network: nn.Module, step: int, decay: float) -> None:

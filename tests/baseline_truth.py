@@ -14,9 +14,9 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint.baselines import BaselineResult
-from pyro_vipaint.kernels import Time
 from pyro_vipaint.models import DiffusionPrior, GaussianPrior
-from pyro_vipaint.schedules import Schedule
+from pyro_vipaint.models.priors.kernels import Time
+from pyro_vipaint.models.priors.schedules import Schedule
 
 SIDE, SIGMA = 4, 0.1
 
@@ -52,7 +52,7 @@ def gaussian_truth(schedule: Schedule | None = None) -> GaussianTruth:
     place = torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE)).double()
     covariance = 0.09 * 0.8 ** torch.cdist(place, place, p=1).float()
     vector = GaussianPrior.full(torch.full((SIDE**2,), 0.1), covariance, schedule)
-    prior = DiffusionPrior(vector.schedule, _Flattened(vector), (1, SIDE, SIDE), data_std=vector.data_std)
+    prior = DiffusionPrior(vector.schedule, _Flattened(vector), (1, SIDE, SIDE), sigma_data=vector.sigma_data)
     mask = torch.zeros(1, SIDE, SIDE)
     mask[..., : SIDE // 2] = 1
     generator = torch.Generator().manual_seed(0)

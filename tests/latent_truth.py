@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint.baselines.base import pure_noise, time_grid
-from pyro_vipaint.kernels import Time, ddim
 from pyro_vipaint.models import DiffusionPrior
-from pyro_vipaint.schedules import Schedule
+from pyro_vipaint.models.priors.kernels import Time, ddim
+from pyro_vipaint.models.priors.schedules import Schedule
 from tests.baseline_truth import SIDE, GaussianTruth, gaussian_truth
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_vipaint.layers import Layers
+from pyro_vipaint.cats.parts import Layers
 
 SIZE = 5  # pixels a side
 

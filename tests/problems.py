@@ -10,7 +10,7 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior, GaussianPrior
-from pyro_vipaint.schedules import Schedule
+from pyro_vipaint.models.priors.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def fitted_guide(model: DiffusionModel, y: Tensor, particles: int = 16, steps: i
     from pyro_vipaint.guides import HierarchicalGuide
 
     guide = HierarchicalGuide(model, vp.initial_latent(model.prior, model.likelihood, y), gamma_logit=0.0)
-    vp.fit(model, guide, y, vp.BetaELBO(num_particles=particles), steps=steps, lr=0.1, final_lr=0.005, seed=1)
+    vp.fit(model, guide, y, vp.BetaELBO(num_particles=particles), steps=steps, lr=0.1, lr_decay=0.005, seed=1)
     return guide
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.models.priors import DiffusionPrior
-from pyro_vipaint.schedules import as_time
-from pyro_vipaint.seeding import seeded
+from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.models.priors.schedules import as_time
 
 Callback = Callable[[int], None]
 
@@ -23,7 +23,7 @@ class BaselineResult:
 
     samples: Tensor
     calls: int
-    evaluations: int
+    nfe: int
     seconds: float
 
 
@@ -32,7 +32,7 @@ def run(chain: Callable[[], Tensor], seed: int | None) -> BaselineResult:
     begun = time.perf_counter()
     with seeded(seed), count_calls() as count:
         samples = chain()
-    return BaselineResult(samples, count.calls, count.evaluations, time.perf_counter() - begun)
+    return BaselineResult(samples, count.calls, count.nfe, time.perf_counter() - begun)
 
 
 def pure_noise(prior: DiffusionPrior, num_samples: int, y: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
 from pyro_vipaint.baselines.replacement import known_part, observed_pixels
-from pyro_vipaint.kernels import ddim
-from pyro_vipaint.models.priors import DiffusionPrior
+from pyro_vipaint.models.priors.kernels import ddim
+from pyro_vipaint.models.priors.prior import DiffusionPrior
 
 
 def blended(

@@ -37,12 +37,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
-from pyro_vipaint.denoisers import flatten_condition
-from pyro_vipaint.gradients import gradients
-from pyro_vipaint.kernels import coordinate_scale, ddim, expand_event
-from pyro_vipaint.models.priors import DiffusionPrior
-from pyro_vipaint.schedules import as_time
+from pyro_vipaint.models.priors.denoisers import flatten_condition
+from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim, expand_event
+from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.models.priors.schedules import as_time
 
 STEPS, GRADIENT_STEPS, LR, GROWTH, REGULARISATION = 250, 2, 0.02, 1.012, 1e-2
 SHRINK = 0.8

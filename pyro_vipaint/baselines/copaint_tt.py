@@ -34,8 +34,8 @@ from pyro_vipaint.baselines.copaint import (
     copaint_calls,
     final_image,
 )
-from pyro_vipaint.kernels import ddim, diffuse
-from pyro_vipaint.models.priors import DiffusionPrior
+from pyro_vipaint.models.priors.kernels import ddim, diffuse
+from pyro_vipaint.models.priors.prior import DiffusionPrior
 
 TAU, REPEATS = 10, 2
 

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
-from pyro_vipaint.models.priors import DiffusionPrior
+from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.refinement import Guidance, guided_chain
 
 
@@ -52,7 +52,7 @@ def dps(
 
     def chain() -> Tensor:
         z = pure_noise(prior, num_samples, y)
-        return guided_chain(prior, likelihood, z, y, time_grid(steps), Guidance(zeta), condition, callback)
+        return guided_chain(prior, likelihood, z, y, time_grid(steps), Guidance(zeta), condition)
 
     return run(chain, seed)
 

@@ -11,7 +11,7 @@ N(x_hat, r_t^2 I), so that y given z_t is Gaussian as well, and the chain follow
 
 r_t^2 is the variance of x given z_t for pixels that are independent with standard deviation s; with s = 1 and
 alpha = 1 it is the authors' sigma_t^2 / (1 + sigma_t^2) (section 3.2), who take data of unit variance for granted. Here
-s is the prior's ``data_std``, so that a prior of another scale is treated the same.
+s is the prior's ``sigma_data``, so that a prior of another scale is treated the same.
 
 For a mask A A^T is the identity on what is observed: A^T (y - A x_hat) / (r_t^2 + sigma_y^2). For any other operator
 the noiseless form stands, A^+ (y - A x_hat) / r_t^2, with the pseudo-inverse the method is named after; of an operator
@@ -36,13 +36,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.gradients import gradients
-from pyro_vipaint.kernels import ddim
-from pyro_vipaint.models.priors import DiffusionPrior
-from pyro_vipaint.operators import adjoint, observation_mask, pseudo_inverse
-from pyro_vipaint.schedules import as_time
+from pyro_vipaint.models.measurements.operators import adjoint, observation_mask, pseudo_inverse
+from pyro_vipaint.models.priors.kernels import ddim
+from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.models.priors.schedules import as_time
 
 
 def pi_gdm(
@@ -60,7 +60,7 @@ def pi_gdm(
     """``num_samples`` draws for each of the N observations, ``steps`` network calls on all of them at once.
 
     Args:
-        prior: one of pixels; its ``data_std`` is s.
+        prior: one of pixels; its ``sigma_data`` is s.
         likelihood: as for :class:`DiffusionModel`; sigma_y is the standard deviation of its noise.
         y: observations ``(N, *observation)``.
         num_samples: S.
@@ -114,7 +114,7 @@ def _pull(
 ) -> Tensor:
     """A^T (r_t^2 A A^T + sigma_y^2 I)^-1 (y - A x_hat), of the shape of ``x_hat``."""
     alpha, sigma = coefficients
-    variance = prior.data_std**2 * sigma**2 / (alpha**2 * prior.data_std**2 + sigma**2)
+    variance = prior.sigma_data**2 * sigma**2 / (alpha**2 * prior.sigma_data**2 + sigma**2)
     operator, residual = likelihood.operator, likelihood.residual(x_hat, y)
     if hasattr(operator, "mask") and observation_mask(operator) is not None:
         return adjoint(operator, residual) / (variance + likelihood.noise_std**2)

@@ -40,12 +40,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.gradients import gradients
-from pyro_vipaint.kernels import coordinate_scale, ddim
-from pyro_vipaint.models.priors import DiffusionPrior
-from pyro_vipaint.operators import adjoint
+from pyro_vipaint.models.measurements.operators import adjoint
+from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim
+from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.refinement import residual_norm
 
 

@@ -33,11 +33,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, Callback, run, time_grid
-from pyro_vipaint.gradients import gradients
-from pyro_vipaint.models.priors import DiffusionPrior
-from pyro_vipaint.operators import pseudo_inverse
-from pyro_vipaint.schedules import as_time
+from pyro_vipaint.models.measurements.operators import pseudo_inverse
+from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.models.priors.schedules import as_time
 
 STEPS, LR, BETAS, WEIGHT = 1000, 0.1, (0.9, 0.99), 0.25
 

@@ -42,9 +42,9 @@ from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
 from pyro_vipaint.baselines.replacement import Known, known_part, observed_pixels
-from pyro_vipaint.kernels import bridge, diffuse
-from pyro_vipaint.models.priors import DiffusionPrior
-from pyro_vipaint.schedules import Schedule
+from pyro_vipaint.models.priors.kernels import bridge, diffuse
+from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.models.priors.schedules import Schedule
 
 
 def repaint(

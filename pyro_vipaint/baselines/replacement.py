@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.kernels import expand_event
-from pyro_vipaint.models.priors import DiffusionPrior
-from pyro_vipaint.operators import apply, observation_mask
-from pyro_vipaint.schedules import Schedule, as_time
+from pyro_vipaint.models.measurements.operators import apply, observation_mask
+from pyro_vipaint.models.priors.kernels import expand_event
+from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.models.priors.schedules import Schedule, as_time
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,14 +46,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
-from pyro_vipaint.codecs import Codec, Identity
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.gradients import gradients
-from pyro_vipaint.kernels import coordinate_scale, ddim
-from pyro_vipaint.models.priors import DiffusionPrior
+from pyro_vipaint.models.priors.codecs import Codec, Identity
+from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim
+from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.models.priors.schedules import as_time
 from pyro_vipaint.refinement import guidance_gradient
-from pyro_vipaint.schedules import as_time
 
 SEGMENTS = 3
 EVERY = 10
@@ -165,7 +165,7 @@ def resample(
         return x
 
     result = run(chain, seed)
-    return ReSampleResult(result.samples, result.calls, result.evaluations, result.seconds, codec.decodings)
+    return ReSampleResult(result.samples, result.calls, result.nfe, result.seconds, codec.decodings)
 
 
 def resample_calls(steps: int = 500) -> int:

@@ -55,7 +55,7 @@ def _enlarged(y: Tensor, truth: Tensor) -> Tensor:
 
 
 def quality_figure(rows: pd.DataFrame) -> Figure:
-    """LPIPS against network evaluations a sample, a panel a task and a line a method."""
+    """LPIPS against NFE per sample, a panel a task and a line a method."""
     table, tasks = means(rows), list(dict.fromkeys(rows["task"]))
     figure = Figure(figsize=(2.8 * len(tasks) + 1.2, 2.8), layout="constrained")
     budgets = sorted({int(budget) for budget in table["budget"].dropna()})
@@ -65,14 +65,14 @@ def quality_figure(rows: pd.DataFrame) -> Figure:
     for axis, task in zip(axes, tasks, strict=True):
         line: Any
         for method, line in table[table["task"] == task].groupby("method", sort=False):
-            (color, marker), line = styles[method], line.sort_values("evaluations")
-            x, y, error = (line[name] for name in ("evaluations", "lpips", "lpips_se"))
+            (color, marker), line = styles[method], line.sort_values("nfe")
+            x, y, error = (line[name] for name in ("nfe", "lpips", "lpips_se"))
             legend[method] = axis.errorbar(x, y, error, color=color, marker=marker, label=str(method))
         axis.set_title(task, fontsize=9)
         axis.set_xscale("log")
         axis.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
         axis.minorticks_off()
-        axis.set_xlabel("network evaluations a sample")
+        axis.set_xlabel("NFE per sample")
     axes[0].set_ylabel("LPIPS (lower is better)")
     figure.legend(handles=[legend[method] for method in styles], loc="outside right center", fontsize=7)
     return figure
@@ -88,7 +88,7 @@ def cost_figure(rows: pd.DataFrame) -> Figure:
     axes.invert_yaxis()
     axes.set_xlabel("seconds an image")
     axes.set_ylabel("")
-    axes.legend(title="evaluations a sample", fontsize=7, title_fontsize=7)
+    axes.legend(title="NFE per sample", fontsize=7, title_fontsize=7)
     return figure
 
 

@@ -17,7 +17,7 @@ class Cell:
         prior: a shipped name, a folder or a hub id.
         task: a name of :data:`pyro_vipaint.bench.tasks.TASKS`.
         method: a name of :data:`pyro_vipaint.bench.methods.METHODS`.
-        budget: network evaluations a sample; ``None`` for the authors' own settings.
+        budget: NFE per sample; ``None`` for the authors' own settings.
         start, stop: the images, numbered from 0.
         num_samples: samples of each image.
         seed: of masks, noise and method.

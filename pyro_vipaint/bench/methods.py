@@ -1,4 +1,4 @@
-"""The methods of the comparison, each fitted to a budget of network evaluations a sample or as its authors run it."""
+"""The methods of the comparison, each fitted to a budget of NFE per sample or as its authors run it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from torch import Tensor
 
 from pyro_vipaint.baselines import BaselineResult
 from pyro_vipaint.bench.problems import Problem
-from pyro_vipaint.inpainting import inpaint
-from pyro_vipaint.likelihoods import Gaussian
 from pyro_vipaint.models import DiffusionPrior
-from pyro_vipaint.restoring import restoration_settings, restore, settings_for
-from pyro_vipaint.settings import FIT_SHARE, Settings, budget_settings, default_settings, within
+from pyro_vipaint.models.measurements.likelihoods import Gaussian
+from pyro_vipaint.restoration import inpaint, restore
+from pyro_vipaint.settings import (
+    FIT_SHARE,
+    Settings,
+    budget_settings,
+    default_settings,
+    restoration_settings,
+    settings_for,
+    within,
+)
 
 SIGMA = 0.05  # of the likelihood where the observation is clean
 SHORT = 40  # a budget below it is a short one
@@ -28,7 +35,7 @@ class Outcome:
 
     samples: Tensor
     calls: int
-    evaluations: int
+    nfe: int
     seconds: float
     bounds: list[float] = field(default_factory=list)
 
@@ -45,7 +52,7 @@ class Method(Protocol):
         ...
 
     def __call__(self, problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:
-        """Its samples; ``budget`` in network evaluations a sample, ``None`` for the authors' own settings."""
+        """Its samples; ``budget`` in NFE per sample, ``None`` for the authors' own settings."""
         ...
 
 
@@ -73,7 +80,7 @@ class VIPaint:
         else:
             result = restore(problem.y, problem.operator, **common)
         bounds = result.fit.bounds.mean(-1).tolist()
-        return Outcome(result.samples, result.calls, result.evaluations, result.seconds, bounds)
+        return Outcome(result.samples, result.calls, result.nfe, result.seconds, bounds)
 
     def _settings(self, problem: Problem, num_samples: int, budget: int | None) -> Settings:
         if problem.mask is None:
@@ -134,7 +141,7 @@ class Baseline:
             result = self.run(
                 problem.prior, likelihood, problem.y, num_samples, seed=seed, **chosen, **problem.condition
             )
-        return Outcome(result.samples.cpu(), result.calls, result.evaluations, result.seconds)
+        return Outcome(result.samples.cpu(), result.calls, result.nfe, result.seconds)
 
 
 def _restoration_zeta(problem: Problem, latent_zeta: float) -> float:

@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vipaint._files import read_image
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.tasks import TASKS
 from pyro_vipaint.bench.weights import fingerprint
+from pyro_vipaint.cats.parts import draw_held_out_cats
+from pyro_vipaint.checks import check_prior
+from pyro_vipaint.demo import held_out_images
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.files import read_image
-from pyro_vipaint.held_out import draw_held_out_cats, held_out_images
-from pyro_vipaint.inputs import check_prior
 from pyro_vipaint.models import DiffusionPrior
-from pyro_vipaint.operators import Inpainting, Operator
+from pyro_vipaint.models.measurements.operators import Inpainting, Operator
 
 CATS = 256
 SEEDS_APART = 100_000  # images of one seed before those of the next

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pyro_vipaint._files import whole_folder
 from pyro_vipaint.bench.figures import cost_figure, progress_figure, quality_figure, sample_figure
 from pyro_vipaint.bench.store import Store
 from pyro_vipaint.bench.summary import COSTS, SCORES, means, paired
-from pyro_vipaint.files import whole_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 OURS = "VIPaint-4"
 DPI = 110
 DIGITS = dict.fromkeys(SCORES, 4) | {"psnr": 2, "ssim": 3}
-DIGITS |= {"evaluations": 1, "seconds": 1, "peak_memory": 0, "kernel_distance": 2}
+DIGITS |= {"nfe": 1, "seconds": 1, "peak_memory": 0, "kernel_distance": 2}
 SECTION = ["prior", "images", "num_samples"]  # whose tables and figures stand together
 LEGEND = (
     "LPIPS (AlexNet), observation error and memory: lower is better; PSNR, SSIM: higher. Means over samples, then over "
     "images, ± the standard error over images. Observation error and diversity in the units of images in [-1, 1]; "
-    "kernel distance of all samples to the true images (pairs of different images); evaluations: images through the "
+    "kernel distance of all samples to the true images (pairs of different images); nfe: images through the "
     "network, a sample; "
     "seconds: an image with all its samples; memory: MiB."
 )
@@ -136,7 +136,7 @@ def _measures(table: pd.DataFrame) -> list[str]:
 
 def budget_name(budget: object) -> str:
     """What a budget is called."""
-    return "the authors' own settings" if pd.isna(budget) else f"{budget} evaluations a sample"  # pyright: ignore
+    return "the authors' own settings" if pd.isna(budget) else f"{budget} NFE per sample"  # pyright: ignore
 
 
 def against(rows: pd.DataFrame) -> str:
@@ -159,13 +159,13 @@ def _records_of(rows: pd.DataFrame, store: Store) -> list[dict[str, Any]]:
 
 
 def _figures(prior: str, rows: pd.DataFrame, records: list[dict[str, Any]], store: Store) -> Iterator[Section]:
-    """Sample grids by task, quality and time against evaluations, the bound over SVI steps."""
+    """Sample grids by task, quality and time against NFE, the bound over SVI steps."""
     name = f"{prior}-{rows['num_samples'].iloc[0]}"
     slug = "".join(letter if letter.isalnum() else "-" for letter in name)[-100:]  # of a folder, its end
     for task in dict.fromkeys(rows["task"]):
         figure = sample_figure([record for record in records if record["cell"]["task"] == task], store)
         yield Section(f"{prior}, {task}: samples", figure=figure, name=f"figure-{slug}-{task}")
-    yield Section(f"{prior}: quality against evaluations", figure=quality_figure(rows), name=f"figure-{slug}-quality")
+    yield Section(f"{prior}: quality against NFE", figure=quality_figure(rows), name=f"figure-{slug}-quality")
     yield Section(f"{prior}: time an image", figure=cost_figure(rows), name=f"figure-{slug}-time")
     bounds = progress_figure(records)
     if bounds is not None:

@@ -20,8 +20,8 @@ from pyro_vipaint.bench.summary import add_kernel_distance
 from pyro_vipaint.bench.tasks import TASKS
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.metrics import takes_lpips
+from pyro_vipaint.progress import Callback, Progress
 
-Progress = Callable[[int, int, Cell | None], None]
 NEEDED = {"filelock": "filelock", "pyarrow": "pyarrow", "skimage": "scikit-image", "tabulate": "tabulate"}
 
 
@@ -30,7 +30,7 @@ def run(
     out: Path,
     engine: Engine,
     device: str,
-    progress: Progress | None = None,
+    callback: Callback | None = None,
     retry: bool = False,
     finish: Callable[[pd.DataFrame], None] | None = None,
 ) -> pd.DataFrame:
@@ -44,7 +44,7 @@ def run(
         out: folder of cells and table.
         engine: where to run; see :func:`pyro_vipaint.bench.engines.engine`.
         device: of the priors.
-        progress: called as ``progress(finished, total, cell)``, first with ``None``.
+        callback: called with the :class:`pyro_vipaint.progress.Progress` of the cells, first with what is there.
         retry: whether cells of the plan that failed are computed again.
         finish: called with the table, while no other run may write into ``out`` yet.
 
@@ -62,7 +62,7 @@ def run(
         _check_origin(store, plan, device)
         if retry:
             store.forget_failures(cells)
-        _compute_missing(store, cells, engine, progress or (lambda finished, total, cell: None))
+        _compute_missing(store, cells, engine, callback or (lambda progress: None))
         frame = add_kernel_distance(store.table(), store)
         store.write_table(frame)
         if finish is not None:
@@ -70,13 +70,15 @@ def run(
     return frame
 
 
-def _compute_missing(store: Store, cells: list[Cell], engine: Engine, report: Progress) -> None:
+def _compute_missing(store: Store, cells: list[Cell], engine: Engine, report: Callback) -> None:
     missing = [cell for cell in cells if not store.has(cell)]
-    report(len(cells) - len(missing), len(cells), None)
+    there = len(cells) - len(missing)
+    report(Progress("bench", there, len(cells)))
     with closing(engine(missing)) as finished:  # interrupted here, it ends its workers
         for number, (cell, record) in enumerate(finished, 1):
             store.write(cell, record)
-            report(len(cells) - len(missing) + number, len(cells), cell)
+            note = f"{cell.method}, {cell.task}, {cell.prior}"
+            report(Progress("bench", there + number, len(cells), note=note))
 
 
 def applicable(plan: Plan, device: str) -> list[Cell]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vipaint.bench.problems import Problem
 from pyro_vipaint.metrics import hidden_std, lpips_distance, observed_error, psnr
-from pyro_vipaint.operators import apply
+from pyro_vipaint.models.measurements.operators import apply
 
 RANGE = 2.0  # of images in [-1, 1]
 SCORES_VERSION = 2  # to be raised when one of them is defined anew: a folder keeps to one version

@@ -15,7 +15,7 @@ from pyro_vipaint.metrics import restored_kernel_distance
 
 GROUP = ["prior", "task", "budget", "method", "num_samples", "images"]
 SCORES = ["lpips", "lpips_best", "psnr", "ssim", "observation_error", "diversity"]
-COSTS = ["kernel_distance", "evaluations", "seconds", "peak_memory"]
+COSTS = ["kernel_distance", "nfe", "seconds", "peak_memory"]
 
 
 def add_kernel_distance(frame: pd.DataFrame, store: Store) -> pd.DataFrame:

@@ -8,9 +8,11 @@ from functools import partial
 
 import torch
 
-from pyro_vipaint.masks import MASKS
-from pyro_vipaint.operators import GaussianBlur, Inpainting, MotionBlur, Operator, SuperResolution
-from pyro_vipaint.restoring import NOISE
+from pyro_vipaint.checks import NOISE
+from pyro_vipaint.models.measurements.blur import GaussianBlur, MotionBlur
+from pyro_vipaint.models.measurements.masks import MASKS
+from pyro_vipaint.models.measurements.operators import Inpainting, Operator
+from pyro_vipaint.models.measurements.super_resolution import SuperResolution
 
 BLUR = 1 / 32  # standard deviation over the side: the paper's 3 / 256 would hardly blur images this small
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pyro_vipaint.devices import tensors_of
+from pyro_vipaint._torch import tensors_of
 
 
 def fingerprint(part: Any) -> str:

@@ -63,7 +63,7 @@ def _compute(cell: Cell, device: str) -> Record:
     images = len(problem.truth)
     cost = {
         "calls": outcome.calls,
-        "evaluations": outcome.evaluations / (cell.num_samples * images),
+        "nfe": outcome.nfe / (cell.num_samples * images),
         "seconds": outcome.seconds / images,
         "peak_memory": peak.mebibytes,
     }

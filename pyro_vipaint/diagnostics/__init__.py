@@ -5,6 +5,15 @@ Beside them the exact posterior of layered pictures, which needs no guide and no
 Each module says what its figures can show and what they cannot. All run the unscaled model.
 """
 
+from pyro_vipaint.cats.posterior import PartsPosterior, parts_posterior
+from pyro_vipaint.cats.scores import (
+    coverage_of_classes,
+    expected_coverage,
+    expected_total_variation,
+    is_shown,
+    part_scores,
+    total_variation,
+)
 from pyro_vipaint.diagnostics.arviz import to_arviz
 from pyro_vipaint.diagnostics.calibration import (
     SBC,
@@ -22,15 +31,6 @@ from pyro_vipaint.diagnostics.draws import WeightedDraws, weighted_draws
 from pyro_vipaint.diagnostics.evidence import Estimate, elbo_estimate, iwae_bound, log_weights, terms_by_level
 from pyro_vipaint.diagnostics.importance import Resampled, effective_sample_size, resample
 from pyro_vipaint.diagnostics.pareto import SmoothedWeights, pareto_k, pareto_smooth, pareto_threshold
-from pyro_vipaint.diagnostics.part_scores import (
-    coverage_of_classes,
-    expected_coverage,
-    expected_total_variation,
-    is_shown,
-    part_scores,
-    total_variation,
-)
-from pyro_vipaint.diagnostics.parts import PartsPosterior, parts_posterior
 from pyro_vipaint.diagnostics.projections import ProjectionSummary, project_onto_moments, project_onto_samples
 from pyro_vipaint.diagnostics.two_sample import Accuracy, c2st, sliced_wasserstein, wasserstein
 from pyro_vipaint.diagnostics.uniformity import (

@@ -30,7 +30,7 @@ def to_arviz(
     seed: int | None = None,
     batch_size: int | None = None,
 ) -> InferenceData:
-    """Draws of ``guide`` on the unscaled ``model`` as one chain, S × N × (K + 1) evaluations.
+    """Draws of ``guide`` on the unscaled ``model`` as one chain, S × N × (K + 1) NFE.
 
     Args:
         model: the Pyro program, called as ``model(y)``.

@@ -30,10 +30,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vipaint._torch import gradients, seeded
 from pyro_vipaint.diagnostics.uniformity import chi_square_test, ecdf_test, symmetry_test
-from pyro_vipaint.gradients import gradients
 from pyro_vipaint.sampling import sample
-from pyro_vipaint.seeding import seeded
 
 if TYPE_CHECKING:
     import pandas as pd

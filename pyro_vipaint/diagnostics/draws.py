@@ -22,9 +22,9 @@ from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.seeding import seeded
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +34,12 @@ class WeightedDraws:
     Attributes:
         z: z_Ts, the last latent of the model, ``(S, N, *event)``.
         terms: by site, log q - log p at the draw, and -log p(y | z_1) at ``y``: ``(S, N)``, float64, in nats.
-        evaluations: images passed through the network.
+        nfe: images passed through the network.
     """
 
     z: Tensor
     terms: dict[str, Tensor]
-    evaluations: int
+    nfe: int
 
     @property
     def log_weights(self) -> Tensor:
@@ -57,7 +57,7 @@ def weighted_draws(
     seed: int | None = None,
     batch_size: int | None = None,
 ) -> WeightedDraws:
-    """Runs guide and unscaled model on ``num_samples`` draws of each image: S × N × (K + 1) evaluations.
+    """Runs guide and unscaled model on ``num_samples`` draws of each image: S × N × (K + 1) NFE.
 
     Args:
         model: the Pyro program, called as ``model(y)``, its images in one plate at dimension -1.
@@ -79,7 +79,7 @@ def weighted_draws(
         parts = [_run(model, guide, y, size) for size in _batches(num_samples, batch_size)]
     z = torch.cat([part for part, _ in parts])
     terms = {name: torch.cat([part[name] for _, part in parts]) for name in parts[0][1]}
-    return WeightedDraws(z, terms, count.evaluations)
+    return WeightedDraws(z, terms, count.nfe)
 
 
 def _batches(total: int, size: int | None) -> Iterator[int]:

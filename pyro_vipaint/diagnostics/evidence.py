@@ -47,7 +47,7 @@ def log_weights(
 ) -> Tensor:
     """log p(y, z) - log q(z) of ``num_samples`` draws of the guide, ``(S, N)``, float64, in nats.
 
-    One vectorised run of S × N × (K + 1) evaluations, or several of ``batch_size`` draws of each image; arguments and
+    One vectorised run of S × N × (K + 1) NFE, or several of ``batch_size`` draws of each image; arguments and
     errors are those of :func:`weighted_draws`, which returns the draws as well.
     """
     return weighted_draws(model, guide, y, num_samples, seed=seed, batch_size=batch_size).log_weights

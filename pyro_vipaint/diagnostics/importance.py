@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vipaint._torch import seeded
 from pyro_vipaint.diagnostics.draws import weighted_draws
 from pyro_vipaint.diagnostics.pareto import pareto_smooth
-from pyro_vipaint.seeding import seeded
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +33,13 @@ class Resampled:
         z: draws of z_Ts, ``(num_samples, N, *event)``, copies next to each other.
         effective_sample_size: of the weights used, ``(N,)``, between 1 and the number of proposals.
         pareto_k: k-hat of the raw weights, ``(N,)``.
-        evaluations: images passed through the network.
+        nfe: images passed through the network.
     """
 
     z: Tensor
     effective_sample_size: Tensor
     pareto_k: Tensor
-    evaluations: int
+    nfe: int
 
 
 def resample(
@@ -53,7 +53,7 @@ def resample(
     smooth: bool = False,
     batch_size: int | None = None,
 ) -> Resampled:
-    """Self-normalised importance resampling of guide draws: num_proposals × N × (K + 1) evaluations.
+    """Self-normalised importance resampling of guide draws: num_proposals × N × (K + 1) NFE.
 
     Args:
         model: the Pyro program, called as ``model(y)``.
@@ -75,7 +75,7 @@ def resample(
         weights = smoothed.log_weights if smooth else draws.log_weights
         index = systematic_indices(weights, num_samples)
     z = draws.z[index, torch.arange(index.shape[1], device=index.device)]
-    return Resampled(z, effective_sample_size(weights), smoothed.pareto_k, draws.evaluations)
+    return Resampled(z, effective_sample_size(weights), smoothed.pareto_k, draws.nfe)
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vipaint.seeding import seeded
+from pyro_vipaint._torch import seeded
 
 
 class ProjectionSummary(NamedTuple):

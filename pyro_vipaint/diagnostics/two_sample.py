@@ -23,9 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from pyro_vipaint._torch import gradients, seeded
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.gradients import gradients
-from pyro_vipaint.seeding import seeded
 
 
 def wasserstein(x: Tensor, y: Tensor) -> Tensor:

@@ -14,8 +14,7 @@ Three things about Pyro's own are worth knowing (each is tested):
 from pyro_vipaint.elbos.annealed import AnnealedELBO, GeometricSchedule
 from pyro_vipaint.elbos.beta import BetaELBO
 from pyro_vipaint.elbos.renyi import RenyiELBO
-from pyro_vipaint.elbos.sampled import SampledELBO
-from pyro_vipaint.elbos.sticking import StickingTheLandingELBO
+from pyro_vipaint.elbos.sampled import SampledELBO, StickingTheLandingELBO
 
 __all__ = [
     "AnnealedELBO",

@@ -87,7 +87,7 @@ class WeightedELBO(PerImageELBO):
             already taken and returns either.
         num_particles: Monte-Carlo draws of the guide in one step, run as one batch.
 
-    ``step`` counts the evaluations with gradients, and so the steps taken; a schedule reads it. :func:`fit` sets it,
+    ``step`` counts the NFE with gradients, and so the steps taken; a schedule reads it. :func:`fit` sets it,
     so that a second fit starts at 0 and a resumed one where it stopped; elsewhere it may be set by hand.
 
     Raises:

@@ -25,10 +25,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from pyro_vipaint.held_out import draw_parts, shipped_layers
-from pyro_vipaint.layers import Layers
+from pyro_vipaint.cats.parts import Layers, draw_parts, shipped_layers
 from pyro_vipaint.metrics import perceptual_distance
-from recipes.training import Schedule, load_average, train
+from recipes.training import Schedule, channels_last, load_average, train
 
 BATCH_SIZE = 16
 PERCEPTUAL_WEIGHT = 0.5
@@ -40,14 +39,17 @@ SHIPPED_RUN = ((550, 3000), (1600, 1600))
 
 def build_network() -> AutoencoderKL:
     """The autoencoder, two halvings: ``(B, 3, 64, 64) -> (B, 4, 16, 16) -> (B, 3, 64, 64)``."""
+    blocks: Any = {  # whose types diffusers states too narrowly
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": (24, 48, 96),
+    }
     return AutoencoderKL(
         sample_size=64,
         in_channels=3,
         out_channels=3,
         latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(24, 48, 96),
+        **blocks,
         layers_per_block=1,
         norm_num_groups=8,
         mid_block_add_attention=False,
@@ -70,18 +72,18 @@ def training_loss(encode: Callable[[Tensor], Any], decode: Callable[[Tensor], An
 
 def starting_network(decoder_from: Path | None) -> AutoencoderKL:
     """A random network, or the average in the work folder ``decoder_from`` with a frozen encoder."""
-    network = build_network()
+    network: Any = build_network()
     if decoder_from is not None:
         load_average(network, decoder_from / "checkpoint.pt")
         for half in (network.decoder, network.post_quant_conv):
             half.requires_grad_(True)
-    return network.to(memory_format=torch.channels_last)
+    return channels_last(network)
 
 
 def run(layers: Layers, work: Path, iterations: int, compiled: bool, decoder_from: Path | None = None) -> None:
     """Trains from the checkpoint in ``work``, or from the start."""
     torch.manual_seed(0)
-    network = starting_network(decoder_from)
+    network: Any = starting_network(decoder_from)
 
     def encode(x: Tensor) -> Tensor:
         return network.quant_conv(network.encoder(x))
@@ -89,11 +91,11 @@ def run(layers: Layers, work: Path, iterations: int, compiled: bool, decoder_fro
     def decode(z: Tensor) -> Tensor:
         return network.decoder(network.post_quant_conv(z))
 
-    forward = [torch.compile(half) if compiled else half for half in (encode, decode)]
+    halves = (torch.compile(encode), torch.compile(decode)) if compiled else (encode, decode)
 
     def batch_loss() -> Tensor:
         x = layers.compose(draw_parts(layers, BATCH_SIZE, held_out=False))
-        return training_loss(*forward, x.contiguous(memory_format=torch.channels_last))
+        return training_loss(*halves, x.contiguous(memory_format=torch.channels_last))
 
     train(network, batch_loss, work, Schedule(iterations))
 

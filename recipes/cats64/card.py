@@ -44,8 +44,8 @@ x = prior.decode(prior.encode(images))  # images (N, 3, 64, 64) in [-1, 1], late
 ```
 
 The folder is diffusers' layout: `vae/` (`AutoencoderKL`), `unet/` (`UNet2DModel`), `scheduler/`. `parts.safetensors`
-holds the parts the pictures are painted from (`pyro_vipaint.layers`), `classifier.safetensors` a classifier of them
-(`pyro_vipaint.parts_classifier`).
+holds the parts the pictures are painted from (`pyro_vipaint.cats.parts`), `classifier.safetensors` a classifier of them
+(`pyro_vipaint.cats.classifier`).
 """
 
 LIMITS = """\

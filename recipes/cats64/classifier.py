@@ -1,6 +1,6 @@
 """Trains the classifier that says which parts a sample of ``cats64`` shows.
 
-The network of :mod:`pyro_vipaint.parts_classifier`, (B, 3, 64, 64) -> one head a slot, minimises the sum over slots of
+The network of :mod:`pyro_vipaint.cats.classifier`, (B, 3, 64, 64) -> one head a slot, minimises the sum over slots of
 
     -E log softmax(f(x))_class
 
@@ -25,12 +25,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from pyro_vipaint.diagnostics.part_scores import is_shown
-from pyro_vipaint.diagnostics.parts import parts_posterior
-from pyro_vipaint.held_out import draw_parts, shipped_layers
-from pyro_vipaint.layers import Layers
+from pyro_vipaint.cats.classifier import PartsClassifier, load_classifier, part_probabilities, save_classifier
+from pyro_vipaint.cats.parts import Layers, draw_parts, shipped_layers
+from pyro_vipaint.cats.posterior import parts_posterior
+from pyro_vipaint.cats.scores import is_shown
 from pyro_vipaint.models import DiffusionPrior, load_prior
-from pyro_vipaint.parts_classifier import PartsClassifier, load_classifier, part_probabilities, save_classifier
 from recipes.cats64.parts import TARGET as PARTS
 from recipes.training import Schedule, load_average, train
 

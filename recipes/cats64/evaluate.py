@@ -29,11 +29,10 @@ from rich.console import Console
 from safetensors import safe_open
 from torch import Tensor
 
-from pyro_vipaint.held_out import draw_parts, shipped_layers
-from pyro_vipaint.layers import Layers
+from pyro_vipaint.cats.classifier import PartsClassifier, load_classifier, part_probabilities
+from pyro_vipaint.cats.parts import Layers, draw_parts, shipped_layers
 from pyro_vipaint.metrics import alexnet_features, lpips_distance, psnr
 from pyro_vipaint.models import DiffusionPrior, load_prior
-from pyro_vipaint.parts_classifier import PartsClassifier, load_classifier, part_probabilities
 from recipes.cats64.classifier import held_out_accuracies, through_autoencoder
 from recipes.cats64.export import TARGET, WEIGHTS
 from recipes.evaluation import Result, by_slot, distance, earlier_results, save_grid, timed, write_json

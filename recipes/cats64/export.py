@@ -15,6 +15,7 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DModel
@@ -22,7 +23,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pyro_vipaint.held_out import draw_parts, shipped_layers
+from pyro_vipaint.cats.parts import draw_parts, shipped_layers
 from recipes.cats64 import prior as prior_recipe
 from recipes.cats64.autoencoder import build_network as build_autoencoder
 from recipes.export import move_files, relative_difference
@@ -39,7 +40,9 @@ def decoded(autoencoder: AutoencoderKL) -> Tensor:
     """Reconstructions of 16 held-out cats."""
     layers = shipped_layers()
     x = layers.compose(draw_parts(layers, 16, held_out=True, generator=torch.Generator().manual_seed(0)))
-    return autoencoder.decode(autoencoder.encode(x).latent_dist.mode()).sample
+    moments: Any = autoencoder.encode(x)
+    decoding: Any = autoencoder.decode(moments.latent_dist.mode())
+    return decoding.sample
 
 
 @torch.inference_mode()

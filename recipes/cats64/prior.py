@@ -31,15 +31,15 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel
 from torch import Tensor
 
-from pyro_vipaint.held_out import draw_parts, shipped_layers
-from pyro_vipaint.layers import Layers
+from pyro_vipaint.cats.parts import Layers, draw_parts, shipped_layers
 from recipes.cats64.autoencoder import build_network as build_autoencoder
-from recipes.training import Schedule, load_average, train
+from recipes.training import Schedule, channels_last, load_average, train
 
 BATCH_SIZE = 64
 ITERATIONS = 14_400
@@ -98,7 +98,7 @@ def load_autoencoder(work: Path) -> AutoencoderKL:
     """The averaged autoencoder in the checkpoint of ``work``."""
     network = build_autoencoder()
     load_average(network, work / "checkpoint.pt")
-    return network.to(memory_format=torch.channels_last)
+    return channels_last(network)
 
 
 @torch.inference_mode()
@@ -109,7 +109,7 @@ def encode_cats(autoencoder: AutoencoderKL, num: int, seed: int) -> Tensor:
     return _encode(autoencoder, layers, index)
 
 
-def _encode(autoencoder: AutoencoderKL, layers: Layers, index: Tensor) -> Tensor:
+def _encode(autoencoder: Any, layers: Layers, index: Tensor) -> Tensor:
     """Latents of the pictures of part numbers ``(N, L)``."""
     pictures = (layers.compose(chunk).contiguous(memory_format=torch.channels_last) for chunk in index.split(CHUNK))
     return torch.cat([autoencoder.encode(x).latent_dist.mode() for x in pictures]).contiguous()
@@ -185,7 +185,7 @@ def run(autoencoder: Path, work: Path, iterations: int, focus: Focus | None, par
     alphas_cumprod = build_scheduler().alphas_cumprod
     metric = part_metric(load_autoencoder(autoencoder)).clone() if parts else None  # not an inference tensor
     torch.manual_seed(0)
-    network = build_network().to(memory_format=torch.channels_last)
+    network = channels_last(build_network())
 
     def batch_loss() -> Tensor:
         z = latents[torch.randint(len(latents), (BATCH_SIZE,))]

@@ -1,6 +1,6 @@
 """Trains the classifier that says which parts a sample of ``faces32`` shows.
 
-The network of :mod:`pyro_vipaint.parts_classifier` with heads for 32×32 pixels minimises the sum over slots of
+The network of :mod:`pyro_vipaint.cats.classifier` with heads for 32×32 pixels minimises the sum over slots of
 
     -E log softmax(f(x))_class
 
@@ -24,9 +24,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pyro_vipaint.held_out import draw_parts
-from pyro_vipaint.layers import Layers
-from pyro_vipaint.parts_classifier import WIDTHS, PartsClassifier, part_probabilities, save_classifier
+from pyro_vipaint.cats.classifier import WIDTHS, PartsClassifier, part_probabilities, save_classifier
+from pyro_vipaint.cats.parts import Layers, draw_parts
 from recipes.cats64.classifier import blurred, labels_of
 from recipes.faces32.parts import SIZE, TARGET
 from recipes.faces32.train import draw_training_parts, layers_on

@@ -1,8 +1,8 @@
 """Measures the shipped prior ``faces32``: its denoising loss beside the least possible, its classifier, its samples.
 
-**Loss.** The mean over held-out faces and pixels of (D(x + sigma n; sigma, label) - x)^2, n ~ N(0, I), beside the least
-that any denoiser has, E Var(x given x_sigma, label). The latter is half the squared distance of x to a face drawn from
-its exact posterior, by enumeration of all faces of the label.
+**Loss.** The mean over held-out faces and pixels of (D(x + sigma n; sigma, label) - x)^2, n ~ N(0, I). It is the least
+that any denoiser has, E Var(x given x_sigma, label), plus an excess, E |D - E[x given x_sigma, label]|^2; both are
+estimated from faces drawn from the exact posterior, by enumeration of all faces of the label.
 
 **Classifier.** Its accuracy slot by slot on held-out faces: as they are, blurred, and with noise.
 
@@ -32,15 +32,15 @@ from rich.console import Console
 from safetensors import safe_open
 from torch import Tensor
 
-from pyro_vipaint.diagnostics.part_scores import expected_total_variation
-from pyro_vipaint.diagnostics.parts import parts_posterior
-from pyro_vipaint.held_out import draw_parts, is_held_out
-from pyro_vipaint.layers import Layers, load_layers
+from pyro_vipaint.cats.classifier import PartsClassifier, part_probabilities
+from pyro_vipaint.cats.parts import Layers, draw_parts, is_held_out, load_layers
+from pyro_vipaint.cats.posterior import parts_posterior
+from pyro_vipaint.cats.scores import expected_total_variation
 from pyro_vipaint.metrics import alexnet_features, psnr
 from pyro_vipaint.models import DiffusionPrior, load_prior
-from pyro_vipaint.parts_classifier import PartsClassifier, part_probabilities
+from pyro_vipaint.models.priors.schedules import time_of
 from recipes.cats64.classifier import labels_of as part_labels
-from recipes.edm import CHECKED_SIGMAS, WEIGHTS
+from recipes.edm import WEIGHTS
 from recipes.evaluation import Result, by_slot, distance, earlier_results, save_grid, timed, write_json
 from recipes.faces32.classifier import CLASSIFIER, held_out_accuracies, load_classifier
 from recipes.faces32.export import FOLDER
@@ -48,6 +48,8 @@ from recipes.faces32.parts import HAIR_COLOURS, HAIR_STYLES, labels_of
 from recipes.faces32.train import SIGMA_DATA
 
 NUM_CLASSES = len(HAIR_STYLES)
+LOSS_SIGMAS = (0.05, 0.2, 0.6, 1.0, 2.0, 4.0, 10.0)
+DRAWS = 64  # from each exact posterior
 NEAREST_SIGMA = 0.2  # of the posterior whose mode is the nearest face; any other gives the same
 CHUNK = 100
 POSTERIORS = 16  # at once, 71 MB
@@ -70,9 +72,9 @@ def mean_and_error(values: Tensor) -> Result:
     return {"mean": values.mean().item(), "standard_error": (values.std() / len(values) ** 0.5).item()}
 
 
-def posterior_faces(layers: Layers, y: Tensor, sigma: float, labels: Tensor) -> Tensor:
-    """One face ``(N, 3, 32, 32)`` for each y = x + sigma n, drawn from the exact posterior given the label too."""
-    faces = []
+def posterior_moments(layers: Layers, y: Tensor, sigma: float, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean ``(N, 3, 32, 32)`` and variance of :data:`DRAWS` faces from the exact posterior of y = x + sigma n, label."""
+    moments = []
     for observed, label in zip(y.split(POSTERIORS), labels.split(POSTERIORS), strict=True):
         posterior = parts_posterior(layers, observed, torch.ones_like(observed[:, :1]), sigma)
         by_style = posterior.log_probs.unflatten(-1, (NUM_CLASSES, len(HAIR_COLOURS)))
@@ -80,8 +82,10 @@ def posterior_faces(layers: Layers, y: Tensor, sigma: float, labels: Tensor) -> 
         by_style.masked_fill_(wrong.view(len(label), *(1,) * (by_style.ndim - 3), NUM_CLASSES, 1), -torch.inf)
         best = posterior.log_probs.flatten(1).max(1).values
         posterior.log_probs.sub_(best.view(-1, *(1,) * (posterior.log_probs.ndim - 1)))
-        faces.append(layers.compose(posterior.sample(1)[0]))
-    return torch.cat(faces)
+        faces = layers.compose(posterior.sample(DRAWS).flatten(0, 1)).unflatten(0, (DRAWS, len(label)))
+        moments.append((faces.mean(0), faces.var(0)))
+    mean, variance = (torch.cat(each) for each in zip(*moments, strict=True))
+    return mean, variance
 
 
 def nearest_parts(layers: Layers, x: Tensor) -> Tensor:
@@ -99,17 +103,19 @@ def measure_loss(prior: DiffusionPrior, layers: Layers, sizes: Sizes, device: st
     generator = torch.Generator().manual_seed(sizes.seed)
     index = draw_parts(layers, sizes.held_out, True, generator)
     x, labels, levels = layers.compose(index), labels_of(index), []
-    for sigma in CHECKED_SIGMAS:
+    for sigma in LOSS_SIGMAS:
         y = x + sigma * torch.randn(x.shape, generator=generator)
         pairs = zip(y.split(CHUNK), labels.split(CHUNK), strict=True)
         denoised = torch.cat([denoise(prior, *pair, sigma, device) for pair in pairs])
         few = slice(sizes.enumerated)
-        drawn = posterior_faces(layers, y[few], sigma, labels[few])
+        mean, variance = posterior_moments(layers, y[few], sigma, labels[few])
+        excess = (denoised[few] - mean).square() - variance / DRAWS
         levels.append(
             {
                 "sigma": sigma,
                 "error": mean_and_error((denoised - x).square().flatten(1).mean(1)),
-                "least": mean_and_error((drawn - x[few]).square().flatten(1).mean(1) / 2),
+                "least": mean_and_error(variance.flatten(1).mean(1)),
+                "excess": mean_and_error(excess.flatten(1).mean(1)),
                 "trivial": SIGMA_DATA**2 * sigma**2 / (SIGMA_DATA**2 + sigma**2),
             }
         )
@@ -118,8 +124,6 @@ def measure_loss(prior: DiffusionPrior, layers: Layers, sizes: Sizes, device: st
 
 def denoise(prior: DiffusionPrior, y: Tensor, labels: Tensor, sigma: float, device: str) -> Tensor:
     """D(y; sigma, label) on the CPU; ``y`` is an image plus noise of standard deviation sigma."""
-    from pyro_vipaint.schedules import time_of
-
     t = time_of(prior.schedule, sigma)
     return prior.denoise(y.to(device), t, class_labels=labels.to(device)).cpu()
 

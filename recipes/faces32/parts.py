@@ -9,9 +9,9 @@ slot by slot as ``(n, 4, 32, 32)``::
     pip install dicebear-core==10.7.0 dicebear-styles==10.6.0 resvg-py==0.5.0
     python -m recipes.faces32.parts
 
-A picture is one part of each slot painted over white, :class:`pyro_vipaint.layers.Layers`; its label is the style of
-the hair. The command also renders whole faces and prints how far pictures composed of the parts are from them. One
-combination in ten is held out, :mod:`pyro_vipaint.held_out`.
+A picture is one part of each slot painted over white, :class:`pyro_vipaint.cats.parts.Layers`; its label is the style
+of the hair. The command also renders whole faces and prints how far pictures composed of the parts are from them. One
+combination in ten is held out: those whose part numbers add up to a multiple of ten.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rich.console import Console
 from safetensors.torch import save
 from torch import Tensor
 
-from pyro_vipaint.layers import Layers, load_layers
+from pyro_vipaint.cats.parts import Layers, load_layers
 
 if TYPE_CHECKING:
     from dicebear import Style

@@ -28,8 +28,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from pyro_vipaint.held_out import is_held_out
-from pyro_vipaint.layers import Layers, load_layers
+from pyro_vipaint.cats.parts import Layers, is_held_out, load_layers
 from recipes.edm import DenoisingLoss, starting_network
 from recipes.faces32.parts import HAIR_STYLES, TARGET, labels_of
 from recipes.training import save_checkpoint, update_average

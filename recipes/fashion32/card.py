@@ -112,7 +112,7 @@ def introduction(prior: Result, grid: bool) -> str:
 
 def training() -> str:
     """How the weights were trained, from the constants of ``recipes.fashion32.train``."""
-    network = train.build_network().config
+    network: Any = train.build_network().config
     first, second = (run[-1][0] for run in train.SHIPPED_RUNS)
     return f"""\
 ## Training

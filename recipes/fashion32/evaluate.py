@@ -52,6 +52,7 @@ from recipes.fashion32.classifier import load_classifier, predict
 from recipes.fashion32.data import CLASS_NAMES, DEFAULT_FOLDER, load_split
 from recipes.fashion32.export import EVENT_SHAPE
 from recipes.fashion32.train import NUM_CLASSES
+from recipes.training import channels_last
 
 LOSS_SIGMAS = (0.05, 0.2, 0.6, 2.0, 10.0)
 # Heun steps; 2 * STEPS - 1 calls of the network. Karras et al. (2022) take 18 at 32×32, which on a Gaussian of standard
@@ -105,7 +106,7 @@ def load(folder: Path) -> Prior:
     description = json.loads((folder / "prior.json").read_text())
     if description["kind"] != "edm":
         raise ValueError(f"{folder} holds a prior of kind {description['kind']!r}, not 'edm'")
-    network = load_exported(folder).to(memory_format=torch.channels_last)
+    network = channels_last(load_exported(folder))
     return Prior(network, description["sigma_data"])
 
 

@@ -1,0 +1,290 @@
+r"""The prior that a finite set of images makes: the truth for image posteriors, with nothing trained.
+
+x is one of M images x_m, with probabilities w_m. With z_t = alpha x + sigma eps,
+
+.. math::
+    z_t \sim \sum_m w_m N(\alpha x_m, \sigma^2 I), \qquad
+    E[x \mid z_t] = \sum_m \mathrm{softmax}_m\Big( \log w_m - \frac{|z_t - \alpha x_m|^2}{2 \sigma^2} \Big) x_m,
+
+and under any likelihood the posterior is the same set with weights proportional to w_m p(y | x_m).
+
+Sums over the set run in batches, and in float64 because |z|^2 / sigma^2 cancels against |alpha x|^2 / sigma^2 where
+the noise is low. For a gradient each batch is computed again: only its mean is kept, not a number for each image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import Categorical, TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+from torch.utils.checkpoint import checkpoint
+
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.models.measurements.likelihoods import check_shape, seen
+from pyro_vipaint.models.priors.denoisers import flatten_condition
+from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.models.priors.schedules import EDM, Schedule, as_time
+
+MIN_SIGMA = 1e-6  # less noise counts as this much: the denoiser is then the nearest image, and nothing overflows
+Moments = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class EmpiricalDenoiser:
+    """E[x given z_t] for x from ``images`` ``(M, *event)`` with normalised ``log_weights`` ``(M,)``, float64.
+
+    With ``labels`` ``(M,)``, the condition ``class_labels`` restricts x to the images of a class.
+    """
+
+    schedule: Schedule
+    images: Tensor
+    log_weights: Tensor
+    labels: Tensor | None
+    batch_size: int
+
+    def __call__(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Tensor:
+        return self.moments(z_t, t, **condition)[0]
+
+    def moments(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Moments:
+        """E[x given z_t], of the shape of ``z_t``, and log p(z_t), of its leading shape."""
+        leading = z_t.shape[: z_t.ndim - self.images.ndim + 1]
+        z = z_t.reshape(leading.numel(), -1).double()
+        alpha, sigma = self.schedule(as_time(t, z.device).expand(leading).reshape(-1, 1))
+        alpha, sigma = alpha.to(z), sigma.to(z).clamp(min=MIN_SIGMA)
+        mean, log_mass = torch.empty_like(z), torch.empty_like(z[:, 0])
+        for here, index, log_weights in self.members(leading, **condition):
+            mean[here], log_mass[here] = self._scan(z[here], alpha[here], sigma[here], index, log_weights)
+        log_density = log_mass - z.shape[1] * (sigma[:, 0].log() + 0.5 * math.log(2 * math.pi))
+        return mean.reshape(z_t.shape).to(z_t), log_density.reshape(leading).to(z_t)
+
+    def members(
+        self, leading: torch.Size, class_labels: Tensor | int | None = None, guidance_scale: float | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each class asked for: who of the flattened ``leading`` shape asks, indices and log weights of its images.
+
+        Raises:
+            InputError: the set has no labels, or no image of a class; guidance, since what it makes is no posterior.
+        """
+        if guidance_scale not in (None, 1):
+            raise InputError("an empirical prior knows its classes exactly: leave guidance_scale away, or at 1.")
+        device = self.images.device
+        if class_labels is None:
+            everybody = torch.ones(leading.numel(), dtype=torch.bool, device=device)
+            yield everybody, torch.arange(len(self.images), device=device), self.log_weights
+            return
+        if self.labels is None:
+            raise InputError("this empirical prior has no labels: give them, or no class_labels.")
+        asked = flatten_condition(torch.as_tensor(class_labels, device=device), leading)
+        for label in asked.unique().tolist():
+            index = (self.labels == label).nonzero()[:, 0]
+            if not len(index):
+                raise InputError(f"the empirical prior has no image of class {label}.")
+            yield asked == label, index, self.log_weights[index].log_softmax(0)
+
+    def draw(self, leading: torch.Size, **condition: Any) -> Tensor:
+        """Images drawn from the set, of shape ``leading + event``."""
+        drawn = torch.empty(leading.numel(), dtype=torch.long, device=self.images.device)
+        for here, index, log_weights in self.members(leading, **condition):
+            drawn[here] = index[log_weights.exp().multinomial(int(here.sum()), replacement=True)]
+        return self.images[drawn].reshape(leading + self.images.shape[1:])
+
+    def log_prior(self, count: int, **condition: Any) -> Tensor:
+        """log w_m for each of ``count`` images, ``(count, M)``: -inf outside the class."""
+        table = self.log_weights.new_full((count, len(self.images)), -math.inf)
+        for here, index, log_weights in self.members(torch.Size([count]), **condition):
+            table[here.nonzero(), index] = log_weights
+        return table
+
+    def _scan(self, z: Tensor, alpha: Tensor, sigma: Tensor, index: Tensor, log_weights: Tensor) -> Moments:
+        """Posterior mean ``(B, D)`` and log sum of weighted kernels ``(B,)`` over the images at ``index``."""
+        batches = zip(index.split(self.batch_size), log_weights.split(self.batch_size), strict=True)
+        return reduce(_merge, (_recomputed(self._scan_batch, z, alpha, sigma, i, w) for i, w in batches))
+
+    def _scan_batch(self, z: Tensor, alpha: Tensor, sigma: Tensor, index: Tensor, log_weights: Tensor) -> Moments:
+        x = self.images[index].flatten(1).to(z)
+        distance = z.square().sum(1, keepdim=True) - 2 * alpha * (z @ x.T) + alpha**2 * x.square().sum(1)
+        logits = log_weights - distance / (2 * sigma**2)
+        return logits.softmax(1) @ x, logits.logsumexp(1)
+
+
+def _recomputed(function: Callable[..., Moments], *arguments: Tensor) -> Moments:
+    """``function(*arguments)``, whose intermediate values are computed again for the gradient."""
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore
+
+
+def _merge(one: Moments, other: Moments) -> Moments:
+    """Mean and log mass of two disjoint sets together."""
+    log_mass = torch.logaddexp(one[1], other[1])
+    return torch.lerp(one[0], other[0], (other[1] - log_mass).exp()[:, None]), log_mass
+
+
+class EmpiricalMarginal(TorchDistribution):
+    """The exact p(z_t) under an :class:`EmpiricalPrior`; ``log_prob`` is differentiable, ``sample`` is not.
+
+    Args:
+        denoiser: the set, its weights and labels, and the schedule.
+        t: the time in (0, 1] whose marginal this is.
+        batch_shape: shape of the images plate; ``expand`` broadcasts it.
+        condition: ``class_labels``, of the batch shape or a number.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    has_rsample = False
+
+    def __init__(
+        self, denoiser: EmpiricalDenoiser, t: float, batch_shape: torch.Size | Sequence[int] = (), **condition: Any
+    ) -> None:
+        self.denoiser, self.t, self.condition = denoiser, float(t), condition
+        super().__init__(torch.Size(batch_shape), denoiser.images.shape[1:], validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """All of the latent space."""
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EmpiricalMarginal:
+        """The same distribution with another batch shape."""
+        return EmpiricalMarginal(self.denoiser, self.t, batch_shape, **self.condition)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
+        """Draws of shape ``sample_shape + batch_shape + event_shape``: an image of the set, diffused."""
+        alpha, sigma = (float(v) for v in self.denoiser.schedule(as_time(self.t)))
+        x = self.denoiser.draw(torch.Size(sample_shape) + self.batch_shape, **self.condition)
+        return alpha * x + sigma * torch.randn_like(x)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(z_t), exact, of the leading shape of ``value`` broadcast with the batch shape, in nats."""
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
+        return self.denoiser.moments(value.expand(shape), self.t, **self.condition)[1]
+
+
+@dataclass(frozen=True, eq=False)
+class EmpiricalPosterior:
+    """The set ``images`` ``(M, *event)`` with normalised ``log_weights`` ``(N, M)``, float64, for each observation."""
+
+    images: Tensor
+    log_weights: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x given y], ``(N, *event)``."""
+        return self._average(self.images.double()).to(self.images)
+
+    @property
+    def variance(self) -> Tensor:
+        """Var[x given y] of each element, ``(N, *event)``."""
+        x = self.images.double()
+        centred = x - x.mean(0)  # the variance is the same, and the subtraction below cancels less
+        variance = self._average(centred.square()) - self._average(centred).square()
+        return variance.clamp(min=0).to(self.images)
+
+    def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
+        """Images drawn from the posterior, ``sample_shape + (N, *event)``."""
+        return self.images[Categorical(logits=self.log_weights).sample(torch.Size(sample_shape))]
+
+    def _average(self, values: Tensor) -> Tensor:
+        return torch.tensordot(self.log_weights.exp(), values, 1)
+
+
+class EmpiricalPrior(DiffusionPrior):
+    """x uniform (or weighted) on a finite set of images, as a diffusion prior with exact denoiser and marginal.
+
+    ``diffusion()`` gives the same prior with the estimated :class:`DiffusionMarginal` that a network would have.
+    Evidence and posterior are those of the prior itself; the K-level model approaches them as its levels are refined.
+
+    Args:
+        images: ``(M, *event)``; images in [-1, 1].
+        weights: ``(M,)``, positive, not necessarily of sum one; equal if not given.
+        labels: classes ``(M,)``, integers: the prior then takes the condition ``class_labels``, as class-conditional
+            networks do; without that condition it is the whole set. Those that count from 0 without a gap are
+            ``class_names``, and labels for :func:`pyro_vipaint.inpaint`.
+        schedule: the noise schedule; :class:`EDM` if not given.
+        batch_size: images in one batch of the sums over the set, which hold that many times the latents in memory.
+
+    ``sigma_data`` is the standard deviation over all elements of all images, as in Karras et al. 2022.
+
+    Raises:
+        InputError: no images, integers for images, or weights or labels that do not fit them.
+    """
+
+    denoiser: EmpiricalDenoiser
+
+    def __init__(
+        self,
+        images: Tensor,
+        weights: Tensor | None = None,
+        *,
+        labels: Tensor | None = None,
+        schedule: Schedule | None = None,
+        batch_size: int = 1024,
+    ) -> None:
+        if not images.is_floating_point():
+            raise InputError(f"images must be floats in [-1, 1], not {images.dtype}: give images / 127.5 - 1 of bytes.")
+        count = images.shape[:1]
+        weights = torch.ones(count, device=images.device) if weights is None else weights
+        if not images.numel() or weights.shape != count or not (weights > 0).all():
+            raise InputError("give at least one image, and one positive weight for each.")
+        if labels is not None and labels.shape != count:
+            raise InputError(f"give one label for each of the {len(images)} images.")
+        schedule, weights = schedule or EDM(), weights.double() / weights.double().sum()
+        denoiser = EmpiricalDenoiser(schedule, images, weights.log(), labels, batch_size)
+        sigma_data, names = _weighted_std(images, weights), _class_names(labels)
+        super().__init__(schedule, denoiser, images.shape[1:], sigma_data=sigma_data, class_names=names)
+
+    def diffusion(self) -> DiffusionPrior:
+        """The same schedule and denoiser as a :class:`DiffusionPrior`, whose marginal is estimated."""
+        options: dict[str, Any] = {"sigma_data": self.sigma_data, "class_names": self.class_names}
+        return DiffusionPrior(self.schedule, self.denoiser, self.event_shape, **options)
+
+    def marginal(self, t: float, steps: int = 0, **condition: Any) -> TorchDistribution:
+        """The exact p(z_t); ``steps`` has no meaning here."""
+        return EmpiricalMarginal(self.denoiser, t, **condition)
+
+    def log_evidence(self, likelihood: Callable[[Tensor], Any], y: Tensor, **condition: Any) -> Tensor:
+        """log p(y) of the prior itself, not of a K-level model, ``(N,)``, in nats, for any likelihood."""
+        return self._log_joint(likelihood, y, condition).logsumexp(1).to(self.denoiser.images)
+
+    def posterior(self, likelihood: Callable[[Tensor], Any], y: Tensor, **condition: Any) -> EmpiricalPosterior:
+        """p(x given y) for any likelihood, image -> distribution of the observation, element by element.
+
+        ``y`` has shape ``(N, *observation)``; operators with a mask for each of the N are fine.
+        """
+        log_joint = self._log_joint(likelihood, y, condition)
+        return EmpiricalPosterior(self.denoiser.images, log_joint.log_softmax(1))
+
+    @torch.no_grad()
+    def _log_joint(self, likelihood: Callable[[Tensor], Any], y: Tensor, condition: dict[str, Any]) -> Tensor:
+        """log w_m p(y_n | x_m), ``(N, M)``, float64."""
+        check_shape(y, likelihood(self.denoiser.images[:1].expand(len(y), *self.event_shape)))
+        y = seen(likelihood, y)
+        batches = self.denoiser.images.split(self.denoiser.batch_size)
+        log_likelihood = torch.cat([_log_likelihood(likelihood, x, y) for x in batches])
+        return self.denoiser.log_prior(len(y), **condition) + log_likelihood.T
+
+
+def _log_likelihood(likelihood: Callable[[Tensor], Any], x: Tensor, y: Tensor) -> Tensor:
+    """log p(y_n | x_m), ``(M, N)``, summed over elements in float64."""
+    terms = likelihood(x[:, None]).log_prob(y).double()
+    return terms.flatten(2).sum(2) if terms.ndim > 2 else terms
+
+
+def _class_names(labels: Tensor | None) -> tuple[str, ...]:
+    """The numbers of the classes, where they are 0, 1, 2 and so on, as the facades want them."""
+    found = [] if labels is None else labels.unique().tolist()
+    return tuple(map(str, found)) if found == list(range(len(found))) else ()
+
+
+def _weighted_std(images: Tensor, weights: Tensor) -> float:
+    """Standard deviation over all elements of all images, an image counting ``weights``."""
+    flat = images.flatten(1)
+    mean = (weights * flat.mean(1)).sum()
+    variance = flat.var(1, correction=0) + (flat.mean(1) - mean) ** 2
+    return float((weights * variance).sum() ** 0.5)

@@ -1,0 +1,230 @@
+r"""Priors whose denoiser is known in closed form: the truths that everything else is judged by.
+
+Gaussian, x ~ N(m, C): with z_t = alpha x + sigma eps,
+
+.. math:: E[x \mid z_t] = m + \alpha C (\alpha^2 C + \sigma^2 I)^{-1} (z_t - \alpha m), \quad
+          z_t \sim N(\alpha m, \alpha^2 C + \sigma^2 I).
+
+Everything is diagonal in the eigenvectors of C, and the K-level model (the exact marginal at T_e, Eq. 3 below it, one
+denoising step at T_s) is linear and Gaussian: its evidence and posterior are closed form as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
+from torch import Tensor
+
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.models.priors.kernels import Time, bridge_coefficients, expand_event, log_density
+from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.models.priors.schedules import EDM, Schedule, as_time
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianDenoiser:
+    """E[x given z_t] for x ~ N(mean, V diag(variance) V^T), V orthogonal (``None``: the identity)."""
+
+    schedule: Schedule
+    mean: Tensor
+    variance: Tensor
+    vectors: Tensor | None = None
+
+    def __call__(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Tensor:
+        alpha, sigma = (expand_event(v.to(z_t), z_t) for v in self.schedule(as_time(t)))
+        gain = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
+        centred = z_t - alpha * self.mean
+        if self.vectors is None:
+            return self.mean + gain * centred
+        return self.mean + (gain * (centred @ self.vectors)) @ self.vectors.T
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianPrior(DiffusionPrior):
+    """x ~ N(mean, covariance) as a diffusion prior with the exact denoiser and the exact marginal.
+
+    Build it by :meth:`diagonal` or :meth:`full`. Its :meth:`marginal` is the exact density; ``diffusion()`` gives the
+    same prior with the estimated :class:`DiffusionMarginal` that a network would have.
+    """
+
+    denoiser: GaussianDenoiser
+
+    @classmethod
+    def diagonal(cls, mean: Tensor, std: Tensor, schedule: Schedule | None = None) -> GaussianPrior:
+        """Independent coordinates of event shape ``mean.shape``, one dimension or more; ``std`` broadcasts to it.
+
+        Raises:
+            InputError: ``std`` does not, or is not positive; ``mean`` is a scalar.
+        """
+        if not mean.ndim or not (std > 0).all():
+            raise InputError("give means of one dimension or more, and positive standard deviations.")
+        variance, schedule = expanded_variance(std, mean, mean.shape), schedule or EDM()
+        denoiser = GaussianDenoiser(schedule, mean, variance)
+        return cls(schedule, denoiser, mean.shape, sigma_data=float(variance.mean() ** 0.5))
+
+    @classmethod
+    def full(cls, mean: Tensor, covariance: Tensor, schedule: Schedule | None = None) -> GaussianPrior:
+        """A vector of shape ``(D,)`` with covariance ``(D, D)``, symmetric and positive definite.
+
+        Raises:
+            InputError: the covariance is not positive definite.
+        """
+        schedule = schedule or EDM()
+        variance, vectors = torch.linalg.eigh(covariance)
+        if variance.min() <= 0:
+            raise InputError("the covariance must be positive definite.")
+        return cls(
+            schedule,
+            GaussianDenoiser(schedule, mean, variance, vectors),
+            mean.shape,
+            sigma_data=float(variance.mean() ** 0.5),
+        )
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of x."""
+        return self.denoiser.mean
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance of the flattened x, ``(D, D)``."""
+        return self._rotate(self.denoiser.variance)
+
+    def diffusion(self) -> DiffusionPrior:
+        """The same schedule and denoiser as a :class:`DiffusionPrior`, whose marginal is estimated."""
+        return DiffusionPrior(self.schedule, self.denoiser, self.event_shape, sigma_data=self.sigma_data)
+
+    def marginal(self, t: float, steps: int = 0, **condition: Any) -> TorchDistribution:
+        """The exact p(z_t); ``steps`` has no meaning here."""
+        alpha, sigma = (float(v) for v in self.schedule(as_time(t)))
+        variance = alpha**2 * self.denoiser.variance + sigma**2
+        if self.denoiser.vectors is None:
+            return Normal(alpha * self.mean, variance.sqrt()).to_event(self.event_dim)
+        return MultivariateNormal(alpha * self.mean, self._rotate(variance))
+
+    def prediction_moments(self, keypoints: Sequence[float] | None = None) -> tuple[Tensor, Tensor]:
+        """Mean ``(D,)`` and covariance ``(D, D)`` of what y is measured on.
+
+        With ``keypoints``, of E[x given z_1] under the K-level model; without, of x itself.
+        """
+        mean, covariance = self._prediction(keypoints)
+        return mean.to(self.mean), covariance.to(self.mean)
+
+    def observation_moments(
+        self, likelihood: Any, keypoints: Sequence[float] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``(A, observed, mean, covariance)``: the operator's matrix, which rows are observed, and their moments.
+
+        Raises:
+            InputError: as for :meth:`log_evidence`.
+        """
+        matrix, observed, mean, covariance = self._observation(likelihood, keypoints)
+        return matrix.to(self.mean), observed.to(self.mean.device), mean.to(self.mean), covariance.to(self.mean)
+
+    def log_evidence(self, likelihood: Any, y: Tensor, keypoints: Sequence[float] | None = None) -> Tensor:
+        """log p(y), shape ``(N,)``: of the K-level model with ``keypoints``, of the prior itself without.
+
+        ``likelihood`` must be Gaussian with a linear operator, the same for all N observations, and one noise level.
+
+        Raises:
+            InputError: the likelihood has no ``sigma``, or its operator is another one for each image.
+        """
+        _, observed, mean, covariance = self._observation(likelihood, keypoints)
+        return log_density(y.flatten(1).to(mean)[:, observed] - mean, covariance).to(self.mean)
+
+    def posterior(self, likelihood: Any, y: Tensor, keypoints: Sequence[float] | None = None) -> MultivariateNormal:
+        """p(x given y), flattened, batch ``(N,)``; with ``keypoints``, of E[x given z_1] in the K-level model.
+
+        Likelihood and errors are those of :meth:`log_evidence`.
+        """
+        mean, covariance = self._prediction(keypoints)
+        matrix, observed, predicted, total = self._observation(likelihood, keypoints)
+        cross = covariance @ matrix[observed].T
+        gain = torch.linalg.solve(total, cross.T).T
+        moved = mean + (y.flatten(1).to(mean)[:, observed] - predicted) @ gain.T
+        shrunk = covariance - gain @ cross.T
+        factor = torch.linalg.cholesky((shrunk + shrunk.T) / 2)
+        return MultivariateNormal(moved.to(self.mean), scale_tril=factor.to(self.mean))
+
+    def _prediction(self, keypoints: Sequence[float] | None) -> tuple[Tensor, Tensor]:
+        """:meth:`prediction_moments` in float64, on the CPU: little noise makes covariances of y nearly singular."""
+        variance = self.denoiser.variance.flatten().cpu().double()
+        if keypoints is not None:
+            variance = self._chain_variance(variance, keypoints)
+        return self.mean.flatten().cpu().double(), self._rotate(variance)
+
+    def _observation(self, likelihood: Any, keypoints: Sequence[float] | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """:meth:`observation_moments` in float64, on the CPU."""
+        if not hasattr(likelihood, "sigma"):
+            raise InputError(f"the closed form is that of a Gaussian likelihood, not of {type(likelihood).__name__}.")
+        mean, covariance = self._prediction(keypoints)
+        matrix, observed = observed_matrix(likelihood, self.mean.new_zeros(1, *self.event_shape))
+        rows = matrix[observed]
+        noise = likelihood.sigma**2 * torch.eye(len(rows), dtype=rows.dtype)
+        return matrix, observed, rows @ mean, rows @ covariance @ rows.T + noise
+
+    def _chain_variance(self, variance: Tensor, keypoints: Sequence[float]) -> Tensor:
+        """Variance of E[x given z_1] in the eigenbasis, after the transitions between the keypoints."""
+        t = keypoints[0]
+        alpha, sigma = (float(v) for v in self.schedule(as_time(t)))
+        current = alpha**2 * variance + sigma**2
+        for s in keypoints[1:]:
+            a, b, extra = (float(v) for v in bridge_coefficients(self.schedule, t, s))
+            current = (a + b * self._gain(variance, t)) ** 2 * current + extra
+            t = s
+        return self._gain(variance, t) ** 2 * current
+
+    def _gain(self, variance: Tensor, t: Time) -> Tensor:
+        alpha, sigma = (float(v) for v in self.schedule(as_time(t)))
+        return alpha * variance / (alpha**2 * variance + sigma**2)
+
+    def _rotate(self, variance: Tensor) -> Tensor:
+        variance, vectors = variance.flatten(), self.denoiser.vectors
+        if vectors is None:
+            return torch.diag(variance)
+        vectors = vectors.to(variance)
+        return (vectors * variance) @ vectors.T
+
+
+def expanded_variance(std: Tensor, means: Tensor, shape: Sequence[int]) -> Tensor:
+    """``std**2`` for these means, broadcast to ``shape``.
+
+    Raises:
+        InputError: it does not broadcast.
+    """
+    try:
+        return (std**2).expand(shape)
+    except RuntimeError as error:
+        shapes = f"{tuple(std.shape)} and means of {tuple(means.shape)}"
+        raise InputError(f"standard deviations of shape {shapes} do not go together.") from error
+
+
+def observed_matrix(likelihood: Any, event: Tensor) -> tuple[Tensor, Tensor]:
+    """``(A, observed)``: the matrix of A for images like ``event``, ``(1, *event)``, and which of its rows count.
+
+    The matrix is in float64, and so on the CPU, since not every device has it; A computes in the dtype of ``event``.
+
+    Raises:
+        InputError: the operator is another one for each image.
+    """
+    observed = likelihood.observed(likelihood.operator.A(event))
+    if len(observed) > 1:
+        raise InputError("the operator differs between the images: give each image alone, with its own mask.")
+    matrix = operator_matrix(likelihood.operator, event.shape[1:], event.device, event.dtype)
+    return matrix.cpu().double(), observed.flatten().cpu()
+
+
+def operator_matrix(
+    operator: Callable[[Tensor], Tensor] | Any,
+    event_shape: Sequence[int],
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The matrix ``(M, D)`` of a linear operator on flattened events, column by column."""
+    size = torch.Size(event_shape).numel()
+    identity = torch.eye(size, device=device, dtype=dtype)
+    return operator.A(identity.reshape(size, *event_shape)).reshape(size, -1).T

@@ -1,0 +1,225 @@
+r"""A mixture of Gaussians as an exact prior: several modes, and a posterior that is known all the same.
+
+With x ~ sum_m w_m N(m_m, C_m), z_t = alpha x + sigma eps and T_m = alpha^2 C_m + sigma^2 I,
+
+.. math::
+    z_t \sim \sum_m w_m N(\alpha m_m, T_m), \qquad
+    E[x \mid z_t] = \sum_m r_m(z_t) \big( m_m + \alpha C_m T_m^{-1} (z_t - \alpha m_m) \big)
+
+with responsibilities r_m proportional to w_m N(z_t; alpha m_m, T_m). For y = R x + v, v ~ N(0, s^2 I), each component
+is conditioned like a Gaussian and weighted by what it says of y:
+
+.. math:: p(x \mid y) = \sum_m \frac{w_m p_m(y)}{\sum_k w_k p_k(y)}\, p_m(x \mid y), \quad
+          p_m(y) = N(y; R m_m, R C_m R^T + s^2 I).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from pyro.distributions import (
+    Categorical,
+    MixtureSameFamily,  # pyright: ignore[reportAttributeAccessIssue]
+    MultivariateNormal,
+    Normal,
+    TorchDistribution,
+)
+from torch import Tensor
+
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.models.exact.gaussian import expanded_variance, observed_matrix
+from pyro_vipaint.models.measurements.likelihoods import Gaussian
+from pyro_vipaint.models.priors.kernels import expand_event, log_density
+from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.models.priors.schedules import EDM, Schedule, as_time
+
+
+class GaussianMixture(MixtureSameFamily):
+    """Pyro's mixture of MultivariateNormal, whose covariances are the same for the whole batch.
+
+    Pyro's own ``sample`` draws from every component for every sample and copies their ``(D, D)`` factors as often:
+    terabytes for a thousand samples in 800 dimensions. This one draws from the chosen component alone.
+    """
+
+    def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
+        """Draws of shape ``sample_shape + batch_shape + (D,)``, not reparameterised."""
+        with torch.no_grad():
+            normals = self.component_distribution
+            factors = normals.scale_tril[(0,) * len(self.batch_shape)]
+            chosen = self.mixture_distribution.sample(torch.Size(sample_shape))
+            means = normals.loc.expand(*chosen.shape, *normals.loc.shape[-2:])
+            centre = means.take_along_dim(chosen[..., None, None], -2).squeeze(-2)
+            noise = torch.randn_like(centre)
+            for m, factor in enumerate(factors):
+                here = chosen == m
+                noise[here] = noise[here] @ factor.T
+            return centre + noise
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianMixtureDenoiser:
+    """E[x given z_t] for x ~ sum_m w_m N(means_m, V_m diag(variances_m) V_m^T), V_m orthogonal.
+
+    ``log_weights`` has shape ``(M,)`` and ``means`` ``(M, *event)``; ``variances`` ``(M, *event)`` and ``vectors``
+    ``(M, D, D)`` (``None``: the identity) may have one component for all.
+    """
+
+    schedule: Schedule
+    log_weights: Tensor
+    means: Tensor
+    variances: Tensor
+    vectors: Tensor | None = None
+
+    def __call__(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Tensor:
+        leading = z_t.shape[: z_t.ndim - self.means.ndim + 1]
+        z = z_t.reshape(*leading, 1, -1)
+        alpha, sigma = (expand_event(v.to(z), z) for v in self.schedule(as_time(t)))
+        means, variances = self.means.flatten(1), self.variances.flatten(1)
+        total = alpha**2 * variances + sigma**2
+        centred = self._rotate(z - alpha * means, "...md,mde->...me")
+        log_joint = self.log_weights - 0.5 * (centred**2 / total + total.log()).sum(-1)
+        moved = means + self._rotate(alpha * variances / total * centred, "...me,mde->...md")
+        return (log_joint.softmax(-1)[..., None] * moved).sum(-2).reshape(z_t.shape)
+
+    def _rotate(self, value: Tensor, equation: str) -> Tensor:
+        return value if self.vectors is None else torch.einsum(equation, value, self.vectors)
+
+
+class _Observed(NamedTuple):
+    """What each component says of the observed elements of y, in float64."""
+
+    log_joint: Tensor  # (N, M): log w_m p_m(y)
+    surprise: Tensor  # (N, M, d): y - R m_m
+    cross: Tensor  # (M, D, d): C_m R^T; M may be 1, as in the next
+    total: Tensor  # (M, d, d): R C_m R^T + s^2 I
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianMixturePrior(DiffusionPrior):
+    """x ~ sum_m w_m N(m_m, C_m) as a diffusion prior with the exact denoiser and the exact marginal.
+
+    Build it by :meth:`diagonal` or :meth:`full`. Its :meth:`marginal` is the exact density; ``diffusion()`` gives the
+    same prior with the estimated :class:`DiffusionMarginal` that a network would have. ``sigma_data`` is the root of
+    the variance of x, averaged over coordinates. Evidence and posterior are those of the prior itself, computed in
+    float64; the K-level model approaches them as its levels are refined.
+    """
+
+    denoiser: GaussianMixtureDenoiser
+
+    @classmethod
+    def diagonal(
+        cls, weights: Tensor, means: Tensor, std: Tensor | float, schedule: Schedule | None = None
+    ) -> GaussianMixturePrior:
+        """Components with independent coordinates, of any event shape.
+
+        Args:
+            weights: ``(M,)``, positive; they need not sum to one.
+            means: ``(M, *event)``.
+            std: positive standard deviations that broadcast to ``means``: a number, ``event``, or one per component.
+            schedule: the noise schedule; :class:`EDM` if not given.
+
+        Raises:
+            InputError: weights or standard deviations are not positive, or their shapes do not fit.
+        """
+        std = torch.as_tensor(std).to(means)
+        if not (std > 0).all():
+            raise InputError("the standard deviations must be positive.")
+        shape = means[:1].shape if std.ndim < means.ndim else (len(std), *means.shape[1:])
+        return cls._build(weights, means, expanded_variance(std, means, shape), None, schedule)
+
+    @classmethod
+    def full(
+        cls, weights: Tensor, means: Tensor, covariances: Tensor, schedule: Schedule | None = None
+    ) -> GaussianMixturePrior:
+        """Vectors: ``means`` of shape ``(M, D)`` and ``covariances`` ``(M, D, D)``, or ``(D, D)`` for all components.
+
+        Raises:
+            InputError: a covariance is not positive definite, weights are not positive, or shapes do not fit.
+        """
+        if covariances.ndim not in (2, 3) or covariances.shape[-2:] != (means.shape[-1],) * 2:
+            shapes = f"{tuple(covariances.shape)} and means of {tuple(means.shape)}"
+            raise InputError(f"covariances of shape {shapes} do not go together.")
+        variances, vectors = torch.linalg.eigh(covariances.reshape(-1, *covariances.shape[-2:]))
+        if variances.min() <= 0:
+            raise InputError("every covariance must be positive definite.")
+        return cls._build(weights, means, variances, vectors, schedule)
+
+    @classmethod
+    def _build(
+        cls, weights: Tensor, means: Tensor, variances: Tensor, vectors: Tensor | None, schedule: Schedule | None
+    ) -> GaussianMixturePrior:
+        if weights.shape != means.shape[:1] or not (weights > 0).all():
+            raise InputError(f"weights must be {len(means)} positive numbers, one for each mean.")
+        if len(variances) not in (1, len(means)):
+            raise InputError(f"give one covariance for each of the {len(means)} means, or one for all.")
+        weights, schedule = (weights / weights.sum()).to(means), schedule or EDM()
+        between = (means - torch.tensordot(weights, means, 1)) ** 2
+        sigma_data = float((weights * (variances + between).flatten(1).mean(1)).sum() ** 0.5)
+        denoiser = GaussianMixtureDenoiser(schedule, weights.log(), means, variances, vectors)
+        return cls(schedule, denoiser, means.shape[1:], sigma_data=sigma_data)
+
+    def diffusion(self) -> DiffusionPrior:
+        """The same schedule and denoiser as a :class:`DiffusionPrior`, whose marginal is estimated."""
+        return DiffusionPrior(self.schedule, self.denoiser, self.event_shape, sigma_data=self.sigma_data)
+
+    def marginal(self, t: float, steps: int = 0, **condition: Any) -> TorchDistribution:
+        """The exact p(z_t), differentiable in its value, not reparameterised; ``steps`` has no meaning here."""
+        alpha, sigma = (float(v) for v in self.schedule(as_time(t)))
+        means, vectors = alpha * self.denoiser.means, self.denoiser.vectors
+        total = alpha**2 * self.denoiser.variances + sigma**2
+        choice = Categorical(logits=self.denoiser.log_weights)
+        if vectors is None:
+            return MixtureSameFamily(choice, Normal(means, total.sqrt()).to_event(self.event_dim))
+        factors = torch.linalg.cholesky((vectors * total[:, None]) @ vectors.mT)
+        return GaussianMixture(choice, MultivariateNormal(means, scale_tril=factors))
+
+    def log_evidence(self, likelihood: Gaussian, y: Tensor) -> Tensor:
+        """log p(y) of the prior itself, not of a K-level model, ``(N,)``, in nats.
+
+        ``likelihood`` must be Gaussian, its operator linear and the same for all N observations.
+
+        Raises:
+            InputError: the likelihood is not Gaussian, or its operator is another one for each image.
+        """
+        return self._observe(likelihood, y).log_joint.logsumexp(-1).to(self.denoiser.means)
+
+    def posterior(self, likelihood: Gaussian, y: Tensor) -> GaussianMixture:
+        """p(x given y), flattened, batch ``(N,)``: a mixture of M Gaussians with new weights, means and covariances.
+
+        It has ``sample``, ``log_prob``, ``mean`` and ``variance``; weights and components are its
+        ``mixture_distribution`` and ``component_distribution``. Likelihood and errors are as for :meth:`log_evidence`.
+        """
+        log_joint, surprise, cross, total = self._observe(likelihood, y)
+        means = self.denoiser.means.flatten(1)
+        gain = torch.linalg.solve(total, cross.mT).mT
+        moved = means + torch.einsum("mdk,nmk->nmd", gain, surprise)
+        identity = torch.eye(means.shape[1], dtype=torch.float64, device=means.device)
+        shrunk = self._covariance_times(identity) - gain @ cross.mT
+        factors = torch.linalg.cholesky((shrunk + shrunk.mT) / 2)
+        components = MultivariateNormal(moved.to(means), scale_tril=factors.to(means))
+        return GaussianMixture(Categorical(logits=log_joint.to(means)), components)
+
+    def _observe(self, likelihood: Gaussian, y: Tensor) -> _Observed:
+        rows, observed = self._observed_rows(likelihood)
+        cross = self._covariance_times(rows.T)
+        total = rows @ cross + likelihood.sigma**2 * torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
+        predicted = self.denoiser.means.flatten(1).to(rows) @ rows.T
+        surprise = y.flatten(1)[:, None, observed].to(rows) - predicted
+        return _Observed(self.denoiser.log_weights + log_density(surprise, total), surprise, cross, total)
+
+    def _observed_rows(self, likelihood: Gaussian) -> tuple[Tensor, Tensor]:
+        """The matrix R ``(d, D)`` of the observed elements, and where they stand in the flattened observation."""
+        if not isinstance(likelihood, Gaussian):
+            raise InputError(f"the closed form is that of a Gaussian likelihood, not of {type(likelihood).__name__}.")
+        matrix, observed = observed_matrix(likelihood, self.denoiser.means.new_zeros(1, *self.event_shape))
+        return matrix[observed].to(self.denoiser.means.device), observed.to(self.denoiser.means.device)
+
+    def _covariance_times(self, matrix: Tensor) -> Tensor:
+        """C_m times a ``(D, k)`` matrix, for each component or once for all, in float64."""
+        variances, vectors = self.denoiser.variances.flatten(1)[..., None].double(), self.denoiser.vectors
+        if vectors is None:
+            return variances * matrix
+        return vectors.double() @ (variances * (vectors.double().mT @ matrix))

@@ -1,0 +1,184 @@
+r"""Likelihoods: image -> distribution of the observation y = A(x) + v.
+
+Element by element: the model declares event dimensions. Where the operator has a mask, hidden elements carry no
+probability, so that the evidence is that of the observed ones. The perceptual one is a density of whole images.
+
+What a model is handed as its observation: of which shape, and which part of it counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import Laplace as LaplaceDistribution  # pyright: ignore[reportAttributeAccessIssue]
+from pyro.distributions import Normal, TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.metrics import perceptual_distance
+from pyro_vipaint.models.measurements.operators import Operator, apply, observation_mask
+
+L1_SHARE = 0.64  # the L1 term of the released code is divided by it
+
+
+@dataclass(frozen=True, eq=False)
+class _Additive:
+    """y = A(x) + v with independent noise v."""
+
+    operator: Operator
+
+    def observed(self, y: Tensor) -> Tensor:
+        """True where an element of the observation counts, of the shape of ``y``."""
+        mask = self._mask
+        if mask is None:
+            return torch.ones_like(y, dtype=torch.bool)
+        return (mask != 0).to(y.device).expand(y.shape)
+
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        """y - A(x) on what is observed, zero elsewhere, for images ``(…, N, C, H, W)`` and ``y`` ``(N, *observation)``.
+
+        Raises:
+            InputError: A makes another shape of the images.
+        """
+        predicted = apply(self.operator, x)
+        if y.shape != predicted.shape[-y.ndim :]:
+            made = tuple(predicted.shape[-max(y.ndim, 1) :])
+            raise InputError(f"y has shape {tuple(y.shape)}, the operator makes {made} of the images.")
+        difference = y - predicted
+        return torch.where(self.observed(difference), difference, torch.zeros_like(difference))
+
+    @property
+    def _mask(self) -> Tensor | None:
+        return observation_mask(self.operator)
+
+    def _masked(self, distribution: TorchDistribution) -> TorchDistribution:
+        return distribution if self._mask is None else distribution.mask(self.observed(distribution.mean))
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian(_Additive):
+    """y = A(x) + v, v ~ N(0, sigma^2); ``sigma`` in the units of images, whose range is [-1, 1].
+
+    Raises:
+        ValueError: ``sigma`` is not positive.
+    """
+
+    sigma: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise ValueError(f"sigma must be positive, not {self.sigma}.")
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of v."""
+        return self.sigma
+
+    def __call__(self, x: Tensor) -> TorchDistribution:
+        mean = apply(self.operator, x)
+        return self._masked(Normal(mean, mean.new_tensor(self.sigma).expand(mean.shape), validate_args=False))
+
+
+@dataclass(frozen=True, eq=False)
+class Laplace(_Additive):
+    """y = A(x) + v, v Laplace with the given ``scale`` (units of images in [-1, 1]): the L1 reconstruction loss.
+
+    Raises:
+        ValueError: ``scale`` is not positive.
+    """
+
+    scale: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise ValueError(f"scale must be positive, not {self.scale}.")
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of v, sqrt(2) b."""
+        return 2**0.5 * self.scale
+
+    def __call__(self, x: Tensor) -> TorchDistribution:
+        mean = apply(self.operator, x)
+        scale = mean.new_tensor(self.scale).expand(mean.shape)
+        return self._masked(LaplaceDistribution(mean, scale, validate_args=False))
+
+
+@dataclass(frozen=True, eq=False)
+class Perceptual(Laplace):
+    r"""L1 and LPIPS, the reconstruction loss of latent diffusion (section 4.2), as a factor on images.
+
+    .. math:: \log p(y \mid x) = \sum_{observed} \log Laplace(y; A(x), b) - \lambda \, \mathrm{LPIPS}(A(x), y)
+
+    in nats, with y = 0 where nothing was observed. The second factor is not normalised over y, but at most 1: the
+    bound of a fit stays a lower bound on the log evidence of the Laplace likelihood alone, and on it at most as high.
+
+    Args:
+        operator: A, whose observations are images with 1 or 3 channels.
+        scale: b, in the units of images.
+        weight: lambda, nats per unit of LPIPS; by default .64 D / b for observations of D elements, the ratio of the
+            two terms in the paper's code, where both are means over an image: |y - A(x)| / .64 + LPIPS.
+
+    Raises:
+        ValueError: ``scale`` is not positive, or ``weight`` negative.
+    """
+
+    weight: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weight is not None and not self.weight >= 0:
+            raise ValueError(f"weight must not be negative, it is {self.weight}.")
+
+    def __call__(self, x: Tensor) -> TorchDistribution:
+        base = super().__call__(x).to_event(3)
+        weight = L1_SHARE * base.event_shape.numel() / self.scale if self.weight is None else self.weight
+        return PerceptualDistribution(base, weight, base.mean)
+
+
+class PerceptualDistribution(TorchDistribution):
+    """``base`` times exp(-weight LPIPS(image, y)): ``log_prob`` is of both factors, ``sample`` of the base alone."""
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    has_rsample = False
+
+    def __init__(self, base: TorchDistribution, weight: float, image: Tensor) -> None:
+        self.base, self.weight, self.image = base, weight, image
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """All images."""
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> PerceptualDistribution:
+        """The same distribution with another batch shape."""
+        image = self.image.expand(*batch_shape, *self.event_shape)
+        return PerceptualDistribution(self.base.expand(batch_shape), self.weight, image)
+
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Draws of the base, ``sample_shape + batch_shape + event_shape``."""
+        return self.base.sample(torch.Size(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Of the leading shape of ``value`` and the batch shape, in nats."""
+        return self.base.log_prob(value) - self.weight * perceptual_distance(self.image, value)
+
+
+def check_shape(y: Tensor, distribution: Any, sample_dims: int = 0) -> None:
+    """Refuses a ``y`` of another shape than a draw of its ``distribution`` has after the first ``sample_dims``.
+
+    Without its channel or batch dimension it would broadcast over images.
+    """
+    expected = distribution.batch_shape[sample_dims:] + distribution.event_shape
+    if y.shape != expected:
+        raise InputError(f"y has shape {tuple(y.shape)}, not (N, *observation) = {tuple(expected)} as the model has.")
+
+
+def seen(likelihood: Any, y: Tensor) -> Tensor:
+    """``y`` with zeros where nothing was observed: a NaN there would make the gradient NaN."""
+    observed = getattr(likelihood, "observed", None)
+    return y if observed is None else torch.where(observed(y), y, torch.zeros_like(y))

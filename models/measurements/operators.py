@@ -1,0 +1,189 @@
+r"""What an operator is, and how the library calls one of any origin.
+
+Ours take any number of leading dimensions (:class:`Broadcasting`). Others, DeepInverse's physics for example, want
+exactly one: images ``(B, C, H, W)``. :func:`apply`, :func:`adjoint` and :func:`pseudo_inverse` call both kinds, and are
+the only way in which likelihoods, refinement and baselines call an operator. An operator is linear and without noise:
+of a physics, only ``A``, ``A_adjoint`` and ``A_dagger`` are used, never its noise model.
+
+Operators that act on rows and columns apart: A(x) = L x R^T for each channel, with one matrix for each side.
+
+.. math:: A^\top y = L^\top y R, \qquad A^+ y = L^+ y (R^+)^\top
+
+so adjoint and pseudo-inverse are exact whatever the borders do.
+
+Inpainting: the observed pixels.
+
+Any linear map of vectors.
+
+One operator after another.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+IMAGE_DIM = 3  # (C, H, W)
+
+
+class Operator(Protocol):
+    """A linear map from images to observations, with DeepInverse's names; ``A_dagger``, the pseudo-inverse, may be."""
+
+    def A(self, x: Tensor) -> Tensor: ...
+
+    def A_adjoint(self, y: Tensor) -> Tensor: ...
+
+
+class Broadcasting:
+    """Base of operators whose methods take any leading dimensions in front of one image or observation."""
+
+    @property
+    def observation_mask(self) -> Tensor | None:
+        """1 where observations are observed, 0 where they are hidden; None where all of them count."""
+        return getattr(self, "mask", None)
+
+
+def apply(operator: Operator, x: Tensor) -> Tensor:
+    """A(x) for images ``(…, C, H, W)`` with any leading dimensions."""
+    return _over_leading(operator, operator.A, x)
+
+
+def adjoint(operator: Operator, y: Tensor) -> Tensor:
+    """A_adjoint(y) for observations with any leading dimensions; of an operator that is not ours, ``(…, C, H, W)``."""
+    return _over_leading(operator, operator.A_adjoint, y)
+
+
+def pseudo_inverse(operator: Operator, y: Tensor) -> Tensor:
+    """A_dagger(y) where the operator has one, A_adjoint(y) otherwise; shapes are those of :func:`adjoint`.
+
+    DeepInverse's physics all have one, by an unregularised inversion or conjugate gradients: on a noisy ``y`` it
+    amplifies the noise where A hardly sees (:func:`pyro_vipaint.models.cgls` does not).
+    """
+    return _over_leading(operator, getattr(operator, "A_dagger", operator.A_adjoint), y)
+
+
+def observation_mask(operator: Operator) -> Tensor | None:
+    """The operator's ``mask``, 1 where its observations are observed and 0 where they are hidden; None without one.
+
+    What another library calls a mask may be something else, such as the singular values of a blur. A mask counts if it
+    has no more dimensions than a batch of images, and holds 0 and 1 only.
+    """
+    if isinstance(operator, Broadcasting):
+        return operator.observation_mask
+    mask = getattr(operator, "mask", None)
+    if not isinstance(mask, Tensor) or mask.ndim > IMAGE_DIM + 1:
+        return None
+    return mask if bool(((mask == 0) | (mask == 1)).all()) else None
+
+
+def _over_leading(operator: Operator, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``function(x)`` with the leading dimensions that the operator can take."""
+    if isinstance(operator, Broadcasting) or x.ndim <= IMAGE_DIM + 1:
+        return function(x)
+    kept = 1 + IMAGE_DIM if has_one_per_image(operator) else IMAGE_DIM
+    leading, event = x.shape[:-kept], x.shape[-kept:]
+    batches = x.reshape(-1, *event)
+    result = function(batches) if kept == IMAGE_DIM else torch.stack([function(batch) for batch in batches])
+    return result.reshape(*leading, *result.shape[1:])
+
+
+def has_one_per_image(operator: Operator) -> bool:
+    """Whether a mask or filter ``(N, C, H, W)`` of the operator has an entry for each image of a batch."""
+    return any(tensor.ndim > IMAGE_DIM and len(tensor) > 1 for tensor in _tensors(operator))
+
+
+def _tensors(operator: Operator) -> Iterator[Tensor]:
+    """Those that the operator holds, and the operators that it is composed of."""
+    if isinstance(operator, nn.Module):
+        yield from chain(operator.buffers(), operator.parameters())
+        return
+    for value in getattr(operator, "__dict__", {}).values():
+        if isinstance(value, Tensor):
+            yield value
+        elif hasattr(value, "A"):
+            yield from _tensors(value)
+
+
+class Separable(Broadcasting, ABC):
+    """An operator on images ``(…, C, H, W)`` by :meth:`side`, which makes the matrix of one side."""
+
+    @abstractmethod
+    def side(self, size: int) -> Tensor:
+        """The float64 matrix ``(observed size, size)`` for a side of ``size`` pixels."""
+
+    def image_side(self, observed: int) -> int:
+        """Pixels of a side of the image whose observation has ``observed``."""
+        return observed
+
+    def A(self, x: Tensor) -> Tensor:
+        rows, columns = (self.side(size).to(x) for size in x.shape[-2:])
+        return rows @ x @ columns.mT
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        rows, columns = (self.side(self.image_side(size)).to(y) for size in y.shape[-2:])
+        return rows.mT @ y @ columns
+
+
+@dataclass(frozen=True, eq=False)
+class Inpainting(Broadcasting):
+    """A(x) = m ⊙ x with ``mask`` 1 where observed and 0 where hidden; its own adjoint and pseudo-inverse.
+
+    ``mask`` broadcasts against the image: ``(1, H, W)`` for one mask, ``(N, 1, H, W)`` for one each.
+    """
+
+    mask: Tensor
+
+    def A(self, x: Tensor) -> Tensor:
+        return x * self.mask.to(x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self.A(y)
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return self.A(y)
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix(Broadcasting):
+    """A(x) = matrix · x for vectors, ``(…, d_x)`` to ``(…, d_y)``; ``matrix`` has shape ``(d_y, d_x)``."""
+
+    matrix: Tensor
+
+    def A(self, x: Tensor) -> Tensor:
+        return x @ self.matrix.T.to(x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return y @ self.matrix.to(y)
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return y @ torch.linalg.pinv(self.matrix).T.to(y)
+
+
+@dataclass(frozen=True, eq=False)
+class Compose(Broadcasting):
+    """A(x) = outer(inner(x)), for example ``Compose(SuperResolution(4), GaussianBlur(1.0))``.
+
+    What the mask of an ``outer`` inpainting hides is not observed; there is no attribute ``mask``, since observed
+    pixels are not those of the image. There is no pseudo-inverse: that of a product is not the product of the
+    pseudo-inverses.
+    """
+
+    outer: Operator
+    inner: Operator
+
+    @property
+    def observation_mask(self) -> Tensor | None:
+        """That of the outer operator."""
+        return observation_mask(self.outer)
+
+    def A(self, x: Tensor) -> Tensor:
+        return apply(self.outer, apply(self.inner, x))
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return adjoint(self.inner, adjoint(self.outer, y))

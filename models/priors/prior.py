@@ -1,0 +1,111 @@
+r"""A diffusion prior: a noise schedule and a denoiser, and what they imply for z.
+
+.. math:: p_\theta(z_s \mid z_t) = q(z_s \mid z_t, z_0 = \hat z_\theta(z_t, t)) \quad (s < t, Eq. 3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro.distributions import Normal, TorchDistribution
+from torch import Tensor
+
+from pyro_vipaint.calls import record_call
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.models.priors.classifier_free import is_guided
+from pyro_vipaint.models.priors.codecs import Codec, Identity
+from pyro_vipaint.models.priors.denoisers import Denoiser
+from pyro_vipaint.models.priors.kernels import Time, bridge
+from pyro_vipaint.models.priors.marginal import DEFAULT_STEPS, DiffusionMarginal
+from pyro_vipaint.models.priors.schedules import Schedule, as_time, noise_level
+
+__all__ = ["DiffusionMarginal", "DiffusionPrior"]
+
+
+@dataclass(frozen=True)
+class DiffusionPrior:
+    """p(x) as a pretrained diffusion model.
+
+    Args:
+        schedule: ``t -> (alpha_t, sigma_t)``.
+        denoiser: ``(z_t, t, **condition) -> E[z_0 given z_t]``; adapters for networks are in
+            :mod:`pyro_vipaint.models.priors.denoisers`.
+        event_shape: shape of one latent, ``(C, H, W)`` for images.
+        codec: between images and latents; pixels by default.
+        sigma_data: standard deviation of the clean latents, the natural unit of noise levels.
+        class_names: names of the classes, where ``class_labels`` is a condition.
+        name: what the prior is called in reports.
+        encode_text: prompts -> conditions with one row a prompt, where the prior takes text.
+        guided_by: names of the conditions that ``guidance_scale`` can weigh against a null one.
+    """
+
+    schedule: Schedule
+    denoiser: Denoiser
+    event_shape: torch.Size | tuple[int, ...]
+    codec: Codec = field(default_factory=Identity)
+    sigma_data: float = 0.5
+    class_names: tuple[str, ...] = ()
+    name: str = ""
+    encode_text: Callable[[list[str]], Mapping[str, Tensor]] | None = None
+    guided_by: tuple[str, ...] = ()
+
+    @property
+    def event_dim(self) -> int:
+        """Number of dimensions of one latent."""
+        return len(self.event_shape)
+
+    @property
+    def image_shape(self) -> torch.Size:
+        """Shape of one image, ``(C, H, W)``: what ``decode`` makes of a latent."""
+        return self.codec.image_shape(self.event_shape)
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether it lives in the latents of an autoencoder rather than in pixels."""
+        return not isinstance(self.codec, Identity)
+
+    @property
+    def noise_range(self) -> tuple[float, float]:
+        """The smallest and the largest sigma/alpha of the schedule."""
+        return float(noise_level(self.schedule, 0.0)), float(noise_level(self.schedule, 1.0))
+
+    def denoise(self, z_t: Tensor, t: Time, **condition: Any) -> Tensor:
+        """E[z_0 given z_t], of the shape of ``z_t``: one network call, on twice the images if it is guided."""
+        images = z_t.shape[: z_t.ndim - self.event_dim].numel()
+        record_call(2 * images if is_guided(condition) else images)
+        return self.denoiser(z_t, as_time(t), **condition)
+
+    def transition(self, z_t: Tensor, t: Time, s: Time, **condition: Any) -> Normal:
+        """p_theta(z_s given z_t) for s < t, a Normal of the shape of ``z_t``: one network call."""
+        return bridge(self.schedule, z_t, self.denoise(z_t, t, **condition), t, s)
+
+    def marginal(self, t: float, steps: int = DEFAULT_STEPS, **condition: Any) -> TorchDistribution:
+        """p(z_t) as a Pyro distribution; see :class:`DiffusionMarginal`."""
+        return DiffusionMarginal(self, t, (), steps, **condition)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """An image as a latent."""
+        return self.codec.encode(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """A latent as an image."""
+        return self.codec.decode(z)
+
+    def encode_prompt(self, prompt: str | Sequence[str], num_images: int = 1) -> dict[str, Tensor]:
+        """The conditions for a prompt, or one for each image: tensors whose first dimension is ``num_images``.
+
+        Raises:
+            InputError: the prior takes no text, or the prompts are not one or ``num_images`` strings.
+        """
+        if self.encode_text is None:
+            raise InputError(f"The prior {self.name} takes no text: leave the prompt away.")
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not all(isinstance(text, str) for text in prompts):
+            raise InputError("The prompt must be a text, or one text for each image.")
+        if len(prompts) not in {1, num_images}:
+            raise InputError(f"{len(prompts)} prompts for {num_images} images: give one, or one each.")
+        encoded = self.encode_text(prompts)
+        return {name: value.expand(num_images, *value.shape[1:]) for name, value in encoded.items()}

@@ -1,0 +1,262 @@
+r"""Noise schedules: ``schedule(t) -> (alpha_t, sigma_t)`` for ``t`` in [0, 1] (Eq. 1).
+
+.. math:: q(z_t \mid x) = N(z_t \mid \alpha_t x, \sigma_t^2 I)
+
+``t = 0`` is the cleanest and ``t = 1`` the noisiest end; sigma/alpha, the *noise level*, grows with ``t``. Integer
+timesteps do not occur here: :class:`TableVP` maps a table of ``N`` of them onto ``t = (n + 1) / N``.
+
+References: Song et al. 2021 (VP, VE); Nichol & Dhariwal 2021 (cosine); Rombach et al. 2022 (scaled linear);
+Karras et al. 2022 (EDM); Liu et al. 2023, Esser et al. 2024 (rectified flow and its shift).
+
+The few times T_e > … > T_s at which the posterior lives (section 4.1 of the paper).
+
+Two ways to say them: times on the schedule's own clock, as the paper does for latent priors, or noise levels
+sigma/alpha, which mean the same on every schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from pyro_vipaint.errors import InputError
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """What every schedule is: a pure function of ``t``, of any shape, to two tensors of that shape."""
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """``(alpha_t, sigma_t)`` for times ``t`` in [0, 1]; float64 in, float64 out."""
+        ...
+
+
+def _vp(log_alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma = sqrt(1 - alpha^2) from log alpha <= 0, without cancellation near alpha = 1."""
+    return log_alpha.exp(), torch.expm1(2 * log_alpha).abs().sqrt()
+
+
+@dataclass(frozen=True)
+class LinearVP:
+    """Variance preserving, ``beta(t) = beta_min + t (beta_max - beta_min)``: Song et al. 2021, Eq. 33.
+
+    The defaults 0.1 and 20 are the continuous limit of Ho et al. 2020 (1e-4 to 0.02 in 1000 steps).
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return _vp(-0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min)
+
+
+@dataclass(frozen=True)
+class ScaledLinearVP:
+    """Variance preserving, sqrt(beta) linear in ``t``: the schedule of latent diffusion.
+
+    Defaults as Rombach et al. 2022 for ImageNet-256: 0.0015 to 0.0195 in 1000 steps, times 1000.
+    """
+
+    beta_min: float = 1.5
+    beta_max: float = 19.5
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        start, slope = math.sqrt(self.beta_min), math.sqrt(self.beta_max) - math.sqrt(self.beta_min)
+        integral = t * (start**2 + start * slope * t + slope**2 * t**2 / 3)
+        return _vp(-0.5 * integral)
+
+
+@dataclass(frozen=True)
+class CosineVP:
+    """Variance preserving, ``alpha_t`` a quarter of a cosine: Nichol & Dhariwal 2021, Eq. 17 (offset 0.008).
+
+    ``alpha`` is kept above ``alpha_min``, so that sigma/alpha stays finite at ``t = 1``.
+    """
+
+    offset: float = 0.008
+    alpha_min: float = 1e-3
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        quarter = math.pi / 2 / (1 + self.offset)
+        alpha = torch.cos((t + self.offset) * quarter) / math.cos(self.offset * quarter)
+        return _vp(alpha.clamp(min=self.alpha_min, max=1.0).log())
+
+
+@dataclass(frozen=True)
+class EDM:
+    """Variance exploding with the spacing of Karras et al. 2022, Eq. 5: ``alpha = 1`` and
+
+    ``sigma_t = (sigma_min^(1/rho) + t (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho``.
+
+    Defaults (0.002, 80, 7) are theirs, Table 1.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return torch.ones_like(t), (low + t * (high - low)) ** self.rho
+
+
+@dataclass(frozen=True)
+class GeometricVE:
+    """Variance exploding, ``sigma_t = sigma_min^(1-t) sigma_max^t``: Song et al. 2021, Eq. 30 (CIFAR's 0.01, 50)."""
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t), self.sigma_min ** (1 - t) * self.sigma_max**t
+
+
+@dataclass(frozen=True)
+class RectifiedFlow:
+    """Straight paths, ``alpha = 1 - sigma``, ``sigma_t = shift t / (1 + (shift - 1) t)``: Esser et al. 2024, Eq. 23.
+
+    ``shift = 1`` is Liu et al. 2023; Stable Diffusion 3 uses 3. It says only which noise lies at which time, so it
+    matters to evenly spaced times, and not to keypoints that are given as noise levels: at equal sigma the path, and
+    what a network sees of it, are the same. ``alpha`` is kept above ``alpha_min``.
+    """
+
+    shift: float = 1.0
+    alpha_min: float = 1e-5
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        sigma = self.shift * t / (1 + (self.shift - 1) * t)
+        return (1 - sigma).clamp(min=self.alpha_min), sigma
+
+
+def _floor(table: Tensor) -> Tensor:
+    """What stands for zeros in a table: small, and below every other entry, so that the noise level still grows."""
+    positive = table[table > 0]
+    return positive.min().div(4).clamp(max=1e-8) if len(positive) else table.new_tensor(1e-8)
+
+
+@dataclass(frozen=True)
+class TableVP:
+    """Variance preserving from a table of ``alphas_cumprod`` (decreasing, in (0, 1]), as diffusers' schedulers keep it.
+
+    Entry ``n`` of ``N`` lies at ``t = (n + 1) / N``, and ``t = 0`` is clean; between them log alpha is linear.
+    Zeros (zero terminal signal-to-noise) become 1e-8, or a quarter of the smallest other entry if that is less.
+
+    Raises:
+        InputError: the table is empty, increases, or leaves [0, 1].
+    """
+
+    alphas_cumprod: Sequence[float] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        table = torch.as_tensor(self.alphas_cumprod, dtype=torch.float64)
+        falls = table.ndim == 1 and len(table) and (table.diff() <= 0).all()  # false with a NaN
+        if not falls or not 0 <= table[-1] <= table[0] <= 1:
+            raise InputError("alphas_cumprod must be one decreasing row of numbers in [0, 1].")
+        object.__setattr__(self, "alphas_cumprod", tuple(torch.where(table > 0, table, _floor(table)).tolist()))
+
+    @property
+    def num_steps(self) -> int:
+        """``N``, the number of training timesteps."""
+        return len(self.alphas_cumprod)
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        table = torch.as_tensor((1.0, *self.alphas_cumprod), dtype=t.dtype, device=t.device).log() / 2
+        position = (t * self.num_steps).clamp(0, self.num_steps)
+        below = position.floor().long().clamp(max=self.num_steps - 1)
+        return _vp(torch.lerp(table[below], table[below + 1], position - below))
+
+
+def noise_level(schedule: Schedule, t: Tensor | float) -> Tensor:
+    """sigma_t / alpha_t, the noise of ``z_t`` in units of the clean data."""
+    alpha, sigma = schedule(as_time(t))
+    return sigma / alpha
+
+
+def lowest_level(schedule: Schedule) -> float:
+    """The lowest noise level that a network has been trained at: that of a table's first entry, or of ``t = 0``."""
+    first = 1 / schedule.num_steps if isinstance(schedule, TableVP) else 0.0
+    return noise_level(schedule, first).item()
+
+
+def time_of(schedule: Schedule, level: float, iterations: int = 100) -> float:
+    """The time at which sigma/alpha equals ``level``, by bisection (the ratio grows with ``t``).
+
+    Raises:
+        InputError: the schedule does not reach that level.
+    """
+    low, high = 0.0, 1.0
+    first, last = noise_level(schedule, low).item(), noise_level(schedule, high).item()
+    if not first <= level <= last:
+        raise InputError(f"Noise level {level:g} is outside the schedule's range {first:g} to {last:g}.")
+    for _ in range(iterations):
+        middle = (low + high) / 2
+        if noise_level(schedule, middle).item() < level:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def as_time(t: Tensor | float, device: torch.device | None = None) -> Tensor:
+    """``t`` as a float64 tensor, in which all schedule arithmetic is done (float32 on MPS, which has no float64)."""
+    t = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+    target = device or t.device
+    return t.to(target, torch.float32 if target.type == "mps" else torch.float64)
+
+
+class HasSchedule(Protocol):
+    """Anything with a noise schedule: a prior."""
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+
+def keypoints(
+    prior: HasSchedule,
+    start: float = 0.55,
+    stop: float = 0.40,
+    levels: int = 4,
+    noise_levels: Sequence[float] | None = None,
+) -> tuple[float, ...]:
+    """``levels`` times from T_e = ``start`` down to T_s = ``stop``, evenly spaced, or the times of ``noise_levels``.
+
+    The defaults 0.55, 0.40 and 4 are the paper's VIPaint-4 on latent ImageNet (550, 500, 450, 400 of 1000). For pixel
+    priors name the noise levels.
+
+    Args:
+        prior: anything with a ``schedule``.
+        start, stop: times in (0, 1), ``start > stop``.
+        levels: K >= 1; one level is a posterior at T_s = T_e = ``start`` alone.
+        noise_levels: K decreasing values of sigma/alpha; the three arguments above are then ignored.
+
+    Raises:
+        InputError: times out of order or outside (0, 1), or a level that the schedule does not reach.
+    """
+    if noise_levels is not None:
+        return check_keypoints([time_of(prior.schedule, level) for level in noise_levels])
+    if levels < 1:
+        raise InputError(f"levels must be at least 1, not {levels}.")
+    step = (start - stop) / (levels - 1) if levels > 1 else 0.0
+    return check_keypoints([start - i * step for i in range(levels)])
+
+
+def check_keypoints(times: Sequence[float]) -> tuple[float, ...]:
+    """``times`` as a tuple, refused unless they decrease strictly inside (0, 1)."""
+    checked = tuple(float(t) for t in times)
+    if not checked:
+        raise InputError("keypoints must name at least one time.")
+    if not all(0 < t < 1 for t in checked):
+        raise InputError(f"keypoints must lie strictly between 0 and 1, not {_shown(checked)}.")
+    if any(later >= earlier for earlier, later in pairwise(checked)):
+        raise InputError(f"keypoints must decrease from T_e to T_s, not {_shown(checked)}.")
+    return checked
+
+
+def _shown(times: tuple[float, ...]) -> str:
+    return ", ".join(f"{t:g}" for t in times)

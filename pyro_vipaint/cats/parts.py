@@ -1,0 +1,120 @@
+r"""Pictures painted from transparent parts, one from each slot, over a white ground.
+
+With premultiplied colours c and opacities a of the parts k_1, …, k_L, from the lowest slot to the highest,
+
+.. math:: x_0 = 1, \qquad x_l = c_{k_l} + (1 - a_{k_l}) x_{l-1}, \qquad x = 2 x_L - 1 .
+
+The shipped prior ``cats64`` was trained on such pictures, with every part drawn uniformly and by itself: a
+distribution over images that can be enumerated; see :mod:`pyro_vipaint.cats.posterior`.
+
+Held-out images of the embedded priors, which no training saw: for demonstrations, tests and benchmarks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.models.pretrained.load import weights_folder
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """Parts by slot, in the order in which they are painted.
+
+    Args:
+        parts: slot -> ``(n, C + 1, H, W)`` in [0, 1]: colours times opacity, then opacity.
+    """
+
+    parts: Mapping[str, Tensor]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of parts in each slot."""
+        return tuple(len(part) for part in self.parts.values())
+
+    @cached_property
+    def classes(self) -> dict[str, Tensor]:
+        """Class number of each part by slot, ``(n,)``: equal parts, which no picture tells apart, share one.
+
+        Classes are numbered 0, 1, … in the order in which they first appear.
+        """
+        return {slot: _equal_rows(part.flatten(1)) for slot, part in self.parts.items()}
+
+    @property
+    def num_classes(self) -> dict[str, int]:
+        """Number of classes in each slot."""
+        return {slot: int(number.max()) + 1 for slot, number in self.classes.items()}
+
+    def compose(self, index: Tensor) -> Tensor:
+        """The pictures ``(N, C, H, W)`` in [-1, 1] of part numbers ``(N, L)``."""
+        first = next(iter(self.parts.values()))
+        x = first.new_ones(len(index), first.shape[1] - 1, *first.shape[2:])
+        for column, part in zip(index.T, self.parts.values(), strict=True):
+            x = over(part[column], x)
+        return 2 * x - 1
+
+    def draw(self, num: int, generator: torch.Generator | None = None) -> Tensor:
+        """Part numbers ``(num, L)``, uniform in every slot."""
+        return torch.stack([torch.randint(size, (num,), generator=generator) for size in self.sizes], 1)
+
+
+def over(part: Tensor, ground: Tensor) -> Tensor:
+    """``part`` ``(..., C + 1, H, W)`` painted over ``ground`` ``(..., C, H, W)``, both in [0, 1]."""
+    return part[..., :-1, :, :] + (1 - part[..., -1:, :, :]) * ground
+
+
+def _equal_rows(rows: Tensor) -> Tensor:
+    """A number for each row ``(n, d)``, the same for equal ones, in the order of first appearance."""
+    first = torch.stack([(rows == row).all(1) for row in rows]).int().argmax(1)
+    return first.unique(return_inverse=True)[1]
+
+
+def load_layers(path: Path) -> Layers:
+    """The layers in a safetensors file of bytes whose metadata ``slots`` names them from the lowest to the highest.
+
+    Raises:
+        InputError: no such file, or one that holds something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            slots = file.metadata()["slots"].split()
+            return Layers({slot: file.get_tensor(slot).float() / 255 for slot in slots})
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read as layers: a safetensors file with slots is wanted.") from error
+
+
+HELD_OUT = 10  # one combination of parts in so many
+
+
+def is_held_out(index: Tensor) -> Tensor:
+    """Which combinations of parts ``(N, 5)`` the training of ``cats64`` left out: numbers that add up to 10 k."""
+    return index.sum(-1) % HELD_OUT == 0
+
+
+def draw_parts(layers: Layers, num: int, held_out: bool, generator: torch.Generator | None = None) -> Tensor:
+    """``num`` combinations, uniform among the held-out ones or among the others."""
+    kept = torch.empty(0, len(layers.sizes), dtype=torch.long)
+    while len(kept) < num:
+        index = layers.draw(2 * num * (HELD_OUT if held_out else 1), generator)
+        kept = torch.cat([kept, index[is_held_out(index) == held_out]])
+    return kept[:num]
+
+
+def shipped_layers() -> Layers:
+    """The parts of ``cats64`` as they ship."""
+    return load_layers(weights_folder() / "cats64" / "parts.safetensors")
+
+
+def draw_held_out_cats(num: int, seed: int = 0) -> Tensor:
+    """``num`` cats ``(num, 3, 64, 64)`` in [-1, 1], uniform among the held-out combinations."""
+    layers = shipped_layers()
+    return layers.compose(draw_parts(layers, num, held_out=True, generator=torch.Generator().manual_seed(seed)))

@@ -1,0 +1,1 @@
+"""``vipaint``: the command line."""

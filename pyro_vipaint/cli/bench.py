@@ -1,0 +1,100 @@
+"""``vipaint bench``: the comparison of methods, from the command line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from pyro_vipaint.cli.options import Device, Out, console, errors, one_line_errors
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.progress import progress_bar
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pyro_vipaint.bench import Plan
+
+OWN = "own"  # the budget that means the authors' settings
+
+
+def bench(
+    out: Out,
+    prior: Annotated[list[str] | None, typer.Option(help="May be repeated; fashion32 if not given.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; all masks if not given. A wrong name lists all.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; all that apply if not given. A wrong name lists all.")
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="NFE per sample, or own for the authors' settings; 100 if not given."),
+    ] = None,
+    images: Annotated[int, typer.Option(help="Number of images.")] = 16,
+    samples: Annotated[int, typer.Option(help="Samples of each.")] = 4,
+    seed: Annotated[list[int] | None, typer.Option(help="May be repeated; 0 if not given.")] = None,
+    pictures: Annotated[Path | None, typer.Option(help="Folder of pictures to use as true images.")] = None,
+    chunk: Annotated[int, typer.Option(help="Most images in one batch.")] = 16,
+    engine: Annotated[str, typer.Option(help="local, or ray for a Ray cluster.")] = "local",
+    workers: Annotated[int | None, typer.Option(help="Processes; one a core if not given, one on a GPU.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads of each.")] = 1,
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster; one is started here if not given.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Try cells again that failed.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Compares methods at equal NFE; killed and started again, it goes on where it was."""
+    with one_line_errors():
+        from pyro_vipaint._files import check_out
+        from pyro_vipaint._torch import resolve_device
+        from pyro_vipaint.bench import METHODS, Plan, run, write_report
+        from pyro_vipaint.bench import engine as make_engine
+        from pyro_vipaint.models.measurements.masks import MASKS
+
+        check_out(out)
+        target = str(resolve_device(device))
+        plan = Plan(
+            tuple(prior or ["fashion32"]), tuple(task or MASKS), tuple(method or METHODS),
+            tuple(_budget(text) for text in budget or ["100"]), images, samples, tuple(seed or [0]), chunk,
+            None if pictures is None else str(pictures.resolve()),
+        )  # fmt: skip
+        number = _workers(workers, target, threads)
+        chosen = make_engine(engine, number, target, threads, address)
+        with progress_bar(console=console) as callback:
+            frame = run(plan, out, chosen, target, callback, retry, lambda table: write_report(out, table))
+        if _print_summary(frame, plan, out):
+            raise typer.Exit(1)
+
+
+def _budget(text: str) -> int | None:
+    if text == OWN:
+        return None
+    if not text.isdecimal():
+        raise InputError(f"A budget is a whole number of NFE per sample, or {OWN}; not {text!r}.")
+    return int(text)
+
+
+def _workers(workers: int | None, device: str, threads: int) -> int:
+    """As asked for; by default one on an accelerator, and on CPUs as many as their threads have cores for."""
+    if threads < 1 or (workers is not None and workers < 1):
+        raise InputError("workers and threads must be at least 1.")
+    if workers is not None:
+        return workers
+    return max(1, (os.cpu_count() or 1) // threads) if device == "cpu" else 1
+
+
+def _print_summary(frame: pd.DataFrame, plan: Plan, out: Path) -> bool:
+    """What was written, and of the plan's cells those that failed; whether there are any."""
+    asked = {"prior": plan.priors, "task": plan.tasks, "method": plan.methods, "seed": plan.seeds}
+    rows = [row for row in frame.to_dict("records") if all(row[name] in values for name, values in asked.items())]
+    failed = [row["error"] for row in rows if isinstance(row["error"], str)]
+    note = f", {len(failed)} of them failed (--retry tries again)" if failed else ""
+    console.print(
+        f"{len(frame)} rows{note}. Written to {out}/: results.parquet, report.md, report.html", soft_wrap=True
+    )
+    if failed:
+        errors.print(Text(f"The first that failed: {failed[0]}"), soft_wrap=True)
+    return bool(failed)

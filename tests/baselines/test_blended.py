@@ -1,0 +1,175 @@
+"""Blended: what is pasted has its law, the rest is the prior's chain, in latent space as well."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pyro_vipaint as vp
+from pyro_vipaint.baselines import BaselineResult, blended
+from pyro_vipaint.baselines.base import pure_noise, time_grid
+from pyro_vipaint.baselines.blended import blended_calls
+from pyro_vipaint.baselines.repaint import repaint
+from pyro_vipaint.baselines.replacement import Known, latent_mask
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.models import DiffusionPrior, GaussianPrior
+from pyro_vipaint.models.measurements.operators import Matrix
+from pyro_vipaint.models.priors.codecs import AutoencoderCodec
+from pyro_vipaint.models.priors.kernels import ddim
+from pyro_vipaint.models.priors.schedules import LinearVP
+from tests.baseline_truth import GaussianTruth, gaussian_truth, measure_bias
+from tests.pipelines import IMAGE, LATENT, random_vae
+from tests.problems import Unscaled
+from tests.statistics import assert_within
+
+
+def run(truth: GaussianTruth, num_samples: int = 4000, **options: Any) -> BaselineResult:
+    return blended(truth.prior, truth.likelihood, truth.y, num_samples, **{"seed": 0, **options})
+
+
+def test_its_bias_is_the_stated_one() -> None:
+    bias = measure_bias(gaussian_truth(), run)
+    assert bias.std_observed == 0
+    assert bias.mean_observed == pytest.approx(0.697, abs=0.001)
+    assert bias.mean_hidden == pytest.approx(0.73, abs=0.05)
+    assert bias.std_hidden == pytest.approx(1.16, abs=0.03)
+
+
+def test_more_steps_do_not_remove_the_bias() -> None:
+    biases = [measure_bias(gaussian_truth(), lambda truth, n=n: run(truth, steps=n)).mean_hidden for n in (250, 1000)]
+    assert biases[1] > 0.9 * biases[0]
+
+
+def test_with_the_noise_of_ddpm_it_is_repaint_without_jumps() -> None:
+    """The same law by another route: means and spreads of the hidden pixels agree."""
+    truth, draws = gaussian_truth(), 4000
+    first = run(truth, draws, steps=40, eta=1.0).samples[:, 0]
+    second = repaint(truth.prior, truth.likelihood, truth.y, draws, 40, resamples=1, seed=1).samples[:, 0]
+    std = second.std(0)
+    assert_within(first.mean(0), second.mean(0), std * (2 / draws) ** 0.5 + 1e-6)
+    assert_within(first.std(0), std, std / draws**0.5 + 1e-6)
+
+
+def test_what_is_pasted_has_the_law_of_the_noised_observation() -> None:
+    known = Known(torch.tensor([[[0.5, 0.0]]]), torch.tensor([[[True, False]]]))
+    z = known.paste_noised(LinearVP(), torch.full((100_000, 1, 1, 2), 7.0), 0.3, torch.randn(100_000, 1, 1, 2))
+    alpha, sigma = (float(v) for v in LinearVP()(torch.tensor(0.3, dtype=torch.float64)))
+    pasted = z[..., 0]
+    assert_within(pasted.mean(), 0.5 * alpha, sigma / len(z) ** 0.5)
+    assert_within(pasted.std(), sigma, sigma / (2 * len(z)) ** 0.5)
+    assert (z[..., 1] == 7).all()
+
+
+def test_nothing_observed_is_the_priors_own_chain() -> None:
+    """Deterministic after the first noise; NaN where nothing is seen does not matter."""
+    truth, times = gaussian_truth(), time_grid(8)
+    likelihood = vp.Gaussian(vp.Inpainting(torch.zeros(1, 4, 4)), 0.1)
+    y = torch.full_like(truth.y, torch.nan)
+    x = blended(truth.prior, likelihood, y, 3, 8, seed=4).samples
+    torch.manual_seed(4)
+    z = pure_noise(truth.prior, 3, y)
+    for t, s in pairwise(times[:-1]):
+        z = ddim(truth.prior.schedule, z, truth.prior.denoise(z, t), t, s)
+    assert torch.allclose(x, truth.prior.denoise(z, times[-2]).clamp(-1, 1), atol=1e-6)
+
+
+def test_observed_pixels_are_the_observation_and_everything_observed_is_the_image() -> None:
+    truth = gaussian_truth()
+    samples = run(truth, 3, steps=5).samples[:, 0]
+    assert torch.equal(samples[:, truth.observed], truth.y[:, truth.observed].expand(3, -1))
+    seen = vp.Gaussian(vp.Inpainting(torch.ones(1, 4, 4)), 0.1)
+    image = blended(truth.prior, seen, truth.y, 2, 4, seed=0).samples
+    assert torch.equal(image, truth.y.expand(2, *truth.y.shape))
+
+
+def test_it_means_the_same_on_every_schedule() -> None:
+    images = [run(gaussian_truth(schedule), 3, steps=12).samples for schedule in (LinearVP(), Unscaled(LinearVP()))]
+    assert torch.allclose(images[0], images[1], atol=1e-4)
+
+
+def test_a_sample_does_not_depend_on_its_neighbours() -> None:
+    truth = gaussian_truth()
+    both = (torch.cat([truth.y, truth.y]), torch.cat([truth.y, 0.9 - truth.y]))
+    first, second = (blended(truth.prior, truth.likelihood, y, 2, 6, seed=0).samples for y in both)
+    assert torch.equal(first[:, 0], second[:, 0])
+    assert not torch.allclose(first[:, 1], second[:, 1])
+
+
+def test_calls_are_steps() -> None:
+    truth, seen = gaussian_truth(), []
+    result = run(truth, 3, steps=7, callback=seen.append)
+    assert (result.calls, result.nfe, seen) == (blended_calls(7), 21, list(range(7)))
+    assert blended_calls() == 250
+    with pytest.raises(ValueError, match="at least 1"):
+        run(truth, 3, steps=0)
+
+
+def test_other_operators_than_masks_are_refused() -> None:
+    truth = gaussian_truth()
+    with pytest.raises(InputError, match="needs an inpainting mask, not Matrix"):
+        blended(truth.prior, vp.Gaussian(Matrix(torch.eye(4)), 0.1), truth.y, 1, 2)
+
+
+def latent_prior() -> DiffusionPrior:
+    codec = AutoencoderCodec(random_vae(), scaling_factor=0.7, shift_factor=0.2)
+    gaussian = GaussianPrior.diagonal(torch.zeros(LATENT), torch.ones(LATENT))
+    return replace(gaussian.diffusion(), codec=codec)
+
+
+def half_observed() -> tuple[vp.Gaussian, Tensor]:
+    """The left half and one column more, so that a column of latents is observed in part; NaN where hidden."""
+    mask = torch.zeros(1, *IMAGE[1:])
+    mask[..., :9] = 1
+    y = torch.rand(2, *IMAGE) * 2 - 1
+    return vp.Gaussian(vp.Inpainting(mask), 0.1), torch.where(mask.bool(), y, torch.nan)
+
+
+def test_a_latent_is_known_where_all_pixels_below_are() -> None:
+    observed = torch.ones(1, 3, 4, 8, dtype=torch.bool)
+    observed[0, 1, 3, 4] = False
+    expected = torch.ones(1, 1, 2, 4, dtype=torch.bool)
+    expected[0, 0, 1, 2] = False
+    assert torch.equal(latent_mask(observed, (4, 2, 4)), expected)
+
+
+@pytest.mark.parametrize("method", [blended, repaint])
+def test_in_latent_space_known_latents_are_those_of_the_filled_image(method: Any) -> None:
+    """The last latent, caught at the decoder, is the encoded observation where it is known, at no call more."""
+    likelihood, y = half_observed()
+    caught: list[Tensor] = []
+    prior = latent_prior()
+    result = method(replace(prior, codec=Watched(prior.codec, caught)), likelihood, y, 3, 4, seed=0)
+    assert result.calls == 4
+    assert result.samples.shape == (3, 2, *IMAGE) and result.samples.isfinite().all()
+    filling, image, known, last = caught
+    visible = likelihood.operator.mask.bool()  # pyright: ignore[reportAttributeAccessIssue]
+    assert torch.equal(image[..., :9], y[..., :9].expand(3, -1, -1, -1, -1))
+    assert torch.allclose(image[..., 9:], prior.decode(filling).clamp(-1, 1)[..., 9:])
+    columns = latent_mask(visible, LATENT)[0, 0]
+    assert columns.tolist() == [True] * 4 + [False] * 4
+    assert torch.equal(last[..., columns], known[..., columns])
+    assert not torch.isclose(last[..., ~columns], known[..., ~columns]).any(dim=-1).all()
+
+
+class Watched:
+    """A codec that notes what it decodes, and what it encodes and to what."""
+
+    def __init__(self, codec: Any, caught: list[Tensor]) -> None:
+        self.codec, self.caught = codec, caught
+
+    def encode(self, x: Tensor) -> Tensor:
+        z = self.codec.encode(x)
+        self.caught += [x, z]
+        return z
+
+    def decode(self, z: Tensor) -> Tensor:
+        self.caught.append(z)
+        return self.codec.decode(z)
+
+    def image_shape(self, event_shape: torch.Size) -> torch.Size:
+        return self.codec.image_shape(event_shape)

@@ -1,0 +1,475 @@
+"""The benchmark: its problems stand still, it resumes, failures are recorded, budgets are kept, the report is right."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import asdict, replace
+from multiprocessing import active_children
+from pathlib import Path
+from shutil import copytree
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from matplotlib.colors import to_hex
+
+import pyro_vipaint as vp
+from pyro_vipaint._torch import tensors_of
+from pyro_vipaint.bench import METHODS, TASKS, Cell, Plan, Store, engine, engines, methods, run, weights, write_report
+from pyro_vipaint.bench import runner as bench_runner
+from pyro_vipaint.bench.engines import Engine, Finished
+from pyro_vipaint.bench.figures import quality_figure, sample_figure
+from pyro_vipaint.bench.methods import Baseline, Outcome, VIPaint
+from pyro_vipaint.bench.problems import Problem, load_problem, weights_of
+from pyro_vipaint.bench.report import build, full_table, lpips_table, overall_table
+from pyro_vipaint.bench.scores import score, ssim
+from pyro_vipaint.bench.summary import means, paired
+from pyro_vipaint.bench.work import Record
+from pyro_vipaint.metrics import alexnet_features, restored_kernel_distance
+from pyro_vipaint.models import load_prior
+from pyro_vipaint.settings import budget_settings, default_settings
+
+PLAN = Plan(
+    ("fashion32",), ("box", "super-resolution"), ("Blended", "DPS"), (2, 3), num_images=4, num_samples=2, chunk=3
+)
+SAME = ["prior", "task", "budget", "method", "seed", "image", "error"]
+SAME += ["lpips", "lpips_best", "psnr", "ssim", "diversity", "kernel_distance", "nfe"]
+
+
+def local() -> Engine:
+    return engine("local", 1, "cpu", 1)
+
+
+def counting(done: list[Cell]) -> Engine:
+    """The local engine, which notes what it computes."""
+
+    def go(cells: list[Cell]) -> Finished:
+        for cell, record in local()(cells):
+            done.append(cell)
+            yield cell, record
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    out = tmp_path_factory.mktemp("bench")
+    return out, run(PLAN, out, local(), "cpu")
+
+
+def test_every_cell_becomes_its_rows(finished: tuple[Path, pd.DataFrame]) -> None:
+    """DPS on both tasks, replacement on the mask alone; two budgets; four images in two chunks."""
+    out, frame = finished
+    assert frame["error"].isna().all() and len(frame) == 3 * 2 * 4
+    assert set(zip(frame["task"], frame["method"], strict=True)) == {
+        ("box", "Blended"), ("box", "DPS"), ("super-resolution", "DPS"),
+    }  # fmt: skip
+    assert (frame["nfe"] <= frame["budget"]).all()
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "results.parquet"), frame)
+
+
+def test_a_second_run_computes_nothing_and_a_lost_cell_alone_comes_back_the_same(
+    finished: tuple[Path, pd.DataFrame],
+) -> None:
+    out, frame = finished
+    done: list[Cell] = []
+    pd.testing.assert_frame_equal(run(PLAN, out, counting(done), "cpu"), frame)
+    assert not done
+    lost = sorted((out / "cells").glob("dps-box-*.json"))[0]
+    lost.unlink()
+    again = run(PLAN, out, counting(done), "cpu")
+    assert [cell.key for cell in done] == [lost.stem]
+    pd.testing.assert_frame_equal(again.filter(SAME), frame.filter(SAME))
+
+
+def test_what_is_seen_of_an_image_does_not_depend_on_the_cell_it_is_in() -> None:
+    for task in ("random-large", "super-resolution"):
+        cell = Cell("fashion32", task, "DPS", 2, 0, 3, 1, seed=5)
+        together, alone = load_problem(cell, "cpu"), load_problem(replace(cell, start=2), "cpu")
+        assert torch.equal(together.truth[2:], alone.truth)
+        torch.testing.assert_close(together.y[2:], alone.y, atol=1e-6, rtol=0)
+        assert not torch.equal(together.y, load_problem(replace(cell, seed=6), "cpu").y)
+
+
+def test_keys_are_one_to_one() -> None:
+    cell = Cell("fashion32", "box", "DPS", 100, 0, 8, 4, 0)
+    others = [replace(cell, prior="x"), replace(cell, budget=None), replace(cell, seed=1), replace(cell, stop=9)]
+    others += [replace(cell, num_samples=5), replace(cell, images="folder"), replace(cell, start=1)]
+    assert len({each.key for each in (cell, *others)}) == len(others) + 1
+    assert replace(cell).key == cell.key
+
+
+def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:
+        raise RuntimeError("no luck today")
+
+    monkeypatch.setattr(Baseline, "__call__", lambda self, *a: broken(*a) if self is METHODS["Blended"] else fake(*a))
+    plan = replace(PLAN, tasks=("box",), budgets=(2,), num_images=1)
+    frame = run(plan, tmp_path, local(), "cpu").set_index("method")
+    assert "RuntimeError: no luck today" in frame.loc["Blended", "error"]
+    assert pd.isna(frame.loc["DPS", "error"]) and frame.loc["DPS", "lpips"] > 0
+    done: list[Cell] = []
+    run(plan, tmp_path, counting(done), "cpu")
+    assert not done
+    write_report(tmp_path, frame.reset_index())
+    assert "no luck today" in (tmp_path / "report.md").read_text()
+    run(replace(plan, methods=("DPS",)), tmp_path, counting(done), "cpu", retry=True)
+    with pytest.raises(vp.InputError, match="no method 'Magic'"):
+        run(replace(plan, methods=("Magic",)), tmp_path, counting(done), "cpu", retry=True)
+    assert not done and Store(tmp_path).table()["error"].notna().sum() == 1  # neither was a retry of this cell
+    run(plan, tmp_path, counting(done), "cpu", retry=True)
+    assert [cell.method for cell in done] == ["Blended"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "what"),
+    [
+        ("weights", "weights of fashion32"),
+        ("numbers", "settings of Blended"),
+        ("pictures", "pictures"),
+        ("scores", "scores, as another version defines them"),
+    ],
+)
+def test_results_of_another_origin_are_refused(
+    entry: str, what: str, finished: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    """Finished cells of a retrained prior, of a method whose defaults have changed, of pictures that have moved up."""
+    out = tmp_path / "out"
+    copytree(finished[0], out)
+    path = next((out / "cells").glob("blended*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {entry: "other"}))
+    with pytest.raises(vp.InputError, match=f"has results of other {what}: choose another folder"):
+        run(PLAN, out, local(), "cpu")
+
+
+def test_two_runs_at_a_time_do_not_share_a_folder(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    """The sweep of the second would take what the first is writing; when the first ends, the second may run."""
+    out = tmp_path / "out"
+    copytree(finished[0], out)
+    half = out / "cells" / ".half-written.part"
+    half.touch()
+    with Store(out).locked(), pytest.raises(vp.InputError, match="Another run writes into"):
+        run(PLAN, out, local(), "cpu")
+    assert half.exists()
+    run(PLAN, out, local(), "cpu")
+    assert not half.exists()
+
+
+def test_numbers_change_with_any_setting_and_with_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text, the same in every process: no addresses of objects."""
+    before = {name: method.numbers() for name, method in METHODS.items()}
+    assert len(set(before.values())) == len(before) and not any(" at 0x" in text for text in before.values())
+    monkeypatch.setattr(methods, "default_settings", lambda *args: replace(default_settings(*args), zeta=7.0))
+    after = {name: method.numbers() for name, method in METHODS.items()}
+    assert [name for name in before if before[name] != after[name]] == ["VIPaint-2", "VIPaint-4"]
+    assert replace(METHODS["DPS"], options={"zeta": 1.1}).numbers() != before["DPS"]  # pyright: ignore
+
+
+def test_one_changed_weight_changes_the_fingerprint() -> None:
+    prior, same = load_prior("fashion32"), load_prior("fashion32")
+    assert weights.fingerprint(prior) == weights.fingerprint(same) == weights_of("fashion32", "cpu")
+    with torch.no_grad():
+        next(tensor for _, tensor in tensors_of(same)).view(-1)[7] += 1e-3
+    assert weights.fingerprint(prior) != weights.fingerprint(same)
+
+
+def fake(problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:
+    """The observation with noise, as if it were samples."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.zeros(num_samples, *problem.truth.shape)
+    return Outcome((x + 0.1 * torch.randn(x.shape, generator=generator)).clamp(-1, 1), 1, x[..., 0, 0, 0].numel(), 1.0)
+
+
+def test_the_noise_of_an_observation_is_not_that_of_a_method() -> None:
+    """Both begin with the seed of the cell: equal generators would make z_T know v."""
+    problem = load_problem(Cell("fashion32", "gaussian-blur", "DPS", 2, 0, 1, 1, 0), "cpu")
+    v = (problem.y - problem.operator.A(problem.truth)).flatten()
+    z = torch.randn(v.shape, generator=torch.Generator().manual_seed(0))
+    assert float(torch.corrcoef(torch.stack([v, z]))[0, 1].abs()) < 4 / len(v) ** 0.5
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if isinstance(method, Baseline)])
+@pytest.mark.parametrize("budget", [25, 100, 250])
+def test_steps_fill_the_budget(name: str, budget: int) -> None:
+    method = METHODS[name]
+    assert isinstance(method, Baseline)
+    steps = method.at(budget, latent=not method.pixels)["steps"]
+    options = {"jump_length": 5, "resamples": 4} if name == "RePaint" else {"tau": 5} if name == "CoPaint-TT" else {}
+    assert method.calls(steps, **options) <= budget < method.calls(steps + 1, **options)
+
+
+@pytest.mark.parametrize("levels", [2, 4])
+def test_vipaint_keeps_within_its_budget_and_wastes_little(levels: int) -> None:
+    problem = load_problem(Cell("fashion32", "box", "VIPaint-2", 9, 0, 2, 3, 0), "cpu")
+    outcome = VIPaint(levels)(problem, 3, 9, 0)
+    assert 8 < outcome.nfe / 6 <= 9
+    assert len(outcome.bounds) == budget_settings(levels, 9, 3).steps
+
+
+def test_a_budget_that_is_too_small_for_vipaint_is_refused() -> None:
+    for levels in (1, 2, 4, 7):
+        for samples in (1, 3, 10):
+            with pytest.raises(vp.InputError) as error:
+                budget_settings(levels, 1, samples)
+            least = int(str(error.value).split(" needs ")[1].split()[0])
+            assert budget_settings(levels, least, samples).refine_steps >= 1
+            with pytest.raises(vp.InputError, match=f"needs {least} "):
+                budget_settings(levels, least - 1, samples)
+    with pytest.raises(vp.InputError, match="VIPaint-4 needs 6 NFE"):
+        budget_settings(4, 5, 3)
+    assert budget_settings(4, 6, 3).refine_steps >= 1
+
+
+def test_scores_are_those_of_the_metrics() -> None:
+    problem = load_problem(Cell("fashion32", "box", "DPS", 2, 0, 2, 3, 0), "cpu")
+    assert problem.mask is not None
+    samples = problem.truth + 0.1 * torch.ones(3, 1, 1, 1, 1) * torch.tensor([1.0, -1.0, 2.0]).view(3, 1, 1, 1, 1)
+    (first, _) = score(samples, problem)
+    assert first["psnr"] == pytest.approx((2 * 20 * math.log10(20) + 20 * math.log10(10)) / 3, abs=1e-3)
+    assert first["observation_error"] == pytest.approx((0.1 + 0.1 + 0.2) / 3, abs=1e-5)
+    assert first["diversity"] == pytest.approx(float(torch.tensor([0.1, -0.1, 0.2]).std()), abs=1e-5)
+    (perfect, _) = score(problem.truth.expand(2, -1, -1, -1, -1), problem)
+    assert perfect["lpips"] == pytest.approx(0, abs=1e-6) and perfect["ssim"] == pytest.approx(1)
+
+
+def test_ssim_equals_its_formula_for_constant_images() -> None:
+    """Wang et al. 2004, Eq. 13 for images without variance: (2 mu nu + c1) / (mu^2 + nu^2 + c1), c1 = (.01 L)^2.
+
+    Of intensities in [0, L].
+    """
+    x, y = torch.full((1, 1, 1, 16, 16), 0.3), torch.full((1, 1, 16, 16), -0.5)
+    mu, nu, c1 = 1.3 / 2, 0.5 / 2, 0.01**2  # in [0, 1]
+    assert float(ssim(x, y)) == pytest.approx((2 * mu * nu + c1) / (mu**2 + nu**2 + c1), rel=1e-5)
+
+
+def rows(values: dict[str, list[float]], budget: int | None = 10) -> pd.DataFrame:
+    """A table with the LPIPS of some images by method."""
+    records = [
+        {"prior": "p", "task": "box", "budget": budget, "method": method, "seed": 0, "image": i, "error": None}
+        | {"num_samples": 4, "images": None}
+        | dict.fromkeys(("lpips_best", "psnr", "ssim", "observation_error", "diversity"), 0.0)
+        | dict.fromkeys(("kernel_distance", "nfe", "seconds", "peak_memory"), 1.0)
+        | {"lpips": value}
+        for method, column in values.items()
+        for i, value in enumerate(column)
+    ]
+    return pd.DataFrame(records).astype({"budget": "Int64"})
+
+
+def test_differences_are_paired_over_images() -> None:
+    frame = rows({"VIPaint-4": [0.1, 0.3, 0.5], "DPS": [0.2, 0.4, 0.9]})
+    mean, error = paired(frame, "lpips", "VIPaint-4", "DPS")
+    assert mean == pytest.approx(-0.2) and error == pytest.approx(torch.tensor([0.1, 0.1, 0.4]).std().item() / 3**0.5)
+    assert math.isnan(paired(frame, "lpips", "VIPaint-4", "nobody")[0])
+
+
+@pytest.mark.parametrize("budget", [10, None])
+def test_the_best_is_bold_and_failures_do_not_count(budget: int | None) -> None:
+    frame = rows({"VIPaint-4": [0.1, 0.3], "DPS": [0.2, 0.4]}, budget)
+    frame.loc[len(frame)] = {**frame.loc[0].to_dict(), "image": 7, "lpips": None, "error": "broke"}  # pyright: ignore
+    assert means(frame)["count"].tolist() == [2, 2]
+    table = lpips_table(frame).set_index("method")["box"]
+    assert table["VIPaint-4"] == "**0.2000** ± 0.1000" and table["DPS"] == "0.3000 ± 0.1000"
+
+
+def test_means_over_different_tasks_say_so() -> None:
+    frame = rows({"VIPaint-4": [0.1], "DPS": [0.3]})
+    both = pd.concat([frame, frame.assign(task="random-small", lpips=0.5)])
+    assert "tasks" not in overall_table(both)
+    table = overall_table(both.iloc[:-1]).set_index("method")
+    assert table["tasks"].to_dict() == {"VIPaint-4": "box, random-small", "DPS": "box"}
+    assert table["lpips"].to_dict() == {"VIPaint-4": 0.3, "DPS": 0.3}
+
+
+def test_a_folder_grows_from_a_few_images_to_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a method's cells the one with most images is shown, and of all methods as many images as each has."""
+    monkeypatch.setattr(Baseline, "__call__", lambda self, *arguments: fake(*arguments))
+    plan = replace(PLAN, tasks=("box",), budgets=(2,), methods=("DPS", "Blended", "RePaint", "PiGDM"), num_images=2)
+    run(plan, tmp_path, local(), "cpu")
+    frame = run(replace(plan, num_images=5, chunk=5, methods=("DPS", "PiGDM")), tmp_path, local(), "cpu")
+    store = Store(tmp_path)
+    assert sample_figure(store.records(), store).axes[0].get_title() == "truth"
+    assert len(sample_figure(store.records(), store).axes) == 2 * (2 + 4)
+    grown = [record for record in store.records() if record["cell"]["stop"] == 5]
+    assert len(sample_figure(grown, store).axes) == 4 * (2 + 2)
+    write_report(tmp_path, frame)
+
+
+def test_the_table_is_handed_on_while_the_folder_is_locked(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    copytree(finished[0], out)
+    seen: list[pd.DataFrame] = []
+
+    def finish(frame: pd.DataFrame) -> None:
+        with pytest.raises(vp.InputError, match="Another run"), Store(out).locked():
+            pass
+        seen.append(frame)
+
+    pd.testing.assert_frame_equal(run(PLAN, out, local(), "cpu", finish=finish), seen[0])
+
+
+def test_an_interrupted_run_does_not_wait_for_its_workers(tmp_path: Path) -> None:
+    """The cell would take minutes; closing the engine ends the process that computes it."""
+    others = set(active_children())
+    cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (1, 100_000, 100_001)]
+    results = engine("local", 2, "cpu", 1)(cells)
+    next(results)
+    results.close()
+    deadline = time.monotonic() + 20
+    while set(active_children()) - others and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not set(active_children()) - others
+
+
+def test_measures_that_no_row_has_are_left_out() -> None:
+    frame = rows({"VIPaint-4": [0.1, 0.3], "DPS": [0.2, 0.4]})
+    assert "ssim" in full_table(frame.assign(ssim=[0.5, None, None, None]))
+    assert "ssim" not in full_table(frame.assign(ssim=float("nan")))
+
+
+def test_kernel_distances_are_of_all_samples_of_a_method(finished: tuple[Path, pd.DataFrame]) -> None:
+    out, frame = finished
+    plan = replace(PLAN, tasks=("box",), methods=("DPS",), budgets=(2,))
+    cells = bench_runner.applicable(plan, "cpu")
+    features = torch.cat([Store(out).tensors(cell)["features"] for cell in cells])
+    truth = torch.cat([alexnet_features(load_problem(cell, "cpu").truth) for cell in cells])
+    assert features.shape == (8, 256) and truth.shape == (4, 256)
+    ours = frame.query("task == 'box' and method == 'DPS' and budget == 2")["kernel_distance"]
+    assert ours.nunique() == 1
+    expected = restored_kernel_distance(features.unflatten(0, (4, 2)), truth)
+    assert ours.iloc[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_an_image_in_two_cells_counts_once(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    """Kernel distance of a folder with images 0-2 and 3, and, from another plan, 0-3: that of four images."""
+    plan = replace(PLAN, tasks=("box",), methods=("DPS",), budgets=(2,), chunk=4)
+    copytree(finished[0], tmp_path / "both")
+    frame = run(plan, tmp_path / "both", local(), "cpu").query("task == 'box' and method == 'DPS' and budget == 2")
+    (whole,), store = bench_runner.applicable(plan, "cpu"), Store(tmp_path / "both")
+    tensors = [store.tensors(cell) for cell in (whole, replace(whole, start=3))]
+    features = torch.cat([tensors[0]["features"][:6], tensors[1]["features"]]).unflatten(0, (4, 2))
+    expected = restored_kernel_distance(features, tensors[0]["true_features"])
+    assert frame["kernel_distance"].to_list() == pytest.approx([expected] * len(frame), rel=1e-7)
+
+
+def test_numbers_of_samples_have_pictures_of_their_own(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    """Two groups of one prior in a folder: the figures of one do not take the place of the other's."""
+    copytree(finished[0], tmp_path / "both")
+    frame = run(replace(PLAN, tasks=("box",), num_samples=1), tmp_path / "both", local(), "cpu")
+    sections = [section for section in build(frame, Store(tmp_path / "both")) if section.figure is not None]
+    assert len({section.name for section in sections}) == len(sections) == 7
+    assert {section.name.split("-")[2] for section in sections} == {"1", "2"}
+
+
+def test_the_report_has_a_table_a_budget_and_its_pictures(finished: tuple[Path, pd.DataFrame]) -> None:
+    out, frame = finished
+    write_report(out, frame)
+    markdown, page = (out / "report.md").read_text(), (out / "report.html").read_text()
+    for budget in (2, 3):
+        assert f"## fashion32, {budget} NFE per sample, 2 samples: LPIPS" in markdown
+    pictures = [line.split("(")[1].rstrip(")") for line in markdown.splitlines() if line.startswith("![")]
+    assert markdown.count("all measures, means over the tasks") == 2
+    assert len(pictures) == 4 and all((out / name).stat().st_size > 1000 for name in pictures)
+    assert page.count("<img") == 4 and "**" not in page and page.count("<table") == markdown.count("\n|:-")
+
+
+def test_a_method_has_one_colour_in_all_panels_and_the_legend(finished: tuple[Path, pd.DataFrame]) -> None:
+    """Replacement is not in the panel of super-resolution, whose first line is that of DPS."""
+    figure: Any = quality_figure(finished[1])
+    box, super_resolution = (
+        {line.get_label(): to_hex(line.lines[0].get_color()) for line in axis.containers} for axis in figure.axes
+    )
+    texts, handles = figure.legends[0].get_texts(), figure.legends[0].legend_handles
+    legend = {text.get_text(): to_hex(handle.get_color()[0]) for text, handle in zip(texts, handles, strict=True)}
+    assert set(box) == {"Blended", "DPS"} and box["Blended"] != box["DPS"]
+    assert super_resolution == {"DPS": box["DPS"]} and legend == box
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": ("colouring",)}, "There is no task 'colouring'"),
+        ({"methods": ("Magic",)}, "There is no method 'Magic'"),
+        ({"num_images": 0}, "images must be at least 1"),
+        ({"num_images": 65}, "There are 64 images"),
+        ({"budgets": (0,)}, "A budget must be at least 1"),
+        ({"images": "nowhere"}, "nowhere is not a folder"),
+    ],
+)
+def test_a_plan_that_cannot_run_is_refused(change: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(vp.InputError, match=message):
+        run(replace(PLAN, **change), tmp_path / "out", local(), "cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_address_is_not_ignored() -> None:
+    with pytest.raises(vp.InputError, match="goes with the engine ray"):
+        engine("local", 1, "cpu", 1, "10.0.0.1:6379")
+
+
+def test_tasks_and_methods_know_what_goes_together() -> None:
+    prior = load_prior("fashion32")
+    assert set(TASKS) == {
+        "rotated-window", "random-large", "random-small", "box", "super-resolution", "gaussian-blur", "motion-blur",
+    }  # fmt: skip
+    assert not METHODS["PSLD"].applies(prior, True) and not METHODS["RePaint"].applies(prior, False)
+    assert METHODS["VIPaint-4"].applies(prior, False)
+
+
+def test_a_worker_that_dies_is_an_error_of_its_cell_and_the_others_are_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engines, "worker", lambda device, threads: _die_at_three)
+    cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (2, 3, 4, 5, 6)]
+    records = list(engine("local", 2, "cpu", 1)(cells))
+    errors = {cell.budget: record.plain["error"] for cell, record in records}
+    assert len(records) == 5 and errors == {2: None, 3: engines.ABRUPT, 4: None, 5: None, 6: None}
+
+
+@pytest.mark.slow
+def test_an_actor_that_dies_is_an_error_of_its_cell_and_the_others_are_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr(engines, "_Worker", _Mortal)
+    cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (2, 3, 4, 5, 6)]
+    records = list(engine("ray", 3, "cpu", 1)(cells))  # more of them than this machine may have CPUs
+    errors = {cell.budget: record.plain["error"] for cell, record in records}
+    assert len(records) == 5 and errors == {2: None, 3: engines.ABRUPT, 4: None, 5: None, 6: None}
+
+
+@pytest.mark.parametrize(
+    ("has", "message"),
+    [({"CPU": 3.0}, "2 workers need 4 CPUs, the cluster has 3"), ({"CPU": 4.0}, "2 workers need 2 GPUs, .* has 0")],
+)
+def test_a_cluster_that_is_too_small_is_refused(has: dict[str, float], message: str) -> None:
+    with pytest.raises(vp.InputError, match=message):
+        engines._check_resources(has, workers=2, cpus=2, gpus=1)
+
+
+def _die_at_three(cell: Cell) -> Record:
+    if cell.budget == 3:
+        os._exit(1)
+    return Record({"cell": asdict(cell), "error": None, "rows": [], "bounds": []})
+
+
+class _Mortal:
+    """An actor, as :class:`engines._Worker`."""
+
+    def __init__(self, device: str, threads: int | None) -> None:
+        pass
+
+    def run(self, cell: Cell) -> Record:
+        return _die_at_three(cell)
+
+
+def test_the_restoration_weight_of_a_latent_baseline_is_its_own() -> None:
+    """4 for DPS on latents, over the operator's norm (1/4 of super-resolution by 4), whatever VIPaint's default is."""
+    prior, operator = load_prior("cats64"), vp.SuperResolution(4)
+    problem: Any = SimpleNamespace(prior=prior, operator=operator, y=torch.zeros(1, 3, 16, 16))
+    assert methods._restoration_zeta(problem, 4.0) == pytest.approx(16.0, rel=1e-4)

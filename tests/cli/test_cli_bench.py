@@ -1,0 +1,137 @@
+"""``vipaint bench``: its lines for bad input, and that it loses nothing and repeats nothing when it is killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from pyro_vipaint.cli.main import app
+
+SMALL = [
+    "--task",
+    "box",
+    "--task",
+    "rotated-window",
+    "--budget",
+    "6",
+    "--images",
+    "2",
+    "--samples",
+    "1",
+    "--chunk",
+    "1",
+]
+SMALL += ["--method", "DPS", "--method", "Blended", "--method", "VIPaint-2"]
+SCORES = ["task", "method", "image", "lpips", "psnr", "ssim", "observation_error", "kernel_distance", "nfe"]
+
+
+def command(out: Path, *options: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "pyro_vipaint.cli.main",
+        "bench",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+        *SMALL,
+        *options,
+    ]
+
+
+def scores(out: Path) -> pd.DataFrame:
+    return pd.read_parquet(out / "results.parquet", columns=SCORES)
+
+
+def cells(out: Path) -> dict[str, int]:
+    """The finished cells and when each was written."""
+    return {path.name: path.stat().st_mtime_ns for path in (out / "cells").glob("*.json")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed")
+    subprocess.run(command(out, "--workers", "1"), check=True, capture_output=True)
+    return out
+
+
+def test_the_report_is_written(undisturbed: Path) -> None:
+    assert len(scores(undisturbed)) == 2 * 3 * 2
+    assert "fashion32, 6 NFE per sample, 1 sample: LPIPS" in (undisturbed / "report.md").read_text()
+    assert (undisturbed / "report.html").exists()
+
+
+def kill_at_random(out: Path, times: int, chance: random.Random) -> int:
+    """Starts the benchmark and kills it with SIGKILL, so often; how many cells survived the last time."""
+    for _ in range(times):
+        before = cells(out) if out.exists() else {}
+        process = subprocess.Popen(command(out, "--workers", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while len(cells(out)) <= len(before) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)  # at least one more cell each time, so that it comes to an end
+        time.sleep(chance.uniform(0, 1))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert before.items() <= cells(out).items(), "a finished cell was lost or written again"
+    return len(cells(out))
+
+
+@pytest.mark.slow
+def test_killed_five_times_it_ends_with_the_same_rows(undisturbed: Path, tmp_path: Path) -> None:
+    survived = kill_at_random(tmp_path, 5, random.Random(int(os.environ.get("KILL_SEED", "0"))))
+    assert survived >= 5
+    before = cells(tmp_path)
+    subprocess.run(command(tmp_path, "--workers", "2"), check=True, capture_output=True)
+    assert before.items() <= cells(tmp_path).items()
+    pd.testing.assert_frame_equal(scores(tmp_path), scores(undisturbed))
+    assert not list((tmp_path / "cells").glob(".*.part"))
+
+
+@pytest.mark.slow
+def test_two_ray_workers_give_the_same_rows(undisturbed: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    subprocess.run(command(tmp_path, "--engine", "ray", "--workers", "2"), check=True, capture_output=True)
+    pd.testing.assert_frame_equal(scores(tmp_path), scores(undisturbed))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--task", "colouring"], "There is no task 'colouring': choose from rotated-window"),
+        (["--method", "Magic"], "There is no method 'Magic'"),
+        (["--budget", "many"], "A budget is a whole number"),
+        (["--prior", "nothing-like-it"], "nothing-like-it"),
+        (["--engine", "steam"], "There is no engine 'steam': choose one of local, ray."),
+        (["--workers", "0"], "workers and threads must be at least 1"),
+        (["--pictures", "nowhere"], "nowhere is not a folder of pictures"),
+        (["--samples", "0"], "samples must be at least 1"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(options: list[str], message: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = CliRunner().invoke(app, ["bench", "--out", str(out), *options])
+    assert result.exit_code == 2
+    assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+def test_cells_that_failed_are_told_and_end_with_an_error(tmp_path: Path) -> None:
+    """A budget that no VIPaint-4 can keep."""
+    options = ["--method", "VIPaint-4", "--task", "box", "--budget", "1", "--images", "1", "--workers", "1"]
+    result = CliRunner().invoke(app, ["bench", "--out", str(tmp_path), *options])
+    assert result.exit_code == 1
+    assert "The first that failed: InputError: VIPaint-4 needs 6 NFE" in result.stderr
+    assert (tmp_path / "report.md").exists()
+    options[1:2], options[5:6] = ["Blended"], ["2"]
+    again = CliRunner().invoke(app, ["bench", "--out", str(tmp_path), *options])
+    assert again.exit_code == 0 and "of them failed" not in again.output, "that was another plan's cell"

@@ -1,0 +1,243 @@
+"""``vipaint restore``: one clear line for bad input, whole folders or none, reports that add up."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import pyro_vipaint as vp
+from pyro_vipaint._files import read_image
+from pyro_vipaint.cli.main import app
+from pyro_vipaint.cli.restore import RELATIVE_STD, TASKS, simulated, task_operator, task_options
+from pyro_vipaint.models import DiffusionPrior, GaussianPrior, load_prior
+from pyro_vipaint.models.measurements.operators import Inpainting, apply
+
+SIZE, HALF = 8, 4
+QUICK = ("--levels", "2", "--samples", "2", "--steps", "2", "--refine-steps", "2", "--device", "cpu")
+WRITTEN = {"contact_sheet.png", "report.json", "sample_00.png", "sample_01.png", "samples.safetensors"}
+FILES = {"black.png", "image.png", "large.png", "mask.png", "small.png"}
+
+
+@pytest.fixture(autouse=True)
+def tiny_prior(monkeypatch: pytest.MonkeyPatch) -> DiffusionPrior:
+    """Adds the name ``tiny``: independent grey pixels on 8×8."""
+    gaussian = GaussianPrior.diagonal(torch.zeros(1, SIZE, SIZE), torch.full((1, SIZE, SIZE), 0.5))
+    prior = replace(gaussian.diffusion(), name="tiny")
+    monkeypatch.setattr(
+        "pyro_vipaint.checks.load_prior", lambda name, *_, **__: prior if name == "tiny" else load_prior(name)
+    )
+    return prior
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+def ramp(size: int) -> np.ndarray:
+    return np.linspace(20, 230, size * size).reshape(size, size)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Pictures of 8×8, 4×4 and 16×16, and a mask of 8×8 whose left half is white."""
+    save(tmp_path / "image.png", ramp(SIZE))
+    save(tmp_path / "small.png", ramp(HALF))
+    save(tmp_path / "large.png", ramp(2 * SIZE))
+    save(tmp_path / "black.png", np.zeros((SIZE, SIZE)))
+    save(tmp_path / "mask.png", np.repeat([[255] * HALF + [0] * HALF], SIZE, axis=0))
+    return tmp_path
+
+
+def restore(folder: Path, task: str, *options: object, image: str = "image.png") -> Any:
+    """A quick run that writes to ``folder / "out"``, unless the options say otherwise."""
+    arguments = (folder / image, "--task", task, "--out", folder / "out", "--prior", "tiny", *QUICK, *options)
+    return CliRunner().invoke(app, ["restore", *(str(argument) for argument in arguments)])
+
+
+def report_of(folder: Path, out: str = "out") -> dict[str, Any]:
+    return json.loads((folder / out / "report.json").read_text(encoding="utf-8"))
+
+
+# good runs
+
+RUNS: list[tuple[str, tuple[object, ...], str, dict[str, Any]]] = [
+    ("super-resolution", ("--factor", 2), "small.png", {"factor": 2, "mode": "box"}),
+    ("super-resolution", ("--factor", 2, "--mode", "bicubic"), "small.png", {"factor": 2, "mode": "bicubic"}),
+    ("deblur", (), "image.png", {"std": RELATIVE_STD * SIZE}),
+    ("deblur", ("--std", 0.8), "image.png", {"std": 0.8}),
+    ("motion-deblur", ("--length", 3, "--angle", 30), "image.png", {"length": 3, "angle": 30.0}),
+    ("inpaint", ("--mask", "mask.png"), "image.png", {"invert_mask": False}),
+]
+
+
+@pytest.mark.parametrize(("task", "options", "image", "expected"), RUNS)
+def test_a_damaged_picture(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, task: str, options: Sequence[object], image: str, expected: Any
+) -> None:
+    """The promised files, images of the prior's size, the picture as the observation, and the task in the report."""
+    monkeypatch.chdir(folder)
+    with vp.count_calls() as count:
+        result = restore(folder, task, *options, image=image)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    assert set(os.listdir(folder / "out")) == WRITTEN
+    tensors = load_file(folder / "out" / "samples.safetensors")
+    assert tensors["samples"].shape == (2, 1, 1, SIZE, SIZE)
+    seen = tensors.get("mask", torch.ones(1))
+    assert torch.equal(tensors["observation"][0], read_image(folder / image, 1) * seen[0])
+    assert ("mask" in tensors) == (task == "inpaint")
+    report = report_of(folder)
+    assert report["task"] == task and report["simulated"] is False and report["noise"] is None
+    assert {name: report[name] for name in expected} == expected
+    assert report["network_calls"] == count.calls == 1 + 2 * 3 + 1 + 2
+
+
+def test_the_report_measures_what_was_written(folder: Path) -> None:
+    """The error is |y - A(x)|, the spread that of all pixels, and PSNR against the truth that was given."""
+    options = ("--factor", 2, "--truth", folder / "image.png")
+    assert restore(folder, "super-resolution", *options, image="small.png").exit_code == 0
+    tensors = load_file(folder / "out" / "samples.safetensors")
+    x, y = tensors["samples"], tensors["observation"]
+    (entry,) = report_of(folder)["images"]
+    assert entry.keys() == {"bound", "terms", "observed_error", "std", "psnr"}
+    assert entry["observed_error"] == pytest.approx(float((vp.SuperResolution(2).A(x) - y).abs().mean()), rel=1e-5)
+    assert entry["std"] == pytest.approx(float(x.std(0).mean()), rel=1e-5)
+    error = (x - read_image(folder / "image.png", 1)).square().mean((-3, -2, -1))
+    assert entry["psnr"] == pytest.approx(float((-10 * (error / 4).log10()).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("noise", [None, 0.0, 0.2])
+def test_simulate_damages_the_picture_and_compares_with_it(folder: Path, noise: float | None) -> None:
+    """y = A(x) + noise, the paper's 0.05 if not given; the same in every run of a seed."""
+    given = () if noise is None else ("--noise", noise)
+    for out in ("a", "b"):
+        result = restore(folder, "super-resolution", "--factor", 2, "--simulate", *given, "--out", folder / out)
+        assert result.exit_code == 0, result.output
+    first, second = (load_file(folder / out / "samples.safetensors") for out in ("a", "b"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    expected = 0.05 if noise is None else noise
+    difference = first["observation"][0] - vp.SuperResolution(2).A(read_image(folder / "image.png", 1))
+    assert (float(difference.std()) > 0) == (expected > 0) and float(difference.std()) < 2 * expected + 1e-6
+    assert report_of(folder, "a")["noise"] == expected
+    assert report_of(folder, "a")["images"][0]["psnr"] > 0
+
+
+def test_simulated_noise_has_its_size_and_its_seed() -> None:
+    truth, operator = torch.zeros(1, 1, 128, 128), vp.GaussianBlur(1.0)
+    y = simulated(truth, operator, 0.3, seed=1)
+    assert abs(float(y.std()) - 0.3) < 5 * 0.3 / (2 * 128**2) ** 0.5
+    assert torch.equal(y, simulated(truth, operator, 0.3, seed=1))
+    assert not torch.equal(y, simulated(truth, operator, 0.3, seed=2))
+
+
+@pytest.mark.parametrize("seed", [0, 2**64 - 1, -1])
+def test_simulated_noise_is_not_what_a_run_of_its_seed_draws(seed: int) -> None:
+    torch.manual_seed(seed)
+    first = torch.randn(1, 1, 16, 16)
+    y = simulated(torch.zeros(1, 1, 16, 16), vp.GaussianBlur(1.0), 1.0, seed)
+    correlation = float((y * first).mean() / (y.std() * first.std()))
+    assert abs(correlation) < 5 / 16  # five standard errors
+
+
+def test_resize_takes_any_picture(folder: Path) -> None:
+    result = restore(folder, "deblur", "--simulate", "--noise", 0, "--resize", image="large.png")
+    assert result.exit_code == 0, result.output
+    x = read_image(folder / "large.png", 1, (SIZE, SIZE))
+    y = load_file(folder / "out" / "samples.safetensors")["observation"][0]
+    torch.testing.assert_close(y, vp.GaussianBlur(RELATIVE_STD * SIZE).A(x))
+
+
+def test_inpaint_is_the_other_commands(folder: Path) -> None:
+    """The same hole, seed and picture: the same samples as ``vipaint inpaint`` without a perceptual term."""
+    assert restore(folder, "inpaint", "--mask", folder / "mask.png").exit_code == 0
+    arguments = [folder / "image.png", "--mask", folder / "mask.png", "--out", folder / "b", "--prior", "tiny", *QUICK]
+    assert CliRunner().invoke(app, ["inpaint", *map(str, arguments)]).exit_code == 0
+    one, other = (load_file(folder / out / "samples.safetensors") for out in ("out", "b"))
+    assert torch.equal(one["observation"], other["observation"])
+    assert torch.equal(one["samples"], other["samples"])
+    assert "hidden_std" in report_of(folder)["images"][0]
+
+
+# bad input
+
+BAD: list[tuple[str, tuple[object, ...], str]] = [
+    ("sharpen", (), "Unknown task 'sharpen': it is super-resolution, deblur, motion-deblur, inpaint"),
+    ("super-resolution", ("--simulate", "--factor", 3), "factor 3 of super-resolution does not divide a side of 8"),
+    ("super-resolution", ("--simulate", "--factor", 1), "whole number of at least 2, not 1"),
+    ("super-resolution", ("--simulate", "--mode", "nearest"), "box or bicubic, not 'nearest'"),
+    ("super-resolution", (), "The observation has shape (1, 8, 8), the operator makes (1, 2, 2)"),
+    ("super-resolution", ("--std", 1), "--std does not go with the task super-resolution"),
+    ("deblur", ("--factor", 2), "--factor does not go with the task deblur"),
+    ("deblur", ("--std", 0), "must be positive and finite, not 0"),
+    ("deblur", ("--std", "nan"), "must be positive and finite, not nan"),
+    ("deblur", ("--invert-mask",), "--invert-mask does not go with the task deblur"),
+    ("deblur", ("--noise", "nan"), "noise must be finite and not negative, not nan"),
+    ("deblur", ("--resize",), "--resize goes with --simulate only"),
+    ("deblur", ("--simulate", "--std", 1e300), "The operator cannot take images of shape (1, 8, 8)"),
+    ("deblur", ("--simulate", "--noise", -1), "noise must be finite and not negative, not -1"),
+    ("deblur", ("--simulate", "--truth", "x.png"), "IMAGE itself is the truth"),
+    ("deblur", ("--truth", "{folder}/small.png"), "The true image is 4×4, the other one 8×8"),
+    ("deblur", ("--label", 0), "The prior tiny has no classes"),
+    ("deblur", ("--samples", 0), "samples must be at least 1, not 0"),
+    ("deblur", ("--seed", 2**70), "seed must fit into 64 bits"),
+    ("deblur", ("--out", "{folder}/mask.png"), "is a file: name a folder with --out"),
+    ("motion-deblur", (), "The task motion-deblur needs --length"),
+    ("motion-deblur", ("--length", 0), "whole number of at least 1, not 0"),
+    ("motion-deblur", ("--length", 3, "--angle", "inf"), "must be finite, not inf"),
+    ("inpaint", (), "The task inpaint needs --mask"),
+    ("inpaint", ("--mask", "{folder}/no.png"), "no.png does not exist"),
+    ("inpaint", ("--mask", "{folder}/small.png"), "The mask is 4×4, the prior wants 8×8"),
+    ("inpaint", ("--mask", "{folder}/black.png"), "The mask hides every pixel"),
+]
+
+
+@pytest.mark.parametrize(("task", "options", "message"), BAD, ids=[message for _, _, message in BAD])
+def test_refused_in_one_line(folder: Path, task: str, options: Sequence[object], message: str) -> None:
+    """One line on stderr, exit code 2, no network call, and nothing new in the folder."""
+    with vp.count_calls() as count:
+        result = restore(folder, task, *(str(option).format(folder=folder) for option in options))
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("Error: ")
+    assert message in result.stderr
+    assert set(os.listdir(folder)) == FILES
+    assert count.calls == 0
+
+
+@pytest.mark.parametrize("name", ["large.png", "small.png"])
+def test_a_picture_of_another_size(folder: Path, name: str) -> None:
+    """Damaged or undamaged, it has to be of the size that the task says."""
+    for options, message in (((), "the operator makes (1, 8, 8)"), (("--simulate",), "the prior wants 8×8")):
+        result = restore(folder, "deblur", *options, image=name)
+        assert result.exit_code == 2 and message in result.stderr
+        assert set(os.listdir(folder)) == FILES
+
+
+# the table of tasks
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_makes_an_operator_for_the_prior(folder: Path, tiny_prior: DiffusionPrior, task: str) -> None:
+    given = {"motion-deblur": {"length": 3}, "inpaint": {"mask": folder / "mask.png", "invert_mask": True}}
+    options = task_options(task, {"factor": None, **given.get(task, {})}, SIZE)
+    operator = task_operator(task, options, tiny_prior)
+    assert apply(operator, torch.zeros(1, 1, SIZE, SIZE)).ndim == 4
+    if isinstance(operator, Inpainting):
+        assert operator.mask[0, 0, 0].tolist() == [0.0] * HALF + [1.0] * HALF
+
+
+def test_help_needs_no_diffusers() -> None:
+    """The command's own help is quick, and names every task."""
+    result = CliRunner().invoke(app, ["restore", "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert all(task in result.stdout for task in TASKS)

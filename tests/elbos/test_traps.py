@@ -1,0 +1,166 @@
+"""Each trap that Pyro sets for this design, held shut (design: guides ride on the model, scale, stores, shapes)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+from pyro.distributions import Independent
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.importance import psis_diagnostic
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+import pyro_vipaint as vp
+from pyro_vipaint.calls import count_calls
+from pyro_vipaint.guides import HierarchicalGuide
+from pyro_vipaint.models import DiffusionModel, DiffusionPrior
+from pyro_vipaint.models.priors.denoisers import EDMDenoiser
+from pyro_vipaint.models.priors.schedules import EDM
+from tests.problems import diagonal_problem
+
+
+def network_model(levels: int, images: int = 2) -> tuple[DiffusionModel, Tensor, nn.Module]:
+    """A class-conditional model on a small random UNet."""
+    network = UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4, num_class_embeds=3,
+    )  # fmt: skip
+    prior = DiffusionPrior(EDM(), EDMDenoiser(network, EDM()), (1, 8, 8))
+    mask = torch.zeros(1, 8, 8)
+    mask[..., :4] = 1
+    times = vp.keypoints(prior, noise_levels=[5 * 0.5**i for i in range(levels)])
+    labels = torch.arange(images) % 3
+    model = DiffusionModel(prior, vp.Laplace(vp.Inpainting(mask)), times, class_labels=labels)
+    return model, torch.rand(images, 1, 8, 8) * mask, network
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4])
+@pytest.mark.parametrize("particles", [1, 5])
+def test_an_svi_step_makes_exactly_k_plus_one_calls(levels: int, particles: int) -> None:
+    """K - 1 transitions, one reconstruction, one marginal: the guide makes none of its own."""
+    model, y, _ = network_model(levels)
+    guide = HierarchicalGuide(model, y)
+    with count_calls() as count:
+        vp.fit(model, guide, y, vp.BetaELBO(num_particles=particles), steps=3)
+    assert count.calls == 3 * (levels + 1)
+    assert count.nfe == 3 * (levels + 1) * particles * 2
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
+def test_pyros_own_elbos_make_as_few(elbo: type) -> None:
+    model, y, _ = network_model(3)
+    guide = HierarchicalGuide(model, y)
+    objective = elbo(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
+    with count_calls() as count:
+        vp.fit(model, guide, y, objective, steps=2)
+    assert count.calls == 2 * 4
+
+
+def test_sampling_makes_k_minus_one_calls_and_never_looks_at_y() -> None:
+    model, y, _ = network_model(4)
+    guide = HierarchicalGuide(model, y)
+    with count_calls() as count:
+        z = vp.sample(guide, y, 6)
+    assert (count.calls, count.nfe) == (3, 3 * 6 * 2)
+    assert z.shape == (6, 2, 1, 8, 8)
+
+
+def test_a_fresh_guide_starts_fresh() -> None:
+    """With Pyro's global store the second guide would start at the first one's fitted values."""
+    problem = diagonal_problem()
+    model = problem.model()
+    first = HierarchicalGuide(model, problem.y)
+    start = first.mu_1.detach().clone()
+    vp.fit(model, first, problem.y, vp.BetaELBO(), steps=5)
+    assert not torch.equal(first.mu_1, start)
+    assert torch.equal(HierarchicalGuide(model, problem.y).mu_1, start)
+
+
+def test_two_fits_in_one_process_do_not_influence_each_other() -> None:
+    problem = diagonal_problem()
+    model = problem.model()
+
+    def run() -> Tensor:
+        guide = HierarchicalGuide(model, problem.y)
+        vp.fit(model, guide, problem.y, vp.BetaELBO(), steps=5, seed=7)
+        return guide.mu_1.detach()
+
+    alone = run()
+    other = HierarchicalGuide(model, problem.y + 1)
+    vp.fit(model, other, problem.y, vp.BetaELBO(3.0), steps=4, seed=8)
+    assert torch.equal(run(), alone)
+
+
+def test_the_posterior_at_each_site_has_an_analytic_kl() -> None:
+    """A transformed distribution would silently turn the KL into a sampled one."""
+    problem = diagonal_problem()
+    model = problem.model()
+    guide = HierarchicalGuide(model, problem.y)
+    prior = Independent(Normal(torch.zeros(1, 16), 1.0), 1)
+    for level in model.levels:
+        posterior = guide.get_posterior(level.name, prior)
+        assert isinstance(posterior, Independent)
+        assert kl_divergence(posterior, prior).shape == (1,)
+
+
+def test_parameters_exist_before_the_first_step_and_have_no_particle_dimension() -> None:
+    model, y, _ = network_model(2)
+    guide = HierarchicalGuide(model, y)
+    before = {name: value.shape for name, value in guide.named_parameters()}
+    vp.fit(model, guide, y, vp.BetaELBO(num_particles=3), steps=1)
+    assert {name: value.shape for name, value in guide.named_parameters()} == before
+    assert set(before.values()) == {y.shape}
+    assert len(before) == 5
+
+
+def test_psis_runs_through_seven_singleton_dimensions() -> None:
+    """Pyro's diagnostic hands the denoiser samples with singleton dimensions in front of the image."""
+    model, y, _ = network_model(2, images=1)
+    guide = HierarchicalGuide(model, y)
+    assert (
+        0 <= psis_diagnostic(model, guide, y, num_particles=64, max_simultaneous_particles=32, max_plate_nesting=7) < 50
+    )
+
+
+def test_particles_run_as_one_batch() -> None:
+    model, y, _ = network_model(2)
+    assert vp.BetaELBO(num_particles=9).vectorize_particles
+    guide = HierarchicalGuide(model, y)
+    with count_calls() as count:
+        vp.BetaELBO(num_particles=9).differentiable_loss(model, guide, y)
+    assert count.calls == 3
+
+
+def test_the_network_is_frozen_and_out_of_the_optimisers_sight() -> None:
+    model, y, network = network_model(2)
+    guide = HierarchicalGuide(model, y)
+    before = [parameter.clone() for parameter in network.parameters()]
+    vp.fit(model, guide, y, vp.BetaELBO(), steps=2)
+    assert all(not parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    ours = {id(parameter) for parameter in guide.parameters()}
+    assert not ours & {id(parameter) for parameter in network.parameters()}
+    assert not any(isinstance(module, UNet2DModel) for module in guide.modules())
+
+
+def test_every_parameter_gets_a_finite_gradient() -> None:
+    model, y, _ = network_model(3)
+    guide = HierarchicalGuide(model, y)
+    vp.BetaELBO().differentiable_loss(model, guide, y).backward()
+    for name, parameter in guide.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_the_model_runs_forward_as_a_prior_predictive() -> None:
+    """Unconditioned, the program draws: on a Gaussian prior the moments of y are those of the K-level model."""
+    problem = diagonal_problem()
+    model = problem.model()
+    y = model(num_images=20_000)[:, :6]
+    mean, covariance = problem.prior.prediction_moments(problem.keypoints)
+    std = (covariance.diagonal()[:6] + 0.1**2).sqrt()
+    assert ((y.mean(0) - mean[:6]).abs() < 5 * std / 20_000**0.5).all()
+    assert ((y.std(0) / std - 1).abs() < 5 / 40_000**0.5).all()

@@ -1,0 +1,201 @@
+"""The flow at T_e: a bijection with the right Jacobian, the hierarchical guide at the start, no worse after a fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import ClippedAdam
+from torch import Tensor
+
+import pyro_vipaint as vp
+from pyro_vipaint.calls import count_calls
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.guides import FlowGuide, HierarchicalGuide
+from pyro_vipaint.models import DiffusionModel, GaussianPrior
+from tests.problems import bound_draws, diagonal_problem
+from tests.statistics import STANDARD_ERRORS, mean_and_error
+
+EVENTS = [(5,), (2, 3), (1, 4, 4), (3, 2, 3)]
+
+
+def model_of(event: tuple[int, ...]) -> DiffusionModel:
+    prior = GaussianPrior.diagonal(torch.zeros(event), torch.ones(event))
+    likelihood = vp.Gaussian(vp.Inpainting(torch.ones(event)), sigma=0.2)
+    return DiffusionModel(prior, likelihood, vp.keypoints(prior, noise_levels=[2.0, 0.5]))
+
+
+def moved(guide: FlowGuide, scale: float = 0.1) -> FlowGuide:
+    """Away from the identity."""
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter.add_(scale * torch.randn_like(parameter))
+    return guide
+
+
+def top(guide: FlowGuide) -> Any:
+    return guide.get_top(None)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_inverse_and_log_determinant_agree_with_the_jacobian(event: tuple[int, ...]) -> None:
+    """log q(z) of a draw against the density of the noise and the determinant that autograd finds."""
+    size = torch.Size(event).numel()
+    guide = moved(FlowGuide(model_of(event), torch.randn(1, *event)).double())
+    q = top(guide)
+    noise = torch.randn(size, dtype=torch.float64)
+
+    def forward(noise: Tensor) -> Tensor:
+        z = noise[None]
+        for part in q.transforms:
+            z = part(z)
+        return z.flatten()
+
+    jacobian: Any = torch.autograd.functional.jacobian(forward, noise)
+    z = forward(noise).reshape(1, *event)
+    expected = q.base_dist.log_prob(noise[None]) - torch.linalg.slogdet(jacobian).logabsdet
+    assert torch.allclose(q.log_prob(z), expected)
+    back = z
+    for part in reversed(q.transforms):
+        back = part.inv(back)
+    assert torch.allclose(back[0], noise)
+    off_diagonal = jacobian / jacobian.abs().max()
+    assert (off_diagonal - torch.diag(off_diagonal.diagonal())).abs().max() > 0.01, "the flow couples elements"
+
+
+def test_the_density_integrates_to_one() -> None:
+    guide = moved(FlowGuide(model_of((2,)), torch.tensor([[0.5, -1.0]])))
+    axis = torch.linspace(-24, 24, 321)
+    z = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 1, 2)
+    with torch.no_grad():
+        total = top(guide).log_prob(z).exp().sum() * (axis[1] - axis[0]) ** 2
+    assert abs(float(total) - 1) < 1e-2
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("particles", [1, 6])
+def test_at_the_start_it_is_the_hierarchical_guide(event: tuple[int, ...], particles: int) -> None:
+    """The same noise gives the same bound."""
+    model, y = model_of(event), torch.randn(2, *event)
+    elbo = Trace_ELBO(num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
+    flow, hierarchical = FlowGuide(model, y), HierarchicalGuide(model, y)
+    losses = []
+    for guide in (hierarchical, flow):
+        torch.manual_seed(4)
+        losses.append(elbo.differentiable_loss(model, guide, y))
+    assert torch.allclose(losses[0], losses[1], rtol=1e-5)
+    assert torch.equal(vp.sample(flow, y, 3, seed=1), vp.sample(hierarchical, y, 3, seed=1))
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_an_image_has_its_own_flow(event: tuple[int, ...]) -> None:
+    """Its density is that of a guide of this image alone, and no other image's parameters act on it."""
+    model, init = model_of(event), torch.randn(3, *event)
+    guide = moved(FlowGuide(model, init))
+    alone = FlowGuide(model, init[1:2])
+    with torch.no_grad():
+        for ours, theirs in zip(alone.parameters(), guide.parameters(), strict=True):
+            ours.copy_(theirs.chunk(3)[1])
+    z = 3 * torch.randn(4, 3, *event)
+    assert torch.allclose(top(guide).log_prob(z)[:, 1:2], top(alone).log_prob(z[:, 1:2]), rtol=1e-4, atol=1e-4)
+    gradients = torch.autograd.grad(top(guide).log_prob(z)[:, 1].sum(), list(guide.parameters()), allow_unused=True)
+    for gradient in gradients:
+        if gradient is not None:
+            assert all((part == 0).all() for part in gradient.chunk(3)[::2])
+
+
+def test_all_parameters_have_a_gradient_once_the_last_layers_have_moved() -> None:
+    problem = diagonal_problem(images=2)
+    model = problem.model()
+    guide = FlowGuide(model, problem.y)
+    vp.fit(model, guide, problem.y, vp.BetaELBO(num_particles=4), steps=1, lr=0.05)
+    guide.zero_grad()
+    vp.BetaELBO(num_particles=4).differentiable_loss(model, guide, problem.y).backward()
+    for name, parameter in guide.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_pyros_own_svi_finds_every_parameter() -> None:
+    model, y = model_of((1, 4, 4)), torch.randn(2, 1, 4, 4)
+    guide = moved(FlowGuide(model, y))
+    before = [parameter.detach().clone() for parameter in guide.parameters()]
+    SVI(model, guide, ClippedAdam({"lr": 0.01}), loss=vp.BetaELBO(num_particles=3)).step(y)
+    assert not any(torch.equal(old, new) for old, new in zip(before, guide.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("estimated", [False, True])
+def test_a_step_makes_k_plus_one_calls_and_sampling_k_minus_one(estimated: bool) -> None:
+    problem = diagonal_problem(images=2)
+    model = problem.model(problem.prior.diffusion()) if estimated else problem.model()
+    guide = FlowGuide(model, problem.y)
+    with count_calls() as count:
+        vp.fit(model, guide, problem.y, vp.BetaELBO(num_particles=6), steps=2, lr=0.01)
+    assert count.calls == 2 * (4 if estimated else 3), "the exact marginal at T_e needs no call"
+    with count_calls() as count:
+        assert vp.sample(guide, problem.y, 7).shape == (7, 2, 16)
+    assert count.calls == 2
+
+
+def correlated() -> tuple[DiffusionModel, Tensor, Tensor]:
+    """Four strongly correlated elements, T_e so low that the posterior there is correlated too; the exact evidence."""
+    covariance = 0.2 * torch.eye(4) + 4 * torch.ones(4, 4)
+    prior = GaussianPrior.full(torch.zeros(4), covariance)
+    likelihood = vp.Gaussian(vp.Inpainting(torch.tensor([1.0, 0.0, 0.0, 0.0])), sigma=2.0)
+    model = DiffusionModel(prior, likelihood, vp.keypoints(prior, noise_levels=[0.4]))
+    y = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    return model, y, prior.log_evidence(likelihood, y, model.keypoints)
+
+
+def test_after_a_fit_it_is_better_where_elements_are_correlated_and_below_the_evidence() -> None:
+    model, y, truth = correlated()
+    bounds = []
+    for guide in (HierarchicalGuide(model, y), FlowGuide(model, y, num_couplings=2, width=16)):
+        vp.fit(model, guide, y, vp.BetaELBO(num_particles=32), steps=300, lr=0.03, lr_decay=0.05, seed=1)
+        bounds.append(mean_and_error(bound_draws(model, guide, y, repeats=20)))
+    (hierarchical, _), (flow, error) = bounds
+    assert flow < truth + STANDARD_ERRORS * error
+    assert flow > hierarchical + 0.5, "the Gaussian's gap is far more than Monte-Carlo error"
+    assert truth - flow < 0.3
+
+
+def test_after_a_fit_it_is_no_worse_where_a_gaussian_is_exact() -> None:
+    problem = diagonal_problem()
+    model = problem.model()
+    bounds = []
+    for guide in (
+        HierarchicalGuide(model, problem.y, gamma_logit=0.0),
+        FlowGuide(model, problem.y, num_couplings=2, gamma_logit=0.0),
+    ):
+        lr = {"mu": 0.1, "tau": 0.1, "gamma": 0.1, "flow": 0.002}
+        vp.fit(model, guide, problem.y, vp.BetaELBO(num_particles=16), steps=200, lr=lr, lr_decay=0.02, seed=1)
+        bounds.append(mean_and_error(bound_draws(model, guide, problem.y, repeats=20)))
+    (hierarchical, error), (flow, flow_error) = bounds
+    assert flow > hierarchical - STANDARD_ERRORS * (error**2 + flow_error**2).sqrt() - 0.05
+
+
+def test_the_start_is_drawn_from_the_generator() -> None:
+    """From it alone: the global one is neither read nor moved."""
+    model = model_of((1, 4, 4))
+    state = torch.get_rng_state()
+    first, again = (FlowGuide(model, generator=torch.Generator().manual_seed(7)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_cannot_be_coupled_is_refused() -> None:
+    with pytest.raises(InputError, match="two elements"):
+        FlowGuide(model_of((1,)))
+    with pytest.raises(InputError, match="coupling"):
+        FlowGuide(model_of((4,)), num_couplings=0)
+
+
+def test_it_is_saved_and_loaded_bit_for_bit(tmp_path: Path) -> None:
+    model, y = model_of((1, 4, 4)), torch.randn(2, 1, 4, 4)
+    guide = moved(FlowGuide(model, y, num_couplings=3, width=8))
+    guide.save_pretrained(tmp_path)
+    again = FlowGuide.load(tmp_path, model)
+    assert torch.equal(vp.sample(guide, y, 5, seed=1), vp.sample(again, y, 5, seed=1))

@@ -1,0 +1,295 @@
+"""What is loaded is what was saved, broken files are refused, and a resumed fit is the fit that never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pyro_vipaint as vp
+from pyro_vipaint import guides
+from pyro_vipaint.guides import HierarchicalGuide, LowRankGuide, MeanFieldGuide, PriorGuide
+from pyro_vipaint.guides.base import LatentGuide
+from pyro_vipaint.models import DiffusionModel, GaussianPrior
+from pyro_vipaint.svi import Fit
+from tests.problems import diagonal_problem
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "HierarchicalGuide": {"gamma": "level", "tau": "shared", "tau_scale": 0.2, "gamma_logit": 1.0},
+    "LowRankGuide": {"rank": 2, "gamma": "shared"},
+}
+
+
+def build(levels: int = 3, images: int = 2) -> tuple[DiffusionModel, Tensor]:
+    problem = diagonal_problem((3.0, 1.0, 0.3)[-levels:], images)
+    return problem.model(), problem.y
+
+
+def moved_guide(name: str, model: DiffusionModel, y: Tensor) -> LatentGuide:
+    """A guide of the class ``name`` away from its start."""
+    guide = getattr(guides, name)(model, y, **SETTINGS.get(name, {}))
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return guide
+
+
+# guides
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+@pytest.mark.parametrize("name", guides.__all__)
+def test_a_loaded_guide_is_the_saved_one_bit_for_bit(name: str, levels: int, tmp_path: Path) -> None:
+    model, y = build(levels)
+    guide = moved_guide(name, model, y)
+    guide.save_pretrained(tmp_path / "a" / "folder")
+    assert sorted(path.name for path in (tmp_path / "a" / "folder").iterdir()) == ["guide.json", "model.safetensors"]
+    loaded = type(guide).load(tmp_path / "a" / "folder", model)
+    assert loaded.settings == guide.settings
+    saved = guide.state_dict()
+    assert loaded.state_dict().keys() == saved.keys()
+    assert all(torch.equal(value, saved[name]) for name, value in loaded.state_dict().items())
+    assert torch.equal(vp.sample(guide, y, 4, seed=1), vp.sample(loaded, y, 4, seed=1))
+
+
+def test_the_dtype_survives(tmp_path: Path) -> None:
+    model, y = build()
+    PriorGuide(model, y.double()).save_pretrained(tmp_path)
+    assert PriorGuide.load(tmp_path, model).mu_3.dtype == torch.float64
+
+
+def refused(call: Callable[[], Any], match: str) -> None:
+    """One line, and one that says what is wrong."""
+    with pytest.raises(vp.InputError, match=match) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_another_class_another_shape_and_other_levels_are_refused(tmp_path: Path) -> None:
+    model, y = build()
+    MeanFieldGuide(model, y).save_pretrained(tmp_path)
+    refused(lambda: HierarchicalGuide.load(tmp_path, model), "holds 'MeanFieldGuide', not a HierarchicalGuide")
+    refused(lambda: MeanFieldGuide.load(tmp_path, build(levels=2)[0]), "holds 3 levels, the model has 2")
+    other = DiffusionModel(model.prior, model.likelihood, [t + 0.01 for t in model.keypoints])
+    refused(lambda: MeanFieldGuide.load(tmp_path, other), "alpha, sigma")
+    small = GaussianPrior.diagonal(torch.zeros(4), torch.ones(4))
+    narrow = DiffusionModel(small, model.likelihood, model.keypoints)
+    refused(lambda: MeanFieldGuide.load(tmp_path, narrow), r"holds \(2, 16\) for mu_1_unconstrained.* wants \(2, 4\)")
+
+
+def test_parameters_that_are_missing_or_too_many_are_refused(tmp_path: Path) -> None:
+    model, y = build()
+    LowRankGuide(model, y, rank=2).save_pretrained(tmp_path)
+    record = json.loads((tmp_path / "guide.json").read_text())
+    record["settings"]["gamma"] = "shared"
+    (tmp_path / "guide.json").write_text(json.dumps(record))
+    refused(lambda: LowRankGuide.load(tmp_path, model), "nothing")
+
+
+BROKEN: dict[str, Callable[[Path], Any]] = {
+    "no record": lambda folder: (folder / "guide.json").unlink(),
+    "not JSON": lambda folder: (folder / "guide.json").write_text('{"class": '),
+    "not an object": lambda folder: (folder / "guide.json").write_text("[1]"),
+    "not text": lambda folder: (folder / "guide.json").write_bytes(b"\xff\xfe\x00"),
+    "no settings": lambda folder: edit(folder, settings=None),
+    "strange settings": lambda folder: edit(folder, settings={"speed": 3}),
+    "strange levels": lambda folder: edit(folder, levels=[1, 2]),
+    "strange number": lambda folder: edit(folder, num_images="two"),
+    "another version": lambda folder: edit(folder, version=2),
+    "no tensors": lambda folder: (folder / "model.safetensors").unlink(),
+    "half the tensors": lambda folder: (folder / "model.safetensors").write_bytes(
+        (folder / "model.safetensors").read_bytes()[:-8]
+    ),
+    "no safetensors": lambda folder: (folder / "model.safetensors").write_bytes(b"PK\x03\x04 a pickle, perhaps"),
+    "empty": lambda folder: (folder / "model.safetensors").write_bytes(b""),
+}
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    record = json.loads((folder / "guide.json").read_text())
+    (folder / "guide.json").write_text(json.dumps(record | changes))
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+def test_broken_files_are_refused(damage: str, tmp_path: Path) -> None:
+    model, y = build()
+    PriorGuide(model, y).save_pretrained(tmp_path)
+    BROKEN[damage](tmp_path)
+    refused(lambda: PriorGuide.load(tmp_path, model), "guide.json|model.safetensors|version 2")
+
+
+def test_a_save_that_fails_while_writing_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, y = build()
+    old, new = PriorGuide(model, y), PriorGuide(model, y + 1)
+    old.save_pretrained(tmp_path)
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", full)
+        with pytest.raises(OSError, match="space"):
+            new.save_pretrained(tmp_path)
+    assert torch.equal(PriorGuide.load(tmp_path, model).mu_3, old.mu_3)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_save_that_stops_between_the_files_is_no_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New tensors beside the old record must not pass for a guide."""
+    model, y = build()
+    PriorGuide(model, y).save_pretrained(tmp_path)
+    replace, moved = os.replace, []
+
+    def stop_at_the_second(source: Any, target: Any) -> None:
+        moved.append(target)
+        if len(moved) == 2:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", stop_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            PriorGuide(model, y + 1).save_pretrained(tmp_path)
+    refused(lambda: PriorGuide.load(tmp_path, model), "guide.json does not exist")
+
+
+# fits
+
+HALF = 12  # steps of each of the two parts
+
+
+def objective() -> vp.BetaELBO:
+    """A weight that changes with the steps, so that a fit which forgets how far it was differs."""
+    return vp.BetaELBO(lambda step: 1 + 4 * 0.9**step, num_particles=3)
+
+
+@pytest.fixture(scope="module")
+def unbroken() -> tuple[HierarchicalGuide, Fit]:
+    """Both parts in one."""
+    model, y = build()
+    guide = HierarchicalGuide(model, y, gamma_logit=0.5)
+    return guide, vp.fit(model, guide, y, objective(), steps=2 * HALF, lr=0.1, seed=4)
+
+
+def first_half() -> tuple[DiffusionModel, Tensor, HierarchicalGuide, Fit]:
+    model, y = build()
+    guide = HierarchicalGuide(model, y, gamma_logit=0.5)
+    return model, y, guide, vp.fit(model, guide, y, objective(), steps=HALF, lr=0.1, seed=4)
+
+
+def assert_same(fit: Fit, guide: Any, whole: Fit, whole_guide: Any) -> None:
+    assert fit.losses == whole.losses
+    assert (fit.calls, fit.nfe) == (whole.calls, whole.nfe)
+    assert fit.terms.keys() == whole.terms.keys()
+    assert all(torch.equal(fit.terms[name], whole.terms[name]) for name in whole.terms)
+    state = whole_guide.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in guide.state_dict().items())
+    assert fit.state is not None and whole.state is not None
+    assert fit.state.rates == whole.state.rates
+    assert all(torch.equal(fit.state.tensors[name], value) for name, value in whole.state.tensors.items())
+
+
+def test_some_steps_and_as_many_more_are_twice_as_many(unbroken: tuple[HierarchicalGuide, Fit]) -> None:
+    model, y, guide, first = first_half()
+    fit = vp.fit(model, guide, y, objective(), steps=HALF, resume=first)
+    assert_same(fit, guide, unbroken[1], unbroken[0])
+
+
+def test_what_happens_in_between_does_not_matter(unbroken: tuple[HierarchicalGuide, Fit]) -> None:
+    """Random numbers drawn, the guide fitted further, another objective used: a resumed fit starts where it stopped."""
+    model, y, guide, first = first_half()
+    vp.fit(model, guide, y, vp.BetaELBO(), steps=3)
+    fit = vp.fit(model, guide, y, objective(), steps=HALF, resume=first)
+    assert_same(fit, guide, unbroken[1], unbroken[0])
+    again = vp.fit(model, guide, y, objective(), steps=HALF, resume=first)
+    assert_same(again, guide, unbroken[1], unbroken[0])
+
+
+def test_the_files_of_a_fit_resume_it_with_a_fresh_guide(
+    unbroken: tuple[HierarchicalGuide, Fit], tmp_path: Path
+) -> None:
+    model, y, guide, first = first_half()
+    guide.save_pretrained(tmp_path)
+    first.save_pretrained(tmp_path)
+    for fresh in (HierarchicalGuide(model, y), HierarchicalGuide.load(tmp_path, model)):
+        fit = vp.fit(model, fresh, y, objective(), steps=HALF, resume=Fit.load(tmp_path))
+        assert_same(fit, fresh, unbroken[1], unbroken[0])
+
+
+def test_a_loaded_fit_is_the_saved_one(tmp_path: Path) -> None:
+    _, _, guide, fit = first_half()
+    fit.save_pretrained(tmp_path)
+    loaded = Fit.load(tmp_path)
+    assert_same(loaded, guide, fit, guide)
+    assert loaded.seconds == fit.seconds
+    assert torch.equal(loaded.bounds, fit.bounds)
+    (tmp_path / "fit.json").write_text('{"class": "Fit", "version": 1}')
+    refused(lambda: Fit.load(tmp_path), "fit.json does not describe a fit")
+    (tmp_path / "fit.safetensors").write_bytes(b"")
+    refused(lambda: Fit.load(tmp_path), "fit.safetensors cannot be read")
+
+
+def test_resuming_leaves_the_callers_random_numbers_alone() -> None:
+    model, y, guide, first = first_half()
+    state = torch.get_rng_state()
+    vp.fit(model, guide, y, objective(), steps=2, resume=first)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_without_a_seed_the_global_generator_is_continued() -> None:
+    """The state of an unseeded fit is that of the global generator at its end, not at its start."""
+    model, y = build()
+    losses = []
+    for parts in ([6], [3, 3]):
+        torch.manual_seed(9)
+        guide, fit = HierarchicalGuide(model, y), None
+        for steps in parts:
+            fit = vp.fit(model, guide, y, vp.BetaELBO(), steps=steps, resume=fit)
+            torch.randn(5)
+        assert fit is not None
+        losses.append(fit.losses)
+    assert losses[0] == losses[1]
+
+
+def test_the_factors_of_resumed_fits_multiply() -> None:
+    """10 steps to a tenth and 10 more to a tenth of that are 20 steps to a hundredth, up to rounding."""
+    model, y = build()
+    whole, halves = HierarchicalGuide(model, y), HierarchicalGuide(model, y)
+    long = vp.fit(model, whole, y, vp.BetaELBO(), steps=20, lr=0.1, lr_decay=0.01, seed=1)
+    short = vp.fit(model, halves, y, vp.BetaELBO(), steps=10, lr=0.1, lr_decay=0.1, seed=1)
+    both = vp.fit(model, halves, y, vp.BetaELBO(), steps=10, lr_decay=0.1, resume=short)
+    assert long.state is not None and short.state is not None and both.state is not None
+    assert short.state.rates["mu"] == pytest.approx(0.01)
+    assert both.state.rates == pytest.approx(long.state.rates)
+    assert both.losses == pytest.approx(long.losses, rel=1e-4)
+
+
+def test_a_new_rate_replaces_the_one_it_stopped_at() -> None:
+    model, y, guide, first = first_half()
+    fit = vp.fit(model, guide, y, objective(), steps=1, lr=0.02, resume=first)
+    assert fit.state is not None and set(fit.state.rates.values()) == {0.02}
+
+
+def test_what_cannot_be_resumed_is_refused() -> None:
+    model, y, guide, first = first_half()
+    refused(lambda: vp.fit(model, guide, y, objective(), seed=1, resume=first), "seed and resume")
+    refused(lambda: vp.fit(model, MeanFieldGuide(model, y), y, objective(), resume=first), "agree about gamma_1")
+    one = HierarchicalGuide(model, y[:1])
+    refused(lambda: vp.fit(model, one, y[:1], objective(), resume=first), "agree about gamma_1")
+    stateless = Fit(first.losses, first.terms, first.calls, first.nfe, first.seconds)
+    refused(lambda: vp.fit(model, guide, y, objective(), resume=stateless), "holds no state")
+
+
+def test_objectives_without_terms_resume_as_well() -> None:
+    from pyro.infer import Trace_ELBO
+
+    model, y = build()
+    guide, elbo = HierarchicalGuide(model, y), Trace_ELBO(2, max_plate_nesting=1, vectorize_particles=True)
+    first = vp.fit(model, guide, y, elbo, steps=2, seed=1)
+    assert vp.fit(model, guide, y, elbo, steps=2, resume=first).terms == {}

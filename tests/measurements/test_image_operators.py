@@ -1,0 +1,275 @@
+"""Super-resolution, blurs and their compositions: exact adjoints, pseudo-inverses, independent implementations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import pyro_vipaint as vp
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.models.exact.gaussian import operator_matrix
+from pyro_vipaint.models.measurements.blur import GaussianBlur, MotionBlur
+from pyro_vipaint.models.measurements.linalg import cgls, operator_norm
+from pyro_vipaint.models.measurements.operators import Compose, Inpainting, Operator, pseudo_inverse
+from pyro_vipaint.models.measurements.super_resolution import SuperResolution
+
+SHAPE = (2, 8, 12)
+MASK = (torch.arange(8 * 12).reshape(1, 8, 12) % 3 > 0).double()
+OPERATORS: dict[str, Callable[[], Any]] = {
+    "box x2": lambda: SuperResolution(2),
+    "box x4": lambda: SuperResolution(4, "box"),
+    "bicubic x2": lambda: SuperResolution(2, "bicubic"),
+    "bicubic x4": lambda: SuperResolution(4, "bicubic"),
+    "gaussian": lambda: GaussianBlur(0.8),
+    "gaussian wider than the image": lambda: GaussianBlur(1.5, kernel_size=61),
+    "horizontal motion": lambda: MotionBlur(5),
+    "oblique motion": lambda: MotionBlur(4, 30.0),
+    "motion longer than the image": lambda: MotionBlur(31, 75.0),
+    "blur, then fewer pixels": lambda: Compose(SuperResolution(2), GaussianBlur(0.7)),
+    "motion, then a hole": lambda: Compose(Inpainting(MASK), MotionBlur(3, 45.0)),
+}
+each_operator = pytest.mark.parametrize("make", OPERATORS.values(), ids=OPERATORS.keys())
+
+
+def images(*leading: int) -> Tensor:
+    return torch.randn(*leading, *SHAPE, dtype=torch.float64)
+
+
+# laws
+
+
+@each_operator
+def test_adjoint(make: Callable[[], Operator]) -> None:
+    """⟨Ax, y⟩ = ⟨x, Aᵀy⟩ in float64, borders included: for every image and every observation."""
+    operator, x = make(), images(3)
+    y = torch.randn_like(operator.A(x))
+    back = operator.A_adjoint(y)
+    assert back.shape == x.shape
+    torch.testing.assert_close(
+        operator.A(x).flatten(1) @ y.flatten(1).T, x.flatten(1) @ back.flatten(1).T, rtol=1e-12, atol=1e-12
+    )
+
+
+@each_operator
+def test_linear(make: Callable[[], Operator]) -> None:
+    operator, a, b = make(), images(2), images(2)
+    torch.testing.assert_close(operator.A(2 * a - 3 * b), 2 * operator.A(a) - 3 * operator.A(b))
+
+
+@each_operator
+def test_leading_dimensions_are_free(make: Callable[[], Operator]) -> None:
+    """An image by itself, a batch, and samples of a batch: the same numbers."""
+    operator, x = make(), images(3, 2)
+    y = operator.A(x)
+    assert y.shape[:2] == (3, 2)
+    torch.testing.assert_close(y[1], operator.A(x[1]))
+    torch.testing.assert_close(y[1, 0], operator.A(x[1, 0]))
+    torch.testing.assert_close(operator.A_adjoint(y)[1, 0], operator.A_adjoint(y[1, 0]))
+
+
+@each_operator
+def test_dtype_and_gradient(make: Callable[[], Operator]) -> None:
+    """A keeps the dtype, and its derivative is its adjoint: the gradient of |Ax|²/2 is AᵀAx."""
+    operator, x = make(), images(2).float().requires_grad_()
+    y = operator.A(x)
+    assert y.dtype == torch.float32
+    (gradient,) = torch.autograd.grad(0.5 * y.square().sum(), x)
+    torch.testing.assert_close(gradient, operator.A_adjoint(y.detach()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["box", "bicubic"])
+@pytest.mark.parametrize("factor", [2, 4])
+def test_pseudo_inverse(factor: int, mode: Any) -> None:
+    """All four conditions of Moore and Penrose, on the matrices of A and A†."""
+    operator = SuperResolution(factor, mode)
+    matrix = operator_matrix(operator, (1, 8, 12)).double()
+    observed = torch.eye(len(matrix)).reshape(-1, 1, 8 // factor, 12 // factor)
+    inverse = operator.A_dagger(observed).reshape(len(matrix), -1).T.double()
+    for left, right in ((matrix, inverse), (inverse, matrix)):
+        torch.testing.assert_close(left @ right @ left, left, rtol=0, atol=1e-5)
+        torch.testing.assert_close((left @ right).T, left @ right, rtol=0, atol=1e-5)
+
+
+def test_the_pseudo_inverse_of_the_box_repeats() -> None:
+    y = torch.randn(3, 2, 4, 6, dtype=torch.float64)
+    repeated = y.repeat_interleave(2, -2).repeat_interleave(2, -1)
+    torch.testing.assert_close(pseudo_inverse(SuperResolution(2), y), repeated)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_the_pseudo_inverse_is_stable(factor: int) -> None:
+    """Singular values of the box are all 1 / factor; noise grows at most 2.2 times more by the bicubic one."""
+    for mode in ("box", "bicubic"):
+        values = torch.linalg.svdvals(operator_matrix(SuperResolution(factor, mode), (1, 32, 32)))
+        assert values.min() * 2.2 > 1 / factor
+
+
+# independent implementations
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("mode", ["box", "bicubic"])
+def test_super_resolution_equals_torch_and_pil(factor: int, mode: Any) -> None:
+    """torch's antialiased interpolation (or average pooling) of the whole image, and PIL's resize."""
+    x = images(2)
+    small = (8 // factor, 12 // factor)
+    ours = SuperResolution(factor, mode).A(x)
+    if mode == "box":
+        torch.testing.assert_close(ours, torch.nn.functional.avg_pool2d(x, factor))
+    else:
+        torch.testing.assert_close(ours, torch.nn.functional.interpolate(x, small, mode=mode, antialias=True))
+    filters = {"box": Image.Resampling.BOX, "bicubic": Image.Resampling.BICUBIC}
+    picture = Image.fromarray(x[0, 0].float().numpy()).resize((small[1], small[0]), filters[mode])
+    torch.testing.assert_close(ours[0, 0].float(), torch.from_numpy(np.array(picture)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("std", "kernel_size"), [(0.375, None), (1.0, None), (1.3, 7), (2.0, 1)])
+def test_gaussian_blur_equals_scipy(std: float, kernel_size: int | None) -> None:
+    """scipy's filter of the same reach with the same mirror at the border."""
+    from scipy.ndimage import gaussian_filter
+
+    reach = round(10 * std) if kernel_size is None else kernel_size // 2
+    x = images()
+    expected = gaussian_filter(x.numpy(), std, mode="mirror", axes=(-2, -1), radius=reach)
+    torch.testing.assert_close(GaussianBlur(std, kernel_size).A(x), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize(("length", "angle"), [(1, 0.0), (3, 0.0), (4, 90.0), (7, 30.0), (5, -135.0)])
+def test_motion_blur_equals_shifted_copies_by_scipy(length: int, angle: float) -> None:
+    """The mean of copies shifted along the line, bilinear between pixels, mirrored at the border."""
+    from scipy.ndimage import shift
+
+    x = images()
+    steps = np.arange(length) - (length - 1) / 2
+    direction = (0, math.sin(math.radians(angle)), -math.cos(math.radians(angle)))
+    copies = [shift(x.numpy(), step * np.array(direction), order=1, mode="mirror") for step in steps]
+    torch.testing.assert_close(MotionBlur(length, angle).A(x), torch.from_numpy(np.mean(copies, axis=0)))
+
+
+def test_a_horizontal_motion_blurs_along_rows_and_a_quarter_turn_turns_it() -> None:
+    x = images()
+    row = torch.zeros(5, 5, dtype=torch.float64)
+    row[2] = 0.2
+    torch.testing.assert_close(MotionBlur(5).kernel, row)
+    torch.testing.assert_close(MotionBlur(5, 90.0).A(x.mT), MotionBlur(5).A(x).mT)
+    diagonal = torch.eye(3, dtype=torch.float64).flip(0).bool()  # counter-clockwise: up to the right
+    kernel = MotionBlur(3, 45.0).kernel
+    assert kernel[diagonal].sum() > 3 * kernel[~diagonal].sum() / 2
+
+
+@each_operator
+def test_constant_images_stay(make: Callable[[], Operator]) -> None:
+    """Weights add up to one, at the border as well (a hole apart)."""
+    operator = make()
+    y = operator.A(torch.full((1, *SHAPE), 0.7, dtype=torch.float64))
+    hidden = MASK.expand(y.shape) == 0 if isinstance(getattr(operator, "outer", None), Inpainting) else y < -1
+    torch.testing.assert_close(y[~hidden], torch.full_like(y[~hidden], 0.7))
+
+
+def test_the_default_kernel_is_the_papers() -> None:
+    """Kernel 61 for std 3."""
+    impulse = torch.zeros(1, 201, 201, dtype=torch.float64)
+    impulse[0, 100, 100] = 1
+    assert int((GaussianBlur(3.0).A(impulse)[0, 100] != 0).sum()) == 61
+
+
+# composition
+
+
+def test_compose_is_the_product_of_the_matrices() -> None:
+    outer, inner, shape = SuperResolution(2), GaussianBlur(0.9), (1, 8, 12)
+    product = operator_matrix(outer, shape) @ operator_matrix(inner, shape)
+    torch.testing.assert_close(operator_matrix(Compose(outer, inner), shape), product)
+
+
+def test_a_hole_after_a_blur_is_not_observed() -> None:
+    """The likelihood counts what the outer mask leaves; nobody else takes the composition for an inpainting."""
+    operator, x = Compose(Inpainting(MASK), GaussianBlur(0.6)), images(2)
+    y = images(2)
+    likelihood = vp.Gaussian(operator, 0.3)
+    spoilt = torch.where(MASK.bool(), y, torch.nan)
+    by_hand = torch.distributions.Normal(GaussianBlur(0.6).A(x), 0.3).log_prob(y) * MASK
+    torch.testing.assert_close(likelihood(x).log_prob(spoilt).sum(), by_hand.sum())
+    assert torch.equal(likelihood.residual(x, spoilt), likelihood.residual(x, y))
+    assert not hasattr(operator, "mask")
+
+
+# least squares
+
+
+@pytest.mark.parametrize("make", [OPERATORS["gaussian"], OPERATORS["oblique motion"], OPERATORS["bicubic x4"]])
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_conjugate_gradients_equal_scipys_lsqr(make: Callable[[], Operator], steps: int) -> None:
+    """Each observation by itself, as LSQR (the same iterates by another recursion) has it after as many steps."""
+    from scipy.sparse.linalg import LinearOperator, lsqr
+
+    operator, r = make(), make().A(images(3))
+    matrix = operator_matrix(operator, SHAPE).double()
+    ours = cgls(operator, r, steps)
+    for observation, d in zip(r, ours, strict=True):
+        linear: Any = LinearOperator(
+            matrix.shape,
+            matvec=lambda v: operator.A(torch.from_numpy(v).reshape(SHAPE)).flatten().numpy(),  # pyright: ignore
+            rmatvec=lambda v: operator.A_adjoint(torch.from_numpy(v).reshape(r[0].shape)).flatten().numpy(),  # pyright: ignore
+        )
+        expected = lsqr(linear, observation.flatten().numpy(), iter_lim=steps, atol=0, btol=0, conlim=0)[0]
+        torch.testing.assert_close(d.flatten(), torch.from_numpy(expected), rtol=1e-7, atol=1e-9)
+
+
+def test_one_step_is_exact_for_holes_and_boxes_and_more_steps_change_nothing() -> None:
+    x = images(2)
+    for operator in (Inpainting(MASK), SuperResolution(2)):
+        for steps in (1, 7):
+            exact = operator.A_dagger(operator.A(x))
+            torch.testing.assert_close(cgls(operator, operator.A(x), steps), exact)
+    assert torch.equal(cgls(SuperResolution(2), torch.zeros(1, 2, 4, 6)), torch.zeros(1, *SHAPE))
+
+
+def test_few_steps_keep_noise_out_where_the_pseudo_inverse_blows_it_up() -> None:
+    """White noise through A†, and through the default steps, for a blur of one pixel."""
+    operator = GaussianBlur(1.0)
+    noise = torch.randn(4, 1, 16, 16, dtype=torch.float64)
+    matrix = operator_matrix(operator, (1, 16, 16)).double()
+    assert (torch.linalg.pinv(matrix) @ noise.flatten(1).T).std() > 100
+    assert cgls(operator, noise).std() < 3
+
+
+@each_operator
+def test_norm(make: Callable[[], Operator]) -> None:
+    """The largest singular value of the matrix, from below; and it scales with the operator."""
+    exact = float(torch.linalg.matrix_norm(operator_matrix(make(), SHAPE), 2))
+    assert 0.97 * exact < operator_norm(make(), (1, *SHAPE)) < exact + 1e-4
+
+
+def test_the_norm_of_a_box_is_one_over_its_factor() -> None:
+    assert operator_norm(SuperResolution(4), (2, *SHAPE)) == pytest.approx(0.25, rel=1e-5)
+    assert operator_norm(Inpainting(torch.zeros(1, 8, 12)), (1, *SHAPE)) == 0
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SuperResolution(1), "whole number of at least 2, not 1"),
+        (lambda: SuperResolution(2.5), "whole number of at least 2, not 2.5"),  # pyright: ignore
+        (lambda: SuperResolution(2, "nearest"), "box or bicubic, not 'nearest'"),  # pyright: ignore
+        (lambda: SuperResolution(3).A(images()), "The factor 3 of super-resolution does not divide a side of 8"),
+        (lambda: GaussianBlur(0.0), "positive and finite, not 0"),
+        (lambda: GaussianBlur(math.nan), "positive and finite, not nan"),
+        (lambda: GaussianBlur(1.0, 4), "odd and at least 1, not 4"),
+        (lambda: MotionBlur(0), "whole number of at least 1, not 0"),
+        (lambda: MotionBlur(3, math.inf), "must be finite, not inf"),
+    ],
+)
+def test_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()

@@ -1,0 +1,373 @@
+"""Loading priors: what is saved in diffusers' layout comes back, and what is not safe or not understood is refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    EDMEulerScheduler,
+    ScoreSdeVeScheduler,
+    UNet2DModel,
+)
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.models import DiffusionPrior, embedded_priors, from_diffusers, load_prior
+from pyro_vipaint.models.pretrained import load as pretrained
+from tests import networks
+
+EVENT = (1, 8, 8)
+CLASSES = 4  # three named ones and "no label"
+DETAILS = {"sigma_data": 0.6, "classes": ["bag", "boot", "coat"], "null_label": 1}
+
+
+def random_unet(classes: int | None = CLASSES, **settings: Any) -> UNet2DModel:
+    """The shared network with so many class embeddings."""
+    return networks.random_unet(num_class_embeds=classes, **settings)
+
+
+def save(folder: Path, network: UNet2DModel, scheduler: Any, details: dict[str, Any] | None = None) -> Path:
+    """The layout of a pipeline's save_pretrained, with our prior.json."""
+    network.save_pretrained(folder / "unet")
+    scheduler.save_pretrained(folder / "scheduler")
+    if details is not None:
+        (folder / "prior.json").write_text(json.dumps(details), encoding="utf-8")
+    return folder
+
+
+def latents() -> Tensor:
+    """Three images of noise."""
+    return torch.randn(3, *EVENT)
+
+
+@pytest.fixture
+def edm_folder(tmp_path: Path) -> tuple[UNet2DModel, EDMEulerScheduler, Path]:
+    """A class-conditional network in Karras et al.'s preconditioning, saved."""
+    network, scheduler = random_unet(), EDMEulerScheduler(sigma_data=0.6, sigma_max=50.0)
+    return network, scheduler, save(tmp_path / "shirts", network, scheduler, DETAILS)
+
+
+def edm_denoised(network: UNet2DModel, scheduler: EDMEulerScheduler, z: Tensor, sigma: float, labels: Tensor) -> Tensor:
+    """The denoised image by diffusers' own preconditioning."""
+    level = torch.tensor(sigma)
+    clock = scheduler.precondition_noise(level)
+    with torch.no_grad():
+        output = network(scheduler.precondition_inputs(z, level), clock, class_labels=labels).sample
+    return scheduler.precondition_outputs(z, output, level)
+
+
+@pytest.mark.parametrize("t", [0.2, 0.9])
+def test_a_saved_edm_network_denoises_as_before(
+    edm_folder: tuple[UNet2DModel, EDMEulerScheduler, Path], t: float
+) -> None:
+    """The loaded prior's E[x | z_t, label] equals diffusers' preconditioning around the network that was saved."""
+    network, scheduler, folder = edm_folder
+    prior, z, labels = load_prior(folder), latents(), torch.tensor([0, 2, 3])
+    _, sigma = prior.schedule(torch.tensor(t, dtype=torch.float64))
+    expected = edm_denoised(network, scheduler, z, sigma.item(), labels)
+    torch.testing.assert_close(prior.denoise(z, t, class_labels=labels), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_prior_describes_itself(edm_folder: tuple[UNet2DModel, EDMEulerScheduler, Path]) -> None:
+    """Event shape, noise range, classes, sigma_data and name come from the folder; the weights are frozen."""
+    _, _, folder = edm_folder
+    prior = load_prior(str(folder))
+    assert prior.event_shape == EVENT
+    assert prior.noise_range == pytest.approx((0.002, 50.0))
+    assert prior.class_names == ("bag", "boot", "coat")
+    assert prior.sigma_data == 0.6
+    assert prior.name == "shirts"
+    z = latents().requires_grad_()
+    prior.denoise(z, 0.5).sum().backward()
+    assert z.grad is not None and z.grad.abs().max() > 0
+
+
+def test_no_label_is_the_null_label(tmp_path: Path) -> None:
+    """Without class_labels the network gets prior.json's null_label."""
+    prior = load_prior(save(tmp_path, random_unet(), EDMEulerScheduler(), DETAILS))
+    z = latents()
+    unlabelled = prior.denoise(z, 0.5)
+    for label in range(CLASSES):
+        labelled = prior.denoise(z, 0.5, class_labels=torch.full((3,), label))
+        assert torch.equal(unlabelled, labelled) == (label == DETAILS["null_label"])
+
+
+@pytest.mark.parametrize("details", [{}, None])
+def test_without_a_null_label_a_label_is_asked_for(tmp_path: Path, details: dict[str, Any] | None) -> None:
+    """No class stands in for "no label" where prior.json names none; the classes then go by their numbers."""
+    prior = load_prior(save(tmp_path, random_unet(), EDMEulerScheduler(), details))
+    assert prior.class_names == tuple(str(label) for label in range(CLASSES))
+    with pytest.raises(InputError, match="give a label"):
+        prior.denoise(latents(), 0.5)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("n", [0, 500, 999])
+def test_a_saved_ddpm_network_denoises_as_before(tmp_path: Path, prediction: Any, n: int) -> None:
+    """The loaded prior's x_hat at t = (n + 1)/N is DDPMScheduler's pred_original_sample at step n."""
+    network, scheduler = random_unet(None), DDPMScheduler(prediction_type=prediction, clip_sample=False)
+    prior, z = load_prior(save(tmp_path, network, scheduler)), latents()
+    with torch.no_grad():
+        expected = scheduler.step(network(z, n).sample, n, z, return_dict=False)[1]
+    torch.testing.assert_close(prior.denoise(z, (n + 1) / 1000), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("pipeline_class", [DDPMPipeline, DDIMPipeline])
+def test_from_diffusers_equals_the_saved_pipeline(tmp_path: Path, pipeline_class: Any) -> None:
+    """A pipeline in memory and the same one saved and loaded give the same denoised images and transitions."""
+    scheduler_class: Any = DDPMScheduler if pipeline_class is DDPMPipeline else DDIMScheduler
+    pipeline = pipeline_class(random_unet(None), scheduler_class(beta_schedule="squaredcos_cap_v2"))
+    pipeline.save_pretrained(tmp_path)
+    ours, theirs, z = from_diffusers(pipeline), load_prior(tmp_path), latents()
+    assert ours.event_shape == theirs.event_shape
+    step, other = ours.transition(z, 0.6, 0.5), theirs.transition(z, 0.6, 0.5)
+    torch.testing.assert_close(step.mean, other.mean)
+    torch.testing.assert_close(step.stddev, other.stddev)
+    assert ours.denoise(z, 0.6).std() > 0.01
+
+
+def test_a_network_at_the_root_of_the_folder_is_found(tmp_path: Path) -> None:
+    """Without a unet folder the network is read from the root."""
+    network = random_unet(None)
+    network.save_pretrained(tmp_path)
+    DDPMScheduler().save_pretrained(tmp_path / "scheduler")
+    z = latents()
+    nested = load_prior(save(tmp_path / "nested", network, DDPMScheduler()))
+    torch.testing.assert_close(load_prior(tmp_path).denoise(z, 0.5), nested.denoise(z, 0.5))
+
+
+@pytest.mark.parametrize("size", [(8, 16), [16, 8]])
+def test_rectangular_networks_keep_their_shape(tmp_path: Path, size: Any) -> None:
+    """A sample_size of (height, width) is the event shape."""
+    prior = load_prior(save(tmp_path, random_unet(None, sample_size=size), DDPMScheduler()))
+    assert prior.event_shape == (1, *size)
+
+
+class Bomb:
+    """An object that writes a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.write_text, (self.target, "opened")
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "model.pt", "model.ckpt"])
+def test_a_pickle_is_refused_unopened(tmp_path: Path, name: str) -> None:
+    """Weights that are only a pickle raise InputError that says so, names safetensors, and never run the pickle."""
+    folder, target = save(tmp_path / "prior", random_unet(None), DDPMScheduler()), tmp_path / "opened"
+    next((folder / "unet").glob("*.safetensors")).unlink()
+    weights = folder / "unet" / name
+    weights.write_bytes(pickle.dumps(Bomb(target)))
+    with pytest.raises(InputError, match=rf"{name}.*pickle.*safetensors"):
+        load_prior(folder)
+    assert not target.exists()
+    pickle.loads(weights.read_bytes())
+    assert target.exists(), "the pickle would have shown itself"
+
+
+def test_a_pickle_beside_safetensors_is_left_alone(tmp_path: Path) -> None:
+    """With both kinds of weights in the folder the safetensors are read, and the pickle never runs."""
+    network, target = random_unet(None), tmp_path / "opened"
+    folder = save(tmp_path / "prior", network, DDPMScheduler(clip_sample=False))
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Bomb(target)))
+    prior, z = load_prior(folder), latents()
+    with torch.no_grad():
+        expected = DDPMScheduler(clip_sample=False).step(network(z, 500).sample, 500, z, return_dict=False)[1]
+    torch.testing.assert_close(prior.denoise(z, 0.501), expected, rtol=1e-3, atol=1e-4)
+    assert not target.exists()
+
+
+def test_safetensors_of_another_name_do_not_let_a_pickle_in(tmp_path: Path) -> None:
+    """An unrelated safetensors file beside a pickle of weights does not make the pickle run."""
+    folder, target = save(tmp_path / "prior", random_unet(None), DDPMScheduler()), tmp_path / "opened"
+    next((folder / "unet").glob("*.safetensors")).unlink()
+    save_file({"a": torch.zeros(1)}, folder / "unet" / "other.safetensors")
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Bomb(target)))
+    with pytest.raises(InputError):
+        load_prior(folder)
+    assert not target.exists()
+
+
+def test_an_unknown_name_lists_the_shipped_priors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is neither shipped nor a folder raises InputError with the names that are."""
+    for name in ("digits", "faces"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "prior.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "no_prior").mkdir()
+    monkeypatch.setattr(pretrained, "weights_folder", lambda: tmp_path)
+    assert embedded_priors() == ["digits", "faces"]
+    with pytest.raises(InputError, match=r"'shirts'.*digits, faces, a folder"):
+        load_prior("shirts")
+
+
+def test_a_shipped_name_loads_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of a folder among the shipped weights is that prior."""
+    save(tmp_path / "digits", random_unet(), EDMEulerScheduler(), DETAILS)
+    monkeypatch.setattr(pretrained, "weights_folder", lambda: tmp_path)
+    prior, z = load_prior("digits"), latents()
+    assert prior.name == "digits"
+    torch.testing.assert_close(prior.denoise(z, 0.5), load_prior(tmp_path / "digits").denoise(z, 0.5))
+
+
+def test_a_hub_id_that_cannot_be_fetched_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a connection owner/name raises InputError, and no file that could be a pickle is asked for."""
+    patterns: list[str] = []
+
+    def unreachable(name: str, allow_patterns: list[str], **_: Any) -> str:
+        patterns.extend(allow_patterns)
+        raise OSError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(InputError, match=r"nobody/nothing.*hub"):
+        load_prior("nobody/nothing")
+    assert patterns and all(pattern.endswith((".json", ".safetensors", "merges.txt")) for pattern in patterns)
+
+
+def test_a_hub_id_loads_what_was_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder that the hub's client returns is the prior, named by the last part of its id."""
+    save(tmp_path / "snapshot", random_unet(None), DDPMScheduler())
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path / "snapshot"))
+    prior, z = load_prior("somebody/digits"), latents()
+    assert prior.name == "digits"
+    torch.testing.assert_close(prior.denoise(z, 0.5), load_prior(tmp_path / "snapshot").denoise(z, 0.5))
+
+
+@pytest.mark.parametrize("name", ["", "../weights", "a/b/c", "https://host/name", "no such folder"])
+def test_what_is_no_name_is_refused_without_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths that do not exist, addresses and nothing at all raise InputError without a look at the hub."""
+
+    def asked(*_: Any, **__: Any) -> str:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
+    with pytest.raises(InputError):
+        load_prior(name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"_class_name": "NoSuchScheduler"}, "NoSuchScheduler"), ({"prediction_type": "flow"}, "prediction_type flow")],
+)
+def test_an_unknown_scheduler_is_refused(tmp_path: Path, changes: dict[str, str], reason: str) -> None:
+    """A scheduler class or a prediction type that is not known raises InputError that names it."""
+    folder = save(tmp_path, random_unet(None), DDPMScheduler())
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+    with pytest.raises(InputError, match=reason):
+        load_prior(folder)
+
+
+def test_a_scheduler_that_is_none_runs_nothing(tmp_path: Path) -> None:
+    """A scheduler folder that names a pipeline with code of its own raises InputError, and the code never runs."""
+    folder, target = save(tmp_path / "prior", random_unet(None), DDPMScheduler()), tmp_path / "opened"
+    scheduler = folder / "scheduler"
+    code = "from diffusers import DiffusionPipeline\nclass Own(DiffusionPipeline):\n    pass\n"
+    (scheduler / "own.py").write_text(f"open({str(target)!r}, 'w').close()\n{code}", encoding="utf-8")
+    (scheduler / "model_index.json").write_text(json.dumps({"_class_name": ["own", "Own"]}), encoding="utf-8")
+    for kind in ("DiffusionPipeline", "UNet2DModel", "utils", ["own", "Own"], None):
+        (scheduler / "scheduler_config.json").write_text(json.dumps({"_class_name": kind}), encoding="utf-8")
+        with pytest.raises(InputError, match="scheduler"):
+            load_prior(folder)
+        assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        ScoreSdeVeScheduler(),
+        EDMEulerScheduler(prediction_type="v_prediction"),
+        EDMEulerScheduler(sigma_schedule="exponential"),
+    ],
+    ids=["score_sde", "edm_v_prediction", "edm_exponential"],
+)
+def test_a_scheduler_that_would_be_misread_is_refused(tmp_path: Path, scheduler: Any) -> None:
+    """Another noise schedule or preconditioning than those implemented raises InputError, never a wrong prior."""
+    with pytest.raises(InputError, match=type(scheduler).__name__):
+        load_prior(save(tmp_path, random_unet(None), scheduler))
+
+
+@pytest.mark.parametrize("settings", [{"out_channels": 2}, {"sample_size": None}], ids=["learned_variance", "no_size"])
+def test_a_network_that_is_not_understood_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """A network that also predicts variances, or that does not say its size, raises InputError at loading."""
+    with pytest.raises(InputError):
+        load_prior(save(tmp_path, random_unet(None, **settings), DDPMScheduler()))
+
+
+@pytest.mark.parametrize(
+    ("details", "message"),
+    [
+        ([1], "must hold a JSON object"),
+        ({"sigma_data": "x"}, "sigma_data in prior.json must be a positive number, not 'x'"),
+        ({"sigma_data": -1}, "must be a positive number, not -1"),
+        ({"classes": "abcd"}, "classes in prior.json must be a list of names"),
+        ({"classes": ["a"] * (CLASSES + 1)}, "names 5 classes, the network has 4"),
+        ({"null_label": CLASSES}, "null_label in prior.json must be one of the network's 4 classes, not 4"),
+        ({"null_label": 1.5}, "must be one of the network's 4 classes, not 1.5"),
+    ],
+)
+def test_details_that_do_not_fit_the_network_are_refused(tmp_path: Path, details: Any, message: str) -> None:
+    """They would be met much later, as an index out of range inside the network."""
+    folder = save(tmp_path / "prior", random_unet(), EDMEulerScheduler(), details)
+    with pytest.raises(InputError, match=message):
+        load_prior(folder)
+
+
+def test_names_of_classes_need_a_conditional_network(tmp_path: Path) -> None:
+    folder = save(tmp_path / "prior", random_unet(None), EDMEulerScheduler(), {"classes": ["a"]})
+    with pytest.raises(InputError, match="names 1 classes, the network has 0"):
+        load_prior(folder)
+
+
+def test_a_folder_that_is_incomplete_is_refused(tmp_path: Path) -> None:
+    """Missing weights, another kind of model, a missing scheduler and broken JSON each raise InputError."""
+    with pytest.raises(InputError, match="no weights"):
+        load_prior(tmp_path)
+    folder = save(tmp_path / "prior", random_unet(None), DDPMScheduler())
+    config = folder / "unet" / "config.json"
+    whole = config.read_text(encoding="utf-8")
+    config.write_text(whole.replace("UNet2DModel", "AutoencoderKL"), encoding="utf-8")
+    with pytest.raises(InputError, match="AutoencoderKL"):
+        load_prior(folder)
+    config.write_text(whole, encoding="utf-8")
+    (folder / "scheduler").rename(folder / "elsewhere")
+    with pytest.raises(InputError, match="scheduler"):
+        load_prior(folder)
+    (folder / "elsewhere").rename(folder / "scheduler")
+    (folder / "prior.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match=r"prior\.json"):
+        load_prior(folder)
+
+
+def test_pipelines_with_other_parts_are_refused() -> None:
+    """from_diffusers takes a pipeline with a network and a scheduler, nothing else."""
+
+    class Latent:
+        unet, scheduler, vae = None, None, None
+
+    for pipeline in (Latent(), object()):
+        with pytest.raises(InputError, match=type(pipeline).__name__):
+            from_diffusers(pipeline)
+
+
+@pytest.mark.parametrize("name", embedded_priors())
+def test_shipped_priors_load(name: str) -> None:
+    """Every prior that ships loads by its name and denoises an image of its own shape."""
+    prior = load_prior(name)
+    assert isinstance(prior, DiffusionPrior)
+    z = torch.randn(1, *prior.event_shape)
+    denoised = prior.denoise(z, 0.3)
+    assert denoised.shape == z.shape
+    assert denoised.isfinite().all()

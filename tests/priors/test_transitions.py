@@ -1,0 +1,227 @@
+"""Transitions of a prior against the steps of diffusers' schedulers, on the same random networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import diffusers.schedulers.scheduling_edm_dpmsolver_multistep as edm_dpmsolver
+import pytest
+import torch
+from diffusers import DDPMScheduler, EDMDPMSolverMultistepScheduler, EDMEulerScheduler, UNet2DModel
+from torch import Tensor
+
+from pyro_vipaint.models import DiffusionPrior
+from pyro_vipaint.models.priors.denoisers import (
+    EDMDenoiser,
+    EpsilonDenoiser,
+    FlowDenoiser,
+    NetworkDenoiser,
+    SampleDenoiser,
+    VDenoiser,
+    integer_timestep,
+)
+from pyro_vipaint.models.priors.schedules import (
+    EDM,
+    CosineVP,
+    LinearVP,
+    RectifiedFlow,
+    Schedule,
+    TableVP,
+    as_time,
+    noise_level,
+    time_of,
+)
+from tests import networks
+from tests.problems import Unscaled
+from tests.schedulers import ddpm_moments, in_double, moments
+
+STEPS = 1000
+EVENT = (3, 8, 8)
+ADAPTERS: dict[str, type[NetworkDenoiser]] = {
+    "epsilon": EpsilonDenoiser,
+    "v_prediction": VDenoiser,
+    "sample": SampleDenoiser,
+}
+
+each_prediction = pytest.mark.parametrize("prediction", list(ADAPTERS))
+
+
+def random_unet() -> UNet2DModel:
+    """The shared network on three channels with attention, in double precision."""
+    network = networks.random_unet(
+        in_channels=3,
+        out_channels=3,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        add_attention=True,
+    )
+    return network.double().requires_grad_(False)
+
+
+def ddpm(prediction: Any) -> DDPMScheduler:
+    """Ho et al.'s chain with the variance of Eq. 3; its table in float64, so that rounding is no excuse."""
+    return in_double(DDPMScheduler(STEPS, prediction_type=prediction, variance_type="fixed_small", clip_sample=False))
+
+
+def ddpm_prior(network: UNet2DModel, scheduler: DDPMScheduler) -> DiffusionPrior:
+    """The same network and table as a prior."""
+    schedule = TableVP(scheduler.alphas_cumprod.tolist())
+    adapter = ADAPTERS[scheduler.config["prediction_type"]]
+    return DiffusionPrior(schedule, adapter(network, schedule, integer_timestep(STEPS)), EVENT)
+
+
+def assert_same_step(scheduler: DDPMScheduler, n: int, previous: int) -> None:
+    """The transition from step ``n`` to ``previous`` has the mean and the deviation of ``scheduler.step``."""
+    network = random_unet()
+    prior = ddpm_prior(network, scheduler)
+    z = torch.randn(2, *EVENT, dtype=torch.float64)
+    output = network(z, n).sample
+    assert output.std() > 0.1
+    mean, deviation = ddpm_moments(scheduler, output, n, z)
+    step = prior.transition(z, (n + 1) / STEPS, (previous + 1) / STEPS)
+    torch.testing.assert_close(step.mean, mean, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(step.stddev, deviation, rtol=1e-8, atol=1e-10)
+
+
+def test_the_random_network_is_worth_comparing() -> None:
+    """Its output is of order one and depends on z, on time and on the seed: agreement below is no accident."""
+    network, z = random_unet(), torch.randn(1, *EVENT, dtype=torch.float64)
+    output = network(z, 10).sample
+    assert 0.1 < output.std() < 10
+    for other in (network(z + 0.1, 10).sample, network(z, 11).sample, random_unet()(z, 10).sample):
+        assert (other - output).abs().max() > 1e-4
+
+
+@each_prediction
+@pytest.mark.parametrize("n", [0, 1, 250, 998, 999])
+def test_neighbouring_steps_equal_ddpm(prediction: str, n: int) -> None:
+    """Eq. 3 from step n to n - 1 is DDPMScheduler.step, for each kind of prediction, the first and last included."""
+    assert_same_step(ddpm(prediction), n, n - 1)
+
+
+@each_prediction
+@pytest.mark.parametrize("index", [0, 25, 48, 49])
+def test_strided_steps_equal_ddpm(prediction: str, index: int) -> None:
+    """Eq. 3 over a stride of twenty steps is DDPMScheduler.step after set_timesteps(50)."""
+    scheduler = ddpm(prediction)
+    scheduler.set_timesteps(50)
+    steps = [*scheduler.timesteps.tolist(), -1]
+    assert_same_step(scheduler, steps[index], steps[index + 1])
+
+
+def edm(sigma_data: float = 0.5) -> tuple[UNet2DModel, EDMEulerScheduler, DiffusionPrior]:
+    """A network in Karras et al.'s preconditioning, diffusers' sampler for it, and our prior."""
+    network = random_unet()
+    scheduler = EDMEulerScheduler(sigma_data=sigma_data)
+    scheduler.set_timesteps(10)
+    schedule = EDM()
+    return network, scheduler, DiffusionPrior(schedule, EDMDenoiser(network, schedule, sigma_data=sigma_data), EVENT)
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 0.66])
+@pytest.mark.parametrize("index", [0, 4, 9])
+def test_edm_denoiser_equals_the_preconditioning_of_diffusers(sigma_data: float, index: int) -> None:
+    """c_skip z + c_out F(c_in z, ln(sigma)/4) is EDMEulerScheduler's precondition_inputs, _noise and _outputs."""
+    network, scheduler, prior = edm(sigma_data)
+    sigma, t = scheduler.sigmas[index].double(), float(torch.linspace(1, 0, 10, dtype=torch.float64)[index])
+    z = torch.randn(2, *EVENT, dtype=torch.float64) * (0.5 + sigma)
+    output = network(scheduler.precondition_inputs(z, sigma), scheduler.precondition_noise(sigma)).sample
+    expected = scheduler.precondition_outputs(z, output, sigma)
+    torch.testing.assert_close(prior.denoise(z, t), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("index", [0, 4, 8])
+def test_euler_step_of_the_denoiser_equals_diffusers(index: int) -> None:
+    """z_s = z_t + (sigma_s - sigma_t)(z_t - x_hat)/sigma_t is EDMEulerScheduler.step."""
+    network, scheduler, prior = edm()
+    times = torch.linspace(1, 0, 10, dtype=torch.float64)
+    t, s = times[index], times[index + 1]
+    (_, sigma_t), (_, sigma_s) = prior.schedule(t), prior.schedule(s)
+    z = (torch.randn(2, *EVENT, dtype=torch.float64) * (0.5 + sigma_t)).float()
+    network.float()
+    clock = scheduler.timesteps[index]
+    output = network(scheduler.scale_model_input(z, clock), clock).sample
+    expected = scheduler.step(output, clock, z, return_dict=False)[0]
+    ours = z + float((sigma_s - sigma_t) / sigma_t) * (z - prior.denoise(z, t))
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("index", [0, 4, 8])
+def test_transitions_equal_the_stochastic_edm_scheduler(index: int) -> None:
+    """Mean and deviation of Eq. 3 are those of the first-order SDE step of EDMDPMSolverMultistepScheduler."""
+    network, _, prior = edm()
+    network.float()
+    scheduler = EDMDPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", solver_order=1)
+    times = torch.linspace(1, 0, 10, dtype=torch.float64)
+    t, s = float(times[index]), float(times[index + 1])
+    z = (torch.randn(2, *EVENT, dtype=torch.float64) * (0.5 + float(prior.schedule(times[index])[1]))).float()
+
+    def stepped() -> Tensor:
+        scheduler.set_timesteps(10)
+        clock = scheduler.timesteps[index]
+        output = network(scheduler.scale_model_input(z, clock), clock).sample
+        return scheduler.step(output, clock, z, return_dict=False)[0]
+
+    step, (mean, deviation) = prior.transition(z, t, s), moments(edm_dpmsolver, stepped)
+    scale = float(prior.schedule(times[index + 1])[1]) + 1  # of z_s: float32 keeps seven digits of it
+    torch.testing.assert_close(step.mean / scale, mean.float() / scale, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(step.stddev / scale, deviation.float() / scale, rtol=1e-5, atol=1e-5)
+
+
+def clean(z: Tensor, t: Tensor) -> Tensor:
+    """An arbitrary smooth prediction of the clean image that depends on z, on time and on the neighbours."""
+    return torch.tanh(z + 0.5 * z.roll(1, -1) - t.reshape(-1, 1, 1, 1))
+
+
+def predicting(schedule: Schedule, kind: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The network that predicts ``kind`` and means :func:`clean`, written from the definitions of ε, v and velocity."""
+
+    def network(z: Tensor, t: Tensor) -> Tensor:
+        x = clean(z, t)
+        alpha, sigma = (v.reshape(-1, 1, 1, 1) for v in schedule(t))
+        epsilon = (z - alpha * x) / sigma
+        return {"x": x, "epsilon": epsilon, "v": alpha * epsilon - sigma * x, "velocity": epsilon - x}[kind]
+
+    return network
+
+
+@pytest.mark.parametrize("schedule", [LinearVP(), CosineVP(), EDM(), RectifiedFlow(3.0)], ids=repr)
+@pytest.mark.parametrize(
+    ("kind", "adapter"),
+    [("x", SampleDenoiser), ("epsilon", EpsilonDenoiser), ("v", VDenoiser), ("velocity", FlowDenoiser)],
+)
+def test_one_network_in_every_parametrisation(schedule: Schedule, kind: str, adapter: type[NetworkDenoiser]) -> None:
+    """x_0, ε, v and velocity of one prediction give the same denoised image, on schedules of every kind."""
+    t = torch.tensor([0.05, 0.5, 0.9], dtype=torch.float64)
+    z = torch.randn(3, *EVENT, dtype=torch.float64)
+    denoised = adapter(predicting(schedule, kind), schedule)(z, t)
+    torch.testing.assert_close(denoised, clean(z, t), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", [LinearVP(), RectifiedFlow(), EDM()], ids=repr)
+@pytest.mark.parametrize(("t", "s"), [(0.8, 0.5), (0.3, 0.29)])
+def test_priors_agree_across_schedules(schedule: Schedule, t: float, s: float) -> None:
+    """One preconditioned network on any schedule and on its z/alpha version: same images, same transitions."""
+    network = random_unet()
+    prior = DiffusionPrior(schedule, EDMDenoiser(network, schedule), EVENT)
+    exploding = DiffusionPrior(Unscaled(schedule), EDMDenoiser(network, Unscaled(schedule)), EVENT)
+    (alpha_t, _), (alpha_s, _) = schedule(as_time(t)), schedule(as_time(s))
+    z = torch.randn(2, *EVENT, dtype=torch.float64)
+    torch.testing.assert_close(prior.denoise(z, t), exploding.denoise(z / alpha_t, t))
+    scaled, unscaled = prior.transition(z, t, s), exploding.transition(z / alpha_t, t, s)
+    torch.testing.assert_close(scaled.mean / alpha_s, unscaled.mean)
+    torch.testing.assert_close(scaled.stddev / alpha_s, unscaled.stddev)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.7, 20.0])
+def test_edm_network_sees_only_the_noise_level(level: float) -> None:
+    """At equal sigma/alpha the denoised image of z / alpha is the same on a VP and on the EDM schedule."""
+    network, preserving, exploding = random_unet(), LinearVP(), EDM()
+    t, u = time_of(preserving, level), time_of(exploding, level)
+    assert noise_level(preserving, t).item() == pytest.approx(noise_level(exploding, u).item())
+    alpha, _ = preserving(as_time(t))
+    z = torch.randn(2, *EVENT, dtype=torch.float64)
+    ours = EDMDenoiser(network, preserving, sigma_data=0.6)(alpha * z, t)
+    torch.testing.assert_close(ours, EDMDenoiser(network, exploding, sigma_data=0.6)(z, u), rtol=1e-6, atol=1e-6)
