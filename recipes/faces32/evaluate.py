@@ -73,7 +73,7 @@ def mean_and_error(values: Tensor) -> Result:
 
 
 def posterior_moments(layers: Layers, y: Tensor, sigma: float, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean ``(N, 3, 32, 32)`` and variance of :data:`DRAWS` faces from the exact posterior of y = x + sigma n, label."""
+    """Mean and variance ``(N, 3, 32, 32)`` of :data:`DRAWS` exact posterior draws given y = x + sigma n and label."""
     moments = []
     for observed, label in zip(y.split(POSTERIORS), labels.split(POSTERIORS), strict=True):
         posterior = parts_posterior(layers, observed, torch.ones_like(observed[:, :1]), sigma)
