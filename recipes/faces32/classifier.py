@@ -32,7 +32,7 @@ from recipes.faces32.train import draw_training_parts, layers_on
 from recipes.training import Schedule, load_average, train
 
 BATCH_SIZE = 256
-ITERATIONS = 4000
+ITERATIONS = 3000
 LEARNING_RATE = 2e-3
 LARGEST_BLUR = 1.0  # its standard deviation, in pixels
 LARGEST_NOISE = 0.2  # standard deviation, in units of [-1, 1]
@@ -77,7 +77,7 @@ def held_out_accuracies(network: PartsClassifier, layers: Layers, num: int = 200
     return rows
 
 
-def run(work: Path, iterations: int = ITERATIONS, device: str = "cpu") -> None:
+def run(work: Path, iterations: int = ITERATIONS, device: str = "cuda") -> None:
     """Trains from the checkpoint in ``work``, or from the start."""
     layers = layers_on(device)
     torch.manual_seed(0)
@@ -107,7 +107,7 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--target", type=Path, default=CLASSIFIER, help="the safetensors file to write")
     parser.add_argument("--iterations", type=int, default=ITERATIONS)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cuda")
     arguments = parser.parse_args()
     run(arguments.work, arguments.iterations, arguments.device)
     export(arguments.work, arguments.target)
