@@ -29,7 +29,7 @@ from pyro_vipaint.cats.parts import Layers, draw_parts
 from recipes.cats64.classifier import blurred, labels_of
 from recipes.faces32.parts import SIZE, TARGET
 from recipes.faces32.train import draw_training_parts, layers_on
-from recipes.training import Schedule, load_average, train
+from recipes.training import Schedule, channels_last, load_average, train
 
 BATCH_SIZE = 256
 ITERATIONS = 3000
@@ -81,7 +81,7 @@ def run(work: Path, iterations: int = ITERATIONS, device: str = "cuda") -> None:
     """Trains from the checkpoint in ``work``, or from the start."""
     layers = layers_on(device)
     torch.manual_seed(0)
-    network = FacesClassifier(layers.num_classes).to(device, memory_format=torch.channels_last)
+    network = channels_last(FacesClassifier(layers.num_classes).to(device))
 
     def batch_loss() -> Tensor:
         index = draw_training_parts(layers, BATCH_SIZE)

@@ -193,7 +193,7 @@ def describe(folder: Path) -> Result:
         with safe_open(path, framework="pt") as file:
             parameters = sum(file.get_tensor(name).numel() for name in file.keys())
             header = file.metadata()
-        stated = {name: int(header[name]) for name in ("iterations", "seconds") if name in header}
+        stated: Result = {name: int(header[name]) for name in ("iterations", "seconds") if name in header}
         if "half_precision_error" in header:
             stated["half_precision_error"] = float(header["half_precision_error"])
         digest = hashlib.sha256(path.read_bytes()).hexdigest()

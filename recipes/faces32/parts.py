@@ -14,6 +14,7 @@ of the hair. The command also renders whole faces and prints how far pictures co
 combination in ten is held out: those whose part numbers add up to a multiple of ten.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import argparse

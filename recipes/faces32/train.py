@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from pyro_vipaint.cats.parts import Layers, is_held_out, load_layers
 from recipes.edm import DenoisingLoss, starting_network
 from recipes.faces32.parts import HAIR_STYLES, TARGET, labels_of
-from recipes.training import save_checkpoint, update_average
+from recipes.training import channels_last, save_checkpoint, update_average
 
 SIGMA_DATA = 0.67  # standard deviation of the faces
 P_MEAN, P_STD = -0.4, 1.6
@@ -114,7 +114,7 @@ class Trainer:
     def __init__(
         self, network: nn.Module, batch_loss: Callable[[Callable[..., Any]], Tensor], device: str, compiled: bool
     ) -> None:
-        self.network = network.to(device, memory_format=torch.channels_last)
+        self.network = channels_last(network.to(device))
         self.average = copy.deepcopy(self.network)
         self.batch_loss, self.cuda = batch_loss, device.startswith("cuda")
         self.rate = torch.tensor(LEARNING_RATE, device=device)
