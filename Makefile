@@ -8,10 +8,12 @@
 #   make wheel-check   the wheel, in an empty environment, from another folder
 #   make clean         removes build products and caches; keeps the environment and the demo's output
 #
-# PYTHON chooses the interpreter of a new environment: make test PYTHON=python3.12
+# PYTHON chooses the interpreter of a new environment: make test PYTHON=python3.12 VENV=.venv312
+# CONSTRAINTS names a file of versions: make test CONSTRAINTS=constraints.txt has those that are known to work together.
 
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?=
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -57,7 +59,7 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade >/dev/null || { \
 	  echo "pip could not be set up in $(VENV): Python's ensurepip is missing (on Debian and Ubuntu: the package python3-venv)." >&2; exit 1; }
 	@echo "Installing pyro_vipaint and its dependencies into $(VENV): once, a few minutes, PyTorch is large ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint '$(CONSTRAINTS)') --editable '.[dev]'
 	@touch $@
 
 # build/ goes first: what an older version left there would travel into the wheel.
