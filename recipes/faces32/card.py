@@ -67,9 +67,8 @@ def introduction(prior: Result) -> str:
 # faces32
 
 A class-conditional diffusion prior on DiceBear's pixel faces, 32×32 in colour, in half precision. {faces():,} faces can
-be composed; the class is the style of the hair. {unet["parameters"]:,} parameters, {unet["bytes"] / 1e6:.1f} MB.
-Rounding to half precision changes the network's output by {unet["half_precision_error"]:.1e} (root mean square,
-relative).
+be composed; the class is the style of the hair. {unet["parameters"]:,} parameters, {unet["bytes"] / 1e6:.1f} MB. Rounding to
+half precision changes the network's output by {unet["half_precision_error"]:.1e} (root mean square, relative).
 
 ![Faces drawn from the prior, one column for each style of hair](samples.png)
 """
@@ -90,8 +89,8 @@ prior = load_prior("faces32")  # images (N, 3, 32, 32) in [-1, 1]
 ```
 
 The folder is diffusers' layout: `unet/` (`UNet2DModel`), `scheduler/` (`EDMEulerScheduler`). What a loader needs beyond
-their configurations is in `prior.json`. Label {len(HAIR_STYLES)} means "no label". `parts.safetensors` holds the parts
-the faces are painted from (`pyro_vipaint.cats.parts`), with their names in its header; `classifier.safetensors` holds a
+their configurations is in `prior.json`. Label {len(HAIR_STYLES)} means "no label". `parts.safetensors` holds the parts the
+faces are painted from (`pyro_vipaint.cats.parts`), with their names in its header; `classifier.safetensors` holds a
 classifier of them.
 """
 
@@ -116,8 +115,8 @@ A face is one part of each slot, painted in this order over white. Parts are ind
 |---|---:|---|
 {rows}
 
-The label is the number of the hair // {len(HAIR_COLOURS)}. One combination in ten was held out from training: those
-whose part numbers add up to a multiple of ten. Pictures composed of the parts differ from DiceBear's own by at most one
+The label is the number of the hair // {len(HAIR_COLOURS)}. One combination in ten was held out from training: those whose part
+numbers add up to a multiple of ten. Pictures composed of the parts differ from DiceBear's own by at most one
 of 255 steps (`python -m recipes.faces32.parts`).
 """
 
@@ -163,8 +162,7 @@ def loss_section(measured: Result) -> str:
 
 Mean squared error per pixel of the denoised face given its label, over {measured["images"]:,} held-out faces
 (± standard error over faces). The least possible error and the squared distance to the exact posterior mean are over
-{measured["enumerated"]} of them, by enumeration. The last column is the error of the best estimate that knows only the
-data's variance.
+{measured["enumerated"]} of them, by enumeration. The last column is the error of the best estimate that knows only the data's variance.
 
 | sigma | error | least possible | squared distance to the exact mean | variance only |
 |---:|---:|---:|---:|---:|
@@ -189,8 +187,8 @@ def classifier_section(measured: Result) -> str:
     return f"""\
 ## Classifier of parts
 
-Lowest accuracy of any slot on {measured["images"]:,} held-out faces: {lowest}. Blurred means a Gaussian of
-{classifier.LARGEST_BLUR:g} pixel, noisy a standard deviation of {classifier.LARGEST_NOISE:g}.
+Lowest accuracy of any slot on {measured["images"]:,} held-out faces: {lowest}. Blurred
+means a Gaussian of {classifier.LARGEST_BLUR:g} pixel, noisy a standard deviation of {classifier.LARGEST_NOISE:g}.
 
 ```
 python -m recipes.faces32.evaluate --only classifier
@@ -217,9 +215,9 @@ def _samples_on(device: str, measured: Result) -> str:
         for slot, drawn in measured["slots"].items()
     )
     distances, nearest = measured["kernel_distance"], measured["psnr_to_nearest"]
-    kernel = " and ".join(
-        f"{each['estimate']:.2g} ± {each['standard_error']:.1g} for as many {name}"
-        for name, each in (("samples", distances["samples"]), ("training faces", distances["training_images"]))
+    kernel = ", ".join(
+        f"{name} {each['estimate']:.2g} ± {each['standard_error']:.2g}"
+        for name, each in (("samples", distances["samples"]), ("as many training faces", distances["training_images"]))
     )
     drawn_on = "a GPU" if device.startswith("cuda") else "a CPU"
     return f"""
@@ -230,15 +228,17 @@ def _samples_on(device: str, measured: Result) -> str:
 |---|---:|---:|---:|---:|---:|
 {rows}
 
-- The hair is of the style asked for in {measured["style_as_asked"]:.1%}.
-- PSNR to the nearest of all {faces():,} faces: {nearest["mean"]:.1f} ± {nearest["standard_error"]:.1g} dB; nine in ten
-  have {nearest["worst_tenth"]:.1f} dB or more.
+- The hair is of the style asked for in {measured["style_as_asked"]:.1%} of the faces.
+- The PSNR to the nearest of all {faces():,} faces is {nearest["mean"]:.1f} ± {nearest["standard_error"]:.1g} dB, and \
+{nearest["worst_tenth"]:.1f} dB or more
+  for nine in ten.
 - {measured["held_out_share"]:.1%} of the nearest faces are held-out combinations, of which there are a tenth.
-- Kernel distance (unbiased, KID's cubic kernel, AlexNet features) to {distances["held_out_images"]:,} held-out faces
-  (± jackknife standard error; 0 for the same distribution): {kernel}.
+- Kernel distance (unbiased, KID's cubic kernel, AlexNet features) to {distances["held_out_images"]:,} held-out faces (± jackknife
+  standard error; 0 for the same distribution): {kernel}.
 
 ```
-python -m recipes.faces32.evaluate --only samples --samples {measured["images"]} --device {device}
+python -m recipes.faces32.evaluate --only samples --samples {measured["images"]} \
+--held-out {distances["held_out_images"]} --device {device}
 ```
 """
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -228,7 +228,8 @@ if __name__ == "__main__":
     parser.add_argument("--only", choices=("loss", "classifier", "samples"))
     parser.add_argument("--samples", type=int, default=Sizes.samples, help="drawn faces, at least 96")
     parser.add_argument("--steps", type=int, default=Sizes.steps)
+    parser.add_argument("--held-out", type=int, default=Sizes.held_out, help="held-out faces")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    chosen = replace(Sizes(), samples=options.samples, steps=options.steps)
+    chosen = Sizes(options.held_out, samples=options.samples, steps=options.steps)
     Console().print_json(data=evaluate(options.prior, options.out, chosen, options.only, options.device))
