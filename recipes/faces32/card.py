@@ -67,7 +67,8 @@ def introduction(prior: Result) -> str:
 # faces32
 
 A class-conditional diffusion prior on DiceBear's pixel faces, 32×32 in colour, in half precision. {faces():,} faces can
-be composed; the class is the style of the hair. {unet["parameters"]:,} parameters, {unet["bytes"] / 1e6:.1f} MB. Rounding to
+be composed; the class is the style of the hair. {unet["parameters"]:,} parameters, {unet["bytes"] / 1e6:.1f} MB. \
+Rounding to
 half precision changes the network's output by {unet["half_precision_error"]:.1e} (root mean square, relative).
 
 ![Faces drawn from the prior, one column for each style of hair](samples.png)
@@ -89,7 +90,8 @@ prior = load_prior("faces32")  # images (N, 3, 32, 32) in [-1, 1]
 ```
 
 The folder is diffusers' layout: `unet/` (`UNet2DModel`), `scheduler/` (`EDMEulerScheduler`). What a loader needs beyond
-their configurations is in `prior.json`. Label {len(HAIR_STYLES)} means "no label". `parts.safetensors` holds the parts the
+their configurations is in `prior.json`. Label {len(HAIR_STYLES)} means "no label". `parts.safetensors` \
+holds the parts the
 faces are painted from (`pyro_vipaint.cats.parts`), with their names in its header; `classifier.safetensors` holds a
 classifier of them.
 """
@@ -115,7 +117,8 @@ A face is one part of each slot, painted in this order over white. Parts are ind
 |---|---:|---|
 {rows}
 
-The label is the number of the hair // {len(HAIR_COLOURS)}. One combination in ten was held out from training: those whose part
+The label is the number of the hair // {len(HAIR_COLOURS)}. One combination in ten was held out from training: those \
+whose part
 numbers add up to a multiple of ten. Pictures composed of the parts differ from DiceBear's own by at most one
 of 255 steps (`python -m recipes.faces32.parts`).
 """
@@ -162,7 +165,8 @@ def loss_section(measured: Result) -> str:
 
 Mean squared error per pixel of the denoised face given its label, over {measured["images"]:,} held-out faces
 (± standard error over faces). The least possible error and the squared distance to the exact posterior mean are over
-{measured["enumerated"]} of them, by enumeration. The last column is the error of the best estimate that knows only the data's variance.
+{measured["enumerated"]} of them, by enumeration. The last column is the error of the best estimate that knows only \
+the data's variance.
 
 | sigma | error | least possible | squared distance to the exact mean | variance only |
 |---:|---:|---:|---:|---:|
@@ -233,7 +237,8 @@ def _samples_on(device: str, measured: Result) -> str:
 {nearest["worst_tenth"]:.1f} dB or more
   for nine in ten.
 - {measured["held_out_share"]:.1%} of the nearest faces are held-out combinations, of which there are a tenth.
-- Kernel distance (unbiased, KID's cubic kernel, AlexNet features) to {distances["held_out_images"]:,} held-out faces (± jackknife
+- Kernel distance (unbiased, KID's cubic kernel, AlexNet features) to {distances["held_out_images"]:,} held-out faces \
+(± jackknife
   standard error; 0 for the same distribution): {kernel}.
 
 ```
