@@ -1,9 +1,8 @@
-"""The methods of the Gaussian mixture benchmark: problem in, samples of x and what they cost out.
+"""The methods of the Gaussian mixture benchmark: from a problem to samples of x and their cost.
 
-Evaluations are counted by :func:`pyro_vipaint.count_calls` over everything that a method does, fits, proposals and the
-denoising errors of the model included, and divided by the number of samples. The prior's exact marginal is used at T_e
-alone, where it is nearly a Gaussian. Its density is counted as one evaluation more than was made, which the estimate
-of a network's marginal would cost.
+NFE are counted by :func:`pyro_vipaint.count_calls` over the whole method, fits, proposals and the denoising errors of
+the model included, and divided by the number of samples. The prior's exact marginal is used at T_e alone, where it is
+nearly a Gaussian. Its density counts as one evaluation, the cost of the estimate of a network's marginal.
 """
 
 from __future__ import annotations
@@ -18,10 +17,9 @@ import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
-from benchmarks.gmm_guided import guided_smc
 from benchmarks.gmm_model import ERROR_DRAWS, LEVELS, DiagonalProblem, diagonal_problem
 from benchmarks.gmm_problem import GMMProblem
-from benchmarks.gmm_smc import twisted_smc
+from benchmarks.gmm_smc import guided_smc, twisted_smc
 from pyro_vipaint.baselines import dps
 from pyro_vipaint.guides import (
     DeltaGuide,
@@ -72,7 +70,7 @@ Method = Callable[[GMMProblem], Iterator[Drawn]]
 
 
 def exact(problem: GMMProblem) -> Iterator[Drawn]:
-    """A second set of exact draws: the floor of the metric. And one Gaussian with the exact moments."""
+    """A second set of exact draws, the floor of the metric; and one Gaussian with the exact moments."""
     posterior = problem.posterior
     samples = posterior.sample(torch.Size([SAMPLES]))[:, 0]
     yield Drawn("exact", samples, 0, 0)
@@ -134,7 +132,7 @@ def mixture(problem: GMMProblem) -> Iterator[Drawn]:
 
 
 def fitted_mixture(diagonal: DiagonalProblem) -> MixtureGuide:
-    """A component at each of COMPONENTS draws of a small control run, fitted; weights learn in the second half."""
+    """A fitted mixture whose components start at draws of a small control run; weights learn in the second half."""
     t = diagonal.model.keypoints[-1]
     z = twisted_smc(diagonal, START_PARTICLES)[torch.randperm(START_PARTICLES)[:COMPONENTS]]
     with torch.no_grad():
@@ -147,7 +145,7 @@ def fitted_mixture(diagonal: DiagonalProblem) -> MixtureGuide:
 
 
 def family(name: str) -> Method:
-    """Another guide's own draws, fitted on the same model with as many NFE as the mixture."""
+    """The own draws of another guide, fitted on the same model with as many NFE as the mixture."""
 
     def run(problem: GMMProblem) -> Iterator[Drawn]:
         begun = time.perf_counter()
@@ -175,7 +173,7 @@ def _is_of(kind: str, parameter: str) -> bool:
     return kind in parameter.split("_")[0].split(".")
 
 
-def evaluations_of_mixture() -> int:
-    """Evaluations a sample of the mixture as a proposal, the model's own included: what DPS is given."""
+def nfe_of_mixture() -> int:
+    """NFE per sample of the mixture as a proposal, the model's own included; DPS is given as many."""
     setup = ERROR_DRAWS * LEVELS + START_PARTICLES * LEVELS + COMPONENTS
     return round((setup + PARTICLES * STEPS * (LEVELS + 1) + PROPOSALS * (LEVELS + 1)) / SAMPLES) + 1

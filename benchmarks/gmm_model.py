@@ -3,17 +3,17 @@ r"""The K-level model of a Gaussian mixture problem, in the coordinates where me
 **Coordinates.** With A = U diag(s) V^T, x is replaced by V^T x and y by U^T y: element i of y then sees element i of x,
 times s_i. Isotropic noise stays isotropic, so a denoiser D becomes V^T D(V z) and costs what it did. A guide that is
 diagonal here has its spreads and its gamma along the row space of A; in the coordinates of x a diagonal guide is
-as narrow in every element as the observed directions are.
+as narrow in every element as along the observed directions.
 
-**Variances.** Eq. 3 puts the denoiser's estimate in place of z_0 and so leaves out how uncertain it is. Between distant
-levels that makes the chain too narrow. Here the variance is matched (Bao et al. 2022, "Analytic-DPM"):
+**Variances.** Eq. 3 puts the denoiser's estimate in place of z_0 and omits its uncertainty, so that the chain is too
+narrow between distant levels. Here the variance is matched (Bao et al. 2022, "Analytic-DPM"):
 
 .. math::
     p_\theta(z_s \mid z_t) = N(a z_t + b \hat x, \; v_{st} + b^2 c_t), \quad
     p(y \mid z_1) = N(A \hat x, \; \sigma_y^2 + A c_1 A^T), \quad c_t = E[(x - \hat x(z_t))^2]
 
-element by element, (a, b, v_st) those of the bridge. c_t is the denoising error, which a network's training loss is an
-estimate of; here it is averaged over draws of the prior, and its NFE are counted. The likelihood is no longer
+element by element, (a, b, v_st) those of the bridge. c_t is the denoising error, of which a network's training loss is
+an estimate; here it is averaged over draws of the prior, and its NFE are counted. The likelihood is no longer
 over-confident at T_s, and T_s can be high.
 """
 

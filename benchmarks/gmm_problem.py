@@ -4,7 +4,7 @@ r"""The Gaussian mixture problems of Cardoso et al. (Monte Carlo guided diffusio
     x \sim \sum_{i, j = -2}^{2} w_{ij}\, N\big((-8 i, -8 j, -8 i, -8 j, \ldots), I\big), \qquad
     y = A x + \sigma_y \epsilon
 
-in d_x = 8, 80 or 800 dimensions of which d_y = 1, 2 or 4 combinations are seen: weights proportional to squares of
+in d_x = 8, 80 or 800 dimensions, of which d_y = 1, 2 or 4 combinations are observed: weights proportional to squares of
 standard normals, A a Gaussian matrix whose singular values are replaced by sorted uniforms, sigma_y a uniform number
 times the largest of them, x drawn from the prior. A cell (d_x, d_y) of their table is 20 problems.
 """
@@ -76,11 +76,6 @@ def gmm_problem(dim: int, dim_y: int, seed: int, dtype: torch.dtype = torch.floa
     x = means[weights.multinomial(1, generator=generator)] + normal(1, dim)
     y = x @ matrix.T + sigma_y * normal(1, dim_y)
     return GMMProblem((weights / weights.sum()).to(dtype), means.to(dtype), matrix.to(dtype), sigma_y, y.to(dtype))
-
-
-def gmm_problems(dim: int, dim_y: int, dtype: torch.dtype = torch.float32) -> list[GMMProblem]:
-    """The 20 problems of a cell, seeds 0 to 19: the same for every method, so that they compare in pairs."""
-    return [gmm_problem(dim, dim_y, seed, dtype) for seed in range(PROBLEMS)]
 
 
 def grid_means(dim: int) -> Tensor:

@@ -1,15 +1,15 @@
 """Memory of one SVI step at the size of Stable Diffusion, with and without checkpointing.
 
     python -m benchmarks.memory             # the table in docs/priors.md
-    python -m benchmarks.memory --measure   # measure again into benchmarks/results/memory.jsonl, minutes on a CPU
+    python -m benchmarks.memory --measure   # measure again into benchmarks/results/memory.parquet, minutes on a CPU
 
 The networks have Stable Diffusion 1.5's layout with random weights and a fraction of its channels: latents 4×64×64,
-images 3×512×512, one image, one particle, K = 2 levels, HierarchicalGuide, a Laplace likelihood behind the decoder. So
-a step holds the graphs of three UNet calls (transition, reconstruction, marginal) and of one decoder call.
+images 3×512×512, one image, one particle, K = 2 levels, HierarchicalGuide, a Laplace likelihood behind the decoder. A
+step holds the graphs of three UNet calls (transition, reconstruction, marginal) and of one decoder call.
 
-*Peak* is the largest sum of live bytes that PyTorch allocated during the step, forward and backward, beyond what was
-there before it (weights, guide, observation): on a CPU from the allocations that ``torch.profiler`` records, on CUDA
-``torch.cuda.max_memory_allocated``. The process as a whole takes more: what the allocator holds back, and PyTorch.
+*Peak* is the largest sum of live bytes that PyTorch allocated during the step, forward and backward, beyond those
+before it (weights, guide, observation): on a CPU from the allocations that ``torch.profiler`` records, on CUDA from
+``torch.cuda.max_memory_allocated``. The process takes more: PyTorch itself, and memory kept by the allocator.
 
 Activations and their gradients grow linearly with the number of channels, the rest does not grow: a line through the
 two narrower widths is held against a third and read off at the full width. The bytes of the weights at full width are
@@ -18,7 +18,7 @@ counted, not extrapolated.
 Times are medians of steps with and without checkpointing in turn. The floating-point operations of a step (a product
 and its sum are two; forward, and backward to the latents) are counted by ``torch.utils.flop_counter`` at every width,
 the full one included. The time of the full width is its operations divided by the rate of the widest network that was
-measured; wide networks reach a higher rate than narrow ones, so that this is rather too long.
+measured; wide networks reach a higher rate than narrow ones, so that this time is an upper estimate.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas
 import torch
+from pyarrow import parquet
 from rich.console import Console
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -44,7 +46,7 @@ import pyro_vipaint as vp
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior, from_diffusers
 
-RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
+RESULTS = Path(__file__).parent / "results" / "memory.parquet"
 UNET, DECODER = (320, 640, 1280, 1280), (128, 256, 512, 512)  # channels of Stable Diffusion 1.5
 FITTED, HELD_OUT = (1 / 16, 3 / 32), 1 / 8  # fractions of them
 LATENT, IMAGE, TOKENS, TEXT_WIDTH = (4, 64, 64), (3, 512, 512), 77, 768
@@ -63,16 +65,16 @@ def networks(fraction: float) -> tuple[Any, Any]:
 
     unet = UNet2DConditionModel(
         sample_size=LATENT[1],
-        block_out_channels=channels(UNET, fraction),
+        block_out_channels=channels(UNET, fraction),  # pyright: ignore[reportArgumentType]
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=5,  # diffusers' name for the number of heads
         norm_num_groups=2,
     )
     vae = AutoencoderKL(
         sample_size=IMAGE[1],
-        block_out_channels=channels(DECODER, fraction),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=channels(DECODER, fraction),  # pyright: ignore[reportArgumentType]
+        down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
         layers_per_block=2,
         latent_channels=LATENT[0],
         norm_num_groups=2,
@@ -120,7 +122,7 @@ def checkpoint(modules: Iterable[Any], on: bool) -> None:
 
 
 def peak_bytes(step: Callable[[], None], device: str) -> int:
-    """The most that is allocated at one time during ``step``, beyond what was before."""
+    """The largest number of bytes allocated at one time during ``step``, beyond those before it."""
     gc.collect()
     if device == "cuda":
         before = torch.cuda.memory_allocated()
@@ -248,8 +250,7 @@ def _row(fraction: float, weights: float, peaks: Sequence[float], times: Sequenc
 
 def read_rows(path: Path = RESULTS) -> list[dict[str, Any]]:
     """The measurements in a file, narrowest first."""
-    rows = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
-    return sorted(rows, key=lambda row: row["fraction"])
+    return sorted(parquet.read_table(path).to_pylist(), key=lambda row: row["fraction"])
 
 
 if __name__ == "__main__":
@@ -264,5 +265,5 @@ if __name__ == "__main__":
         for width in (*FITTED, HELD_OUT):
             measured.append(measure(width, arguments.device, arguments.repeats))
             console.print(measured[-1])
-        RESULTS.write_text("".join(json.dumps(row) + "\n" for row in measured), encoding="utf-8")
+        pandas.DataFrame(measured).to_parquet(RESULTS, index=False)
     console.print(table(read_rows()), markup=False)

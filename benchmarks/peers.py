@@ -1,20 +1,20 @@
-"""What a step costs here and in the neighbouring libraries, on the network of fashion32, batch 8.
+"""The cost of a step here and in the neighbouring libraries, on the network of fashion32, batch 8.
 
     python -m benchmarks.peers
-    python -m benchmarks.peers --busy   # on a machine with other work: processor time, which that does not lengthen
+    python -m benchmarks.peers --busy   # processor time, which other work on the machine does not lengthen
 
-DPS against DeepInverse's ``deepinv.sampling.DPS``, wanted ratio at most 0.95; RePaint against diffusers'
-``RePaintPipeline``, wanted at most 1.0. The chains run in turn, in another order each round, in one process and on one
-set of weights; a step is the median time from one network call to the next, so that starts and ends count for nobody
-(nine of ten steps of RePaint have a jump). The figures are medians over rounds. In which memory layout the weights lie
-is this library's choice (``channels_last``), so the peers run in both: as diffusers loads them, which is the ratio that
-is wanted, and in ours, which is what the code around the network costs.
+DPS is compared with DeepInverse's ``deepinv.sampling.DPS``, wanted ratio at most 0.95; RePaint with diffusers'
+``RePaintPipeline``, wanted ratio at most 1.0. The chains run in turn, in another order each round, in one process and
+on one set of weights. A step is the median time from one network call to the next, so that starts and ends do not
+count (nine of ten steps of RePaint have a jump). The figures are medians over rounds. The memory layout of the weights
+(``channels_last``) is this library's choice, so that the peers run in both layouts: as diffusers loads the weights,
+which gives the wanted ratio, and in ours, which gives the cost of the code around the network.
 
-Where the time goes: the network takes nearly all of it, in a DPS step twice, forward and backward: what is around it is
-within the noise of the measurement there (2 %) and .2 ms of 55 in a step of RePaint. That is
-one draw of noise and some passes over eight small images in float32; DeepInverse carries its state in float64. A jump
-of RePaint is here one draw; diffusers takes stride × length draws for it, 40 with the defaults. The schedule of the
-pipeline has as many timesteps as give it the stride of the paper's 250 levels on 1000.
+The network takes nearly all of the time, in a DPS step twice, forward and backward. The rest is within the noise of the
+measurement there (2 %) and 0.2 of 55 ms in a step of RePaint: one draw of noise and some passes over eight small images
+in float32; DeepInverse carries its state in float64. A jump of RePaint is one draw here and stride × length draws in
+diffusers, 40 with the defaults. The schedule of the pipeline has as many timesteps as give it the stride of the
+paper's 250 levels on 1000.
 """
 
 from __future__ import annotations

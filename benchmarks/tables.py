@@ -1,16 +1,17 @@
-"""The tables of docs/results.md, from the rows that ship.
+"""The tables of docs/results.md, from the shipped rows.
 
     python -m benchmarks.tables
 
-For each file of ``vipaint bench`` in benchmarks/results, budget and kind of task: LPIPS, what VIPaint-4 differs by, and
-all measures, by task where there are two or fewer, else their means over the tasks; of ``SKEWED`` priors medians, too.
-Without time and memory: not all rows were made on a machine that did nothing else.
+For each file of ``vipaint bench`` in benchmarks/results, budget and kind of task: LPIPS, the paired differences of both
+VIPaints, and all measures, by task where there are two tasks or fewer, else their means over the tasks; for ``SKEWED``
+priors also medians. The tables omit time, since not all rows were made on an idle machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -19,23 +20,23 @@ from pyro_vipaint.bench.report import against, budget_name, full_table, lpips_ta
 
 RESULTS = Path(__file__).parent / "results"
 FEW = 2
-SKEWED = ("cats64",)  # a few images, whose hidden parts were guessed or not, decide their means
+SKEWED = ("cats64",)  # few images, whose hidden parts were guessed or missed, decide the means
 
 
 def parts(path: Path) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The rows of a file that stand in one table, and what they are."""
+    """The rows of a file by table, each with its title."""
     frame = pd.read_parquet(path)
     frame["mask"] = [TASKS[task].is_inpainting for task in frame["task"]]
-    done = frame[frame["error"].isna()]
-    for (prior, budget, mask), rows in done.groupby(["prior", "budget", "mask"], dropna=False):  # pyright: ignore
+    done: Any = frame[frame["error"].isna()]
+    for (prior, budget, mask), rows in done.groupby(["prior", "budget", "mask"], dropna=False):
         yield f"{prior}, {'masks' if mask else 'restoration'}, {budget_name(budget)}", rows
 
 
 def tables(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Those of one part."""
+    """The tables of the rows of one part."""
     few = rows["task"].nunique() <= FEW
     full = full_table(rows).drop(columns="count") if few else overall_table(rows)
-    found = [lpips_table(rows), full.drop(columns=["seconds", "peak_memory"], errors="ignore")]
+    found = [lpips_table(rows), full.drop(columns="seconds", errors="ignore")]
     return found if few or not rows["prior"].isin(SKEWED).all() else [*found, medians(rows)]
 
 
@@ -49,6 +50,6 @@ def medians(rows: pd.DataFrame) -> pd.DataFrame:
 if __name__ == "__main__":
     for file in sorted(RESULTS.glob("bench-*.parquet")):
         for name, rows in parts(file):
-            print(f"## {name}\n")
             first, *others = (table.to_markdown(index=False) for table in tables(rows))
-            print("\n\n".join([first, against(rows), *others]), end="\n\n")
+            differences = [text for ours in ("VIPaint-2", "VIPaint-4") if (text := against(rows, ours))]
+            print("\n\n".join([f"## {name}", first, *differences, *others]), end="\n\n")

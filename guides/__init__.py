@@ -1,10 +1,10 @@
 """Families of approximate posteriors, one file each; import as ``pyro_vipaint.guides``.
 
-Pyro's own guides run on the same models. Numbers to be learnt for one image of T numbers in L levels, and for four
-levels of 1 × 32 × 32 (T = 4096):
+Pyro's own guides run on the same models. The table has the number of parameters for one image with T elements in L
+levels, and for four levels of 1 × 32 × 32 (T = 4096):
 
 ==================================================  ====================================  ===========
-guide                                               numbers                               four levels
+guide                                               parameters                            four levels
 ==================================================  ====================================  ===========
 ``FeatureGuide``                                    T / L                                       1 024
 ``PriorGuide``                                      2 T / L                                     2 048
@@ -15,12 +15,12 @@ guide                                               numbers                     
 ``AutoNormal``, ``AutoDiagonalNormal``              2 T                                         8 192
 ``AutoLowRankMultivariateNormal``, default rank     (2 + sqrt(T)) T                           270 336
 ``AutoStructured``, Normal, each level linear in    2 T + (L - 1) (T / L)^2                 3 153 920
-the one above
+the level above
 ``AutoMultivariateNormal``                          (2 + T) T                              16 785 408
 ``AutoIAFNormal``                                   about 9 T^2 (T = 1536: 21 million)    151 027 713
 ==================================================  ====================================  ===========
 
-Pyro's guides other than ``AutoNormal`` join the images of a batch: T is then that of all of them together.
+Pyro's guides other than ``AutoNormal`` join the images of a batch: T then counts the elements of all images.
 """
 
 if __name__ == "guides":

@@ -1,6 +1,6 @@
-r"""One Gaussian at z_0: the family of RED-Diff (Mardani et al. 2023), in the limit of no variance.
+r"""A Gaussian at z_0 in the limit of zero variance: the family of RED-Diff (Mardani et al. 2023).
 
-With q(z_0) = N(mu, 0), diffusion forwards gives all levels,
+With q(z_0) = N(mu, 0), the forward diffusion gives all levels,
 
 .. math::
     q(z_{T_e}) = N(\alpha_{T_e} \mu, \sigma_{T_e}^2), \quad
@@ -14,38 +14,41 @@ The prior's transition is the same bridge with the denoiser's prediction in plac
     KL(q(z_s \mid z_t) \| p_\theta(z_s \mid z_t)) = \tfrac12 (r_s - r_t) |\mu - \hat z_\theta(z_t, t)|^2,
     \quad r = \alpha^2 / \sigma^2,
 
-which is RED-Diff's regulariser: the paper says that the bound reduces to their objective for this family. Their
-time weighting is beta by site.
+which is the regulariser of RED-Diff: for this family the bound reduces to its objective (VIPaint states this). The
+time weighting of RED-Diff corresponds to one beta per site.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_vipaint.guides.base import LatentGuide, ModelLike, gaussian
+from pyro_vipaint.guides.base import LatentGuide, gaussian
+
+if TYPE_CHECKING:
+    from pyro_vipaint.models import DiffusionModel
 
 
 class FeatureGuide(LatentGuide):
     """The diffusion of one clean point: ``mu_0``, ``(N, *event)``, is the only parameter; all KL terms are analytic.
 
-    Its spread is that of the noise alone: after refinement it stands for a mode, as RED-Diff does.
+    Its spread is that of the noise alone: after refinement its samples represent one mode, as those of RED-Diff do.
 
     Args:
         model: the :class:`DiffusionModel` to be approximated.
-        init: where mu starts, shape ``(N, *event)``, clean scale; zeros if not given.
+        init: initial value of mu, shape ``(N, *event)``, clean scale; zeros if not given.
     """
 
-    def __init__(self, model: ModelLike, init: Tensor | None = None) -> None:
+    def __init__(self, model: DiffusionModel, init: Tensor | None = None) -> None:
         super().__init__(model, init)
         self._above = {lower.name: upper for upper, lower in pairwise(model.levels)}
-        self._create("mu_0", self._start(model, init).clone())
+        self._create("mu", "0", self._start(model, init))
 
-    def get_posterior(self, name: str, prior: Any) -> Distribution:
-        """N(alpha mu, sigma^2) at T_e; below, the bridge from the draw above, which the guide's trace holds, to mu."""
+    def get_posterior(self, name: str, prior: Any) -> TorchDistribution:
+        """N(alpha mu, sigma^2) at T_e; below it the bridge to mu from the draw above, which is in the guide's trace."""
         level, mean = self._levels[name], self._levels[name].alpha * self.mu_0
         if name in self._above:
             above = self._above[name]

@@ -1,46 +1,50 @@
-r"""The hierarchical posterior with a coupling flow at T_e.
+r"""A coupling flow at T_e, and the hierarchical levels (Eq. 12) below it.
 
 .. math::
     z_K = \alpha_{T_e} \mu_K + \tau_K \, (f_L \circ \dots \circ f_1)(\epsilon), \quad \epsilon \sim N(0, I)
 
 Each f is the affine coupling of RealNVP (Dinh et al. 2017): half of the elements pass unchanged, the others are shifted
 and scaled by functions of that half. The halves are the two colours of a checkerboard (odd and even elements of a
-vector) and change roles from one coupling to the next. All f start at the identity, where the guide is the
-:class:`HierarchicalGuide`. Below T_e it is hierarchical throughout (Eq. 12).
+vector) and change roles from one coupling to the next. Each f starts at the identity, so that the guide starts as the
+:class:`HierarchicalGuide`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.distributions import Distribution, TransformedDistribution  # pyright: ignore[reportAttributeAccessIssue]
+from pyro.distributions import TorchDistribution, TransformedDistribution  # pyright: ignore[reportAttributeAccessIssue]
 from pyro.distributions.transforms import AffineCoupling, Permute
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 from torch.distributions.transforms import AffineTransform, ReshapeTransform, Transform
 from torch.nn.functional import silu
 
-from pyro_vipaint.errors import InputError
-from pyro_vipaint.guides.base import ModelLike, gaussian
+from pyro_vipaint.errors import whole
+from pyro_vipaint.guides.base import gaussian
 from pyro_vipaint.guides.hierarchical import ChainGuide
+
+if TYPE_CHECKING:
+    from pyro_vipaint.models import DiffusionModel
 
 Conv2d: Any = PyroModule[nn.Conv2d]
 ModuleList: Any = PyroModule[nn.ModuleList]
 
 
 class Conditioner(PyroModule):
-    """Shift and log scale of one half of the elements from the other half, by a network of its own for each image.
+    """Shift and log scale of one half of the elements as functions of the other half, with one network per image.
 
-    Three convolutions with SiLU between them, in groups, one for each image: 3 × 3 for events ``(C, H, W)``; for any
-    other event 1 × 1 over the flattened elements, which is a dense layer. The last one starts at zero.
+    A network has three convolutions with SiLU between them; the networks of the images are the groups of grouped
+    convolutions. The kernels are 3 × 3 for events ``(C, H, W)``; for any other event they are 1 × 1 over the flattened
+    elements, which is a dense layer. The last convolution starts at zero.
 
     Args:
-        inputs: boolean, of the event shape: the half that is read.
+        inputs: boolean, of the event shape: True for the half that the network reads.
         num_images: N.
         width: hidden channels.
-        generator: for the starting values.
+        generator: for the initial values.
     """
 
     def __init__(self, inputs: Tensor, num_images: int, width: int, generator: torch.Generator | None = None) -> None:
@@ -67,36 +71,36 @@ class Conditioner(PyroModule):
         return shift, log_scale
 
     def couplings(self) -> list[Transform]:
-        """The affine coupling of a flattened event, its elements brought in order and back."""
+        """The affine coupling of a flattened event, between the permutation of its elements and the inverse of it."""
         order = torch.cat([self.inputs, self.outputs])
         return [Permute(order), AffineCoupling(len(self.inputs), self), Permute(order.argsort())]
 
 
 class FlowGuide(ChainGuide):
-    """A coupling flow at T_e on top of the hierarchical Gaussian, Eq. 12 below it.
+    """A coupling flow at T_e on top of the hierarchical Gaussian, the levels of :class:`ChainGuide` below.
 
-    Every image has a flow of its own, as it has a mu and a tau of its own: what is fitted for one image does not depend
-    on the others. At T_e the KL is sampled, not analytic. At the first step only the last layer of each conditioner
-    has a gradient, because it is zero.
+    Every image has its own flow, mu and tau: the fit of one image does not depend on the others. At T_e the KL is
+    sampled, not analytic. At the first step only the last layer of each conditioner has a gradient, because its
+    weights are zero.
 
-    With width 32, a coupling of a ``(1, 32, 32)`` event has about 10 000 parameters an image (an autoregressive flow
-    with dense layers has millions), one of a vector of 16 elements about 2 600.
+    With width 32, a coupling of a ``(1, 32, 32)`` event has about 10 000 parameters per image (an autoregressive flow
+    with dense layers has millions), a coupling of a vector of 16 elements about 2 600.
 
     Args:
-        model: the :class:`DiffusionModel` to be approximated; its event needs two elements at least.
-        init: where mu starts at every level, ``(N, *event)``, clean scale; zeros if not given.
-        num_couplings: L >= 1; from 2 on every element is moved. 4 is a choice of this library, not tuned.
-        width: hidden channels of a conditioner; 32 likewise.
-        generator: for the starting values of the conditioners; torch's global one if not given.
+        model: the :class:`DiffusionModel` to be approximated; its event has at least two elements.
+        init: initial value of mu at every level, ``(N, *event)``, clean scale; zeros if not given.
+        num_couplings: L >= 1; with 2 or more every element is moved. 4 is a choice of this library, not tuned.
+        width: hidden channels of a conditioner; 32 is a choice of this library, not tuned.
+        generator: for the initial values of the conditioners; torch's global one if not given.
         gamma_logit, tau_scale, gamma, tau: as in :class:`ChainGuide`.
 
     Raises:
-        InputError: no coupling, or an event of a single element.
+        InputError: no coupling, an event of a single element, or an error of :class:`ChainGuide`.
     """
 
     def __init__(
         self,
-        model: ModelLike,
+        model: DiffusionModel,
         init: Tensor | None = None,
         *,
         num_couplings: int = 4,
@@ -109,15 +113,15 @@ class FlowGuide(ChainGuide):
     ) -> None:
         super().__init__(model, init, gamma_logit=gamma_logit, tau_scale=tau_scale, gamma=gamma, tau=tau)
         event = torch.Size(model.prior.event_shape)
-        if num_couplings < 1 or event.numel() < 2:
-            raise InputError(f"a flow needs a coupling and two elements, not {num_couplings} and {event.numel()}.")
+        whole("num_couplings", num_couplings)
+        whole("the number of elements of the event", event.numel(), least=2)
         self.settings |= {"num_couplings": num_couplings, "width": width}
         colours = [checkerboard(event), ~checkerboard(event)]
         conditioners = [Conditioner(colours[i % 2], self.num_images, width, generator) for i in range(num_couplings)]
-        self.flow_conditioners = ModuleList(conditioners).to(self._start(model, init))
+        self.flow_conditioners = ModuleList(conditioners).to(self._location(self._top))
 
-    def get_top(self, prior: Any) -> Distribution:
-        """The flow of standard normal noise, moved to alpha_Te mu_K and scaled by tau_K."""
+    def get_top(self, prior: Any) -> TorchDistribution:
+        """The flow of standard normal noise, scaled by tau_K and shifted by alpha_Te mu_K."""
         loc, tau = self._location(self._top), self.get_tau(self._top)
         event = loc.shape[1:]
         noise = gaussian(torch.zeros_like(loc).flatten(1), torch.ones_like(loc).flatten(1), 1)
@@ -128,17 +132,19 @@ class FlowGuide(ChainGuide):
 
 
 def checkerboard(shape: Sequence[int]) -> Tensor:
-    """True where the indices of an element sum to an even number."""
+    """True where the sum of the indices of an element is even."""
     return torch.stack(torch.meshgrid(*(torch.arange(size) for size in shape), indexing="ij")).sum(0) % 2 == 0
 
 
 def _grouped(images: int, sizes: tuple[int, int], kernel: int, generator: torch.Generator | None) -> Any:
-    """One convolution for each image, started as torch's default but with zero bias.
+    """One convolution per image, initialised as torch does by default, but with zero bias.
 
-    Its parameters are Pyro's, because Pyro's own SVI fails on those of a plain module that belong to no global store.
+    Its parameters are Pyro's: Pyro's own SVI fails on parameters of a plain module that are in no global store.
     """
     channels_in, channels_out = (images * size for size in sizes)
-    with torch.random.fork_rng(devices=(), enabled=generator is not None):  # its own start draws from the global one
+    with torch.random.fork_rng(
+        devices=(), enabled=generator is not None
+    ):  # the constructor draws from the global generator
         layer = Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, groups=images)
     weight = nn.init.kaiming_uniform_(torch.empty_like(layer.weight), a=5**0.5, generator=generator)
     layer.weight, layer.bias = PyroParam(weight), PyroParam(torch.zeros(channels_out))

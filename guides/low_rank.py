@@ -1,53 +1,55 @@
-r"""A Gaussian with a low-rank plus diagonal covariance at T_e, the hierarchical levels below it.
+r"""A Gaussian with low-rank plus diagonal covariance at T_e, and the hierarchical levels (Eq. 12) below it.
 
 .. math:: q(z_{T_e}) = N(\alpha_{T_e} \mu_K,\; \sigma_{T_e}^2 F F^T + \mathrm{diag}(\tau_K^2)), \quad
     F \in \mathbb{R}^{D \times r}
 
-over the flattened event of D elements. It can say that elements vary together, which a diagonal cannot, at D r more
-numbers; the Woodbury identity keeps the cost linear in D.
+over the flattened event of D elements. With D r more numbers than a diagonal covariance it expresses correlations
+between elements; the Woodbury identity keeps the cost linear in D.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro.distributions import (
-    Distribution,
     LowRankMultivariateNormal,
+    TorchDistribution,
     TransformedDistribution,  # pyright: ignore[reportAttributeAccessIssue]
 )
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence, register_kl
 from torch.distributions.transforms import ReshapeTransform
 
-from pyro_vipaint.errors import InputError
-from pyro_vipaint.guides.base import ModelLike
+from pyro_vipaint.errors import whole
 from pyro_vipaint.guides.hierarchical import ChainGuide
 
-DEFAULT_RANK = 8  # fewer numbers an element than the eleven that four levels have without it; not tuned
-FACTOR_START = 0.1  # F F^T is 0.01 I on average: next to nothing beside tau = sigma, but zero would be a saddle point
+if TYPE_CHECKING:
+    from pyro_vipaint.models import DiffusionModel
+
+DEFAULT_RANK = 8  # fewer numbers per element than the eleven of four levels without it; not tuned
+FACTOR_START = 0.1  # F F^T is 0.01 I on average: small beside tau = sigma, and not zero, which is a saddle point
 
 
 class LowRankGuide(ChainGuide):
     """Low rank plus diagonal at T_e, the levels of :class:`ChainGuide` below.
 
-    One parameter more than :class:`HierarchicalGuide`: ``factor_K``, F, of shape ``(N, D, rank)``, in units of sigma
-    at T_e. It starts at fixed pseudo-random numbers, the same for each image and each new guide.
+    It has one parameter more than :class:`HierarchicalGuide`: ``factor_K``, F, of shape ``(N, D, rank)``, in units of
+    sigma at T_e. F starts at fixed pseudo-random numbers, the same for each image and each new guide.
 
     Args:
         model: the :class:`DiffusionModel` to be approximated.
-        init: where mu starts at every level, shape ``(N, *event)``, clean scale; zeros if not given.
+        init: initial value of mu at every level, shape ``(N, *event)``, clean scale; zeros if not given.
         rank: columns of F, from 1 to D.
-        gamma_logit, tau_scale, gamma, tau: as in :class:`ChainGuide`; ``tau`` is the diagonal at T_e as well.
+        gamma_logit, tau_scale, gamma, tau: as in :class:`ChainGuide`; tau_K is the diagonal part at T_e.
 
     Raises:
-        InputError: a rank outside its range, and what :class:`ChainGuide` refuses.
+        InputError: a rank outside 1 … D, or an error of :class:`ChainGuide`.
     """
 
     def __init__(
         self,
-        model: ModelLike,
+        model: DiffusionModel,
         init: Tensor | None = None,
         *,
         rank: int = DEFAULT_RANK,
@@ -58,14 +60,12 @@ class LowRankGuide(ChainGuide):
     ) -> None:
         super().__init__(model, init, gamma_logit=gamma_logit, tau_scale=tau_scale, gamma=gamma, tau=tau)
         self.settings["rank"] = rank
-        init, top = self._start(model, init), model.levels[0]
-        size = init[0].numel()
-        if not 1 <= rank <= size:
-            raise InputError(f"rank must be between 1 and {size}, not {rank}.")
-        start = torch.randn(size, rank, generator=torch.Generator().manual_seed(0)) * FACTOR_START / rank**0.5
-        self._create(f"factor_{top.name.removeprefix('z_')}", start.to(init).repeat(len(init), 1, 1))
+        mu = self._location(self._top)
+        size = whole(f"rank is {rank}: the event's number of elements", mu[0].numel(), least=whole("rank", rank))
+        factor = torch.randn(size, rank, generator=torch.Generator().manual_seed(0)) * FACTOR_START / rank**0.5
+        self._create("factor", self._top, factor.to(mu).repeat(len(mu), 1, 1))
 
-    def get_top(self, prior: Any) -> Distribution:
+    def get_top(self, prior: Any) -> TorchDistribution:
         """The low-rank Gaussian, reshaped to the event."""
         mean = self._location(self._top)
         variance = self.get_tau(self._top).expand(mean.shape).square()
@@ -75,7 +75,7 @@ class LowRankGuide(ChainGuide):
 
 
 class ReshapedLowRank(TransformedDistribution):
-    """A ``LowRankMultivariateNormal`` with events of another shape; entropy and KL terms are those of the flat one."""
+    """A ``LowRankMultivariateNormal`` with reshaped events; entropy and KL terms are those of the flat one."""
 
     def entropy(self) -> Tensor:
         """Analytic, of the batch shape, in nats."""
@@ -84,7 +84,7 @@ class ReshapedLowRank(TransformedDistribution):
 
 @register_kl(ReshapedLowRank, Independent)
 def _kl_independent(q: ReshapedLowRank, p: Independent) -> Tensor:
-    """Against independent Gaussians: log p is quadratic, so that mean and variance of q are all it needs."""
+    """Against independent Gaussians: log p is quadratic, so that the KL needs only mean and variance of q."""
     if not isinstance(p.base_dist, Normal):
         raise NotImplementedError
     shape = (*q.batch_shape, *q.event_shape)

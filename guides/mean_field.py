@@ -1,22 +1,25 @@
-r"""No coupling between the levels.
+r"""Independent Gaussians: no dependence between the levels.
 
 .. math:: q(z_K, \dots, z_1) = \prod_i N(\alpha_i \mu_i, \tau_i^2)
 
-The levels of the true posterior are strongly dependent, since each is the one above with noise taken away, so this
-bound is the looser the closer the levels lie. It is the usual first choice in variational inference, and here to be
-compared with.
+The levels of the true posterior depend strongly on each other, because each is the level above with some noise
+removed. The bound is therefore looser the closer the levels are. Mean field is the usual first choice in variational
+inference; here it serves as a comparison.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vipaint.guides.base import LatentGuide, ModelLike, gaussian
+from pyro_vipaint.guides.base import LatentGuide, gaussian
+
+if TYPE_CHECKING:
+    from pyro_vipaint.models import DiffusionModel
 
 
 class MeanFieldGuide(LatentGuide):
@@ -26,23 +29,22 @@ class MeanFieldGuide(LatentGuide):
 
     Args:
         model: the :class:`DiffusionModel` to be approximated.
-        init: where mu starts at every level, shape ``(N, *event)``, clean scale; zeros if not given.
-        tau_scale: tau below T_e at the start, in units of the prior's standard deviation there, 0.7 as for
-            :class:`HierarchicalGuide`. At T_e it starts at sigma.
+        init: initial value of mu at every level, shape ``(N, *event)``, clean scale; zeros if not given.
+        tau_scale: initial value of tau below T_e, in units of the prior's standard deviation there; 0.7 as for
+            :class:`HierarchicalGuide`. At T_e tau starts at sigma.
 
     Raises:
         InputError: ``tau_scale`` is not positive and finite.
     """
 
-    def __init__(self, model: ModelLike, init: Tensor | None = None, *, tau_scale: float = 0.7) -> None:
+    def __init__(self, model: DiffusionModel, init: Tensor | None = None, *, tau_scale: float = 0.7) -> None:
         super().__init__(model, init)
-        init = self._start(model, init)
+        start = self._start(model, init)
         for level in model.levels:
-            index = level.name.removeprefix("z_")
-            tau = self._initial_tau(level, tau_scale)
-            self._create(f"mu_{index}", init.clone())
-            self._create(f"tau_{index}", torch.full_like(init, tau), constraints.positive)
+            tau = torch.full_like(start, self._initial_tau(level, tau_scale))
+            self._create("mu", level.name, start)
+            self._create("tau", level.name, tau, constraints.positive)
 
-    def get_posterior(self, name: str, prior: Any) -> Distribution:
-        """N(alpha_i mu_i, tau_i^2), whatever the levels above are."""
+    def get_posterior(self, name: str, prior: Any) -> TorchDistribution:
+        """N(alpha_i mu_i, tau_i^2), independent of the levels above."""
         return gaussian(self._location(name), self._of("tau", name), prior.event_dim)

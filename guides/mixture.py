@@ -1,86 +1,78 @@
-r"""A mixture of M hierarchical posteriors: one component for each mode.
+r"""A mixture of M hierarchical posteriors, for posteriors with several modes.
 
 .. math::
     q(z_K, \dots, z_1) = \sum_m w_m\, N(z_K \mid \alpha_{T_e} \mu_{K,m}, \tau_{K,m}^2)
         \prod_i q_m(z_i \mid z_{i+1}),
 
-each q_m below T_e as in Eq. 12 with parameters of its own. A particle keeps its component all the way down: modes that
-overlap at T_e may part at any level. Shared parameters below T_e would pull every mode to the same mu. The component
-is summed out at every site, so that the density of a site is a function of the sites above alone:
+each q_m below T_e as in Eq. 12 with its own parameters. A particle keeps its component at all levels, so that modes
+that overlap at T_e may separate at any level; shared parameters below T_e would pull every mode to the same mu. The
+density of a site sums over the components, and is a function of the sites above alone:
 
 .. math::
     q(z_i \mid z_{i+1}, \dots, z_K) = \sum_m r_m\, q_m(z_i \mid z_{i+1}), \quad
     r_m \propto w_m \prod_{j > i} q_m(z_j \mid z_{j+1}).
 
 *Sampling.* Where a gradient is taken, the components of S particles are drawn by systematic sampling for each image:
-component m gets n_m = floor(S w_m) or ceil(S w_m) of them, in random order. Each particle by itself is an exact draw of
-q; those of one image are not independent. Under ``torch.no_grad``, as in :func:`pyro_vipaint.sample` and in all
-diagnostics, they are.
+component m gets n_m = floor(S w_m) or ceil(S w_m) of them, in random order. Each particle alone is an exact draw of q;
+the particles of one image are dependent. Under ``torch.no_grad``, as in :func:`pyro_vipaint.sample` and in all
+diagnostics, they are independent.
 
-*Gradients.* Means and spreads: pathwise, through the particle's own component. Weights: that of the stratified bound
-sum_m w_m E_m[f] (Morningstar et al. 2021), with the mean of f over the particles of component m for E_m[f]:
+*Gradients.* The gradient of means and spreads is pathwise, through the particle's own component. The gradient of the
+weights is that of the stratified bound sum_m w_m E_m[f] (Morningstar et al. 2021), with E_m[f] estimated by the mean of
+f over the particles of component m:
 
 .. math::
     \sum_m \nabla w_m\, a_m (\bar f_m - b), \quad a_m = \frac{1[n_m > 0]}{P(n_m > 0)}, \quad
     P(n_m > 0) = \min(1, S w_m), \quad b = \frac{\sum_{m \in C} w_m \bar f_m}{\sum_{m \in C} w_m},
 
-C the components that are drawn for certain (S w_m >= 1). It is unbiased: given the counts n, the mean of a_m f_m is
-a_m E_m[f], and that of b is the same number B whatever n is; E[a_m] = 1 then leaves sum_m grad w_m (E_m[f] - B), and
-sum_m grad w_m = 0. (The mean over the *particles* of C in place of b would be biased: its shares n_m depend on which
-rare components were drawn.) Adding a constant to f changes nothing; where C is empty, b is 0, and it adds noise.
+where C is the set of components that are certainly drawn (S w_m >= 1). The estimate is unbiased: given the counts n,
+the mean of a_m f_m is a_m E_m[f], and the mean of b is the same number B for every n; with E[a_m] = 1 this leaves
+sum_m grad w_m (E_m[f] - B), and sum_m grad w_m = 0. (The mean over the *particles* of C in place of b would be biased:
+its shares n_m depend on which rare components were drawn.) A constant added to f changes nothing, unless C is empty:
+then b is 0, and the constant adds noise.
 
-f is what the objective sums for one particle, levels below and observation included, so a factor of value one that
-carries this gradient stands in the ``scale`` of every site. This is exact for objectives that are means over particles
-(``BetaELBO``, ``Trace_ELBO``, ``TraceMeanField_ELBO``); the logarithm of a mean (``RenyiELBO``, IWAE) is right in value
-and in the gradient of means and spreads, but not in that of the weights.
+f is the sum of all terms of one particle, levels below and observation included. Therefore the ``scale`` of every site
+contains a factor of value one that carries this gradient. It is exact for objectives that are means over particles
+(``BetaELBO``, ``Trace_ELBO``, ``TraceMeanField_ELBO``); for the logarithm of a mean (``RenyiELBO``, IWAE) the value and
+the gradient of means and spreads are right, the gradient of the weights is not.
 
-*Modes.* A component that loses its weight before it has reached a mode is seldom drawn, and does not come back: the
-weights should learn more slowly than the means, or rest at first (a fit with the rate 0 for ``weight``, then another).
+*Modes.* A component that loses its weight before it has reached a mode is rarely drawn and does not recover: the
+weights should learn more slowly than the means, or stay constant at first (a fit with the rate 0 for ``weight``, then
+another fit).
 """
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.distributions import Categorical, Distribution, MixtureSameFamily  # pyright: ignore[reportAttributeAccessIssue]
+from pyro.distributions import Categorical, MixtureSameFamily, TorchDistribution  # pyright: ignore[reportAttributeAccessIssue]
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Distribution as TorchDistribution
-from torch.distributions import constraints, kl_divergence, register_kl
+from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 from torch.nn.functional import one_hot
 
-from pyro_vipaint.errors import InputError
-from pyro_vipaint.guides.base import LatentGuide, ModelLike, PriorLike, gaussian
+from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint.guides.base import LatentGuide, gaussian
+from pyro_vipaint.guides.hierarchical import expand_logit
 
-
-class ScaledPriorLike(PriorLike, Protocol):
-    """A latent's shape and the standard deviation of clean latents."""
-
-    @property
-    def sigma_data(self) -> float: ...
-
-
-class ScaledModelLike(ModelLike, Protocol):
-    """What the mixture reads of a :class:`DiffusionModel`."""
-
-    @property
-    def prior(self) -> ScaledPriorLike: ...
+if TYPE_CHECKING:
+    from pyro_vipaint.models import DiffusionModel
 
 
 class StratifiedMixture(MixtureSameFamily):
-    """A mixture of diagonal Gaussians whose draws over the leading dimensions share out the components.
+    """A mixture of diagonal Gaussians whose draws are stratified by component over the particles.
 
-    ``MixtureSameFamily(Categorical, Independent(Normal))`` with :meth:`rsample`. The last batch dimension is the
-    images plate, those before it are particles. ``carried`` fixes the component of each particle, where a level above
-    has chosen it; after a draw ``which``, ``component`` and ``value`` say what was drawn.
+    It is ``MixtureSameFamily(Categorical, Independent(Normal))`` with :meth:`rsample`. The last batch dimension is the
+    images plate, those before it are particles. ``carried`` fixes the component of each particle where a level above
+    has chosen it; after a draw ``which``, ``component`` and ``value`` hold its components and its value.
 
-    Stratification leaves the law of one particle as it is, and means over particles unbiased with less variance. It
-    changes the joint law of an image's particles: a component that one has taken is rarer among the others. Ranks,
-    order statistics and standard errors of such draws are wrong. It is therefore used only where a gradient is taken
-    (``torch.is_grad_enabled``), which needs the strata; under ``torch.no_grad`` the draws are independent.
+    Stratification does not change the law of one particle; means over particles stay unbiased and have less variance.
+    It changes the joint law of the particles of an image: a component that one particle has taken is rarer among the
+    others, so that ranks, order statistics and standard errors of such draws are wrong. It is therefore used only
+    where a gradient is taken (``torch.is_grad_enabled``); under ``torch.no_grad`` the draws are independent.
 
     ``kl_divergence(q, p)`` of a drawn mixture is an unbiased estimate from that draw,
     KL(q_c || p) + log q(z) - log q_c(z): analytic given the component c, sampled in the overlap only.
@@ -114,7 +106,7 @@ class StratifiedMixture(MixtureSameFamily):
         return self.mixture_distribution.logits + self.component_distribution.log_prob(self._pad(value))
 
     def gradient_factor(self) -> Tensor | float:
-        """1 in value, of the shape of the last draw; see :func:`weight_gradient`. 1.0 before a draw."""
+        """A factor of value 1, of the shape of the last draw; see :func:`weight_gradient`. 1.0 before a draw."""
         if self.which is None:
             return 1.0
         weights = self.mixture_distribution.probs
@@ -122,7 +114,7 @@ class StratifiedMixture(MixtureSameFamily):
         return weight_gradient(weights, self.which.reshape(-1, len(weights))).reshape(self.which.shape)
 
     def _draw_components(self, shape: torch.Size) -> Tensor:
-        """Stratified for a gradient, independent otherwise."""
+        """Components, stratified where a gradient is taken, independent otherwise."""
         if torch.is_grad_enabled():
             return systematic(self.mixture_distribution.probs.detach(), shape)
         return self.mixture_distribution.sample(shape[: len(shape) - len(self.batch_shape)])
@@ -134,18 +126,16 @@ class StratifiedMixture(MixtureSameFamily):
         return value.expand((*which.shape, -1, *event)).gather(dim, index).squeeze(dim)
 
 
-@register_kl(StratifiedMixture, TorchDistribution)
-def _kl_of_the_draw(q: StratifiedMixture, p: TorchDistribution) -> Tensor:
-    if q.component is None or q.value is None:
-        raise NotImplementedError("the mixture has not been drawn from")
+@register_kl(StratifiedMixture, Distribution)
+def _kl_of_the_draw(q: StratifiedMixture, p: Distribution) -> Tensor:
     return kl_divergence(q.component, p) + q.log_prob(q.value) - q.component.log_prob(q.value)
 
 
 def systematic(weights: Tensor, shape: torch.Size) -> Tensor:
     """Indices of components, of ``shape`` (particles × images), by systematic sampling over the particles.
 
-    ``weights`` are probabilities that broadcast to ``(*shape, M)``. For each image the S particles stand at
-    (k + u) / S, k a random permutation of 0 … S - 1 and u one uniform number: each by itself is uniform.
+    ``weights`` are probabilities that broadcast to ``(*shape, M)``. For each image the S particles have the positions
+    (k + u) / S, where k is a random permutation of 0 … S - 1 and u one uniform number: each position alone is uniform.
     """
     *particles, images = shape if shape else (1,)
     count = math.prod(particles)
@@ -156,7 +146,7 @@ def systematic(weights: Tensor, shape: torch.Size) -> Tensor:
 
 
 def weight_gradient(weights: Tensor, which: Tensor) -> Tensor:
-    """A factor of value 1, ``(S, N)``, for the terms of each particle: it hands ``weights`` the gradient above.
+    """A factor of value 1, ``(S, N)``, for the terms of each particle, whose gradient is the one stated above.
 
     Args:
         weights: ``(N, M)``, probabilities.
@@ -175,21 +165,21 @@ class MixtureGuide(LatentGuide):
     """sum_m w_m q_m(z_K, …, z_1), each q_m a :class:`HierarchicalGuide`; for posteriors with several modes.
 
     Parameters are ``mu_i`` (clean scale) and ``tau_i`` for every level and ``gamma_i`` below T_e, each of shape
-    ``(N, M, *event)``, and ``weight_logits``, ``(N, M)``, equal at the start. Use at least as many particles as
-    components, better twice as many: a component of weight below 1 / S takes part in the fraction S w of the steps
-    only. KL terms are analytic given the component; the module's text has the gradient estimator.
+    ``(N, M, *event)``, and ``weight_logits``, ``(N, M)``, which start equal. Use at least as many particles as
+    components, better twice as many: a component of weight w < 1 / S is drawn only in the fraction S w of the steps.
+    KL terms are analytic given the component; the docstring of the module derives the gradient estimator.
 
     Args:
         model: the :class:`DiffusionModel` to be approximated.
-        init: ``(N, *event)``, clean scale, around which the components start: mu of the first is ``init``, the others
-            are drawn from N(init, (spread × sigma_data)²). Or ``(N, M, *event)``: where each component starts, for
-            instance draws of the prior. Zeros if not given.
+        init: ``(N, *event)``, clean scale: mu of the first component starts at ``init``, the others start at draws of
+            N(init, (spread × sigma_data)²). Or ``(N, M, *event)``: the initial mu of each component, for instance
+            draws of the prior. Zeros if not given.
         num_components: M >= 1. 8 is a choice of this library, not tuned.
         spread: in units of the prior's ``sigma_data``, so that 1 covers the space of clean latents.
-        generator: for the starting points; torch's global one if not given.
-        gamma_logit: logit of gamma at the start, a number or a tensor that broadcasts to ``(N, *event)``.
-        tau_scale: tau below T_e at the start, in units of the prior's standard deviation there; 4 and 0.7 as for
+        generator: for the initial values of mu; torch's global one if not given.
+        gamma_logit: initial logit of gamma, a number or a tensor that broadcasts to ``(N, *event)``; 4 as for
             :class:`HierarchicalGuide`.
+        tau_scale: initial value of tau below T_e, in units of the prior's standard deviation there; 0.7 likewise.
 
     Raises:
         InputError: ``num_components`` is below 1 or is not the M of ``init``, ``gamma_logit`` does not broadcast, or
@@ -198,7 +188,7 @@ class MixtureGuide(LatentGuide):
 
     def __init__(
         self,
-        model: ScaledModelLike,
+        model: DiffusionModel,
         init: Tensor | None = None,
         *,
         num_components: int = 8,
@@ -214,18 +204,17 @@ class MixtureGuide(LatentGuide):
         if start.ndim == len(model.prior.event_shape) + 1:
             start = _spread_out(start, num_components, spread * model.prior.sigma_data, generator)
         if start.shape[1] != num_components:
-            raise InputError(f"init starts {start.shape[1]} components, num_components is {num_components}.")
-        gamma = _expand(gamma_logit, start).sigmoid()
+            raise InputError(f"init has {start.shape[1]} components, num_components is {num_components}.")
+        gamma = expand_logit(gamma_logit, start, start[:, 0].shape).sigmoid().unsqueeze(1).expand(start.shape)
         for level in model.levels:
-            index, is_top = level.name.removeprefix("z_"), level.name == self._top
-            tau = self._initial_tau(level, tau_scale)
-            self._create(f"mu_{index}", start.clone())
-            self._create(f"tau_{index}", torch.full_like(start, tau), constraints.positive)
-            if not is_top:
-                self._create(f"gamma_{index}", gamma.clone(), constraints.unit_interval)
-        self._create("weight_logits", start.new_zeros(start.shape[:2]))
+            tau = torch.full_like(start, self._initial_tau(level, tau_scale))
+            self._create("mu", level.name, start)
+            self._create("tau", level.name, tau, constraints.positive)
+            if level.name != self._top:
+                self._create("gamma", level.name, gamma, constraints.unit_interval)
+        self._create("weight", "logits", start.new_zeros(start.shape[:2]))
 
-    def _start(self, model: ModelLike, init: Tensor | None) -> Tensor:
+    def _start(self, model: DiffusionModel, init: Tensor | None) -> Tensor:
         """``init``, which may have a dimension of components, or zeros."""
         event = tuple(model.prior.event_shape)
         if init is not None and init.ndim == len(event) + 2 and init.shape[2:] == event:
@@ -238,12 +227,12 @@ class MixtureGuide(LatentGuide):
         """w, ``(N, M)``: positive, sums to one."""
         return self.weight_logits.softmax(-1)
 
-    def get_posterior(self, name: str, prior: Any) -> Distribution:
-        """The mixture at site ``name`` given the levels above, which have made some components more likely."""
+    def get_posterior(self, name: str, prior: Any) -> TorchDistribution:
+        """The mixture at the site ``name`` with weights r_m, the components' responsibilities for the draws above."""
         mean, logits, carried = self._location(name), self.weight_logits, None
         if name != self._top:
             mean = mean + self._of("gamma", name) * (prior.mean.unsqueeze(-1 - prior.event_dim) - mean)
-            above = self.trace.nodes[self._above[name]]
+            above: Any = self.trace.nodes[self._above[name]]
             logits, carried = above["fn"].posterior_logits(above["value"]), above["fn"].which
         components = gaussian(mean, self._of("tau", name), prior.event_dim)
         mixture = StratifiedMixture(Categorical(logits=logits, validate_args=False), components, validate_args=False)
@@ -252,24 +241,13 @@ class MixtureGuide(LatentGuide):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if not site_is_subsample(msg):
-            top = msg if msg["name"] == self._top else self.trace.nodes[self._top]
+            top: Any = msg if msg["name"] == self._top else self.trace.nodes[self._top]
             msg["scale"] = msg["scale"] * top["fn"].gradient_factor()
         super()._pyro_post_sample(msg)
 
 
 def _spread_out(init: Tensor, num_components: int, std: float, generator: torch.Generator | None) -> Tensor:
     """``(N, M, *event)``: ``init`` itself, then draws around it."""
-    if num_components < 1:
-        raise InputError(f"num_components must be at least 1, not {num_components}.")
-    noise = torch.randn(len(init), num_components - 1, *init.shape[1:], generator=generator).to(init)
+    others = whole("num_components", num_components) - 1
+    noise = torch.randn(len(init), others, *init.shape[1:], generator=generator).to(init)
     return torch.cat([init[:, None], init[:, None] + std * noise], 1)
-
-
-def _expand(gamma_logit: float | Tensor, start: Tensor) -> Tensor:
-    """The logit of gamma for every component, of the shape of ``start``."""
-    logit = torch.as_tensor(gamma_logit).to(start)
-    try:
-        return logit.expand(start[:, 0].shape).unsqueeze(1).expand(start.shape)
-    except RuntimeError as error:
-        shape = tuple(start[:, 0].shape)
-        raise InputError(f"gamma_logit of shape {tuple(logit.shape)} does not broadcast to {shape}.") from error

@@ -1,21 +1,24 @@
-r"""Only T_e is learnt; below it the posterior is the prior's own transition (gamma = 1).
+r"""A learnt Gaussian at T_e, with the prior's own transitions below it (gamma = 1).
 
 .. math:: q(z_{T_e}) = N(\alpha_{T_e} \mu_K, \tau_K^2), \quad
     q(z_{s(i)} \mid z_{s(i+1)}) = p_\theta(z_{s(i)} \mid z_{s(i+1)})
 
-The KL terms below T_e are exactly zero, and the observation is felt through z_Te alone.
+The KL terms below T_e are exactly zero, and the observation acts through z_Te alone.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vipaint.guides.base import LatentGuide, ModelLike, gaussian
+from pyro_vipaint.guides.base import LatentGuide, gaussian
+
+if TYPE_CHECKING:
+    from pyro_vipaint.models import DiffusionModel
 
 
 class PriorGuide(LatentGuide):
@@ -23,17 +26,16 @@ class PriorGuide(LatentGuide):
 
     Args:
         model: the :class:`DiffusionModel` to be approximated.
-        init: where mu starts, shape ``(N, *event)``, clean scale; zeros if not given. tau starts at sigma.
+        init: initial value of mu, shape ``(N, *event)``, clean scale; zeros if not given. tau starts at sigma.
     """
 
-    def __init__(self, model: ModelLike, init: Tensor | None = None) -> None:
+    def __init__(self, model: DiffusionModel, init: Tensor | None = None) -> None:
         super().__init__(model, init)
-        init, top = self._start(model, init), model.levels[0]
-        index = top.name.removeprefix("z_")
-        self._create(f"mu_{index}", init.clone())
-        self._create(f"tau_{index}", torch.full_like(init, top.sigma), constraints.positive)
+        start, top = self._start(model, init), model.levels[0]
+        self._create("mu", top.name, start)
+        self._create("tau", top.name, torch.full_like(start, top.sigma), constraints.positive)
 
-    def get_posterior(self, name: str, prior: Any) -> Distribution:
+    def get_posterior(self, name: str, prior: Any) -> TorchDistribution:
         """The learnt Gaussian at T_e, ``prior`` itself below."""
         if name != self._top:
             return prior

@@ -1,11 +1,11 @@
 """p(z, y): a diffusion prior and a measurement make a Pyro *model*; import as ``pyro_vipaint.models``.
 
-Every public name of the folders below stands here:
+The package exports every public name of its folders:
 
 - ``priors/``: schedules, denoisers, codecs, the prior and the distribution of z_Te;
 - ``exact/``: priors whose posterior is known in closed form;
 - ``measurements/``: operators A, likelihoods of y, masks;
-- ``pretrained/``: loading priors by name, from a folder, from a hub, or from a pipeline of diffusers.
+- ``pretrained/``: priors by name, from a folder, from a hub, or from a pipeline of diffusers.
 """
 
 if __name__ == "models":

@@ -1,4 +1,4 @@
-r"""The Pyro program: z_Te, …, z_Ts from the prior, y from one denoising step at T_s.
+r"""The model as a Pyro program: z_Te, …, z_Ts from the prior, y from one denoising step at T_s.
 
 .. math::
     z_K \sim p(z_{T_e}), \quad z_i \sim p_\theta(z_{s(i)} \mid z_{s(i+1)}), \quad
@@ -8,6 +8,7 @@ r"""The Pyro program: z_Te, …, z_Ts from the prior, y from one denoising step 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pyro
@@ -20,9 +21,9 @@ from pyro_vipaint.models.priors.schedules import as_time, check_keypoints
 
 
 class Level(NamedTuple):
-    """One latent site: its name, time, alpha and sigma there, and the prior's standard deviation given the level above.
+    """One latent site: name, time, alpha and sigma at that time, standard deviation of the prior's transition.
 
-    At T_e, where there is no level above, ``step_std`` is ``sigma``.
+    ``step_std`` is that of z_s given the level above; at T_e, which has no level above, it is ``sigma``.
     """
 
     name: str
@@ -35,10 +36,10 @@ class Level(NamedTuple):
 class DiffusionModel:
     """p(z_K, …, z_1, y) as a Pyro program with sites ``z_K`` (at T_e) … ``z_1`` (at T_s) and ``y``.
 
-    Called as ``model(y)`` it is conditioned on ``y`` of shape ``(N, *observation)``; as ``model(num_images=N)`` it
-    draws from the prior predictive, N being the number of conditions if it is not given. All N images stand in one
-    plate, ``images``. It costs K denoiser calls, one more where the log density of ``z_K`` is asked for, and where
-    ``z_K`` itself is drawn from a network those of :class:`DiffusionMarginal`.
+    ``model(y)`` is conditioned on ``y`` of shape ``(N, *observation)``. ``model(num_images=N)`` draws from the prior
+    predictive; by default N is the number of conditions. All N images are in one plate, ``images``. A run costs K
+    denoiser calls: one more if the log density of ``z_K`` is estimated, and those of :meth:`DiffusionMarginal.sample`
+    if ``z_K`` is drawn from a network.
 
     Args:
         prior: a :class:`DiffusionPrior` or one of the exact priors.
@@ -47,7 +48,7 @@ class DiffusionModel:
         condition: passed to the denoiser, e.g. ``class_labels`` of shape ``(N,)``.
 
     Raises:
-        InputError: keypoints out of order; or, when it runs, ``y`` is not of the shape that the likelihood makes.
+        InputError: keypoints are out of order; or, on a call, ``y`` does not have the shape of the observations.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class DiffusionModel:
 
     @property
     def num_images(self) -> int:
-        """N as far as the conditions tell; 1 where there is none."""
+        """The number of images that the conditions describe; 1 without conditions."""
         return next((len(v) for v in self.condition.values() if isinstance(v, Tensor) and v.ndim), 1)
 
     def __call__(self, y: Tensor | None = None, num_images: int | None = None) -> Tensor:
@@ -75,36 +76,34 @@ class DiffusionModel:
             distribution = self.likelihood(x)
             leading = z.ndim - self.prior.event_dim
             if y is not None:
-                check_shape(y, distribution, leading - 1)
+                check_shape(y, distribution.shape()[leading - 1 :])
                 y = seen(self.likelihood, y)
             return pyro.sample("y", distribution.to_event(len(distribution.batch_shape) - leading), obs=y)
 
     def sample_latents(self, num_images: int) -> Tensor:
-        """The latent part of the program alone, K - 1 denoiser calls; returns z_Ts."""
+        """Runs the latent part of the program, K - 1 denoiser calls, and returns z_Ts."""
         with pyro.plate("images", num_images, dim=-1):
             return self._sample_latents()
 
     def reconstruct(self, z: Tensor) -> Tensor:
-        """The image that z_Ts predicts: decode(E[z_0 given z_Ts]), one denoiser call."""
+        """The image predicted from z_Ts, decode(E[z_0 given z_Ts]): one denoiser call."""
         return self.prior.decode(self.prior.denoise(z, self.keypoints[-1], **self.condition))
 
     def _sample_latents(self) -> Tensor:
-        top, *below = self.levels
+        top = self.levels[0]
         z = pyro.sample(top.name, self.prior.marginal(top.t, **self.condition))
-        t = top.t
-        for level in below:
-            transition = self.prior.transition(z, t, level.t, **self.condition)
+        for above, level in pairwise(self.levels):
+            transition = self.prior.transition(z, above.t, level.t, **self.condition)
             z = pyro.sample(level.name, transition.to_event(self.prior.event_dim))
-            t = level.t
         return z
 
     def _describe_levels(self) -> tuple[Level, ...]:
-        levels, count = [], len(self.keypoints)
+        levels: list[Level] = []
         for i, t in enumerate(self.keypoints):
             alpha, sigma = (float(v) for v in self.prior.schedule(as_time(t)))
             step_std = sigma
-            if i > 0:
-                _, _, variance = bridge_coefficients(self.prior.schedule, self.keypoints[i - 1], t)
+            if levels:
+                _, _, variance = bridge_coefficients(self.prior.schedule, levels[-1].t, t)
                 step_std = float(variance.sqrt())
-            levels.append(Level(f"z_{count - i}", t, alpha, sigma, step_std))
+            levels.append(Level(f"z_{len(self.keypoints) - i}", t, alpha, sigma, step_std))
         return tuple(levels)

@@ -37,7 +37,7 @@ from pyro_vipaint.models import DiffusionModel, GaussianPrior
 
 plt.rcParams["figure.dpi"] = 90
 pyro.set_rng_seed(0)
-STANDARD_ERRORS = 5  # what chance may do: beyond it less than once in a million
+STANDARD_ERRORS = 5  # chance exceeds this less than once in a million
 
 mean, std = 0.5 * torch.randn(16), 0.3 + torch.rand(16)
 prior = GaussianPrior.diagonal(mean, std)
@@ -103,8 +103,9 @@ table = pd.DataFrame(
 table.round(4)
 
 # %% [markdown]
-# A small gap says that $q$ is close to the posterior as a whole. What one looks at are margins: the reconstruction
-# $E[x \mid z_1]$ at the hidden coordinates, with its mean and standard deviation, against the exact ones.
+# A small gap says that $q$ is close to the posterior as a whole. The margins show where it is not: the next figure
+# compares mean and standard deviation of the reconstruction $E[x \mid z_1]$ at the hidden coordinates with the exact
+# ones.
 
 # %%
 draws = 4000
@@ -128,10 +129,10 @@ print(f"largest error of a mean:               {((sample_mean - exact_mean) / ex
 print(f"largest error of a standard deviation: {(sample_std / exact_std - 1).abs().max():.1%}")
 
 # %% [markdown]
-# **Tight around what?** The evidence above is that of the three-level *model*. Its transitions
-# $p_\theta(z_s \mid z_t)$ have the right mean but leave out the variance of the denoiser's error, so its prior of $y$
-# is a little narrower than the Gaussian that we started from. What this costs on average over data is
-# $\mathrm{KL}(p(y) \,\|\, p_K(y))$, again a closed form.
+# **Which evidence.** The evidence above is that of the three-level *model*. Its transitions
+# $p_\theta(z_s \mid z_t)$ have the right mean but omit the variance of the denoiser's error, so its prior of $y$
+# is a little narrower than the Gaussian that we started from. On average over data this costs
+# $\mathrm{KL}(p(y) \,\|\, p_K(y))$, which is again a closed form.
 
 
 # %%
@@ -162,10 +163,10 @@ assert costs[0.3][1] < costs[0.1][1] < costs[0.03][1] and costs[0.3][-1] > costs
 print(f"three levels, 3, 1, 0.3: {discretisation([3.0, 1.0, 0.3]):.2f} nats for six observed numbers")
 
 # %% [markdown]
-# Each step's variance is wrong by a share of order $1/K$, and the KL is the square of that. What remains as $K$ grows
-# (dotted) is the price of stopping at $T_s$, where one denoising step replaces the rest of the chain. With few levels
-# it pays to stop early, with many to go further down. All of this belongs to the model: the fit neither sees it nor
-# can mend it.
+# Each step's variance is wrong by a share of order $1/K$, and the KL is the square of that. The rest, as $K$ grows
+# (dotted), is the price of stopping at $T_s$, where one denoising step replaces the rest of the chain. With few levels
+# it pays to stop early, with many to go further down. All of this belongs to the model: the fit neither sees nor
+# changes it.
 #
 # **With a network** the density $p(z_K)$ at the top level is not known either. `DiffusionMarginal` estimates a lower
 # bound on it by treating $z_K$ as the data of a diffusion that starts there, one random step at a time. The same prior
@@ -199,7 +200,7 @@ pd.DataFrame(
 #
 # **Where the family is too small.** Now the same coordinates correlated, $\mathrm{corr}(x_i, x_j) = 0.8^{|i-j|}$. A
 # hidden coordinate is then informed by its observed neighbours, and a guide whose levels are diagonal cannot say that
-# the errors of two coordinates go together. It says a part of it all the same, because the prior's mean
+# the errors of two coordinates go together. It still expresses a part of it, because the prior's mean
 # $\hat z_i(z_{i+1})$ mixes coordinates.
 
 # %%
@@ -222,6 +223,6 @@ print(f"gap, correlated coordinates:  {correlated_gap:.3f} ± {correlated_se:.3f
 # means and spreads, where the family holds the posterior; about one nat below where coordinates are correlated and the
 # levels of the guide are not.
 #
-# Two things the bound does not tell. It is a bound for the $K$-level model, which with three coarse levels is itself
+# The bound leaves two things open. It is a bound for the $K$-level model, which with three coarse levels is itself
 # almost two nats of six numbers away from the prior one started from; and with a network's estimated marginal the
 # importance-weighted figure is no bound at all.

@@ -68,7 +68,7 @@ def show(pictures, titles, maximum=1.0, minimum=-1.0):
 # $$q(z_4) = N(\alpha_4 \mu_4, \tau_4^2), \qquad
 # q(z_i \mid z_{i+1}) = N(\gamma_i \hat z_i + (1 - \gamma_i)\, \alpha_i \mu_i,\ \tau_i^2),$$
 #
-# where $\hat z_i$ is what the prior itself expects at that level.
+# where $\hat z_i$ is the prior's own mean at that level.
 
 # %%
 likelihood = vp.Laplace(vp.Inpainting(front), scale=0.2)
@@ -104,9 +104,9 @@ terms.tail(10).mean().rename("mean of the last ten steps, nats").to_frame().T.ro
 #
 # ## Samples and refinement
 #
-# A draw of the guide is a latent $z_1$ at the last keypoint, still noisy: the network sees an object in it, the eye
-# does not quite. `refine` takes it to a picture in fifteen guided denoising steps, each a gradient of the residual of
-# this one sample.
+# A draw of the guide is a latent $z_1$ at the last keypoint, still noisy, in which the network already recognises an
+# object. `refine` takes it to a picture in fifteen guided denoising steps, each a gradient of the residual of this one
+# sample.
 
 # %%
 with vp.count_calls() as sampling:
@@ -126,9 +126,9 @@ show([mean, *samples[6:]], ["mean", *[f"sample {i}" for i in range(7, 13)]])
 plt.show()
 
 # %% [markdown]
-# Twelve boots that agree on the front and on being boots, and differ in the height of the shaft, its opening and the
-# brightness of the leather. The mean is no boot at all: a blur, the right answer to squared error and to nothing
-# else. Where the posterior is uncertain the standard deviation says so, pixel by pixel.
+# All twelve are boots that agree on the front and differ in the height of the shaft, its opening and the
+# brightness of the leather. The mean is a blur, not a boot: the right answer to squared error alone. Where the
+# posterior is uncertain the standard deviation says so, pixel by pixel.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.8), layout="constrained")
@@ -158,12 +158,12 @@ pd.Series(
 
 # %% [markdown]
 # Nothing was pasted in: the observed pixels are those of the samples themselves. They agree with the data to less than
-# a hundredth, where the range is 2, so the seam is not hidden but absent.
+# a hundredth, where the range is 2, so there is no seam to hide.
 #
 # ## Less data, other labels
 #
-# Now only the toe is seen, eight columns, and the prior is told that it belongs to an ankle boot, to a sneaker, or to
-# a sandal. One call of the facade, with three labels in one batch.
+# Now only the toe is observed, eight columns, and the prior is told that it belongs to an ankle boot, to a sneaker, or
+# to a sandal. One call of the facade, with three labels in one batch.
 
 # %%
 toe = torch.zeros(1, 32, 32)
@@ -196,7 +196,7 @@ by_label.round(3)
 # ## What it cost
 #
 # The network is the cost. With $K = 4$ levels an SVI step calls it $K + 1$ times, sampling $K - 1$ times for all
-# samples together, refinement once a step. An *evaluation* is one picture through the network.
+# samples together, refinement once per step. *NFE* counts every picture that passes through the network.
 
 # %%
 levels, particles, steps = len(model.levels), 2, len(fit.losses)
@@ -205,14 +205,14 @@ assert (sampling.calls, refining.calls) == (levels - 1, 15)
 cost = pd.DataFrame(
     [(count.calls, count.nfe) for count in (fit, sampling, refining)],
     index=["fit", "sampling", "refinement"],
-    columns=["network calls", "nfe"],
+    columns=["network calls", "NFE"],
 )
 cost.loc["together"] = cost.sum()
-cost["NFE per sample"] = (cost["nfe"] / len(samples)).round(1)
+cost["NFE per sample"] = (cost["NFE"] / len(samples)).round(1)
 cost.fillna("")
 
 # %% [markdown]
-# The fit is paid once: the next hundred samples of this picture cost 18 NFE each. So a fit is worth keeping.
+# The fit is paid once. The next hundred samples of this picture cost 18 NFE each. So a fit is worth keeping.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -229,8 +229,8 @@ assert further.losses[:50] == fit.losses and len(further.losses) == 55
 # ## The answer
 #
 # A posterior over completions looks like a handful of whole pictures that agree where there are data and differ where
-# there are none; their mean is a blur, and their standard deviation is a map of what is not known. It follows the
-# mask and it follows the label, but the observed pixels hold: every sample reproduces them to a few hundredths at
-# most, without pasting. The guide that was loaded draws the same samples, bit for bit, and its fit can go on.
+# there are none; their mean is a blur, and their standard deviation is a map of what is not known. It follows the mask
+# and the label, and the observed pixels hold: every sample reproduces them to a few hundredths at most, without
+# pasting. The guide that was loaded draws the same samples, bit for bit, and its fit can go on.
 #
 # Whether the spread is of the right *size* cannot be read off pictures; see the notebook on calibration.

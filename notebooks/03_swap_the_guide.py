@@ -43,7 +43,7 @@ from pyro_vipaint.models import DiffusionModel, GaussianMixturePrior, GaussianPr
 plt.rcParams["figure.dpi"] = 90
 pd.set_option("display.precision", 3)
 pyro.set_rng_seed(0)
-STANDARD_ERRORS = 5  # what chance may do: beyond it less than once in a million
+STANDARD_ERRORS = 5  # chance exceeds this less than once in a million
 LR = {"mu": 0.2, "tau": 0.1, "gamma": 0.1, "factor": 0.05, "weight": 0.03, "flow": 0.003}
 ELBO = {"bound": vp.BetaELBO(num_particles=8)}
 
@@ -115,9 +115,9 @@ right.legend(fontsize=7)
 print(f"gap, mean field {gap['mean field']:.1f}, hierarchical {gap['hierarchical']:.1f} nats")
 
 # %% [markdown]
-# What matters is the link between levels. The mean field forgets it; the prior guide keeps it, but may not correct it
+# The link between levels matters most. The mean field forgets it; the prior guide keeps it, but may not correct it
 # where the data speak. The hierarchical family lets each element choose by $\gamma$. More freedom *at the top level*,
-# by correlation, components or a flow, hardly helps: what is still missing is correlation of coordinates below it.
+# by correlation, components or a flow, hardly helps: the correlation of coordinates below it is still missing.
 #
 # ## Pyro's own guides
 #
@@ -234,10 +234,10 @@ axes.legend(fontsize=8)
 print(f"one mode of the two: {one_mode:.2f} nats; gap of the hierarchical guide {low['gap']['hierarchical']:.2f}")
 
 # %% [markdown]
-# From $0.7$ a Gaussian at the top settles on one mode, a flow of a Gaussian too, and both pay $-\log 0.6$. Nothing
-# measured on their own draws shows it: k-hat is fine, for where a guide never goes no weight is large. The mixture,
-# with components started apart, finds both. From noise $3$ the question does not arise: the chain itself parts the
-# modes on the way down, and one Gaussian at the top is enough. A high enough $T_e$ is worth more than a rich family.
+# From $0.7$ a Gaussian at the top settles on one mode, a flow of a Gaussian too, and both pay $-\log 0.6$. No figure of
+# their own draws shows it: k-hat is fine, because no weight is large where a guide never goes. The mixture, with
+# components started apart, finds both. From noise $3$ the question does not arise: the chain itself parts the modes on
+# the way down, and one Gaussian at the top is enough. A high enough $T_e$ is worth more than a rich family.
 #
 # ## A picture
 #
@@ -270,11 +270,11 @@ for name, guide in picture_guides.items():
         "bound": judged.estimate.item(),
         "standard error": judged.standard_error.item(),
         "std. dev. in the hole": x.std(0)[hole[0, 0] == 0].mean().item(),
-        "nfe": fit.nfe,
+        "NFE": fit.nfe,
     }
-pictures = pd.DataFrame(rows).T.astype({"parameters": int, "nfe": int})
+pictures = pd.DataFrame(rows).T.astype({"parameters": int, "NFE": int})
 
-assert pictures["nfe"].nunique() == 1
+assert pictures["NFE"].nunique() == 1
 for worse, better in (("mean field", "hierarchical"), ("hierarchical", "feature")):
     difference = pictures["bound"][better] - pictures["bound"][worse]
     assert difference > STANDARD_ERRORS * pictures["standard error"][[worse, better]].pow(2).sum() ** 0.5
@@ -292,11 +292,11 @@ for column, title in ((0, "observed"), (1, "samples"), (7, "std. dev. ≤ 0.3"))
 pictures
 
 # %% [markdown]
-# **The family matters a lot, and costs next to nothing in network calls**, which are the same for all. What pays is the
-# chain: a guide that keeps the prior's own dependence between levels, and may leave it where the data speak, comes
-# within about two nats of a correlated Gaussian posterior where the mean field misses it by over three times as much.
-# For several modes raise $T_e$ until they merge, or use a mixture with components that start apart; and do not trust
-# k-hat to tell that a mode is missing.
+# **The family matters a lot, and costs next to nothing in network calls**, which are the same for all. The chain pays:
+# a guide that keeps the prior's own dependence between levels, and may leave it where the data speak, comes within
+# about two nats of a correlated Gaussian posterior where the mean field misses it by over three times as much. For
+# several modes raise $T_e$ until they merge, or use a mixture with components that start apart; and do not trust k-hat
+# to tell that a mode is missing.
 #
 # On a picture no truth is known, and a short fit favours small families: twenty steps on one point that is diffused
 # give the highest bound, with samples that vary less. The bound counts the whole of 4096 latent numbers, of which the

@@ -42,7 +42,7 @@ from pyro_vipaint.models import DiffusionModel, GaussianPrior, load_prior
 plt.rcParams["figure.dpi"] = 90
 pd.set_option("display.precision", 3)
 pyro.set_rng_seed(0)
-STANDARD_ERRORS = 5  # what chance may do: beyond it less than once in a million
+STANDARD_ERRORS = 5  # chance exceeds this less than once in a million
 
 mean, std = 0.5 * torch.randn(16), 0.3 + torch.rand(16)
 mask = (torch.arange(16) < 6).float()  # 1 = observed
@@ -110,7 +110,7 @@ print(f"log p(y) = {evidence.item():.2f} nats")
 
 # %% [markdown]
 # Five ways to estimate one objective end in one place. $\beta \ne 1$ aims elsewhere, and the bound says so. IWAE aims
-# elsewhere, too: it asks that *one of* eight draws be good. Single draws of its guide, which is what one shows, are
+# elsewhere, too: it asks that *one of* eight draws be good. Single draws of its guide, the ones that are shown, are
 # nats worse, and after so few steps weighted ones (`iwae`) are within their own error of those of the plain bound.
 #
 # ## The noise of the gradient
@@ -164,9 +164,9 @@ noise.round(2)
 
 # %% [markdown]
 # At the start all are about equally noisy. Towards the optimum the gradient of the analytic bound keeps its noise, and
-# so does that of the sampled one, although its *value* becomes nearly constant: what remains there is the score of $q$,
-# of mean zero, which sticking the landing leaves out. The value of the analytic bound keeps its noise, too: to compare
-# fits, take sampled terms, as `vp.compare` does.
+# so does that of the sampled one, although its *value* becomes nearly constant: the score of $q$ remains there, of mean
+# zero, which sticking the landing omits. The value of the analytic bound keeps its noise, too: to compare fits, take
+# sampled terms, as `vp.compare` does.
 #
 # ## What $\beta$ does
 #

@@ -22,7 +22,7 @@
 # 2. a `UNet2DModel` with its scheduler, as diffusers saves it;
 # 3. no network: any set of images is a prior.
 #
-# Each is held against a truth.
+# Each is compared with a truth.
 
 # %%
 import tempfile
@@ -39,9 +39,15 @@ from torch import Tensor, nn
 import pyro_vipaint as vp
 from pyro_vipaint.demo import held_out_images
 from pyro_vipaint.guides import HierarchicalGuide
-from pyro_vipaint.models import DiffusionModel, DiffusionPrior, EmpiricalPrior, GaussianPrior, load_prior
-from pyro_vipaint.models.priors.denoisers import EpsilonDenoiser
-from pyro_vipaint.models.priors.schedules import CosineVP
+from pyro_vipaint.models import (
+    CosineVP,
+    DiffusionModel,
+    DiffusionPrior,
+    EmpiricalPrior,
+    EpsilonDenoiser,
+    GaussianPrior,
+    load_prior,
+)
 
 disable_progress_bar()
 plt.rcParams["figure.dpi"] = 90
@@ -89,7 +95,7 @@ for t in (0.05, 0.3, 0.6, 0.95):
     assert torch.allclose(ours.mean, theirs.mean, atol=1e-4) and torch.equal(ours.stddev, theirs.stddev)
 
 # %% [markdown]
-# That is the whole of it. Four points of a signal are observed with noise 0.1, and the posterior of a Gaussian signal
+# No more is needed. Four points of a signal are observed with noise 0.1, and the posterior of a Gaussian signal
 # is known as kriging. The library knows only the network, and estimates the marginal at $T_e$ as it must for any
 # network.
 
@@ -129,15 +135,15 @@ assert shift < 0.3  # 2000 draws leave .1
 assert 0.8 < ratio.min() and ratio.max() < 1.5
 
 # %% [markdown]
-# The guide has one spread a point and level, and no correlation between points but what the prior's own transitions
-# bring in; so its bound stays a nat below the evidence and its bands are somewhat too wide. That is the guide's
-# doing, not the prior's: there are families with more freedom.
+# The guide has one spread per point and level, and no correlation between points except that of the prior's own
+# transitions. So its bound stays a nat below the evidence and its bands are somewhat too wide. The guide causes this,
+# not the prior; other families have more freedom.
 #
 # ## 2. A network in diffusers' layout
 #
 # `load_prior` reads a folder with `unet/` and `scheduler/`, or a hub id of one; `from_diffusers` takes a pipeline
-# that is already there. What has to agree is the mathematics: one step of the chain, $p(z_{n-1} \mid z_n)$, is the
-# scheduler's own. A small network with random weights will do as well as a trained one to see that.
+# that is already there. The mathematics has to agree: one step of the chain, $p(z_{n-1} \mid z_n)$, is the scheduler's
+# own. A small network with random weights shows this as well as a trained one.
 
 # %%
 network = UNet2DModel(

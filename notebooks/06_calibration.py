@@ -14,12 +14,12 @@
 # %% [markdown]
 # # Can the posterior be believed?
 #
-# A fitted guide $q(z \mid y)$ always looks like a posterior. Whether it is one has to be asked, and each diagnostic
-# asks something else. Here the truth is known: a Gaussian prior in 16 dimensions, six of them observed with noise
-# 0.1, and a model with three levels. Three guides are fitted to the same 200 data sets:
+# A fitted guide $q(z \mid y)$ always looks like a posterior. Whether it is one has to be tested, and each diagnostic
+# tests something else. Here the truth is known: a Gaussian prior in 16 dimensions, six of them observed with noise 0.1,
+# and a model with three levels. Three guides are fitted to the same 200 data sets:
 #
 # - **hierarchical**, $\beta = 1$: the family contains the posterior; it should pass everything;
-# - **hierarchical, $\beta = 1/2$**: its optimum is the posterior with the likelihood squared, so that it trusts the
+# - **hierarchical, $\beta = 1/2$**: its optimum is the posterior with the likelihood squared, so that it counts the
 #   data twice;
 # - **mean field**: no coupling between the levels, the usual first choice.
 
@@ -193,10 +193,10 @@ assert figures.loc["beta = 1/2", "Wasserstein / floor"] < 2 < 4 < figures.loc["m
 figures.round(3)
 
 # %% [markdown]
-# They order the guides alike and differ in what they notice. $\beta = 1/2$ is wrong in six coordinates whose
-# posterior is narrow, so that in units of the latents hardly anything has moved: Wasserstein stays near its floor,
-# the classifier, which standardises, does not. And $\hat k$ says for which data sets the guide is good enough to be
-# *mended*.
+# All of them order the guides alike, but each notices something else. $\beta = 1/2$ is wrong in six coordinates whose
+# posterior is narrow, so that hardly anything has moved in units of the latents: Wasserstein stays near its floor,
+# while the classifier, which standardises, does not. And $\hat k$ says for which data sets the guide is good enough to
+# be *mended*.
 #
 # ## Mending
 #
@@ -221,7 +221,7 @@ mended.round(3)
 
 # %% [markdown]
 # The guide with $\beta = 1/2$ comes back to the exact spread. Mean field does not: draws that were never proposed
-# cannot be chosen, and its $\hat k > 1$ had said so.
+# cannot be chosen. Its $\hat k > 1$ had shown it.
 #
 # For a plot or a summary in the usual tools, draws and weights go to ArviZ (an optional dependency). Its `psislw`
 # finds the same $\hat k$.
@@ -320,6 +320,6 @@ plt.show()
 #
 # On images of a thousand pixels the joint weights say nothing any more: $\hat k$ was beyond 1 for both fits of one
 # boot. Along random lines the spreads of the two fits agree, and their means differ by a fraction of a standard
-# deviation. What remains there: bounds compare guides of one model, projections compare fits with each other, and
-# calibration of the *family* is tested on priors whose posterior is known. Two fits that agree show that the
+# deviation. Three comparisons remain there: bounds compare guides of one model, projections compare fits with each
+# other, and calibration of the *family* is tested on priors whose posterior is known. Two fits that agree show that the
 # optimiser has done its work, not that the family holds the posterior.

@@ -20,8 +20,8 @@
 #
 # $$p(k \mid y) \propto \exp\Big(-\frac{1}{2\sigma^2} \|m \odot (y - x_k)\|^2\Big),$$
 #
-# can be enumerated over all 360 000 combinations, and the completions of a latent diffusion model can be judged by what
-# is true. This notebook hides all but the lowest third of a cat, fits VIPaint, and compares.
+# can be enumerated over all 360 000 combinations, and the completions of a latent diffusion model can be compared with
+# the truth. This notebook hides all but the lowest third of a cat, fits VIPaint, and compares.
 
 # %%
 import math
@@ -33,11 +33,10 @@ import pyro
 import torch
 
 import pyro_vipaint as vp
-from pyro_vipaint.cats import scores as part_scores
 from pyro_vipaint.cats.classifier import draw_labels, load_classifier, part_probabilities
-from pyro_vipaint.cats.parts import load_layers
+from pyro_vipaint.cats.parts import shipped_layers
 from pyro_vipaint.demo import held_out_cats
-from pyro_vipaint.diagnostics import parts_posterior
+from pyro_vipaint.diagnostics import part_scores, parts_posterior
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.metrics import lpips_distance
 from pyro_vipaint.models import DiffusionModel, load_prior
@@ -49,7 +48,7 @@ pyro.set_rng_seed(0)
 
 SIGMA = 0.05  # of the observation's noise, images in [-1, 1]
 prior = load_prior("cats64")
-layers = load_layers(weights_folder() / "cats64" / "parts.safetensors")
+layers = shipped_layers()
 classifier = load_classifier(weights_folder() / "cats64" / "classifier.safetensors")
 x = held_out_cats()[:1]
 mask = torch.zeros(1, 1, 64, 64)
@@ -75,11 +74,10 @@ def show(pictures, titles=(), columns=8):
 
 
 # %% [markdown]
-# ## What is true
+# ## The exact posterior
 #
-# The enumeration takes about a second. Body and fur can be seen; of eyes and mouth nothing shows, and five accessories
-# are as probable as each other: the others would reach down into what is seen. Eight exact draws stand beside the
-# truth.
+# The enumeration takes about a second. Body and fur are visible, eyes and mouth are not. Five accessories are equally
+# probable; the others would reach into the visible part. Eight exact draws stand beside the truth.
 
 # %%
 truth = parts_posterior(layers, y, mask, SIGMA)
@@ -99,7 +97,8 @@ show(torch.cat([x, y, draws]), ["truth", "seen", *["exact draw"] * 8], columns=1
 # ## The fit, step by step
 #
 # Model and guide are those of the other notebooks; only the decoder stands between the latents and the likelihood, here
-# $L_1$ and LPIPS. On the way, as in Figure 4 of the paper: what the guide's draws predict, averaged over eight.
+# $L_1$ and LPIPS. The pictures show, as in Figure 4 of the paper, the prediction of the guide's draws, averaged over
+# eight.
 
 # %%
 settings = default_settings(2, latent=True)
@@ -135,8 +134,8 @@ assert bounds[-1] < bounds[0]
 NUM = 16
 with vp.count_calls() as calls:
     z = vp.sample(guide, y, NUM, seed=4)
-    guidance = {name: getattr(settings, name) for name in ("zeta", "zeta_decay", "polyak")}
-    samples = vp.refine(model, z, y, settings.refine_steps, **guidance, seed=5)
+    correction = {name: getattr(settings, name) for name in ("zeta", "zeta_decay", "polyak")}
+    samples = vp.refine(model, z, y, settings.refine_steps, **correction, seed=5)
 show(samples[:, 0], columns=8)
 print(f"{calls.calls} network calls for {NUM} completions, after {fit.calls} of the fit")
 
@@ -144,9 +143,9 @@ print(f"{calls.calls} network calls for {NUM} completions, after {fit.calls} of 
 # ## Sampled parts beside the exact ones
 #
 # A classifier reads the parts of each completion; a class is drawn from its probabilities, so that a covered mouth
-# counts as what it is, unknown. Exact posterior in grey, completions in blue. The table has the total variation between
-# the two beside what sixteen exact draws would have on average, the share of completions that have a shown part right,
-# and the share of the posterior's mass on classes that some completion has.
+# counts as unknown. Exact posterior in grey, completions in blue. The table has the total variation between the two
+# beside what sixteen exact draws would have on average, the share of completions that have a shown part right, and the
+# share of the posterior's mass on classes that some completion has.
 
 
 # %%
@@ -181,15 +180,15 @@ assert scores["agreement"].dropna().min() >= 0.8
 scores.round(2)
 
 # %% [markdown]
-# What shows is right. What is open is not: eyes and mouths differ, but of five equally probable accessories only two
-# come.
+# The visible parts are right. The open ones are not: eyes and mouths differ, but only two of five equally probable
+# accessories appear.
 #
 # ## Where the fit ends
 #
 # The guide is one Gaussian at $T_e$ and a Gaussian chain down to $T_s$. An accessory is decided somewhere on that way:
 # it covers many latents at once, so its signal stands out of the noise long before a single latent does. A Gaussian
-# step can only average over accessories. So let the fit end earlier, at a noise level of 5 in place of 3, and give the
-# refinement's short steps the decision.
+# step can only average over accessories. So let the fit end earlier, at a noise level of 5 instead of 3, and let the
+# refinement's short steps decide.
 
 # %%
 early = replace(settings, noise_levels=(settings.noise_levels[0], 5.0), refine_steps=32)
@@ -201,15 +200,16 @@ assert scores_early.loc["accessory", "coverage"] > scores.loc["accessory", "cove
 scores_early.round(2)
 
 # %% [markdown]
-# One more of the doubtful accessories appears, and every body still is the one that shows: the refinement's steps are
-# no longer than Polyak's, so that they do not throw a sample that explains $y$ already. Over many cats with other masks
-# a fit that ends at 5 is as good as one that ends at 3, the default (`benchmarks/cats.py`).
+# One more of the doubtful accessories appears, and every body is still the visible one: the refinement's steps are no
+# longer than Polyak's, so that they do not change a sample that explains $y$ already. Over many cats with other masks a
+# fit that ends at 5 is as good as one that ends at 3, the default
+# ([tuning](../docs/tuning.md#cats64-the-latent-prior)).
 #
 # ## Without the perceptual term
 #
 # The ablation of Figure 9: the same fit with $L_1$ alone, with the default's weight of LPIPS, 2000 nats, and with the
-# weight that has the ratio of the paper's code, $.64 D / b$. `benchmarks/cats.py` has 32 cats; this is one.
-# Exact draws stand beside all of them.
+# weight that has the ratio of the paper's code, $.64 D / b$. [The page on
+# truth](../docs/truth.md#cats-painted-from-parts) has 32 cats; this is one. Exact draws stand beside all of them.
 
 
 # %%
@@ -247,9 +247,9 @@ assert table.loc["exact draws", "coverage of accessories"] == table["coverage of
 # %% [markdown]
 # ## The answer
 #
-# Of what it sees on this cat it is as sure as it should be: body and fur are right in every completion (sixteen cats
-# with this mask are in `benchmarks/cats.py`). Of what it does not see it knows too little that it does not know it:
-# among five equally probable accessories it chose two or three, because a Gaussian chain from $T_e$ to $T_s$ averages
-# over what covers many latents. $T_s$ is the dial: the earlier the fit ends, the more the refinement decides. No
-# setting here reaches the exact posterior; without an enumeration to compare with, the pictures alone would not have
-# told.
+# It is as certain as it should be about the visible parts of this cat: body and fur are right in every completion ([the
+# page on truth](../docs/truth.md#cats-painted-from-parts) has sixteen cats with this mask). It is too certain about the
+# hidden parts: among five equally probable accessories it chose two or three, because a Gaussian chain from $T_e$ to
+# $T_s$ averages over parts that cover many latents. $T_s$ is the dial: the earlier the fit ends, the more the
+# refinement decides. No setting here reaches the exact posterior; without the enumeration, the pictures alone would not
+# show this.

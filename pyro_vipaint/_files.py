@@ -1,17 +1,19 @@
-"""A folder that holds an object: numbers as safetensors, the rest as JSON. Nothing in it can run code when opened."""
+"""Files: objects saved in a folder, folders of results, and pictures.
+
+An object is saved as numbers in safetensors and the rest in JSON: nothing in these files can run code when opened.
+Every file is written whole or not at all.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +22,81 @@ from torch import Tensor
 
 from pyro_vipaint.errors import InputError
 
-VERSION = 1  # of the layout; a file of another version is refused
+VERSION = 1  # of the layout of a saved object; a file of another version is refused
+PART = ".part"  # ends the names of files that are not whole yet
+REPORT, SHEET, SAMPLES = "report.json", "contact_sheet.png", "samples.safetensors"  # the results of a run
+RESULTS = {REPORT, "report.md", "results.parquet", "cells"}  # one of them marks a folder of results, of a benchmark too
+Content = TypeVar("Content")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that appears whole or not at all, even if the process is killed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder inside ``out``, whose files are moved to ``out`` when the block ends well.
+
+    Otherwise they vanish, and so does ``out`` if it is new. Other files in ``out`` stay.
+    """
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".", dir=out) as name:
+            folder = Path(name)
+            yield folder
+            if (folder / REPORT).exists():
+                (out / REPORT).unlink(missing_ok=True)  # an old report must not vouch for new files
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == REPORT):  # the report comes last
+                os.replace(path, out / path.name)
+    finally:
+        if new:
+            with suppress(OSError):
+                out.rmdir()  # stays unless it is empty
+
+
+def check_out(out: Path, *pictures: Path | None) -> None:
+    """Refuses, before anything is computed, a path that cannot become a folder of results.
+
+    It must be a new or an empty folder or one with earlier results, a folder to write to, and none of the ``pictures``
+    that the run reads may lie in it.
+    """
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".", dir=nearest):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{out} cannot be written ({reason}): name another folder with --out.") from error
+    for path in (picture.resolve() for picture in pictures if picture is not None):
+        if path.parent == out.resolve():
+            raise InputError(f"{path} lies in the folder of the results: name another folder with --out.")
+    found = {path.name for path in out.glob("[!.]*")}
+    foreign = {path.name for path in out.glob("*sample_*.png")} - earlier_samples(out)
+    if found and (foreign or not found & RESULTS):
+        raise InputError(f"{out} holds {min(foreign or found)}, not only results: name another folder with --out.")
+
+
+def sample_names(num_samples: int, num_images: int) -> list[str]:
+    """The names of the sample pictures, sample by sample."""
+    if num_images == 1:
+        return [f"sample_{s:02d}.png" for s in range(num_samples)]
+    return [f"image_{n:02d}_sample_{s:02d}.png" for s in range(num_samples) for n in range(num_images)]
+
+
+def earlier_samples(out: Path) -> set[str]:
+    """The names of the sample pictures of the run whose report lies in ``out``."""
+    try:
+        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+        return set(sample_names(report["num_samples"], len(report["images"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 @dataclass(frozen=True)
@@ -31,24 +107,19 @@ class FilePair:
     tensors: str
 
     def write(self, folder: str | Path, kind: str, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Writes both files, or leaves no record behind: what was interrupted is refused by :meth:`read`.
+        """Writes both files. An interrupted call leaves the old pair, or no record, which :meth:`read` refuses.
 
         Other files in ``folder`` stay. Tensors are written from the CPU.
         """
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         folder = Path(folder)
         text = json.dumps({"class": kind, "version": VERSION, **record}, indent=2, allow_nan=False) + "\n"
+        content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as name:  # on the same disk, so that moving is atomic
-            temporary = Path(name)
-            save_file(
-                {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary / self.tensors
-            )
-            (temporary / self.record).write_text(text, encoding="utf-8")
-            (folder / self.record).unlink(missing_ok=True)  # an old record must not vouch for new tensors
-            os.replace(temporary / self.tensors, folder / self.tensors)
-            os.replace(temporary / self.record, folder / self.record)
+        (folder / self.record).unlink(missing_ok=True)  # an old record must not vouch for new tensors
+        write_whole(folder / self.tensors, content)
+        write_whole(folder / self.record, text.encode())
 
     def read(self, folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The record and the tensors, on the CPU.
@@ -56,40 +127,24 @@ class FilePair:
         Raises:
             InputError: a file is missing or broken, or the folder holds something else than a ``kind``.
         """
+        from safetensors.torch import load_file
+
         folder = Path(folder)
-        record = _read_record(folder / self.record)
-        if record.get("class") != kind:
-            raise InputError(f"{folder} holds {record.get('class')!r}, not a {kind}.")
-        if record.get("version") != VERSION:
-            raise InputError(f"{folder} has version {record.get('version')!r}; this library reads version {VERSION}.")
-        return record, _read_tensors(folder / self.tensors)
+        record = _read(folder / self.record, "JSON object", lambda path: dict(json.loads(path.read_bytes())))
+        for entry, wanted in {"class": kind, "version": VERSION}.items():
+            if record.get(entry) != wanted:
+                raise InputError(f"{folder} holds {entry} {record.get(entry)!r}, not {wanted!r}.")
+        return record, _read(folder / self.tensors, "safetensors file", load_file)
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def _read(path: Path, kind: str, parse: Callable[[Path], Content]) -> Content:
+    """What ``parse`` makes of the file."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        return parse(path)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON.") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{path} does not hold a JSON object.")
-    return record
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist.") from error
-    except Exception as error:  # safetensors raises its own class, and several of Python's
-        raise InputError(f"{path} cannot be read as safetensors.") from error
-
-
-REPORT, SHEET, SAMPLES = "report.json", "contact_sheet.png", "samples.safetensors"
-SAMPLE = re.compile(r"(image_\d+_)?sample_\d+\.png")
+    except Exception as error:  # parsers of broken files raise anything
+        raise InputError(f"{path} cannot be read as a {kind}.") from error
 
 
 def read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -> Tensor:
@@ -111,19 +166,18 @@ def read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -
 def read_mask(path: Path, invert: bool = False, size: tuple[int, int] | None = None) -> Tensor:
     """A mask file as ``(1, H, W)``, 1 where it is white (observed); ``invert`` for files in which white is the hole.
 
-    White is more than half of the scale, or 1 in a picture that holds nothing else than 0 and 1. With ``size``
-    (H, W) a new pixel is observed where all old ones that it covers are.
+    White is more than half of the scale, or 1 in a picture that holds only 0 and 1. With ``size`` (H, W) a new pixel
+    is observed where all old ones that it covers are observed.
 
     Raises:
         InputError: not a picture, or one with pixels that are transparent, NaN or infinite: neither white nor black.
     """
     original = _open(path)
-    if original.has_transparency_data and original.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-        raise InputError(f"{path} is transparent in places: save the mask in black and white, without transparency.")
+    opaque = not original.has_transparency_data or original.convert("RGBA").getchannel("A").getextrema() == (255, 255)
     picture, white = _with_white(original, "L", path)
     values = np.asarray(picture, dtype=np.float32)
-    if not np.isfinite(values).all():
-        raise InputError(f"{path} has pixels that are NaN or infinite: a mask is black and white.")
+    if not (opaque and np.isfinite(values).all()):
+        raise InputError(f"{path} is transparent, NaN or infinite in places: save the mask in black and white.")
     observed = values > (1 if values.max() <= 1 else white) / 2
     if invert:
         observed = ~observed
@@ -151,71 +205,9 @@ def _with_white(picture: Image.Image, mode: str, path: Path) -> tuple[Image.Imag
 
 def _open(path: Path) -> Image.Image:
     """The picture, turned as its EXIF entry says."""
-    try:
+
+    def parse(path: Path) -> Image.Image:
         with Image.open(path) as picture:
             return ImageOps.exif_transpose(picture)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist.") from error
-    except Exception as error:  # decoders of broken files raise anything
-        raise InputError(f"{path} is not a picture that can be read.") from error
 
-
-@contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder whose files are moved to ``out`` when the block ends well, and vanish otherwise.
-
-    It lies beside ``out``, or in it if that exists: on the same disk, and where one may write.
-    """
-    created = [parent for parent in out.parents if not parent.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out if out.exists() else out.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        if not out.exists():
-            temporary.rename(out)
-            return
-        if (temporary / REPORT).exists():
-            (out / REPORT).unlink(missing_ok=True)  # an old one must not vouch for new files
-        for path in sorted(temporary.iterdir(), key=lambda path: path.name == REPORT):  # last: it vouches for the rest
-            os.replace(path, out / path.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        for parent in created:
-            with suppress(OSError):
-                parent.rmdir()  # stays where it is not empty
-
-
-def check_out(out: Path, *pictures: Path | None) -> None:
-    """Refuses an output path that cannot become a folder of results, before anything is computed.
-
-    Also one in which the results would replace one of the ``pictures`` that they are made from.
-    """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file: name a folder with --out.")
-    for folder in (out, *out.parents):
-        if folder.is_symlink() and not folder.exists():
-            raise InputError(f"{folder} is a link to nothing: name another folder with --out.")
-    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=nearest):
-            pass
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{out} cannot be written: {nearest} is not a folder to write to ({reason}).") from error
-    for name in (REPORT, SHEET, SAMPLES):
-        if (out / name).is_dir():
-            raise InputError(f"{out / name} is a folder where a result belongs: choose another --out.")
-    for path in (picture.resolve() for picture in pictures if picture is not None):
-        if path.parent == out.resolve() and _is_result(path.name):
-            raise InputError(f"{path} would be replaced by the results: choose another --out.")
-
-
-def _is_result(name: str) -> bool:
-    return name in (REPORT, SHEET, SAMPLES) or SAMPLE.fullmatch(name) is not None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    return _read(path, "picture", parse)

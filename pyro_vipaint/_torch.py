@@ -1,21 +1,79 @@
-"""Choosing a device at the edge; inside the library tensors stay where the inputs are.
+"""PyTorch at the edge of a call: devices, gradients, seeds.
 
-Gradients where the caller has switched them off.
-
-Randomness enters at the edge: one seed, and the caller's generator state is left as it was.
+Devices are chosen where a call enters the library; inside, tensors stay where the inputs are. Randomness enters as one
+seed, from which child seeds are derived, and leaves the caller's generators as they were.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, whole
+
+# The purposes of child seeds, as the bits of a seed that they flip. What judges a fit needs draws of its own: those
+# from the fit's seed would be its training noise again. The noise of a simulated observation must not be what the
+# method draws from the same seed.
+JUDGING = NOISE = 2**31
+DIRECTIONS = 2**30
+
+
+def child_seed(seed: int, purpose: int) -> int:
+    """The seed of the random numbers for a ``purpose`` within a call that has a ``seed``."""
+    return seed ^ purpose
+
+
+def check_seed(seed: Any) -> int:
+    """``seed``, refused unless it is a whole number of 64 bits, negative or not."""
+    number = whole("seed", seed, -(2**63))
+    if number >= 2**64:
+        raise InputError(f"seed must fit into 64 bits, {number} does not.")
+    return number
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Runs the block from ``seed`` and restores the global generators after it; ``None`` changes nothing.
+
+    Raises:
+        InputError: the seed is not a whole number of 64 bits.
+    """
+    if seed is None:
+        yield
+        return
+    with preserved():
+        torch.manual_seed(check_seed(seed))
+        yield
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Leaves the global generators as they were, that of Apple's GPUs too, which ``fork_rng`` does not know."""
+    state = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        if state is not None:
+            torch.mps.set_rng_state(state)
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Switches gradients on inside the block, also below ``torch.no_grad()``, where sampling usually runs.
+
+    Raises:
+        InputError: below ``torch.inference_mode()``, whose tensors never have gradients.
+    """
+    if torch.is_inference_mode_enabled():
+        raise InputError("this needs gradients, which torch.inference_mode() rules out: use torch.no_grad() instead.")
+    with torch.enable_grad():
+        yield
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
@@ -28,31 +86,33 @@ def resolve_device(name: str | torch.device) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
+    with suppress(RuntimeError, AssertionError, TypeError):
         device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"Device {str(name)!r} is not available here: use auto or cpu.") from error
-    if device.type == "meta":
-        raise InputError("Device 'meta' holds no numbers: use auto or cpu.")
-    return device
+        if device.type != "meta":  # holds no numbers
+            return device
+    raise InputError(f"Device {str(name)!r} is not available here: use auto or cpu.")
 
 
-def half_precision(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device computes in it, which are CUDA devices since Ampere; float32 elsewhere.
+def device_for(prior: Any, name: str | torch.device) -> torch.device:
+    """The device of a run: ``auto`` is where a loaded prior lies, and any other name must agree with it.
 
-    CPUs and older GPUs take bfloat16 as well, and gain little or lose much.
+    Raises:
+        InputError: no such device here, or the prior lies on another one.
     """
-    has = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if has else torch.float32
+    home = device_of(prior)
+    target = home if home is not None and name == "auto" else resolve_device(name)
+    if home not in (None, target):
+        raise InputError(f"The prior lies on {home}, not on {target}: load it with device={str(target)!r}.")
+    return target
 
 
 def device_of(part: Any) -> torch.device | None:
-    """Where the tensors of a network lie, or of a dataclass around one (a prior); ``None`` where there are none."""
+    """The device of the tensors of a network, or of a dataclass around one (a prior); ``None`` without tensors."""
     return next((tensor.device for _, tensor in tensors_of(part)), None)
 
 
 def dtype_name(part: Any) -> str:
-    """What the numbers of a network, or of a dataclass around one, are: ``float32`` or the like."""
+    """The data type of the tensors of a network, or of a dataclass around one, such as ``float32``."""
     return next((str(tensor.dtype).removeprefix("torch.") for _, tensor in tensors_of(part)), "unknown")
 
 
@@ -67,58 +127,10 @@ def tensors_of(part: Any) -> Iterator[tuple[str, Tensor]]:
             yield from tensors_of(getattr(part, field.name))
 
 
-def device_for(prior: Any, name: str | torch.device) -> torch.device:
-    """The device of a run: ``auto`` is where a loaded prior lies, and any other name must agree with it.
+def half_precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device computes in it, which are CUDA devices since Ampere; float32 elsewhere.
 
-    Raises:
-        InputError: no such device here, or the prior lies on another one.
+    CPUs and older GPUs accept bfloat16 as well, but gain little or become slower.
     """
-    home = device_of(prior)
-    if home is None:
-        return resolve_device(name)
-    if name == "auto":
-        return home
-    target = resolve_device(name)
-    if target != home:
-        raise InputError(f"The prior lies on {home}, not on {target}: load it with device={str(target)!r}.")
-    return target
-
-
-@contextmanager
-def gradients() -> Iterator[None]:
-    """Gradients inside, also below ``torch.no_grad()``, where sampling usually runs.
-
-    Raises:
-        InputError: below ``torch.inference_mode()``, whose tensors never have any.
-    """
-    if torch.is_inference_mode_enabled():
-        raise InputError("this needs gradients, which torch.inference_mode() rules out: use torch.no_grad() instead.")
-    with torch.enable_grad():
-        yield
-
-
-JUDGING, DIRECTIONS = 2**31, 2**30
-"""Bits of a seed that what judges a fit flips: draws from the fit's own seed would be its training noise again."""
-
-
-@contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """Runs the block from ``seed`` and restores the global generators after it; ``None`` changes nothing."""
-    if seed is None:
-        yield
-        return
-    with preserved():
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def preserved() -> Iterator[None]:
-    """Leaves the global generators as they were, that of Apple's GPUs too, which ``fork_rng`` does not know."""
-    state = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        if state is not None:
-            torch.mps.set_rng_state(state)
+    has = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has else torch.float32

@@ -1,7 +1,7 @@
-"""Counting network calls, the cost of everything here.
+"""Network calls, the cost of every method, and how they are counted.
 
-A *call* is one pass of a batch through the denoiser; an *evaluation* is one image of that batch. Both are counted
-where every call passes, in :meth:`DiffusionPrior.denoise`.
+A *call* is one pass of a batch through the denoiser; the *NFE* (number of function evaluations) counts the images of
+these batches. Both are counted in :meth:`DiffusionPrior.denoise`, which every call passes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass
 class CallCount:
-    """Denoiser passes made while a :func:`count_calls` block was open."""
+    """Network calls and NFE of a :func:`count_calls` block."""
 
     calls: int = 0
     nfe: int = 0

@@ -1,6 +1,9 @@
-"""The demonstrations, one an embedded prior: held-out images and rotated-window masks."""
+"""The demonstrations of the embedded priors: held-out images and rotated-window masks."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,26 +31,25 @@ def held_out_cats() -> Tensor:
     return shipped_layers().compose(torch.tensor(DEMO_CATS))
 
 
-def demo_problem() -> tuple[Tensor, Tensor, Tensor]:
-    """``(images, masks, labels)`` of the demonstration of ``fashion32``."""
+def _fashion() -> tuple[Tensor, Tensor]:
     images, labels = held_out_images()
     index = torch.tensor(DEMO_IMAGES)
-    return images[index], rotated_window(images.shape[-1], len(index), seed=MASK_SEED), labels[index]
+    return images[index], labels[index]
 
 
-def cats_problem() -> tuple[Tensor, Tensor, None]:
-    """``(images, masks, no labels)`` of the demonstration of ``cats64``."""
-    images = held_out_cats()
-    return images, rotated_window(images.shape[-1], len(images), seed=MASK_SEED), None
+DEMOS: dict[str, Callable[[], tuple[Tensor, Tensor | None]]] = {  # by prior: images and labels
+    "fashion32": _fashion,
+    "cats64": lambda: (held_out_cats(), None),
+}
 
 
-def problem_for(prior: str) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The demonstration of the embedded prior of that name.
+def demo_problem(prior: str = "fashion32") -> tuple[Tensor, Tensor, Any]:
+    """``(images, masks, labels)`` of the demonstration of an embedded prior; the labels are None without classes.
 
     Raises:
-        InputError: there is none.
+        InputError: the prior has no demonstration.
     """
-    problems = {"fashion32": demo_problem, "cats64": cats_problem}
-    if prior not in problems:
-        raise InputError(f"There is a demonstration of {' and of '.join(problems)}, not of {prior!r}.")
-    return problems[prior]()
+    if prior not in DEMOS:
+        raise InputError(f"The prior {prior!r} has no demonstration: choose from {', '.join(DEMOS)}.")
+    images, labels = DEMOS[prior]()
+    return images, rotated_window(images.shape[-1], len(images), seed=MASK_SEED), labels

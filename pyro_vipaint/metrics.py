@@ -1,4 +1,4 @@
-r"""How good inpaintings are: perceptual distance, kernel distance, PSNR, agreement with the data, diversity.
+r"""Measures of inpaintings: perceptual distance, kernel distance, PSNR, agreement with the data, diversity.
 
 Images are ``(..., C, H, W)`` in [-1, 1] and every measure keeps the leading dimensions, broadcast against each other:
 ten samples of each of N images, ``(10, N, C, H, W)``, against the true ``(N, C, H, W)`` give ``(10, N)`` numbers.
@@ -10,9 +10,9 @@ length over channels, and :math:`w_l \ge 0` the heads of the ``lpips`` package,
 (Zhang et al., CVPR 2018). The kernel distance is the unbiased squared maximum mean discrepancy of two sets of
 features f, g in d dimensions with k(f, g) = (f·g / d + 1)³ (Bińkowski et al., *Demystifying MMD GANs*, ICLR 2018).
 
-AlexNet's weights always come with this library (``models/weights/alexnet_features``, half precision), never from the
-network or from a local cache, so that figures are the same on every machine. AlexNet in place of KID's Inception
-means that kernel distances compare with each other only, not with published KIDs.
+AlexNet's weights ship with this library (``models/weights/alexnet_features``, half precision), so that figures are the
+same on every machine. Kernel distances use AlexNet instead of KID's Inception: they are comparable with each other, but
+not with published KIDs.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def lpips_distance(x: Tensor, y: Tensor) -> Tensor:
         the half-precision copy shipped with this library, which moves a distance by less than 1e-4.
 
     Raises:
-        InputError: if an image is not floating point, is too small or has other than 1 or 3 channels, or if the
-            shapes do not broadcast.
+        InputError: an image is not floating point, is too small or has other than 1 or 3 channels, or the shapes do
+            not broadcast.
     """
     x, y, leading = _pairs(x, y)
     network = _lpips_network(x.device)
@@ -80,7 +80,7 @@ def alexnet_features(x: Tensor) -> Tensor:
         Features ``(..., 256)``, float32, on the device of ``x``, without gradients.
 
     Raises:
-        InputError: if an image is not floating point, is too small or has other than 1 or 3 channels.
+        InputError: an image is not floating point, is too small or has other than 1 or 3 channels.
     """
     x = _rgb(x)
     network = _lpips_network(x.device)
@@ -115,11 +115,8 @@ def kernel_distance(features_x: Tensor, features_y: Tensor, blocks: int = 10) ->
         The estimate and its standard error as floats, in the units of the kernel; computed in float64 on the CPU.
 
     Raises:
-        InputError: if the sets are not two matrices of equal width, or too small for the number of blocks.
+        InputError: a set has too few rows for the number of blocks.
     """
-    if features_x.dim() != 2 or features_y.dim() != 2 or features_x.shape[1] != features_y.shape[1]:
-        shapes = f"{tuple(features_x.shape)} and {tuple(features_y.shape)}"
-        raise InputError(f"features must be (n, d) and (m, d) with the same d, got {shapes}")
     xs, ys = _blocks(features_x, blocks), _blocks(features_y, blocks)
     sums = (_kernel_sums(xs, xs, same=True), _kernel_sums(ys, ys, same=True), _kernel_sums(xs, ys, same=False))
     sizes = tuple(torch.tensor([len(block) for block in each], dtype=torch.float64) for each in (xs, ys))
@@ -141,13 +138,9 @@ def restored_kernel_distance(samples: Tensor, truth: Tensor) -> float:
         truth: features of the images, ``(N, d)``, N of 2 or more.
 
     Returns:
-        The estimate, in the units of the kernel; computed in float64 on the CPU. Close to 0 it may be negative.
-
-    Raises:
-        InputError: other shapes.
+        The estimate, in the units of the kernel; computed in float64 on the CPU. Close to 0 it may be negative. NaN for
+        a single image.
     """
-    if truth.ndim != 2 or len(truth) < 2 or samples.ndim != 3 or (len(samples), samples.shape[2]) != truth.shape:
-        raise InputError(f"features must be (N, S, d) and (N, d), got {tuple(samples.shape)} and {tuple(truth.shape)}")
     f, g = samples.detach().cpu().double(), truth.detach().cpu().double().unsqueeze(1)
     different = ~torch.eye(len(f), dtype=torch.bool)
 
@@ -198,13 +191,8 @@ def hidden_std(samples: Tensor, mask: Tensor) -> Tensor:
         mask: 1 = observed, 0 = hidden, booleans or numbers, broadcast against one sample ``(..., C, H, W)``.
 
     Returns:
-        Deviations ``(...)`` in units of the [-1, 1] range; NaN for an image without a hidden pixel.
-
-    Raises:
-        InputError: if there are fewer than two samples or no sample dimension.
+        Deviations ``(...)`` in units of the [-1, 1] range; NaN for a single sample, or an image without a hidden pixel.
     """
-    if samples.dim() < 4 or samples.shape[0] < 2:
-        raise InputError(f"samples must be (S, ..., C, H, W) with S of 2 or more, got {tuple(samples.shape)}")
     return _masked_mean(samples.std(dim=0, correction=1), mask == 0)
 
 
@@ -221,32 +209,21 @@ def takes_lpips(shape: Sequence[int]) -> bool:
 
 
 def _rgb(images: Tensor) -> Tensor:
-    """The images as float32 with three channels; raises ``InputError`` if AlexNet cannot take them."""
-    if not images.is_floating_point():
-        raise InputError(f"images must be floating point in [-1, 1], got {images.dtype}")
-    if images.dim() < 3 or images.shape[-3] not in (1, 3):
-        raise InputError(f"images must be (..., C, H, W) with C = 1 or 3, got {tuple(images.shape)}")
-    if min(images.shape[-2:]) < SMALLEST_SIDE:
-        raise InputError(f"AlexNet needs images of {SMALLEST_SIDE} pixels or more a side, got {tuple(images.shape)}")
+    """The images as float32 with three channels; refuses those that AlexNet cannot take."""
+    if not (images.is_floating_point() and takes_lpips(images.shape)):
+        wanted = f"floats (..., C, H, W) in [-1, 1] with C = 1 or 3 and sides of {SMALLEST_SIDE} pixels or more"
+        raise InputError(f"images must be {wanted}, not {images.dtype} {tuple(images.shape)}")
     return images.float().expand(*images.shape[:-3], 3, *images.shape[-2:])
 
 
 def _pairs(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
-    """Both as AlexNet takes them, broadcast and with one leading dimension; and the leading shape they broadcast to."""
+    """Both as AlexNet takes them, broadcast to one leading dimension; and their leading shape."""
     x, y = _rgb(x), _rgb(y)
-    leading = _broadcast_leading(x, y)
-    flat_x, flat_y = (_flat(images.expand(*leading, *images.shape[-3:])) for images in (x, y))
-    return flat_x, flat_y, leading
-
-
-def _broadcast_leading(x: Tensor, y: Tensor) -> torch.Size:
-    """The broadcast leading shape of two image tensors; raises ``InputError`` if they do not match."""
     try:
-        if x.shape[-2:] != y.shape[-2:]:
-            raise RuntimeError("heights or widths differ")
-        return torch.broadcast_shapes(x.shape[:-3], y.shape[:-3])
+        shape = torch.broadcast_shapes(x.shape, y.shape)
     except RuntimeError as error:
         raise InputError(f"images of shapes {tuple(x.shape)} and {tuple(y.shape)} do not broadcast") from error
+    return _flat(x.expand(shape)), _flat(y.expand(shape)), shape[:-3]
 
 
 def _flat(images: Tensor) -> Tensor:
@@ -265,8 +242,8 @@ def _in_chunks(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
 def _lpips_network(device: torch.device) -> LPIPS:
     """LPIPS with the shipped AlexNet, frozen, in evaluation mode, float32, on a device; nothing is fetched.
 
-    The package first fills AlexNet with random numbers; the global random state is put back afterwards. The network is
-    kept, so that it must not be made of tensors of an inference mode that the first caller may be in.
+    The package first fills AlexNet with random numbers; the global random state is restored afterwards. The network is
+    cached, so it must not hold inference tensors if the first caller is in inference mode.
     """
     fresh = torch.random.fork_rng(devices=[])
     with warnings.catch_warnings(), torch.inference_mode(False), fresh, torch.device("cpu"):

@@ -1,4 +1,4 @@
-"""Pictures, by matplotlib functions that return what they drew."""
+"""Pictures by matplotlib: each function returns the figure that it draws."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pyro_vipaint.errors import InputError
-
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -21,18 +19,16 @@ HIDDEN = np.array([0.36, 0.42, 0.55])  # the colour of hidden pixels: not a grey
 
 
 def contact_sheet(result: Result, truth: Tensor | None = None, max_samples: int = 10) -> Figure:
-    """A row an image: truth where known, observation, mean, standard deviation, samples.
+    """One row per image: truth where known, observation, mean, standard deviation, samples.
 
     ``truth``: ``(N, C, H, W)``, or one image for all, in [-1, 1]. The standard deviation is drawn from 0 (black) to 1
-    (white), in the units of the image. Observations of fewer pixels are enlarged, those that are no pictures left away.
-
-    Raises:
-        InputError: the truth has another shape than the images.
+    (white), in the units of the image. Observations of fewer pixels are enlarged; those that are not pictures are
+    omitted.
     """
     columns: list[tuple[str, list[np.ndarray]]] = []
     if truth is not None:
-        columns.append(("truth", _pictures(_as_many(truth, result.mean))))
-    if _is_picture(result.observation):
+        columns.append(("truth", _pictures(truth.expand(result.mean.shape))))
+    if result.observation.ndim == 4 and result.observation.shape[1] in (1, 3):
         columns.append(("observation", _observations(result)))
     columns.append(("mean", _pictures(result.mean)))
     columns.append(("std. dev.", _pictures(2 * result.std - 1)))
@@ -42,9 +38,9 @@ def contact_sheet(result: Result, truth: Tensor | None = None, max_samples: int 
 
 
 def comparison_figure(table: pd.DataFrame) -> Figure:
-    """A dot a run, the bound on log p(y) summed over images, by guide; a colour an objective; the evidence as a line.
+    """One dot per run: the bound on log p(y), summed over images, by guide. The evidence is a line.
 
-    ``table`` is that of :func:`pyro_vipaint.compare`. Runs without a bound are left out.
+    Each objective has a colour. ``table`` is that of :func:`pyro_vipaint.compare`. Runs without a bound are omitted.
     """
     keys = ["guide", "objective", "seed"]
     runs = table.dropna(subset="bound").groupby(keys, sort=False, as_index=False).agg({"bound": "sum", "gap": "sum"})
@@ -70,25 +66,12 @@ def to_picture(x: Tensor) -> np.ndarray:
     return pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
 
 
-def _as_many(truth: Tensor, images: Tensor) -> Tensor:
-    """``truth`` in the shape of ``images``."""
-    try:
-        return truth.expand(images.shape)
-    except RuntimeError:
-        shapes = f"{tuple(truth.shape)}, the images {tuple(images.shape)}"
-        raise InputError(f"The true image has shape {shapes}.") from None
-
-
 def _pictures(images: Tensor) -> list[np.ndarray]:
     return [to_picture(x) for x in images]
 
 
-def _is_picture(y: Tensor) -> bool:
-    return y.ndim == 4 and y.shape[1] in (1, 3)
-
-
 def _observations(result: Result) -> list[np.ndarray]:
-    """Observed pixels as they are, hidden ones in one colour; of the size of the images, by the nearest pixel."""
+    """Observed pixels unchanged and hidden ones in one colour, enlarged to the size of the images without smoothing."""
     size = result.samples.shape[-2:]
     pictures = _pictures(interpolate(result.observation, size))
     if result.mask is None:
@@ -99,7 +82,7 @@ def _observations(result: Result) -> list[np.ndarray]:
 
 
 def _mosaic(titles: Sequence[str], columns: Sequence[list[np.ndarray]]) -> Figure:
-    """All pictures in one drawing, white between them: an axes for each would take longer than many a network call."""
+    """All pictures in one axes, separated by white: drawing one axes per picture is slow."""
     width = columns[0][0].shape[1]
     gap = max(1, round(0.1 * width))
     framed = [[np.pad(x, ((0, gap), (0, gap), (0, 0)), constant_values=255) for x in column] for column in columns]

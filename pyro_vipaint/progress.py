@@ -1,7 +1,7 @@
-"""How far a long call has come: one callback signature for all of them, and one bar that shows it.
+"""The progress of long calls: one callback signature for all of them, and one bar that shows it.
 
 Fits, refinements, baselines, comparisons, benchmarks and the facade take ``callback=``, a function of one
-:class:`Progress`. :func:`progress_bar` makes one that draws.
+:class:`Progress`. :func:`progress_bar` makes a callback that draws a bar.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ class Progress(NamedTuple):
     """One finished step of a long call.
 
     Attributes:
-        phase: what is being done: ``fit``, ``refine``, the name of a baseline, ``compare``, ``bench``.
-        step: how many steps of it are finished, the first one being 1.
-        total: how many there are; ``None`` where that is not known.
-        loss: of a fit, the objective at this step, summed over images, in nats.
-        bound: of a fit whose objective reports its terms, the unweighted bound on -log p(y) at this step, likewise.
-        note: what is being worked on.
+        phase: ``fit``, ``refine``, ``compare``, ``bench``, or the name of a baseline.
+        step: number of finished steps, from 1.
+        total: number of all steps; ``None`` where it is not known.
+        loss: the objective of a fit at this step, summed over images, in nats.
+        bound: the unweighted bound on -log p(y) at this step of a fit whose objective reports its terms, summed over
+            images, in nats.
+        note: the current item, such as a run of a comparison.
     """
 
     phase: str
@@ -42,15 +43,15 @@ TITLES = {"fit": "fitting the posterior", "refine": "refining the samples", "ben
 def progress_bar(
     description: str | None = None, total: int | None = None, console: Console | None = None
 ) -> Iterator[Callback]:
-    """A bar for each phase, on the terminal or in a notebook, while the block runs; it yields a ``callback``.
+    """Yields a ``callback`` that draws a bar for each phase, on the terminal or in a notebook, while the block runs.
 
     >>> with progress_bar() as callback:  # doctest: +SKIP
     ...     result = dps(prior, likelihood, y, callback=callback)
 
     Args:
-        description: what stands before the bar; the phase if not given.
-        total: how often the callback will be called, where the call itself does not know (CoPaint-TT).
-        console: rich's console to draw on; the standard output if not given.
+        description: the text before the bar; by default the phase.
+        total: number of steps, where the call does not know it (CoPaint-TT).
+        console: rich's console to draw on; by default the standard output.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars

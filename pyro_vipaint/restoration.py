@@ -1,4 +1,4 @@
-"""Images from what was observed of them, in one call: both phases of VIPaint on any linear measurement.
+"""Images from incomplete observations in one call: both phases of VIPaint for any linear measurement.
 
 :func:`restore` is the sentence of this library: a prior and a measurement make a model, a guide approximates its
 posterior, an ELBO fits the guide, a refinement finishes the samples. :func:`inpaint` is :func:`restore` with a mask.
@@ -9,15 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from pyro_vipaint._torch import device_for, seeded
+from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.checks import as_tensor, check_prior, checked, checked_settings, masked
+from pyro_vipaint.checks import as_tensor, check_truth, checked, checked_settings, masked
 from pyro_vipaint.elbos import BetaELBO
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.guides.base import LatentGuide
@@ -28,7 +27,7 @@ from pyro_vipaint.progress import Callback
 from pyro_vipaint.refinement import refine
 from pyro_vipaint.sampling import initial_latent, sample
 from pyro_vipaint.settings import Settings
-from pyro_vipaint.svi import Fit, fit
+from pyro_vipaint.svi import DEFAULT_LR, Fit, fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,10 +37,10 @@ GuideFactory = Callable[[DiffusionModel, Tensor], LatentGuide]
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What :func:`inpaint` and :func:`restore` return; images in [-1, 1], on the CPU.
+    """The result of :func:`inpaint` and :func:`restore`; images in [-1, 1], on the CPU.
 
     Attributes:
-        samples: posterior samples, ``(S, N, C, H, W)``, as refined: observed pixels are not pasted in.
+        samples: posterior samples, ``(S, N, C, H, W)``; observed pixels are not pasted into them.
         observation: y, ``(N, *observation)``, zero where hidden; for a mask m ⊙ image.
         operator: A.
         fit: losses, terms and cost of phase 1.
@@ -81,10 +80,17 @@ class Result:
         return self.samples.std(0, correction=1 if len(self.samples) > 1 else 0)
 
     def plot(self, truth: Any = None) -> Figure:
-        """The contact sheet, one row per image: truth where known, observation, mean, standard deviation, samples."""
+        """The contact sheet, one row per image: truth where known, observation, mean, standard deviation, samples.
+
+        Raises:
+            InputError: the truth has another shape than the images; one truth may serve all of them.
+        """
         from pyro_vipaint.plotting import contact_sheet
 
-        return contact_sheet(self, None if truth is None else as_tensor("truth", truth))
+        if truth is not None:
+            truth = as_tensor("truth", truth)
+            check_truth(truth, self.mean.shape)
+        return contact_sheet(self, truth)
 
 
 def inpaint(
@@ -111,18 +117,17 @@ def inpaint(
     """``num_samples`` completions of each image, by VIPaint-``levels``: :func:`restore` with a mask.
 
     Args:
-        image: ``(C, H, W)`` or ``(N, C, H, W)`` floats in [-1, 1], a tensor or an array (``(H, W)`` will do for one
-            channel); what it holds at hidden pixels is not looked at, and NaN may mark them.
-        mask: 1 = observed, 0 = hidden, any dtype; ``(1, H, W)``, ``(H, W)`` or ``(N, 1, H, W)``. One mask goes with
-            several images, and one image with several masks.
+        image: ``(C, H, W)`` or ``(N, C, H, W)`` floats in [-1, 1], a tensor or an array (for one channel ``(H, W)`` is
+            accepted); values at hidden pixels have no influence, and NaN may mark them.
+        mask: 1 = observed, 0 = hidden, any dtype; ``(1, H, W)``, ``(H, W)`` or ``(N, 1, H, W)``. One mask may serve
+            several images, and one image several masks.
         prior, levels, num_samples, label, prompt, guidance_scale, settings, guide, steps, beta, refine_steps, zeta,
         noise, device, seed, callback: as for :func:`restore`.
 
     Raises:
-        InputError: anything about the input that cannot be used, in one line.
+        InputError: an argument cannot be used; the message is one line that says what to do.
     """
-    loaded = check_prior(prior, device_for(prior, device))
-    y, operator = masked(image, mask, loaded)
+    y, operator, loaded = masked(image, mask, prior, device)
     return restore(
         y, operator, loaded, levels, num_samples, label=label, prompt=prompt, guidance_scale=guidance_scale,
         settings=settings, guide=guide, steps=steps, beta=beta, refine_steps=refine_steps, zeta=zeta, noise=noise,
@@ -155,59 +160,65 @@ def restore(
 
     Args:
         y: observations ``(N, *observation)``, or one without the leading dimension, floats in the units of images in
-            [-1, 1]; elements that the operator's mask hides are not looked at, and NaN may mark them.
+            [-1, 1]; elements that the operator's mask hides have no influence, and NaN may mark them.
         operator: A, of :mod:`pyro_vipaint.models`, a physics of DeepInverse, or anything with ``A`` and
-            ``A_adjoint``; a module has to be on the device of the run. The same for all images, or with a mask or
-            filter ``(N, C, H, W)`` for each.
+            ``A_adjoint``; a module must be on the device of the run. It is the same for all images, or has a mask or
+            filter ``(N, C, H, W)`` with one entry per image.
         prior: a shipped name, a folder, a hub id, or a prior.
         levels: K, the number of keypoints.
         num_samples: S.
-        label: class of the images for class-conditional priors, one or ``(N,)``; ``None`` leaves it open.
-        prompt: text for priors that take it, one or N; ``None`` is the empty one.
-        guidance_scale: weight w >= 0 of label or prompt against none
-            (:mod:`pyro_vipaint.models.priors.classifier_free`), in both phases; not given, and with 1, the conditional
-            prior is used as it is, at half the cost. With another w the bound is that of a prior whose denoiser is
-            guided.
-        settings: all numbers of the run; if not given, :func:`pyro_vipaint.settings.default_settings` for a mask and
+        label: class of the images for class-conditional priors, one or ``(N,)``; ``None`` sets no condition.
+        prompt: text for priors that take it, one or N; ``None`` is the empty prompt.
+        guidance_scale: weight w >= 0 of classifier-free guidance by label or prompt
+            (:mod:`pyro_vipaint.models.priors.classifier_free`), in both phases; by default, and with 1, the conditional
+            prior is used without guidance, at half the cost. With another w the bound is that of a prior whose denoiser
+            is guided.
+        settings: all numbers of the run; by default :func:`pyro_vipaint.settings.default_settings` for a mask and
             :func:`pyro_vipaint.settings.restoration_settings` for other operators, without the perceptual term where
             LPIPS cannot take the observations.
         guide: makes the guide from the model and the latent ``(N, *event)`` at which its means start, for example
-            ``MixtureGuide`` or ``lambda model, start: LowRankGuide(model, start, rank=4)``; not given,
+            ``MixtureGuide`` or ``lambda model, start: LowRankGuide(model, start, rank=4)``; by default
             :class:`HierarchicalGuide` with gamma and tau of the settings. Kinds of parameters for which the settings
             name no rate have that of :func:`fit`.
         steps, beta, refine_steps, zeta: single numbers to change in the settings.
-        noise: standard deviation of v, in the units of images; the likelihood's scale is made as large, if it is less.
-            The default settings were tuned with .05, the paper's.
-        device: ``auto`` (CUDA, then MPS, then CPU; for a prior that is loaded already, where it lies) or a name.
+        noise: standard deviation of v, in the units of images; the likelihood's scale is at least this large. The
+            default settings were tuned with .05, the value of the paper.
+        device: ``auto`` (CUDA, then MPS, then CPU; the device of a prior that is already loaded) or a name.
         seed: makes the result reproducible on one machine.
         callback: called with a :class:`pyro_vipaint.progress.Progress` after each step of phase ``fit`` (whose
-            ``value`` is the bound on -log p(y), summed over images, in nats) and of phase ``refine``.
+            ``bound`` is the bound on -log p(y), summed over images, in nats) and of phase ``refine``.
 
     Raises:
-        InputError: anything about the input that cannot be used, in one line.
+        InputError: an argument cannot be used; the message is one line that says what to do.
     """
     problem = checked(y, operator, prior, label, prompt, guidance_scale, noise, device)
     changes = {"steps": steps, "beta": beta, "refine_steps": refine_steps, "zeta": zeta}
     numbers = checked_settings(problem, levels, num_samples, settings, noise, changes)
+    prior, y, condition = problem.prior, problem.y, problem.condition
     begun = time.perf_counter()
     with seeded(seed), count_calls() as count:
         # A prior and a measurement make a model,
-        model = DiffusionModel(
-            problem.prior, numbers.likelihood(problem.operator), numbers.keypoints(problem.prior), **problem.condition
-        )
-        start = initial_latent(problem.prior, model.likelihood, problem.y, **problem.condition)
+        likelihood = numbers.likelihood(operator)
+        model = DiffusionModel(prior, likelihood, numbers.keypoints(prior), **condition)
         # a guide approximates its posterior,
-        approximation = (guide or _hierarchical(numbers))(model, start)
+        start = initial_latent(prior, likelihood, y, **condition)
+        if guide is None:
+            approximation = HierarchicalGuide(
+                model, start, gamma_logit=numbers.gamma_logit, tau_scale=numbers.tau_scale
+            )
+        else:
+            approximation = guide(model, start)
         # an ELBO fits the guide,
         elbo = BetaELBO(numbers.beta, numbers.num_particles)
-        fitted = fit(model, approximation, problem.y, elbo, callback=callback, **numbers.fit_arguments)
+        fitted = fit(
+            model, approximation, y, elbo, numbers.steps, {**DEFAULT_LR, **numbers.lr},
+            lr_decay=numbers.lr_decay, average=numbers.average, callback=callback,
+        )  # fmt: skip
         # a refinement finishes the samples.
-        z = sample(approximation, problem.y, num_samples)
-        samples = refine(model, z, problem.y, callback=callback, **numbers.refine_arguments)
+        z = sample(approximation, y, num_samples)
+        samples = refine(
+            model, z, y, numbers.refine_steps,
+            zeta=numbers.zeta, zeta_decay=numbers.zeta_decay, polyak=numbers.polyak, callback=callback,
+        )  # fmt: skip
     seconds = time.perf_counter() - begun
-    return Result(samples.cpu(), problem.y.cpu(), operator, fitted, numbers, count.calls, count.nfe, seconds)
-
-
-def _hierarchical(settings: Settings) -> GuideFactory:
-    """The default guide, with gamma and tau of the settings."""
-    return partial(HierarchicalGuide, gamma_logit=settings.gamma_logit, tau_scale=settings.tau_scale)
+    return Result(samples.cpu(), y.cpu(), operator, fitted, numbers, count.calls, count.nfe, seconds)

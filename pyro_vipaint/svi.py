@@ -1,16 +1,13 @@
-r"""Phase 1: fitting a guide by stochastic variational inference (section 4.2 of the paper).
+r"""Phase 1: a guide is fitted by stochastic variational inference (section 4.2 of the paper).
 
-Where a fit stopped: all that its next step depends on, the model, the observation and the objective aside.
-
-The mean of the last iterates of a stochastic optimiser (Polyak & Juditsky 1992).
-
-With gradients as noisy as those of one draw of the guide, and rates that bring it close in thirty steps, an optimiser
-ends by circling around the minimum. The mean of its last n positions,
+A guide may end with the mean of the last iterates (Polyak & Juditsky 1992). With gradients as noisy as those of one
+draw of the guide, and rates that bring it close in thirty steps, an optimiser ends by circling around the minimum.
+The mean of its last n positions,
 
 .. math:: \bar\theta = \frac1n \sum_{k = K - n + 1}^{K} \theta_k,
 
-is nearer to it than any of them, for no further gradient. Parameters are averaged where the optimiser moves them,
-unconstrained: tau by its geometric mean, gamma by its logits.
+is nearer to the minimum than any of them and needs no further gradient. Parameters are averaged where the optimiser
+moves them, unconstrained: tau by its geometric mean, gamma by its logits.
 """
 
 from __future__ import annotations
@@ -18,9 +15,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from numbers import Real
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +27,7 @@ from torch import Tensor, nn
 from pyro_vipaint._files import FilePair
 from pyro_vipaint._torch import gradients, preserved, seeded
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.errors import InputError, NonFiniteError
+from pyro_vipaint.errors import InputError, NonFiniteError, number, whole
 from pyro_vipaint.progress import Callback, Progress
 
 if TYPE_CHECKING:
@@ -54,7 +50,7 @@ FILES = FilePair("fit.json", "fit.safetensors")
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What a fit did.
+    """The record of a fit; after a resumed fit, of both parts together.
 
     Attributes:
         losses: the objective at each step, summed over images, in nats.
@@ -64,8 +60,6 @@ class Fit:
         nfe: images passed through the network.
         seconds: wall time.
         state: where it stopped, for ``fit(..., resume=…)``.
-
-    After a resumed fit all of this is about both parts together.
     """
 
     losses: list[float]
@@ -79,8 +73,8 @@ class Fit:
     def bounds(self) -> Tensor:
         """The true (beta = 1) bound on log p(y) at each step, one Monte-Carlo estimate each, ``(steps, N)``, nats.
 
-        Two are none: :class:`DeltaGuide` has no entropy, and :class:`RenyiELBO` with an estimated marginal is
-        optimistic (:mod:`pyro_vipaint.elbos.renyi`).
+        Two combinations are not bounds: :class:`DeltaGuide` has no entropy, and :class:`RenyiELBO` with an estimated
+        marginal is optimistic (:mod:`pyro_vipaint.elbos.renyi`).
 
         Raises:
             InputError: the objective did not report its terms, as Pyro's own do not.
@@ -158,9 +152,9 @@ def fit(
     """Minimises ``elbo`` over the parameters of ``guide`` with Adam, betas (0.9, 0.99) as in the authors' code.
 
     ``resume`` continues an earlier fit step for step: the guide's parameters, Adam's moments, the rates, the random
-    state and the step that a schedule of beta has come to are those at which it stopped. 30 steps and 30 more are 60
-    steps, bit for bit, with the same model, observation and objective, on the same machine. A fit that is interrupted
-    leaves the guide with the parameters that it had reached, and no state: long fits are best made in parts.
+    state and the step of a schedule of beta are those at which it stopped. 30 steps and 30 more are 60 steps, bit for
+    bit, with the same model, observation and objective, on the same machine. An interrupted fit leaves the guide with
+    the parameters that it had reached, and no state: long fits are best made in parts.
 
     A guide that makes its parameters when it first runs, as Pyro's own do, is run once before the first step, and its
     network calls count. Gradients are on inside, also below ``torch.no_grad()``.
@@ -175,24 +169,20 @@ def fit(
             (the latter two act on the unconstrained value) and those that single guides add. If not given,
             ``DEFAULT_LR`` (mu, tau and gamma tuned on fashion32; ``OTHER_LR`` for kinds that it does not name), or with
             ``resume`` where the earlier fit left them.
-        lr_decay: factor that the rate has fallen to, geometrically, after the last step of this call. A fit knows its
-            own steps only, so factors of resumed fits multiply: after 0.1 and 0.1 the rate is 0.01 of the first.
-        average: the guide ends with the mean of its parameters over so many last steps of this call
-            (:mod:`pyro_vipaint.svi`); with 0 as the last step left it, from which a resumed fit always goes on.
-        seed: seed of this fit; ``None`` goes on with the global generator.
+        lr_decay: the rate falls geometrically to this factor of itself until the end of this call. The factors of
+            resumed fits multiply: after 0.1 and 0.1 the rate is 0.01 of the first.
+        average: number of last steps of this call over which the guide's parameters are averaged in the end
+            (:mod:`pyro_vipaint.svi`); 0 keeps those of the last step, from which a resumed fit always continues.
+        seed: seed of this fit; ``None`` continues the global generator.
         resume: the earlier fit; the guide is set to where it stopped. The global generator is left as it was.
         callback: called after each step with its :class:`pyro_vipaint.progress.Progress`, phase ``fit``.
 
     Raises:
-        InputError: a rate is negative or not finite; the guide was built on another model or for another number of
-            images, does not fit the one of ``resume``, or ``seed`` is given with it; ``torch.inference_mode()`` is on.
+        InputError: a number cannot be used; the guide was built on another model or for another number of images, or
+            does not fit the one of ``resume``; ``seed`` is given with ``resume``; ``torch.inference_mode()`` is on.
         NonFiniteError: the objective became infinite or NaN; the message names the term.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}.")
-    if not 0 <= average <= steps:
-        raise ValueError(f"average must be between 0 and the {steps} steps, not {average}.")
-    check_rates(lr, lr_decay)
+    check_fit_numbers(steps, average, lr, lr_decay)
     _check_model(model, guide)
     earlier = None if resume is None else _earlier_state(resume, seed)
     losses: list[float] = []
@@ -200,29 +190,26 @@ def fit(
     begun = time.perf_counter()
     with gradients(), count_calls() as count:
         _create_parameters(guide, y, seed, resumed=resume is not None)
-        if lr is None:
-            kinds = (_kind(name) for name, _ in guide.named_parameters())
-            lr = {kind: DEFAULT_LR.get(kind, OTHER_LR) for kind in kinds} if earlier is None else earlier.rates
-        optimizer = torch.optim.Adam(_parameter_groups(guide, lr), betas=(0.9, 0.99))
+        optimizer = torch.optim.Adam(_parameter_groups(guide, lr, earlier), betas=(0.9, 0.99))
+        decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, lr_decay ** (1 / steps))
         if earlier is not None:
             earlier.restore(guide, optimizer)
         if hasattr(elbo, "step"):
             elbo.step = 0 if resume is None else len(resume.losses)
-        randomness: AbstractContextManager[None] = seeded(seed) if earlier is None else earlier.randomness(guide)
-        decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, lr_decay ** (1 / steps))
         mean = ParameterAverage(guide)
-        with randomness:
-            for step in range(steps):
+        with seeded(seed) if earlier is None else earlier.randomness(guide):
+            for step in range(1, steps + 1):
                 optimizer.zero_grad()
                 losses.append(elbo.loss_and_grads(model, guide, y))
                 history.append(dict(getattr(elbo, "terms", {})))
                 _check_finite(step, losses[-1], history[-1])
                 optimizer.step()
                 decay.step()
-                if step >= steps - average:
+                if step > steps - average:
                     mean.add()
                 if callback is not None:
-                    callback(_progress(step + 1, steps, losses[-1], history[-1]))
+                    bound = float(torch.stack(list(history[-1].values())).sum(0).sum()) if history[-1] else None
+                    callback(Progress("fit", step, steps, losses[-1], bound))
             state = FitState.capture(guide, optimizer)
     mean.apply()
     terms = {name: torch.stack([record[name] for record in history]).cpu() for name in history[0]}
@@ -230,22 +217,17 @@ def fit(
     return done if resume is None else resume._followed_by(done)
 
 
-def _progress(step: int, total: int, loss: float, terms: Mapping[str, Tensor]) -> Progress:
-    bound = float(torch.stack(list(terms.values())).sum(0).sum()) if terms else None
-    return Progress("fit", step, total, loss, bound)
-
-
-def check_rates(lr: float | Mapping[str, float] | None, lr_decay: float) -> None:
-    """Refuses rates with which a fit would go nowhere, or uphill."""
-    rates = () if lr is None else lr.values() if isinstance(lr, Mapping) else (lr,)
-    if not all(isinstance(rate, Real) and 0 <= rate < math.inf for rate in rates):
-        raise InputError(f"lr must be finite and not negative, not {lr}.")
-    if not 0 < lr_decay < math.inf:
-        raise InputError(f"lr_decay must be positive and finite, not {lr_decay}.")
+def check_fit_numbers(steps: Any, average: Any, lr: float | Mapping[str, float] | None, lr_decay: float) -> None:
+    """Refuses numbers with which a fit would not run, would go nowhere, or uphill."""
+    if whole("average", average, 0) > whole("steps", steps):
+        raise InputError(f"average must be at most the number of steps, {steps}, not {average}.")
+    for rate in () if lr is None else lr.values() if isinstance(lr, Mapping) else (lr,):
+        number("lr", rate)
+    number("lr-decay", lr_decay, positive=True)
 
 
 def _check_model(model: Callable[..., Any], guide: nn.Module) -> None:
-    """A messenger runs the model that it was built on, whatever the objective is given. Wrapped models pass."""
+    """Refuses a messenger built on another model, which it would run instead. Wrapped models pass."""
     own = getattr(guide, "model", None)
     if isinstance(guide, GuideMessenger) and own is not model and type(own) is type(model):
         raise InputError("the guide was built on another model, which it would run: build it on this one.")
@@ -253,33 +235,34 @@ def _check_model(model: Callable[..., Any], guide: nn.Module) -> None:
 
 @torch.no_grad()
 def _create_parameters(guide: nn.Module, y: Tensor, seed: int | None, resumed: bool) -> None:
-    """Runs a guide that has none yet; for one that is ``resumed``, whose state replaces them, from any seed."""
+    """Runs a guide that has no parameters yet; if ``resumed``, from any seed, since its state replaces them."""
     if next(guide.parameters(), None) is None:
         with seeded(0 if resumed else seed):
             guide(y)
 
 
 def _earlier_state(resume: Fit, seed: int | None) -> FitState:
-    """Where the earlier fit stopped."""
+    """The state in which the earlier fit stopped."""
     if seed is not None:
-        raise InputError("seed and resume exclude each other: a resumed fit goes on with its own random numbers.")
+        raise InputError("seed and resume exclude each other: a resumed fit continues its own random numbers.")
     if resume.state is None:
         raise InputError("this fit cannot be resumed: it holds no state.")
     return resume.state
 
 
-def _parameter_groups(guide: nn.Module, lr: float | Mapping[str, float]) -> list[dict[str, Any]]:
-    """Optimiser groups by kind; a mapping must name every kind that the guide has."""
+def _parameter_groups(
+    guide: nn.Module, lr: float | Mapping[str, float] | None, earlier: FitState | None
+) -> list[dict[str, Any]]:
+    """Optimiser groups by kind; without ``lr`` at the rates of the ``earlier`` state, or at the defaults."""
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in guide.named_parameters():
         groups.setdefault(_kind(name), []).append(parameter)
-    if not groups:
-        raise ValueError("the guide has no parameters to fit.")
-    if not isinstance(lr, Mapping):
-        lr = dict.fromkeys(groups, lr)
-    if missing := groups.keys() - lr.keys():
-        raise ValueError(f"lr names no rate for {', '.join(sorted(missing))}; give one number or all kinds.")
-    return [{"params": parameters, "lr": lr[kind], "kind": kind} for kind, parameters in groups.items()]
+    if lr is None:
+        lr = {kind: DEFAULT_LR.get(kind, OTHER_LR) for kind in groups} if earlier is None else earlier.rates
+    rates = lr if isinstance(lr, Mapping) else dict.fromkeys(groups, lr)
+    if missing := groups.keys() - rates.keys():
+        raise InputError(f"lr names no rate for {', '.join(sorted(missing))}: give one number or all kinds.")
+    return [{"params": parameters, "lr": rates[kind], "kind": kind} for kind, parameters in groups.items()]
 
 
 def _kind(parameter: str) -> str:
@@ -288,16 +271,17 @@ def _kind(parameter: str) -> str:
 
 
 def _check_finite(step: int, loss: float, terms: Mapping[str, Tensor]) -> None:
-    if torch.tensor(loss).isfinite():
+    """Refuses a loss that is infinite or NaN, and names the terms that made it so."""
+    if math.isfinite(loss):
         return
     broken = [name for name, value in terms.items() if not value.isfinite().all()]
     where = f"the term of {', '.join(broken)}" if broken else "the objective"
-    raise NonFiniteError(f"The fit became non-finite at step {step + 1} in {where}: try a lower learning rate.")
+    raise NonFiniteError(f"The fit became non-finite at step {step} in {where}: try a lower learning rate.")
 
 
 @dataclass(frozen=True, eq=False)
 class FitState:
-    """A guide, its optimiser and the random generators after the last step, on the CPU.
+    """All that the next step of a fit depends on, but for the model, the observation and the objective; on the CPU.
 
     Attributes:
         tensors: ``guide/<name>``, ``adam/<name>/<key>`` and ``random/<device type>``.
@@ -359,17 +343,17 @@ def _cuda_devices(guide: nn.Module) -> list[torch.device]:
     return sorted(devices, key=str)[:1]
 
 
+@dataclass(eq=False)
 class ParameterAverage:
     """The mean over the calls of :meth:`add` of the unconstrained parameters of ``guide``."""
 
-    def __init__(self, guide: nn.Module) -> None:
-        self.guide = guide
-        self.count = 0
-        self.means: list[Tensor] = []
+    guide: nn.Module
+    count: int = 0
+    means: list[Tensor] = field(default_factory=list)
 
     @torch.no_grad()
     def add(self) -> None:
-        """Takes the parameters as they are now into the mean."""
+        """Includes the current parameters in the mean."""
         self.count += 1
         if self.count == 1:
             self.means = [parameter.clone() for parameter in self.guide.parameters()]
@@ -378,6 +362,6 @@ class ParameterAverage:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Gives the guide the mean; without any :meth:`add` it stays as it is."""
+        """Sets the guide's parameters to the mean; without any :meth:`add` they stay."""
         for mean, parameter in zip(self.means, self.guide.parameters(), strict=False):
             parameter.copy_(mean)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pyro.distributions import Distribution, Normal
+from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 
 from pyro_vipaint.guides.base import LatentGuide
@@ -40,7 +40,7 @@ class ExactGuide(LatentGuide):
         self.top_prior = problem.prior.marginal(model.levels[0].t)
         self.messages = _messages(problem, model, y)
 
-    def get_posterior(self, name: str, prior: Any) -> Distribution:
+    def get_posterior(self, name: str, prior: Any) -> TorchDistribution:
         if name == self.model.levels[0].name:
             prior = self.top_prior
         precision, linear = self.messages[name]

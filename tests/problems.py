@@ -52,15 +52,6 @@ def diagonal_problem(levels: tuple[float, ...] = (3.0, 1.0, 0.3), images: int = 
     return Problem(prior, likelihood, vp.keypoints(prior, noise_levels=levels), y)
 
 
-def fitted_guide(model: DiffusionModel, y: Tensor, particles: int = 16, steps: int = 1500) -> Any:
-    """A hierarchical guide fitted long enough to be judged."""
-    from pyro_vipaint.guides import HierarchicalGuide
-
-    guide = HierarchicalGuide(model, vp.initial_latent(model.prior, model.likelihood, y), gamma_logit=0.0)
-    vp.fit(model, guide, y, vp.BetaELBO(num_particles=particles), steps=steps, lr=0.1, lr_decay=0.005, seed=1)
-    return guide
-
-
 @torch.no_grad()
 def bound_draws(model: DiffusionModel, guide: Any, y: Tensor, repeats: int = 30, particles: int = 1000) -> Tensor:
     """Independent estimates of the bound on log p(y), ``(repeats, N)``, each a mean over ``particles``."""

@@ -1,1 +1,1 @@
-"""Priors whose posterior is known in closed form. Their public names stand in ``pyro_vipaint.models``."""
+"""Priors whose posterior is known in closed form. ``pyro_vipaint.models`` exports them."""

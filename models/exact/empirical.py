@@ -1,4 +1,4 @@
-r"""The prior that a finite set of images makes: the truth for image posteriors, with nothing trained.
+r"""The prior on a finite set of images: an exact truth for image posteriors without a trained network.
 
 x is one of M images x_m, with probabilities w_m. With z_t = alpha x + sigma eps,
 
@@ -8,8 +8,8 @@ x is one of M images x_m, with probabilities w_m. With z_t = alpha x + sigma eps
 
 and under any likelihood the posterior is the same set with weights proportional to w_m p(y | x_m).
 
-Sums over the set run in batches, and in float64 because |z|^2 / sigma^2 cancels against |alpha x|^2 / sigma^2 where
-the noise is low. For a gradient each batch is computed again: only its mean is kept, not a number for each image.
+Sums over the set are computed in batches, and in float64 because |z|^2 / sigma^2 cancels against |alpha x|^2 / sigma^2
+at low noise. The gradient recomputes each batch, so that only its mean is kept and not one number per image.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pyro_vipaint.models.priors.denoisers import flatten_condition
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import EDM, Schedule, as_time
 
-MIN_SIGMA = 1e-6  # less noise counts as this much: the denoiser is then the nearest image, and nothing overflows
+MIN_SIGMA = 1e-6  # a floor for sigma: there the denoiser is the nearest image, and nothing overflows
 Moments = tuple[Tensor, Tensor]
 
 
@@ -40,7 +40,7 @@ Moments = tuple[Tensor, Tensor]
 class EmpiricalDenoiser:
     """E[x given z_t] for x from ``images`` ``(M, *event)`` with normalised ``log_weights`` ``(M,)``, float64.
 
-    With ``labels`` ``(M,)``, the condition ``class_labels`` restricts x to the images of a class.
+    The condition ``class_labels`` restricts x to the images with that one of the ``labels`` ``(M,)``.
     """
 
     schedule: Schedule
@@ -65,28 +65,26 @@ class EmpiricalDenoiser:
         return mean.reshape(z_t.shape).to(z_t), log_density.reshape(leading).to(z_t)
 
     def members(
-        self, leading: torch.Size, class_labels: Tensor | int | None = None, guidance_scale: float | None = None
+        self, leading: torch.Size, class_labels: Tensor | int | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """For each class asked for: who of the flattened ``leading`` shape asks, indices and log weights of its images.
+        """For each class: where the flattened ``leading`` shape has it, the indices and log weights of its images.
+
+        Guidance is not a condition, since a guided prediction is not a posterior mean.
 
         Raises:
-            InputError: the set has no labels, or no image of a class; guidance, since what it makes is no posterior.
+            InputError: no image has a label, or there are no labels.
         """
-        if guidance_scale not in (None, 1):
-            raise InputError("an empirical prior knows its classes exactly: leave guidance_scale away, or at 1.")
         device = self.images.device
         if class_labels is None:
-            everybody = torch.ones(leading.numel(), dtype=torch.bool, device=device)
-            yield everybody, torch.arange(len(self.images), device=device), self.log_weights
+            everywhere = torch.ones(leading.numel(), dtype=torch.bool, device=device)
+            yield everywhere, torch.arange(len(self.images), device=device), self.log_weights
             return
-        if self.labels is None:
-            raise InputError("this empirical prior has no labels: give them, or no class_labels.")
-        asked = flatten_condition(torch.as_tensor(class_labels, device=device), leading)
-        for label in asked.unique().tolist():
+        given = flatten_condition(torch.as_tensor(class_labels, device=device), leading)
+        for label in given.unique().tolist():
+            if self.labels is None or not (self.labels == label).any():
+                raise InputError(f"the empirical prior has no image with the label {label}.")
             index = (self.labels == label).nonzero()[:, 0]
-            if not len(index):
-                raise InputError(f"the empirical prior has no image of class {label}.")
-            yield asked == label, index, self.log_weights[index].log_softmax(0)
+            yield given == label, index, self.log_weights[index].log_softmax(0)
 
     def draw(self, leading: torch.Size, **condition: Any) -> Tensor:
         """Images drawn from the set, of shape ``leading + event``."""
@@ -115,12 +113,12 @@ class EmpiricalDenoiser:
 
 
 def _recomputed(function: Callable[..., Moments], *arguments: Tensor) -> Moments:
-    """``function(*arguments)``, whose intermediate values are computed again for the gradient."""
+    """``function(*arguments)``, whose intermediate values are recomputed for the gradient."""
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore
 
 
 def _merge(one: Moments, other: Moments) -> Moments:
-    """Mean and log mass of two disjoint sets together."""
+    """Mean and log mass of the union of two disjoint sets."""
     log_mass = torch.logaddexp(one[1], other[1])
     return torch.lerp(one[0], other[0], (other[1] - log_mass).exp()[:, None]), log_mass
 
@@ -130,12 +128,12 @@ class EmpiricalMarginal(TorchDistribution):
 
     Args:
         denoiser: the set, its weights and labels, and the schedule.
-        t: the time in (0, 1] whose marginal this is.
+        t: the time in (0, 1].
         batch_shape: shape of the images plate; ``expand`` broadcasts it.
         condition: ``class_labels``, of the batch shape or a number.
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
     has_rsample = False
 
     def __init__(
@@ -146,7 +144,7 @@ class EmpiricalMarginal(TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """All of the latent space."""
+        """The latent space."""
         return constraints.independent(constraints.real, len(self.event_shape))
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EmpiricalMarginal:
@@ -155,7 +153,7 @@ class EmpiricalMarginal(TorchDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
-        """Draws of shape ``sample_shape + batch_shape + event_shape``: an image of the set, diffused."""
+        """Draws of shape ``sample_shape + batch_shape + event_shape``: diffused images of the set."""
         alpha, sigma = (float(v) for v in self.denoiser.schedule(as_time(self.t)))
         x = self.denoiser.draw(torch.Size(sample_shape) + self.batch_shape, **self.condition)
         return alpha * x + sigma * torch.randn_like(x)
@@ -182,7 +180,7 @@ class EmpiricalPosterior:
     def variance(self) -> Tensor:
         """Var[x given y] of each element, ``(N, *event)``."""
         x = self.images.double()
-        centred = x - x.mean(0)  # the variance is the same, and the subtraction below cancels less
+        centred = x - x.mean(0)  # same variance, with less cancellation in the next line
         variance = self._average(centred.square()) - self._average(centred).square()
         return variance.clamp(min=0).to(self.images)
 
@@ -195,24 +193,23 @@ class EmpiricalPosterior:
 
 
 class EmpiricalPrior(DiffusionPrior):
-    """x uniform (or weighted) on a finite set of images, as a diffusion prior with exact denoiser and marginal.
+    """x on a finite set of images, uniform or weighted, as a diffusion prior with exact denoiser and marginal.
 
-    ``diffusion()`` gives the same prior with the estimated :class:`DiffusionMarginal` that a network would have.
-    Evidence and posterior are those of the prior itself; the K-level model approaches them as its levels are refined.
+    ``diffusion()`` is the same prior with the estimated marginal of a network, :class:`DiffusionMarginal`. Evidence and
+    posterior are those of the prior itself; the K-level model approaches them as its levels are refined.
+    ``sigma_data`` is the standard deviation over all elements of all images, as in Karras et al. 2022.
 
     Args:
         images: ``(M, *event)``; images in [-1, 1].
-        weights: ``(M,)``, positive, not necessarily of sum one; equal if not given.
-        labels: classes ``(M,)``, integers: the prior then takes the condition ``class_labels``, as class-conditional
-            networks do; without that condition it is the whole set. Those that count from 0 without a gap are
+        weights: ``(M,)``, positive, not necessarily of sum one; equal by default.
+        labels: integer classes ``(M,)``, which make ``class_labels`` a condition, as for class-conditional networks;
+            without the condition the prior is the whole set. Labels that count from 0 without a gap are also
             ``class_names``, and labels for :func:`pyro_vipaint.inpaint`.
         schedule: the noise schedule; :class:`EDM` if not given.
-        batch_size: images in one batch of the sums over the set, which hold that many times the latents in memory.
-
-    ``sigma_data`` is the standard deviation over all elements of all images, as in Karras et al. 2022.
+        batch_size: images in one batch of the sums over the set, which need that many times the memory of the latents.
 
     Raises:
-        InputError: no images, integers for images, or weights or labels that do not fit them.
+        InputError: there are no images, they are not floats, or weights or labels do not fit them.
     """
 
     denoiser: EmpiricalDenoiser
@@ -226,14 +223,14 @@ class EmpiricalPrior(DiffusionPrior):
         schedule: Schedule | None = None,
         batch_size: int = 1024,
     ) -> None:
-        if not images.is_floating_point():
-            raise InputError(f"images must be floats in [-1, 1], not {images.dtype}: give images / 127.5 - 1 of bytes.")
         count = images.shape[:1]
         weights = torch.ones(count, device=images.device) if weights is None else weights
-        if not images.numel() or weights.shape != count or not (weights > 0).all():
-            raise InputError("give at least one image, and one positive weight for each.")
-        if labels is not None and labels.shape != count:
-            raise InputError(f"give one label for each of the {len(images)} images.")
+        fit = weights.shape == count and (labels is None or labels.shape == count)
+        if not images.is_floating_point() or not images.numel() or not fit or not (weights > 0).all():
+            raise InputError(
+                "give at least one image, as floats in [-1, 1] (from bytes: images / 127.5 - 1), "
+                "and one positive weight and one label (if any) for each image."
+            )
         schedule, weights = schedule or EDM(), weights.double() / weights.double().sum()
         denoiser = EmpiricalDenoiser(schedule, images, weights.log(), labels, batch_size)
         sigma_data, names = _weighted_std(images, weights), _class_names(labels)
@@ -245,7 +242,7 @@ class EmpiricalPrior(DiffusionPrior):
         return DiffusionPrior(self.schedule, self.denoiser, self.event_shape, **options)
 
     def marginal(self, t: float, steps: int = 0, **condition: Any) -> TorchDistribution:
-        """The exact p(z_t); ``steps`` has no meaning here."""
+        """The exact p(z_t); ``steps`` has no effect."""
         return EmpiricalMarginal(self.denoiser, t, **condition)
 
     def log_evidence(self, likelihood: Callable[[Tensor], Any], y: Tensor, **condition: Any) -> Tensor:
@@ -255,7 +252,7 @@ class EmpiricalPrior(DiffusionPrior):
     def posterior(self, likelihood: Callable[[Tensor], Any], y: Tensor, **condition: Any) -> EmpiricalPosterior:
         """p(x given y) for any likelihood, image -> distribution of the observation, element by element.
 
-        ``y`` has shape ``(N, *observation)``; operators with a mask for each of the N are fine.
+        ``y`` has shape ``(N, *observation)``; the operator may have one mask per image.
         """
         log_joint = self._log_joint(likelihood, y, condition)
         return EmpiricalPosterior(self.denoiser.images, log_joint.log_softmax(1))
@@ -263,7 +260,7 @@ class EmpiricalPrior(DiffusionPrior):
     @torch.no_grad()
     def _log_joint(self, likelihood: Callable[[Tensor], Any], y: Tensor, condition: dict[str, Any]) -> Tensor:
         """log w_m p(y_n | x_m), ``(N, M)``, float64."""
-        check_shape(y, likelihood(self.denoiser.images[:1].expand(len(y), *self.event_shape)))
+        check_shape(y, likelihood(self.denoiser.images[:1].expand(len(y), *self.event_shape)).shape())
         y = seen(likelihood, y)
         batches = self.denoiser.images.split(self.denoiser.batch_size)
         log_likelihood = torch.cat([_log_likelihood(likelihood, x, y) for x in batches])
@@ -277,13 +274,13 @@ def _log_likelihood(likelihood: Callable[[Tensor], Any], x: Tensor, y: Tensor) -
 
 
 def _class_names(labels: Tensor | None) -> tuple[str, ...]:
-    """The numbers of the classes, where they are 0, 1, 2 and so on, as the facades want them."""
+    """The numbers of the classes as names, if they are 0, 1, 2 and so on."""
     found = [] if labels is None else labels.unique().tolist()
     return tuple(map(str, found)) if found == list(range(len(found))) else ()
 
 
 def _weighted_std(images: Tensor, weights: Tensor) -> float:
-    """Standard deviation over all elements of all images, an image counting ``weights``."""
+    """Standard deviation over all elements of all images, weighted by image."""
     flat = images.flatten(1)
     mean = (weights * flat.mean(1)).sum()
     variance = flat.var(1, correction=0) + (flat.mean(1) - mean) ** 2

@@ -1,17 +1,17 @@
-r"""Priors whose denoiser is known in closed form: the truths that everything else is judged by.
+r"""The Gaussian prior x ~ N(m, C): denoiser, marginal, evidence and posterior in closed form.
 
-Gaussian, x ~ N(m, C): with z_t = alpha x + sigma eps,
+With z_t = alpha x + sigma eps,
 
 .. math:: E[x \mid z_t] = m + \alpha C (\alpha^2 C + \sigma^2 I)^{-1} (z_t - \alpha m), \quad
           z_t \sim N(\alpha m, \alpha^2 C + \sigma^2 I).
 
-Everything is diagonal in the eigenvectors of C, and the K-level model (the exact marginal at T_e, Eq. 3 below it, one
-denoising step at T_s) is linear and Gaussian: its evidence and posterior are closed form as well.
+These moments are diagonal in the eigenvectors of C. The K-level model (the exact marginal at T_e, Eq. 3 below it, one
+denoising step at T_s) is linear and Gaussian too, so its evidence and posterior are also known in closed form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
 from torch import Tensor
 
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.models.measurements.likelihoods import Gaussian
+from pyro_vipaint.models.measurements.operators import Operator
 from pyro_vipaint.models.priors.kernels import Time, bridge_coefficients, expand_event, log_density
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import EDM, Schedule, as_time
@@ -27,7 +29,7 @@ from pyro_vipaint.models.priors.schedules import EDM, Schedule, as_time
 
 @dataclass(frozen=True, eq=False)
 class GaussianDenoiser:
-    """E[x given z_t] for x ~ N(mean, V diag(variance) V^T), V orthogonal (``None``: the identity)."""
+    """E[x given z_t] for x ~ N(mean, V diag(variance) V^T); V is orthogonal, or the identity (``None``)."""
 
     schedule: Schedule
     mean: Tensor
@@ -47,8 +49,8 @@ class GaussianDenoiser:
 class GaussianPrior(DiffusionPrior):
     """x ~ N(mean, covariance) as a diffusion prior with the exact denoiser and the exact marginal.
 
-    Build it by :meth:`diagonal` or :meth:`full`. Its :meth:`marginal` is the exact density; ``diffusion()`` gives the
-    same prior with the estimated :class:`DiffusionMarginal` that a network would have.
+    Constructed by :meth:`diagonal` or :meth:`full`. ``diffusion()`` is the same prior with the estimated marginal of a
+    network, :class:`DiffusionMarginal`.
     """
 
     denoiser: GaussianDenoiser
@@ -58,13 +60,9 @@ class GaussianPrior(DiffusionPrior):
         """Independent coordinates of event shape ``mean.shape``, one dimension or more; ``std`` broadcasts to it.
 
         Raises:
-            InputError: ``std`` does not, or is not positive; ``mean`` is a scalar.
+            InputError: ``std`` is not positive or does not broadcast to ``mean``.
         """
-        if not mean.ndim or not (std > 0).all():
-            raise InputError("give means of one dimension or more, and positive standard deviations.")
-        variance, schedule = expanded_variance(std, mean, mean.shape), schedule or EDM()
-        denoiser = GaussianDenoiser(schedule, mean, variance)
-        return cls(schedule, denoiser, mean.shape, sigma_data=float(variance.mean() ** 0.5))
+        return cls._build(mean, expanded_variance(std, mean, mean.shape), None, schedule)
 
     @classmethod
     def full(cls, mean: Tensor, covariance: Tensor, schedule: Schedule | None = None) -> GaussianPrior:
@@ -73,16 +71,12 @@ class GaussianPrior(DiffusionPrior):
         Raises:
             InputError: the covariance is not positive definite.
         """
-        schedule = schedule or EDM()
-        variance, vectors = torch.linalg.eigh(covariance)
-        if variance.min() <= 0:
-            raise InputError("the covariance must be positive definite.")
-        return cls(
-            schedule,
-            GaussianDenoiser(schedule, mean, variance, vectors),
-            mean.shape,
-            sigma_data=float(variance.mean() ** 0.5),
-        )
+        return cls._build(mean, *eigen(covariance, mean), schedule)
+
+    @classmethod
+    def _build(cls, mean: Tensor, variance: Tensor, vectors: Tensor | None, schedule: Schedule | None) -> GaussianPrior:
+        denoiser = GaussianDenoiser(schedule or EDM(), mean, variance, vectors)
+        return cls(denoiser.schedule, denoiser, mean.shape, sigma_data=float(variance.mean() ** 0.5))
 
     @property
     def mean(self) -> Tensor:
@@ -99,7 +93,7 @@ class GaussianPrior(DiffusionPrior):
         return DiffusionPrior(self.schedule, self.denoiser, self.event_shape, sigma_data=self.sigma_data)
 
     def marginal(self, t: float, steps: int = 0, **condition: Any) -> TorchDistribution:
-        """The exact p(z_t); ``steps`` has no meaning here."""
+        """The exact p(z_t); ``steps`` has no effect."""
         alpha, sigma = (float(v) for v in self.schedule(as_time(t)))
         variance = alpha**2 * self.denoiser.variance + sigma**2
         if self.denoiser.vectors is None:
@@ -107,17 +101,14 @@ class GaussianPrior(DiffusionPrior):
         return MultivariateNormal(alpha * self.mean, self._rotate(variance))
 
     def prediction_moments(self, keypoints: Sequence[float] | None = None) -> tuple[Tensor, Tensor]:
-        """Mean ``(D,)`` and covariance ``(D, D)`` of what y is measured on.
-
-        With ``keypoints``, of E[x given z_1] under the K-level model; without, of x itself.
-        """
+        """Mean ``(D,)`` and covariance ``(D, D)`` of x; with ``keypoints``, of E[x given z_1] in the K-level model."""
         mean, covariance = self._prediction(keypoints)
         return mean.to(self.mean), covariance.to(self.mean)
 
     def observation_moments(
-        self, likelihood: Any, keypoints: Sequence[float] | None = None
+        self, likelihood: Gaussian, keypoints: Sequence[float] | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``(A, observed, mean, covariance)``: the operator's matrix, which rows are observed, and their moments.
+        """``(A, observed, mean, covariance)``: the operator's matrix, the observed rows, and their moments.
 
         Raises:
             InputError: as for :meth:`log_evidence`.
@@ -125,21 +116,23 @@ class GaussianPrior(DiffusionPrior):
         matrix, observed, mean, covariance = self._observation(likelihood, keypoints)
         return matrix.to(self.mean), observed.to(self.mean.device), mean.to(self.mean), covariance.to(self.mean)
 
-    def log_evidence(self, likelihood: Any, y: Tensor, keypoints: Sequence[float] | None = None) -> Tensor:
-        """log p(y), shape ``(N,)``: of the K-level model with ``keypoints``, of the prior itself without.
+    def log_evidence(self, likelihood: Gaussian, y: Tensor, keypoints: Sequence[float] | None = None) -> Tensor:
+        """log p(y), shape ``(N,)``, in nats: of the K-level model with ``keypoints``, of the prior itself without.
 
-        ``likelihood`` must be Gaussian with a linear operator, the same for all N observations, and one noise level.
+        The operator of ``likelihood`` must be linear and the same for all N observations.
 
         Raises:
-            InputError: the likelihood has no ``sigma``, or its operator is another one for each image.
+            InputError: the likelihood is not Gaussian, or its operator differs between the images.
         """
         _, observed, mean, covariance = self._observation(likelihood, keypoints)
         return log_density(y.flatten(1).to(mean)[:, observed] - mean, covariance).to(self.mean)
 
-    def posterior(self, likelihood: Any, y: Tensor, keypoints: Sequence[float] | None = None) -> MultivariateNormal:
+    def posterior(
+        self, likelihood: Gaussian, y: Tensor, keypoints: Sequence[float] | None = None
+    ) -> MultivariateNormal:
         """p(x given y), flattened, batch ``(N,)``; with ``keypoints``, of E[x given z_1] in the K-level model.
 
-        Likelihood and errors are those of :meth:`log_evidence`.
+        Likelihood and errors as for :meth:`log_evidence`.
         """
         mean, covariance = self._prediction(keypoints)
         matrix, observed, predicted, total = self._observation(likelihood, keypoints)
@@ -151,16 +144,16 @@ class GaussianPrior(DiffusionPrior):
         return MultivariateNormal(moved.to(self.mean), scale_tril=factor.to(self.mean))
 
     def _prediction(self, keypoints: Sequence[float] | None) -> tuple[Tensor, Tensor]:
-        """:meth:`prediction_moments` in float64, on the CPU: little noise makes covariances of y nearly singular."""
+        """:meth:`prediction_moments` in float64, on the CPU: with little noise covariances of y are nearly singular."""
         variance = self.denoiser.variance.flatten().cpu().double()
         if keypoints is not None:
             variance = self._chain_variance(variance, keypoints)
         return self.mean.flatten().cpu().double(), self._rotate(variance)
 
-    def _observation(self, likelihood: Any, keypoints: Sequence[float] | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _observation(
+        self, likelihood: Gaussian, keypoints: Sequence[float] | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """:meth:`observation_moments` in float64, on the CPU."""
-        if not hasattr(likelihood, "sigma"):
-            raise InputError(f"the closed form is that of a Gaussian likelihood, not of {type(likelihood).__name__}.")
         mean, covariance = self._prediction(keypoints)
         matrix, observed = observed_matrix(likelihood, self.mean.new_zeros(1, *self.event_shape))
         rows = matrix[observed]
@@ -191,35 +184,46 @@ class GaussianPrior(DiffusionPrior):
 
 
 def expanded_variance(std: Tensor, means: Tensor, shape: Sequence[int]) -> Tensor:
-    """``std**2`` for these means, broadcast to ``shape``.
-
-    Raises:
-        InputError: it does not broadcast.
-    """
+    """``std**2`` broadcast to ``shape``; refuses standard deviations that are not positive or do not fit ``means``."""
     try:
-        return (std**2).expand(shape)
-    except RuntimeError as error:
-        shapes = f"{tuple(std.shape)} and means of {tuple(means.shape)}"
-        raise InputError(f"standard deviations of shape {shapes} do not go together.") from error
+        variance = (std**2).expand(shape)
+    except RuntimeError:
+        variance = None
+    if variance is None or not means.ndim or not (std > 0).all():
+        shapes = f"{tuple(std.shape)} for means of shape {tuple(means.shape)}"
+        raise InputError(f"standard deviations must be positive and broadcast to the means, not {shapes}.")
+    return variance
 
 
-def observed_matrix(likelihood: Any, event: Tensor) -> tuple[Tensor, Tensor]:
-    """``(A, observed)``: the matrix of A for images like ``event``, ``(1, *event)``, and which of its rows count.
+def eigen(covariance: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues ``(…, D)`` and eigenvectors ``(…, D, D)``; refuses matrices that are no covariances of ``means``."""
+    fits = covariance.shape[-2:] == (means.shape[-1],) * 2
+    values, vectors = torch.linalg.eigh(covariance) if fits else (means, means)
+    if not fits or values.min() <= 0:
+        shapes = f"{tuple(covariance.shape)} for means of shape {tuple(means.shape)}"
+        raise InputError(f"covariances must be positive definite and fit the means, shapes {shapes}.")
+    return values, vectors
 
-    The matrix is in float64, and so on the CPU, since not every device has it; A computes in the dtype of ``event``.
+
+def observed_matrix(likelihood: Gaussian, event: Tensor) -> tuple[Tensor, Tensor]:
+    """``(A, observed)``: the matrix of A for images like ``event``, ``(1, *event)``, and the rows that count.
+
+    The matrix is in float64 on the CPU, since not every device has float64; A computes in the dtype of ``event``.
 
     Raises:
-        InputError: the operator is another one for each image.
+        InputError: the likelihood is not Gaussian, or its operator differs between the images.
     """
-    observed = likelihood.observed(likelihood.operator.A(event))
-    if len(observed) > 1:
-        raise InputError("the operator differs between the images: give each image alone, with its own mask.")
+    if not isinstance(likelihood, Gaussian) or len(observed := likelihood.observed(likelihood.operator.A(event))) > 1:
+        raise InputError(
+            "the closed form is for a Gaussian likelihood with one operator for all images: "
+            "where the operators differ, give each image alone, with its own mask."
+        )
     matrix = operator_matrix(likelihood.operator, event.shape[1:], event.device, event.dtype)
     return matrix.cpu().double(), observed.flatten().cpu()
 
 
 def operator_matrix(
-    operator: Callable[[Tensor], Tensor] | Any,
+    operator: Operator,
     event_shape: Sequence[int],
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,

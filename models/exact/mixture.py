@@ -1,4 +1,4 @@
-r"""A mixture of Gaussians as an exact prior: several modes, and a posterior that is known all the same.
+r"""The mixture of Gaussians: a prior with several modes whose denoiser, marginal, evidence and posterior are exact.
 
 With x ~ sum_m w_m N(m_m, C_m), z_t = alpha x + sigma eps and T_m = alpha^2 C_m + sigma^2 I,
 
@@ -7,7 +7,7 @@ With x ~ sum_m w_m N(m_m, C_m), z_t = alpha x + sigma eps and T_m = alpha^2 C_m 
     E[x \mid z_t] = \sum_m r_m(z_t) \big( m_m + \alpha C_m T_m^{-1} (z_t - \alpha m_m) \big)
 
 with responsibilities r_m proportional to w_m N(z_t; alpha m_m, T_m). For y = R x + v, v ~ N(0, s^2 I), each component
-is conditioned like a Gaussian and weighted by what it says of y:
+is conditioned like a Gaussian and weighted by its evidence:
 
 .. math:: p(x \mid y) = \sum_m \frac{w_m p_m(y)}{\sum_k w_k p_k(y)}\, p_m(x \mid y), \quad
           p_m(y) = N(y; R m_m, R C_m R^T + s^2 I).
@@ -30,7 +30,7 @@ from pyro.distributions import (
 from torch import Tensor
 
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.models.exact.gaussian import expanded_variance, observed_matrix
+from pyro_vipaint.models.exact.gaussian import eigen, expanded_variance, observed_matrix
 from pyro_vipaint.models.measurements.likelihoods import Gaussian
 from pyro_vipaint.models.priors.kernels import expand_event, log_density
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -38,10 +38,10 @@ from pyro_vipaint.models.priors.schedules import EDM, Schedule, as_time
 
 
 class GaussianMixture(MixtureSameFamily):
-    """Pyro's mixture of MultivariateNormal, whose covariances are the same for the whole batch.
+    """Pyro's mixture of MultivariateNormal with covariances that are the same for the whole batch.
 
-    Pyro's own ``sample`` draws from every component for every sample and copies their ``(D, D)`` factors as often:
-    terabytes for a thousand samples in 800 dimensions. This one draws from the chosen component alone.
+    Pyro's ``sample`` draws from every component for every sample and copies their ``(D, D)`` factors: terabytes for a
+    thousand samples in 800 dimensions. This class draws from the chosen component alone.
     """
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
@@ -63,8 +63,8 @@ class GaussianMixture(MixtureSameFamily):
 class GaussianMixtureDenoiser:
     """E[x given z_t] for x ~ sum_m w_m N(means_m, V_m diag(variances_m) V_m^T), V_m orthogonal.
 
-    ``log_weights`` has shape ``(M,)`` and ``means`` ``(M, *event)``; ``variances`` ``(M, *event)`` and ``vectors``
-    ``(M, D, D)`` (``None``: the identity) may have one component for all.
+    Shapes: ``log_weights`` ``(M,)``, ``means`` and ``variances`` ``(M, *event)``, ``vectors`` ``(M, D, D)`` or ``None``
+    for the identity. ``variances`` and ``vectors`` may have one entry for all components.
     """
 
     schedule: Schedule
@@ -89,11 +89,11 @@ class GaussianMixtureDenoiser:
 
 
 class _Observed(NamedTuple):
-    """What each component says of the observed elements of y, in float64."""
+    """Moments of the observed elements of y under each component, in float64."""
 
     log_joint: Tensor  # (N, M): log w_m p_m(y)
     surprise: Tensor  # (N, M, d): y - R m_m
-    cross: Tensor  # (M, D, d): C_m R^T; M may be 1, as in the next
+    cross: Tensor  # (M, D, d): C_m R^T; M may be 1, here and in the next
     total: Tensor  # (M, d, d): R C_m R^T + s^2 I
 
 
@@ -101,10 +101,10 @@ class _Observed(NamedTuple):
 class GaussianMixturePrior(DiffusionPrior):
     """x ~ sum_m w_m N(m_m, C_m) as a diffusion prior with the exact denoiser and the exact marginal.
 
-    Build it by :meth:`diagonal` or :meth:`full`. Its :meth:`marginal` is the exact density; ``diffusion()`` gives the
-    same prior with the estimated :class:`DiffusionMarginal` that a network would have. ``sigma_data`` is the root of
-    the variance of x, averaged over coordinates. Evidence and posterior are those of the prior itself, computed in
-    float64; the K-level model approaches them as its levels are refined.
+    Constructed by :meth:`diagonal` or :meth:`full`. ``diffusion()`` is the same prior with the estimated marginal of a
+    network, :class:`DiffusionMarginal`. ``sigma_data`` is the root of the variance of x, averaged over coordinates.
+    Evidence and posterior are those of the prior itself, computed in float64; the K-level model approaches them as its
+    levels are refined.
     """
 
     denoiser: GaussianMixtureDenoiser
@@ -125,8 +125,6 @@ class GaussianMixturePrior(DiffusionPrior):
             InputError: weights or standard deviations are not positive, or their shapes do not fit.
         """
         std = torch.as_tensor(std).to(means)
-        if not (std > 0).all():
-            raise InputError("the standard deviations must be positive.")
         shape = means[:1].shape if std.ndim < means.ndim else (len(std), *means.shape[1:])
         return cls._build(weights, means, expanded_variance(std, means, shape), None, schedule)
 
@@ -139,22 +137,17 @@ class GaussianMixturePrior(DiffusionPrior):
         Raises:
             InputError: a covariance is not positive definite, weights are not positive, or shapes do not fit.
         """
-        if covariances.ndim not in (2, 3) or covariances.shape[-2:] != (means.shape[-1],) * 2:
-            shapes = f"{tuple(covariances.shape)} and means of {tuple(means.shape)}"
-            raise InputError(f"covariances of shape {shapes} do not go together.")
-        variances, vectors = torch.linalg.eigh(covariances.reshape(-1, *covariances.shape[-2:]))
-        if variances.min() <= 0:
-            raise InputError("every covariance must be positive definite.")
+        variances, vectors = eigen(covariances.reshape(-1, *covariances.shape[-2:]), means)
         return cls._build(weights, means, variances, vectors, schedule)
 
     @classmethod
     def _build(
         cls, weights: Tensor, means: Tensor, variances: Tensor, vectors: Tensor | None, schedule: Schedule | None
     ) -> GaussianMixturePrior:
-        if weights.shape != means.shape[:1] or not (weights > 0).all():
-            raise InputError(f"weights must be {len(means)} positive numbers, one for each mean.")
-        if len(variances) not in (1, len(means)):
-            raise InputError(f"give one covariance for each of the {len(means)} means, or one for all.")
+        if weights.shape != means.shape[:1] or not (weights > 0).all() or len(variances) not in (1, len(means)):
+            raise InputError(
+                f"the {len(means)} means need one positive weight each, and one covariance each or one for all."
+            )
         weights, schedule = (weights / weights.sum()).to(means), schedule or EDM()
         between = (means - torch.tensordot(weights, means, 1)) ** 2
         sigma_data = float((weights * (variances + between).flatten(1).mean(1)).sum() ** 0.5)
@@ -166,7 +159,7 @@ class GaussianMixturePrior(DiffusionPrior):
         return DiffusionPrior(self.schedule, self.denoiser, self.event_shape, sigma_data=self.sigma_data)
 
     def marginal(self, t: float, steps: int = 0, **condition: Any) -> TorchDistribution:
-        """The exact p(z_t), differentiable in its value, not reparameterised; ``steps`` has no meaning here."""
+        """The exact p(z_t), differentiable in its value, not reparameterised; ``steps`` has no effect."""
         alpha, sigma = (float(v) for v in self.schedule(as_time(t)))
         means, vectors = alpha * self.denoiser.means, self.denoiser.vectors
         total = alpha**2 * self.denoiser.variances + sigma**2
@@ -179,18 +172,18 @@ class GaussianMixturePrior(DiffusionPrior):
     def log_evidence(self, likelihood: Gaussian, y: Tensor) -> Tensor:
         """log p(y) of the prior itself, not of a K-level model, ``(N,)``, in nats.
 
-        ``likelihood`` must be Gaussian, its operator linear and the same for all N observations.
+        The operator of ``likelihood`` must be linear and the same for all N observations.
 
         Raises:
-            InputError: the likelihood is not Gaussian, or its operator is another one for each image.
+            InputError: the likelihood is not Gaussian, or its operator differs between the images.
         """
         return self._observe(likelihood, y).log_joint.logsumexp(-1).to(self.denoiser.means)
 
     def posterior(self, likelihood: Gaussian, y: Tensor) -> GaussianMixture:
         """p(x given y), flattened, batch ``(N,)``: a mixture of M Gaussians with new weights, means and covariances.
 
-        It has ``sample``, ``log_prob``, ``mean`` and ``variance``; weights and components are its
-        ``mixture_distribution`` and ``component_distribution``. Likelihood and errors are as for :meth:`log_evidence`.
+        It has ``sample``, ``log_prob``, ``mean`` and ``variance``; its weights and components are
+        ``mixture_distribution`` and ``component_distribution``. Likelihood and errors as for :meth:`log_evidence`.
         """
         log_joint, surprise, cross, total = self._observe(likelihood, y)
         means = self.denoiser.means.flatten(1)
@@ -211,14 +204,12 @@ class GaussianMixturePrior(DiffusionPrior):
         return _Observed(self.denoiser.log_weights + log_density(surprise, total), surprise, cross, total)
 
     def _observed_rows(self, likelihood: Gaussian) -> tuple[Tensor, Tensor]:
-        """The matrix R ``(d, D)`` of the observed elements, and where they stand in the flattened observation."""
-        if not isinstance(likelihood, Gaussian):
-            raise InputError(f"the closed form is that of a Gaussian likelihood, not of {type(likelihood).__name__}.")
+        """The matrix R ``(d, D)`` of the observed elements, and their places in the flattened observation."""
         matrix, observed = observed_matrix(likelihood, self.denoiser.means.new_zeros(1, *self.event_shape))
         return matrix[observed].to(self.denoiser.means.device), observed.to(self.denoiser.means.device)
 
     def _covariance_times(self, matrix: Tensor) -> Tensor:
-        """C_m times a ``(D, k)`` matrix, for each component or once for all, in float64."""
+        """C_m times a ``(D, k)`` matrix, for each component or one for all, in float64."""
         variances, vectors = self.denoiser.variances.flatten(1)[..., None].double(), self.denoiser.vectors
         if vectors is None:
             return variances * matrix

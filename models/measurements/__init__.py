@@ -1,1 +1,1 @@
-"""Measurements p(y | z): operators, likelihoods, masks. Their public names stand in ``pyro_vipaint.models``."""
+"""Measurements p(y | z): operators, likelihoods, masks. ``pyro_vipaint.models`` exports them."""

@@ -1,7 +1,7 @@
-"""Blur by a fixed kernel; beyond its border an image goes on as its mirror image (``abcd`` as ``dcb abcd cba``).
+"""Blurs with a fixed kernel; beyond its border an image continues as its mirror image (``abcd`` as ``dcb abcd cba``).
 
-A mirror brings in no grey of its own, keeps the size, and leaves constant images as they are. The blurs have no
-``A_dagger``: their small singular values would turn noise into the picture.
+Reflection keeps the size of an image and leaves constant images unchanged. The blurs have no ``A_dagger``, since
+dividing by their small singular values would amplify noise.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d
 
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, number, whole
 from pyro_vipaint.models.measurements.operators import Broadcasting, Separable
 
-REACH = 10  # standard deviations to each side: the paper's kernel of 61 pixels has std 3
+REACH = 10  # standard deviations on each side: the paper's kernel of 61 pixels has std 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,61 +26,57 @@ class GaussianBlur(Separable):
     """A(x) = x convolved with a Gaussian, of the shape of x.
 
     Args:
-        std: standard deviation in pixels. The paper has 3 pixels for images of 256: for another width W,
-            ``3 * W / 256`` is the same blur.
-        kernel_size: odd; by default 2 round(10 std) + 1, which is the paper's 61 for its std of 3. Weights are the
+        std: standard deviation in pixels. The paper has 3 pixels for images of 256; ``3 * W / 256`` is the same blur
+            for images of another width W.
+        kernel_size: odd; by default 2 round(10 std) + 1, which is the paper's 61 for its std of 3. The weights are the
             density at whole pixels, divided by their sum.
 
     Raises:
-        InputError: ``std`` is not positive and finite, or ``kernel_size`` not a positive odd number.
+        InputError: ``std`` is not positive and finite, or ``kernel_size`` is not a positive odd number.
     """
 
+    keeps_range: ClassVar[bool] = True
     std: float
     kernel_size: int | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.std) and self.std > 0):
-            raise InputError(f"The std of a Gaussian blur must be positive and finite, not {self.std:g}.")
-        if self.kernel_size is not None and (self.kernel_size < 1 or self.kernel_size % 2 == 0):
-            raise InputError(f"The kernel size of a blur must be odd and at least 1, not {self.kernel_size}.")
+        number("The std of a Gaussian blur", self.std, positive=True)
+        if self.kernel_size is not None and whole("The kernel size of a blur", self.kernel_size) % 2 == 0:
+            raise InputError(f"The kernel size of a blur must be odd, not {self.kernel_size}.")
 
     def side(self, size: int) -> Tensor:
         """The weights ``(size, size)``, mirrored at the border."""
-        return _gaussian_side(size, self.std, self._radius)
-
-    @property
-    def _radius(self) -> int:
-        return round(REACH * self.std) if self.kernel_size is None else self.kernel_size // 2
+        radius = round(REACH * self.std) if self.kernel_size is None else self.kernel_size // 2
+        return _gaussian_side(size, self.std, radius)
 
 
 @lru_cache(maxsize=32)
 def _gaussian_side(size: int, std: float, radius: int) -> Tensor:
     weights = (-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / std) ** 2).exp()
-    source = _mirrored(size, radius).unfold(0, 2 * radius + 1, 1)  # which pixel each weight of each row is for
+    source = _mirrored(size, radius).unfold(0, 2 * radius + 1, 1)  # the pixel that each weight of a row multiplies
     rows = torch.zeros(size, size, dtype=torch.float64)
     return rows.scatter_add(1, source, (weights / weights.sum()).expand(size, -1))
 
 
 @dataclass(frozen=True, eq=False)
 class MotionBlur(Broadcasting):
-    """A(x) = the mean of ``length`` copies of x, each one pixel further on a straight line; of the shape of x.
+    """A(x) = the mean of ``length`` copies of x, each shifted by one more pixel along a line; of the shape of x.
 
     Args:
         length: number of copies, a whole number of at least 1; shifts are centred, bilinear between pixels.
         angle: direction in degrees, counter-clockwise from the horizontal: 0 blurs along rows, 90 along columns.
 
     Raises:
-        InputError: ``length`` is not a whole number of at least 1, or ``angle`` not finite.
+        InputError: ``length`` is not a whole number of at least 1, or ``angle`` is not finite.
     """
 
+    keeps_range: ClassVar[bool] = True
     length: int
     angle: float = 0.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.length, bool) or not isinstance(self.length, int) or self.length < 1:
-            raise InputError(f"The length of a motion blur must be a whole number of at least 1, not {self.length}.")
-        if not math.isfinite(self.angle):
-            raise InputError(f"The angle of a motion blur must be finite, not {self.angle}.")
+        whole("The length of a motion blur", self.length)
+        number("The angle of a motion blur", self.angle, signed=True)
 
     @property
     def kernel(self) -> Tensor:
@@ -103,7 +100,7 @@ class MotionBlur(Broadcasting):
 
 @lru_cache(maxsize=32)
 def _line(length: int, angle: float) -> Tensor:
-    """``length`` points one pixel apart, each shared among the four pixels around it."""
+    """The kernel of ``length`` points one pixel apart, each divided among the four pixels around it."""
     steps = torch.arange(length, dtype=torch.float64) - (length - 1) / 2
     row, column = -steps * math.sin(math.radians(angle)), steps * math.cos(math.radians(angle))
     radius = math.ceil((length - 1) / 2)
@@ -113,7 +110,7 @@ def _line(length: int, angle: float) -> Tensor:
 
 
 def _mirrored(size: int, radius: int) -> Tensor:
-    """Which pixel of a side stands at each place from ``-radius`` to ``size + radius - 1``."""
+    """The index of the pixel that is seen at each position from ``-radius`` to ``size + radius - 1``."""
     period = max(2 * (size - 1), 1)
     place = torch.arange(-radius, size + radius) % period
     return torch.minimum(place, period - place)

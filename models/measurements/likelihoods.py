@@ -1,13 +1,20 @@
 r"""Likelihoods: image -> distribution of the observation y = A(x) + v.
 
-Element by element: the model declares event dimensions. Where the operator has a mask, hidden elements carry no
-probability, so that the evidence is that of the observed ones. The perceptual one is a density of whole images.
+A likelihood is a callable ``x -> distribution of y`` for images x ``(…, N, C, H, W)``. That is all that a
+:class:`DiffusionModel` needs. Refinement and baselines also use two members:
 
-What a model is handed as its observation: of which shape, and which part of it counts.
+- ``operator``: A, an :class:`Operator`;
+- ``residual(x, y)``: y - A(x), zero where nothing was observed.
+
+``observed(y)``, where a likelihood has it, marks the elements of an observation that count. Distributions are
+independent over the elements of y, and the model declares the event dimensions; :class:`Perceptual` is a density of
+whole images. Where the operator has a mask, hidden elements have log density 0, so the evidence is that of the observed
+elements.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,11 +24,11 @@ from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, number
 from pyro_vipaint.metrics import perceptual_distance
 from pyro_vipaint.models.measurements.operators import Operator, apply, observation_mask
 
-L1_SHARE = 0.64  # the L1 term of the released code is divided by it
+L1_SHARE = 0.64  # the released code divides the L1 term by it
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,30 +39,25 @@ class _Additive:
 
     def observed(self, y: Tensor) -> Tensor:
         """True where an element of the observation counts, of the shape of ``y``."""
-        mask = self._mask
+        mask = observation_mask(self.operator)
         if mask is None:
             return torch.ones_like(y, dtype=torch.bool)
         return (mask != 0).to(y.device).expand(y.shape)
 
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
-        """y - A(x) on what is observed, zero elsewhere, for images ``(…, N, C, H, W)`` and ``y`` ``(N, *observation)``.
+        """y - A(x) where observed, zero elsewhere, for images ``(…, N, C, H, W)`` and ``y`` ``(N, *observation)``.
 
         Raises:
-            InputError: A makes another shape of the images.
+            InputError: the observations of the images do not have the shape of ``y``.
         """
         predicted = apply(self.operator, x)
-        if y.shape != predicted.shape[-y.ndim :]:
-            made = tuple(predicted.shape[-max(y.ndim, 1) :])
-            raise InputError(f"y has shape {tuple(y.shape)}, the operator makes {made} of the images.")
+        check_shape(y, predicted.shape[-max(y.ndim, 1) :])
         difference = y - predicted
         return torch.where(self.observed(difference), difference, torch.zeros_like(difference))
 
-    @property
-    def _mask(self) -> Tensor | None:
-        return observation_mask(self.operator)
-
     def _masked(self, distribution: TorchDistribution) -> TorchDistribution:
-        return distribution if self._mask is None else distribution.mask(self.observed(distribution.mean))
+        hides = observation_mask(self.operator) is not None
+        return distribution.mask(self.observed(distribution.mean)) if hides else distribution
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +65,13 @@ class Gaussian(_Additive):
     """y = A(x) + v, v ~ N(0, sigma^2); ``sigma`` in the units of images, whose range is [-1, 1].
 
     Raises:
-        ValueError: ``sigma`` is not positive.
+        InputError: ``sigma`` is not positive and finite.
     """
 
     sigma: float = 0.05
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0:
-            raise ValueError(f"sigma must be positive, not {self.sigma}.")
+        number("sigma", self.sigma, positive=True)
 
     @property
     def noise_std(self) -> float:
@@ -84,17 +85,16 @@ class Gaussian(_Additive):
 
 @dataclass(frozen=True, eq=False)
 class Laplace(_Additive):
-    """y = A(x) + v, v Laplace with the given ``scale`` (units of images in [-1, 1]): the L1 reconstruction loss.
+    """y = A(x) + v, v Laplace with ``scale`` b in the units of images, whose range is [-1, 1]: the L1 loss.
 
     Raises:
-        ValueError: ``scale`` is not positive.
+        InputError: ``scale`` is not positive and finite.
     """
 
     scale: float = 0.2
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
-            raise ValueError(f"scale must be positive, not {self.scale}.")
+        number("scale", self.scale, positive=True)
 
     @property
     def noise_std(self) -> float:
@@ -113,8 +113,8 @@ class Perceptual(Laplace):
 
     .. math:: \log p(y \mid x) = \sum_{observed} \log Laplace(y; A(x), b) - \lambda \, \mathrm{LPIPS}(A(x), y)
 
-    in nats, with y = 0 where nothing was observed. The second factor is not normalised over y, but at most 1: the
-    bound of a fit stays a lower bound on the log evidence of the Laplace likelihood alone, and on it at most as high.
+    in nats, with y = 0 where nothing was observed. The second factor is not normalised over y but is at most 1, so the
+    bound of a fit is also a lower bound on the log evidence of the Laplace likelihood alone.
 
     Args:
         operator: A, whose observations are images with 1 or 3 channels.
@@ -123,15 +123,15 @@ class Perceptual(Laplace):
             two terms in the paper's code, where both are means over an image: |y - A(x)| / .64 + LPIPS.
 
     Raises:
-        ValueError: ``scale`` is not positive, or ``weight`` negative.
+        InputError: ``scale`` is not positive and finite, or ``weight`` is not finite or is negative.
     """
 
     weight: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weight is not None and not self.weight >= 0:
-            raise ValueError(f"weight must not be negative, it is {self.weight}.")
+        if self.weight is not None:
+            number("weight", self.weight)
 
     def __call__(self, x: Tensor) -> TorchDistribution:
         base = super().__call__(x).to_event(3)
@@ -140,9 +140,9 @@ class Perceptual(Laplace):
 
 
 class PerceptualDistribution(TorchDistribution):
-    """``base`` times exp(-weight LPIPS(image, y)): ``log_prob`` is of both factors, ``sample`` of the base alone."""
+    """``base`` times exp(-weight LPIPS(image, y)); ``log_prob`` has both factors, ``sample`` draws from the base."""
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
     has_rsample = False
 
     def __init__(self, base: TorchDistribution, weight: float, image: Tensor) -> None:
@@ -159,26 +159,22 @@ class PerceptualDistribution(TorchDistribution):
         image = self.image.expand(*batch_shape, *self.event_shape)
         return PerceptualDistribution(self.base.expand(batch_shape), self.weight, image)
 
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
         """Draws of the base, ``sample_shape + batch_shape + event_shape``."""
         return self.base.sample(torch.Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Of the leading shape of ``value`` and the batch shape, in nats."""
+        """The unnormalised log density, of the leading shape of ``value`` and the batch shape, in nats."""
         return self.base.log_prob(value) - self.weight * perceptual_distance(self.image, value)
 
 
-def check_shape(y: Tensor, distribution: Any, sample_dims: int = 0) -> None:
-    """Refuses a ``y`` of another shape than a draw of its ``distribution`` has after the first ``sample_dims``.
-
-    Without its channel or batch dimension it would broadcast over images.
-    """
-    expected = distribution.batch_shape[sample_dims:] + distribution.event_shape
-    if y.shape != expected:
-        raise InputError(f"y has shape {tuple(y.shape)}, not (N, *observation) = {tuple(expected)} as the model has.")
+def check_shape(y: Tensor, expected: Sequence[int]) -> None:
+    """Refuses a ``y`` whose shape is not ``expected``: one that lacks a dimension would broadcast over images."""
+    if y.shape != tuple(expected):
+        raise InputError(f"y has shape {tuple(y.shape)}, not (N, *observation) = {tuple(expected)}.")
 
 
 def seen(likelihood: Any, y: Tensor) -> Tensor:
-    """``y`` with zeros where nothing was observed: a NaN there would make the gradient NaN."""
+    """``y`` with zeros where nothing was observed, since a NaN there would make the gradient NaN."""
     observed = getattr(likelihood, "observed", None)
     return y if observed is None else torch.where(observed(y), y, torch.zeros_like(y))

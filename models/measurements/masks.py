@@ -1,10 +1,11 @@
-"""The paper's masks, 1 = observed: rotated window, random (large), small, box.
+"""The masks of the paper, 1 = observed: rotated window, random (large), small, box.
 
-Each function returns ``(num, 1, size, size)`` float masks, reproducible from ``seed``. Sizes scale with the image.
+Each function returns float masks ``(num, 1, size, size)`` that are reproducible from ``seed``. Sizes scale with the
+image.
 
-*Rotated window*: a half plane at a random angle through (near) the centre, about half observed. *Random* and
-*small*: free-form masks after Zhao et al. 2021 (CoModGAN): thick random strokes and rectangles, redrawn until the
-hidden share lies in the wanted range. *Box*: only a central square is visible.
+*Rotated window*: a half plane at a random angle, whose border passes near the centre; about half is observed. *Random*
+and *small*: free-form masks after Zhao et al. 2021 (CoModGAN), thick random strokes and rectangles that are redrawn
+until the hidden share lies in its range. *Box*: only a central square is observed.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-LARGE_HOLE = (0.3, 0.7)  # hidden share of the paper's "random" masks
+LARGE_HOLE = (0.3, 0.7)  # the hidden share of the paper's "random" masks
 SMALL_HOLE = (0.05, 0.3)
 
 
 def rotated_window(size: int, num: int = 1, seed: int = 0) -> Tensor:
-    """Half planes at uniform angles; the border passes within 10 % of the size from the centre."""
+    """Half planes at uniform angles, whose border passes within 10 % of the size of the centre."""
     generator = np.random.default_rng(seed)
     centre = (np.arange(size) - (size - 1) / 2) / size
     x, y = np.meshgrid(centre, centre)
@@ -41,7 +42,7 @@ def random_small(size: int, num: int = 1, seed: int = 0) -> Tensor:
 
 
 def box(size: int, num: int = 1, seed: int = 0) -> Tensor:
-    """Only the central square of half the size, a quarter of the area, is observed (``seed`` has no effect)."""
+    """The central square of half the size, a quarter of the area, is observed; ``seed`` has no effect."""
     quarter = size // 4
     mask = np.zeros((num, size, size), dtype=bool)
     mask[:, quarter : size - quarter, quarter : size - quarter] = True
@@ -83,7 +84,7 @@ def _draw_hole(generator: np.random.Generator, size: int, rectangles: int, strok
 
 
 def _draw_stroke(draw: ImageDraw.ImageDraw, generator: np.random.Generator, size: int) -> None:
-    """A thick broken line that turns by random angles."""
+    """Draws a thick line of segments that turn by random angles."""
     width = int(generator.integers(max(1, size // 21), max(2, size // 8) + 1))
     position, heading = generator.uniform(0, size, 2), generator.uniform(0, 2 * np.pi)
     points = [tuple(position)]

@@ -1,21 +1,16 @@
-r"""What an operator is, and how the library calls one of any origin.
+r"""Linear operators A of a measurement y = A(x) + v: the protocol, the calls, and the operators of general use.
 
-Ours take any number of leading dimensions (:class:`Broadcasting`). Others, DeepInverse's physics for example, want
-exactly one: images ``(B, C, H, W)``. :func:`apply`, :func:`adjoint` and :func:`pseudo_inverse` call both kinds, and are
-the only way in which likelihoods, refinement and baselines call an operator. An operator is linear and without noise:
-of a physics, only ``A``, ``A_adjoint`` and ``A_dagger`` are used, never its noise model.
+The operators of this library take any number of leading dimensions (:class:`Broadcasting`). Those of other libraries,
+such as DeepInverse's physics, take exactly one: images ``(B, C, H, W)``. :func:`apply`, :func:`adjoint` and
+:func:`pseudo_inverse` call both kinds; likelihoods, refinement and baselines call operators through them alone. Of a
+physics they use ``A``, ``A_adjoint`` and ``A_dagger``, never its noise model.
 
-Operators that act on rows and columns apart: A(x) = L x R^T for each channel, with one matrix for each side.
+:class:`Inpainting` hides pixels, :class:`Matrix` maps vectors, :class:`Compose` applies one operator after another.
+:class:`Separable` is the base of operators that act on rows and columns separately, A(x) = L x R^T for each channel:
 
 .. math:: A^\top y = L^\top y R, \qquad A^+ y = L^+ y (R^+)^\top
 
-so adjoint and pseudo-inverse are exact whatever the borders do.
-
-Inpainting: the observed pixels.
-
-Any linear map of vectors.
-
-One operator after another.
+The matrices include the borders, so adjoint and pseudo-inverse are exact there too.
 """
 
 from __future__ import annotations
@@ -24,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +28,7 @@ IMAGE_DIM = 3  # (C, H, W)
 
 
 class Operator(Protocol):
-    """A linear map from images to observations, with DeepInverse's names; ``A_dagger``, the pseudo-inverse, may be."""
+    """A linear map from images to observations, with the names of DeepInverse; ``A_dagger`` is optional."""
 
     def A(self, x: Tensor) -> Tensor: ...
 
@@ -41,11 +36,17 @@ class Operator(Protocol):
 
 
 class Broadcasting:
-    """Base of operators whose methods take any leading dimensions in front of one image or observation."""
+    """Base of operators whose methods take any leading dimensions in front of one image or observation.
+
+    ``keeps_range`` declares that observations have the range of images, up to the overshoot of a bicubic kernel: each
+    element of A(x) is a weighted mean of pixels, or zero.
+    """
+
+    keeps_range: ClassVar[bool] = False
 
     @property
     def observation_mask(self) -> Tensor | None:
-        """1 where observations are observed, 0 where they are hidden; None where all of them count."""
+        """1 where an element of the observation counts, 0 where it is hidden; None where all of them count."""
         return getattr(self, "mask", None)
 
 
@@ -55,24 +56,24 @@ def apply(operator: Operator, x: Tensor) -> Tensor:
 
 
 def adjoint(operator: Operator, y: Tensor) -> Tensor:
-    """A_adjoint(y) for observations with any leading dimensions; of an operator that is not ours, ``(…, C, H, W)``."""
+    """A_adjoint(y) for observations with any leading dimensions; ``(…, C, H, W)`` for another library's operator."""
     return _over_leading(operator, operator.A_adjoint, y)
 
 
 def pseudo_inverse(operator: Operator, y: Tensor) -> Tensor:
-    """A_dagger(y) where the operator has one, A_adjoint(y) otherwise; shapes are those of :func:`adjoint`.
+    """A_dagger(y) where the operator has one, A_adjoint(y) otherwise; shapes as for :func:`adjoint`.
 
-    DeepInverse's physics all have one, by an unregularised inversion or conjugate gradients: on a noisy ``y`` it
-    amplifies the noise where A hardly sees (:func:`pyro_vipaint.models.cgls` does not).
+    All physics of DeepInverse have one, an unregularised inversion or conjugate gradients, which amplifies the noise of
+    ``y`` where the singular values of A are small. :func:`pyro_vipaint.models.cgls` does not.
     """
     return _over_leading(operator, getattr(operator, "A_dagger", operator.A_adjoint), y)
 
 
 def observation_mask(operator: Operator) -> Tensor | None:
-    """The operator's ``mask``, 1 where its observations are observed and 0 where they are hidden; None without one.
+    """The operator's ``mask``, 1 where an element of the observation counts and 0 where it is hidden; None without one.
 
-    What another library calls a mask may be something else, such as the singular values of a blur. A mask counts if it
-    has no more dimensions than a batch of images, and holds 0 and 1 only.
+    The ``mask`` of another library's operator may be something else, such as the singular values of a blur. It counts
+    if it has at most the dimensions of a batch of images and holds only 0 and 1.
     """
     if isinstance(operator, Broadcasting):
         return operator.observation_mask
@@ -99,7 +100,7 @@ def has_one_per_image(operator: Operator) -> bool:
 
 
 def _tensors(operator: Operator) -> Iterator[Tensor]:
-    """Those that the operator holds, and the operators that it is composed of."""
+    """The tensors of the operator and of the operators that it is composed of."""
     if isinstance(operator, nn.Module):
         yield from chain(operator.buffers(), operator.parameters())
         return
@@ -111,14 +112,14 @@ def _tensors(operator: Operator) -> Iterator[Tensor]:
 
 
 class Separable(Broadcasting, ABC):
-    """An operator on images ``(…, C, H, W)`` by :meth:`side`, which makes the matrix of one side."""
+    """An operator on images ``(…, C, H, W)`` that is defined by the matrix of each side, :meth:`side`."""
 
     @abstractmethod
     def side(self, size: int) -> Tensor:
-        """The float64 matrix ``(observed size, size)`` for a side of ``size`` pixels."""
+        """The matrix ``(observed size, size)``, float64, for a side of ``size`` pixels."""
 
     def image_side(self, observed: int) -> int:
-        """Pixels of a side of the image whose observation has ``observed``."""
+        """The pixels on a side of the image, where its observation has ``observed``."""
         return observed
 
     def A(self, x: Tensor) -> Tensor:
@@ -134,9 +135,10 @@ class Separable(Broadcasting, ABC):
 class Inpainting(Broadcasting):
     """A(x) = m ⊙ x with ``mask`` 1 where observed and 0 where hidden; its own adjoint and pseudo-inverse.
 
-    ``mask`` broadcasts against the image: ``(1, H, W)`` for one mask, ``(N, 1, H, W)`` for one each.
+    ``mask`` broadcasts against the image: ``(1, H, W)`` for one mask, ``(N, 1, H, W)`` for one mask per image.
     """
 
+    keeps_range: ClassVar[bool] = True
     mask: Tensor
 
     def A(self, x: Tensor) -> Tensor:
@@ -169,8 +171,8 @@ class Matrix(Broadcasting):
 class Compose(Broadcasting):
     """A(x) = outer(inner(x)), for example ``Compose(SuperResolution(4), GaussianBlur(1.0))``.
 
-    What the mask of an ``outer`` inpainting hides is not observed; there is no attribute ``mask``, since observed
-    pixels are not those of the image. There is no pseudo-inverse: that of a product is not the product of the
+    Elements that the mask of an ``outer`` inpainting hides are not observed. There is no attribute ``mask``, since the
+    observed pixels are not those of the image, and no pseudo-inverse, since that of a product is not the product of the
     pseudo-inverses.
     """
 
@@ -179,7 +181,7 @@ class Compose(Broadcasting):
 
     @property
     def observation_mask(self) -> Tensor | None:
-        """That of the outer operator."""
+        """The mask of the outer operator."""
         return observation_mask(self.outer)
 
     def A(self, x: Tensor) -> Tensor:

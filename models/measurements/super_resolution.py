@@ -1,16 +1,16 @@
-"""Super-resolution: an image with fewer pixels."""
+"""Super-resolution: the observation is a smaller version of the image."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, whole
 from pyro_vipaint.models.measurements.operators import Separable
 
 MODES = ("box", "bicubic")
@@ -23,24 +23,24 @@ class SuperResolution(Separable):
     Args:
         factor: a whole number, 2 or more, that divides both sides of the image.
         mode: ``box``, the mean over blocks of ``factor`` × ``factor`` pixels; or ``bicubic``, with the kernel widened
-            by ``factor`` against aliasing (a = -0.5, as PIL and ``torch.nn.functional.interpolate(antialias=True)``
-            have it). At the border the kernel is cut off and its weights are divided by their sum.
+            by ``factor`` against aliasing (a = -0.5, as in PIL and ``interpolate(antialias=True)`` of torch). At the
+            border the kernel is cut off and its weights are divided by their sum.
 
     Raises:
-        InputError: another factor or mode, and from the methods an image whose sides ``factor`` does not divide.
+        InputError: another factor or mode; and, from the methods, an image whose sides ``factor`` does not divide.
     """
 
+    keeps_range: ClassVar[bool] = True
     factor: int
     mode: Literal["box", "bicubic"] = "box"
 
     def __post_init__(self) -> None:
-        if isinstance(self.factor, bool) or not isinstance(self.factor, int) or self.factor < 2:
-            raise InputError(f"The factor of super-resolution must be a whole number of at least 2, not {self.factor}.")
+        whole("The factor of super-resolution", self.factor, least=2)
         if self.mode not in MODES:
-            raise InputError(f"The mode of super-resolution is {' or '.join(MODES)}, not {self.mode!r}.")
+            raise InputError(f"The mode of super-resolution must be {' or '.join(MODES)}, not {self.mode!r}.")
 
     def A_dagger(self, y: Tensor) -> Tensor:
-        """The smallest image that has ``y``: for ``box`` each pixel repeated ``factor`` × ``factor`` times."""
+        """The image of least norm with A(x) = y; for ``box``, each pixel repeated ``factor`` × ``factor`` times."""
         rows, columns = (_inverse(self.image_side(size), self.factor, self.mode).to(y) for size in y.shape[-2:])
         return rows @ y @ columns.mT
 
@@ -49,7 +49,7 @@ class SuperResolution(Separable):
         return _weights(size, self.factor, self.mode)
 
     def image_side(self, observed: int) -> int:
-        """``factor`` times as many."""
+        """``factor`` times the observed pixels."""
         return observed * self.factor
 
 

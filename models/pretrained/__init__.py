@@ -1,1 +1,1 @@
-"""Priors from files, hubs and pipelines. Their public names stand in ``pyro_vipaint.models``."""
+"""Priors from files, hubs and pipelines. ``pyro_vipaint.models`` exports them."""

@@ -1,23 +1,20 @@
-"""From the parts of a diffusers pipeline (network, scheduler, autoencoder, text encoders) to a prior.
+"""A prior from the parts of a diffusers pipeline: network, scheduler, autoencoder, text encoders.
 
-The scheduler says what the network predicts and at which noise; the autoencoder, if there is one, is the codec; the
-embedding of the empty prompt, or the label that means "no label", is the null condition of guidance.
-
-A model of diffusers as a frozen function of ``(z, timestep, **condition)``.
+The scheduler states the prediction of the network and its noise schedule. The autoencoder, if there is one, is the
+codec. The null condition of guidance is the embedding of the empty prompt, or the label that means "no label".
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError
-from pyro_vipaint.models.pretrained.text import EncodeText, text_encoder
+from pyro_vipaint.errors import InputError, number
+from pyro_vipaint.models.pretrained.text import text_encoder
 from pyro_vipaint.models.priors.classifier_free import GuidedNetwork
 from pyro_vipaint.models.priors.codecs import AutoencoderCodec, Codec, Identity
 from pyro_vipaint.models.priors.denoisers import (
@@ -37,14 +34,15 @@ BY_PREDICTION: dict[str, type[NetworkDenoiser]] = {
     "v_prediction": VDenoiser,
     "sample": SampleDenoiser,
 }
-CONDITIONS = {  # of the networks that are conditional by their class
+CONDITIONS = {  # of each supported network, besides class labels
     "UNet2DModel": (),
     "UNet2DConditionModel": ("encoder_hidden_states",),
     "SD3Transformer2DModel": ("encoder_hidden_states", "pooled_projections"),
 }
 OTHER_CONDITIONS = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
+STATED = ("prediction_type", "sigma_schedule", "timestep_type", "invert_sigmas")  # by the configuration of a scheduler
 ASK_FOR = {
-    "class_labels": "This prior is class-conditional and names no null_label in prior.json: give a label.",
+    "class_labels": "This prior is class-conditional and has no null_label in prior.json: give a label.",
     "encoder_hidden_states": "This prior needs text and has no text encoder: give encoder_hidden_states.",
     "pooled_projections": "This prior needs text and has no text encoder: give pooled_projections.",
 }
@@ -53,30 +51,34 @@ ASK_FOR = {
 def build_prior(
     parts: Mapping[str, Any], details: Mapping[str, Any], name: str, checkpointing: bool = False
 ) -> DiffusionPrior:
-    """The prior of a pipeline's ``parts`` by name, frozen.
+    """The prior made of the ``parts`` of a pipeline, frozen.
 
     Args:
-        parts: ``unet`` or ``transformer``; ``scheduler``; for latent priors ``vae`` or ``vqvae``; for text
-            ``text_encoder`` and ``tokenizer``, with ``_2`` and ``_3``; others are not looked at.
-        details: what diffusers has no field for; see :mod:`pyro_vipaint.models.pretrained.load`.
-        name: what the prior is called in reports.
+        parts: by name: ``unet`` or ``transformer``; ``scheduler``; for latent priors ``vae`` or ``vqvae``; for text
+            ``text_encoder`` and ``tokenizer``, with ``_2`` and ``_3``.
+        details: the entries of ``prior.json``; see :mod:`pyro_vipaint.models.pretrained.load`.
+        name: the name of the prior in reports.
         checkpointing: recompute activations instead of keeping them for the gradient.
 
     Raises:
-        InputError: parts that are not understood or do not fit each other.
+        InputError: parts are missing, are not supported, or do not fit each other.
     """
-    parts = {part: value for part, value in parts.items() if value is not None}
-    module = parts["transformer"] if "transformer" in parts else parts["unet"]
+    module = parts.get("transformer", parts.get("unet"))
     event_shape = _event_shape(module)
-    _check_details(details, _num_classes(module))
-    details = {name: value for name, value in details.items() if value is not None}
+    num_classes = module.config.get("num_class_embeds") or 0
+    details = _checked({name: value for name, value in details.items() if value is not None}, num_classes)
     codec = build_codec(parts, event_shape, checkpointing)
     freeze(module, checkpointing)
-    encode_text = text_encoder(parts) if CONDITIONS[type(module).__name__] else None
-    null = _null_condition(module, details, encode_text)
-    denoiser = build_denoiser(_guided(module, null), parts["scheduler"])
+    needed = CONDITIONS[type(module).__name__]
+    encode_text = text_encoder(parts) if needed else None
+    null = {} if encode_text is None else {name: value[0] for name, value in encode_text([""]).items()}
+    if num_classes and "null_label" in details:
+        null["class_labels"] = torch.tensor(details["null_label"], dtype=torch.long, device=module.device)
+    needed = (*needed, "class_labels") if num_classes else needed
+    network = GuidedNetwork(DiffusersNetwork(module), null, {name: ASK_FOR[name] for name in needed})
+    denoiser = build_denoiser(network, parts.get("scheduler"))
     unit = 0.5 if isinstance(codec, Identity) else 1.0  # of pixels in [-1, 1]; of scaled latents
-    unnamed = [str(label) for label in range(_num_classes(module))]
+    unnamed = [str(label) for label in range(num_classes)]
     return DiffusionPrior(
         denoiser.schedule,
         denoiser,
@@ -91,7 +93,7 @@ def build_prior(
 
 
 def build_codec(parts: Mapping[str, Any], event_shape: torch.Size, checkpointing: bool = False) -> Codec:
-    """The codec of the autoencoder among ``parts``, with the factors of its configuration; pixels without one."""
+    """The codec of the autoencoder among ``parts``, with the factors of its configuration; pixels if there is none."""
     autoencoder = parts.get("vae", parts.get("vqvae"))
     if autoencoder is None:
         return Identity()
@@ -107,91 +109,64 @@ def build_codec(parts: Mapping[str, Any], event_shape: torch.Size, checkpointing
 
 
 def build_denoiser(network: Any, scheduler: Any) -> NetworkDenoiser:
-    """``network`` with the noise schedule and the kind of prediction that the scheduler states."""
-    kind = type(scheduler).__name__
-    if kind.startswith("EDM"):
-        return _edm(network, scheduler.config, kind)
-    if kind.startswith("FlowMatch"):
-        return _flow(network, scheduler.config, kind)
-    return _table(network, scheduler, kind)
+    """``network`` with the noise schedule and the prediction that the scheduler states."""
+    kind, config = type(scheduler).__name__, getattr(scheduler, "config", {})
+    build = _edm if kind.startswith("EDM") else _flow if kind.startswith("FlowMatch") else _table
+    denoiser = build(network, scheduler, config)
+    if denoiser is None:
+        stated = ", ".join(f"{name} {config[name]}" for name in STATED if name in config)
+        raise InputError(f"The scheduler {kind} with {stated or 'this configuration'} is not supported.")
+    return denoiser
 
 
-def _edm(network: Any, config: Any, kind: str) -> NetworkDenoiser:
+def _edm(network: Any, _scheduler: Any, config: Any) -> NetworkDenoiser | None:
     if config.prediction_type != "epsilon" or config.sigma_schedule != "karras":
-        raise InputError(
-            f"{kind} with prediction_type {config.prediction_type} and sigma_schedule {config.sigma_schedule} "
-            "is not supported: epsilon with karras is."
-        )
+        return None
     schedule = EDM(config.sigma_min, config.sigma_max, config.get("rho", 7.0))
     return EDMDenoiser(network, schedule, sigma_data=config.sigma_data)
 
 
-def _flow(network: Any, config: Any, kind: str) -> NetworkDenoiser:
-    """The clock of the network is sigma times the number of training steps, whatever the shift."""
+def _flow(network: Any, _scheduler: Any, config: Any) -> NetworkDenoiser | None:
+    """The timestep of the network is sigma times the number of training steps, for every shift."""
     if config.get("invert_sigmas", False):
-        raise InputError(f"{kind} with invert_sigmas is not supported.")
+        return None
     schedule, steps = RectifiedFlow(config.get("shift", 1.0)), config.num_train_timesteps
     return FlowDenoiser(network, schedule, lambda t: steps * schedule(t)[1])
 
 
-def _table(network: Any, scheduler: Any, kind: str) -> NetworkDenoiser:
-    prediction = scheduler.config.get("prediction_type", "epsilon")
-    discrete = scheduler.config.get("timestep_type", "discrete") == "discrete"
-    if not hasattr(scheduler, "alphas_cumprod") or prediction not in BY_PREDICTION or not discrete:
-        raise InputError(f"Scheduler {kind} with prediction_type {prediction} is not supported.")
+def _table(network: Any, scheduler: Any, config: Any) -> NetworkDenoiser | None:
+    adapter = BY_PREDICTION.get(config.get("prediction_type", "epsilon"))
+    discrete = config.get("timestep_type", "discrete") == "discrete"
+    if not hasattr(scheduler, "alphas_cumprod") or adapter is None or not discrete:
+        return None
     schedule = TableVP(scheduler.alphas_cumprod.tolist())
-    return BY_PREDICTION[prediction](network, schedule, integer_timestep(schedule.num_steps))
+    return adapter(network, schedule, integer_timestep(schedule.num_steps))
 
 
-def _guided(module: Any, null: Mapping[str, Tensor]) -> GuidedNetwork:
-    names = [*CONDITIONS[type(module).__name__], *(["class_labels"] if _num_classes(module) else [])]
-    return GuidedNetwork(DiffusersNetwork(module), null, {name: ASK_FOR[name] for name in names})
-
-
-def _null_condition(module: Any, details: Mapping[str, Any], encode_text: EncodeText | None) -> dict[str, Tensor]:
-    """The null condition of one image, as far as there is one."""
-    null = {} if encode_text is None else {name: value[0] for name, value in encode_text([""]).items()}
-    label = details.get("null_label")
-    if _num_classes(module) and label is not None:
-        null["class_labels"] = torch.tensor(label, device=module.device)
-    return null
-
-
-def _check_details(details: Any, num_classes: int) -> None:
-    """Refuses entries of prior.json that the network would trip over much later."""
-    if not isinstance(details, Mapping):
-        raise InputError("prior.json must hold a JSON object.")
-    sigma, names, null = (details.get(name) for name in ("sigma_data", "classes", "null_label"))
-    if sigma is not None and not (_is_number(sigma) and 0 < sigma < math.inf):
-        raise InputError(f"sigma_data in prior.json must be a positive number, not {sigma!r}.")
-    if names is not None and not (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)):
-        raise InputError("classes in prior.json must be a list of names.")
-    if names is not None and len(names) > num_classes:
-        raise InputError(f"prior.json names {len(names)} classes, the network has {num_classes}.")
-    if null is not None and not (isinstance(null, int) and not isinstance(null, bool) and 0 <= null < num_classes):
-        raise InputError(f"null_label in prior.json must be one of the network's {num_classes} classes, not {null!r}.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _num_classes(module: Any) -> int:
-    return module.config.get("num_class_embeds") or 0
+def _checked(details: dict[str, Any], num_classes: int) -> dict[str, Any]:
+    """The entries of prior.json, refused where they do not fit the network."""
+    number("sigma_data in prior.json", details.get("sigma_data", 1.0), positive=True)
+    names, null = details.get("classes", []), details.get("null_label")
+    listed = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    if not listed or len(names) > num_classes or (null is not None and null not in range(num_classes)):
+        raise InputError(
+            f"The network has {num_classes} classes: classes in prior.json must be a list of at most as many names, "
+            f"not {names!r}, and null_label one of their numbers, not {null!r}."
+        )
+    return details
 
 
 def _event_shape(module: Any) -> torch.Size:
-    """(C, H, W) of what the network denoises; refuses networks that are not understood."""
-    kind = type(module).__name__
-    if kind not in CONDITIONS:
-        raise InputError(f"A {kind} is not supported: {', '.join(CONDITIONS)} are.")
-    config = module.config
-    for name in OTHER_CONDITIONS:
-        if config.get(name) is not None:
-            raise InputError(f"A {kind} with {name} {config[name]} is not supported.")
-    size = config.sample_size
-    if size is None or config.in_channels != config.out_channels:
-        raise InputError("The network must state its sample_size and return as many channels as it takes.")
+    """(C, H, W) of the latents; refuses networks that are not supported."""
+    kind, config = type(module).__name__, cast(Any, getattr(module, "config", {}))
+    others = [name for name in OTHER_CONDITIONS if config.get(name) is not None]
+    size = config.get("sample_size")
+    if kind not in CONDITIONS or others or size is None or config.in_channels != config.out_channels:
+        raise InputError(
+            f"The network is a {kind}{' with ' if others else ''}{' and '.join(others)}. Supported are "
+            f"{', '.join(CONDITIONS)} that state their sample_size, return as many channels as they take, and have no "
+            f"{', '.join(OTHER_CONDITIONS)}."
+        )
     height, width = (size, size) if isinstance(size, int) else size
     return torch.Size((config.in_channels, height, width))
 
@@ -200,29 +175,25 @@ def _event_shape(module: Any) -> torch.Size:
 class DiffusersNetwork:
     """A UNet or transformer in its own dtype: ``z`` and conditions are cast to it, the output to the dtype of ``z``.
 
-    The timestep is not: half precision would round 999 to 1000. The models embed it in float32.
+    The timestep is not cast, since half precision would round 999 to 1000. The models embed it in float32.
     """
 
     module: Any
 
     def __call__(self, z: Tensor, timestep: Tensor, **condition: Any) -> Tensor:
         dtype = self.module.dtype
-        cast = {name: value.to(dtype) if _is_float(value) else value for name, value in condition.items()}
-        return self.module(z.to(dtype), timestep=timestep, **cast, return_dict=False)[0].to(z.dtype)
+        given = {name: v.to(dtype) if v.is_floating_point() else v for name, v in condition.items()}
+        return self.module(z.to(dtype), timestep=timestep, **given, return_dict=False)[0].to(z.dtype)
 
 
 def freeze(module: Any, checkpointing: bool) -> None:
-    """``module`` without gradients of its weights, in evaluation mode; ``checkpointing`` recomputes its activations.
+    """Freezes the weights of ``module`` and sets evaluation mode; ``checkpointing`` recomputes its activations.
 
-    Recomputation (Chen et al. 2016) trades about a third more time for the memory of all but a block's activations. It
-    is diffusers' own, active wherever gradients are.
+    Recomputation (Chen et al. 2016) takes about a third more time and keeps the activations of one block only. It is
+    that of diffusers, active whenever gradients are.
     """
     module.requires_grad_(False).eval().to(memory_format=torch.channels_last)
     if checkpointing:
-        # VQModel is made of the blocks of AutoencoderKL, which can; only its class does not say so.
+        # VQModel consists of the blocks of AutoencoderKL, which support it; its class does not declare this.
         module._supports_gradient_checkpointing = True
         module.enable_gradient_checkpointing()
-
-
-def _is_float(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()

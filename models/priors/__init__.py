@@ -1,4 +1,4 @@
-"""Priors p(z): schedules, kernels, denoisers, codecs, and what is made of them.
+"""Priors p(z): schedules, kernels, denoisers, codecs, the prior and its marginal.
 
-Their public names stand in ``pyro_vipaint.models``.
+``pyro_vipaint.models`` exports their public names.
 """

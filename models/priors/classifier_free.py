@@ -4,7 +4,7 @@ r"""Classifier-free guidance (Ho & Salimans 2022), in the parametrisation of Sta
 
 for a network f and a null condition. w = 1 is the conditional prior itself; w > 1 sharpens it towards the condition,
 and the result is no longer the score of a diffused density. The combination is linear, so it is the same for eps, v,
-x_0 and velocities. Both terms stand in one batch, first the null half: one call, twice the NFE.
+x_0 and velocities. Both terms are computed in one batch, the null half first: one call, twice the NFE.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WEIGHT = "guidance_scale"  # the name of w among the conditions
 
 
 def is_guided(condition: Mapping[str, Any]) -> bool:
-    """Whether a call under ``condition`` takes the doubled batch: w is given and not 1, and it has something to weigh.
+    """Whether a call under ``condition`` doubles the batch: w is given and not 1, and there is a condition to weigh.
 
     >>> is_guided({"class_labels": torch.tensor([3]), "guidance_scale": 2.0})
     True
@@ -35,15 +35,15 @@ def is_guided(condition: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class GuidedNetwork:
-    """A network that takes ``guidance_scale`` among its conditions, and the null condition where it is given none.
+    """A network with ``guidance_scale`` among its conditions, which uses the null condition for those not given.
 
     Args:
         network: called as ``network(z, timestep, **condition)`` with one batch dimension; returns a tensor.
         null: the null condition of one image, without a batch dimension: a label, the embedding of the empty prompt.
-        required: names of the conditions that ``network`` cannot do without, each with the sentence that asks for it.
+        required: the conditions that ``network`` needs, each with the message that asks for it.
 
     Raises:
-        InputError: on a call that leaves a required condition open which has no null, or guides by such a one.
+        InputError: a call omits a required condition that has no null, or weighs a condition that has no null.
     """
 
     network: Callable[..., Tensor]

@@ -16,24 +16,24 @@ import torch
 from torch import Tensor
 
 EVENT_DIM = 3  # images and their latents are (C, H, W)
-PIXELS_AT_ONCE = 2**16  # of images in one pass on a CPU, whose cache it should fit: 1.3 times as fast as 2**18
+PIXELS_AT_ONCE = 2**16  # image pixels in one pass on a CPU, so that they fit its cache: 1.3 times as fast as 2**18
 
 
 class Codec(Protocol):
-    """``encode`` an image to a latent, ``decode`` a latent to an image; leading dimensions are free."""
+    """A map between images and latents, both with any leading dimensions."""
 
     def encode(self, x: Tensor) -> Tensor: ...
 
     def decode(self, z: Tensor) -> Tensor: ...
 
     def image_shape(self, event_shape: Sequence[int]) -> torch.Size:
-        """The shape of the image that a latent of ``event_shape`` stands for."""
+        """The shape of the image that a latent of ``event_shape`` decodes to."""
         ...
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Pixels are their own latents."""
+    """The codec of pixel priors: an image is its own latent."""
 
     def encode(self, x: Tensor) -> Tensor:
         return x
@@ -49,14 +49,14 @@ class Identity:
 class AutoencoderCodec:
     """diffusers' ``AutoencoderKL`` or ``VQModel`` as a codec, frozen and in evaluation mode.
 
-    E is the mean of the latent distribution, or the latents before they are quantised; D quantises, as
-    ``LDMPipeline`` does, and the gradient passes the quantiser as if it were the identity (straight-through; van den
-    Oord et al. 2017). It computes in the autoencoder's own dtype and returns that of its argument.
+    E is the mean of the latent distribution, or the latents before quantisation. D quantises, as ``LDMPipeline`` does,
+    and the gradient passes through the quantiser as through the identity (straight-through; van den Oord et al. 2017).
+    The codec computes in the dtype of the autoencoder and returns the dtype of its argument.
 
     Args:
         autoencoder: the network; with n blocks its latents have 1 / 2^(n-1) of the image's height and width.
-        scaling_factor: brings the latents to unit variance; ``scaling_factor`` of the autoencoder's configuration.
-        shift_factor: the latents' mean; 0 unless the configuration states one.
+        scaling_factor: scales the latents to unit variance; ``scaling_factor`` of the autoencoder's configuration.
+        shift_factor: the mean of the latents; 0 unless the configuration states one.
     """
 
     autoencoder: Any
@@ -68,7 +68,7 @@ class AutoencoderCodec:
 
     @property
     def downsampling(self) -> int:
-        """f, how many times smaller than the image a latent is on each side."""
+        """f, the ratio of a side of the image to that of a latent."""
         return 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -93,9 +93,9 @@ class AutoencoderCodec:
         return self.autoencoder.decode(z).sample
 
     def _flat(self, network: Callable[[Tensor], Tensor], value: Tensor, pixels: int) -> Tensor:
-        """``network`` on one batch dimension in the autoencoder's dtype; leading dimensions and dtype restored.
+        """``network`` on one batch dimension in the autoencoder's dtype; leading dimensions and dtype are restored.
 
-        ``pixels``: of one image, by which a CPU takes few images at once and a GPU all.
+        A CPU takes few images at once, according to the ``pixels`` of one image; a GPU takes all.
         """
         flat = value.reshape(-1, *value.shape[-EVENT_DIM:]).to(self.autoencoder.dtype)
         at_once = PIXELS_AT_ONCE // pixels if flat.device.type == "cpu" else len(flat)

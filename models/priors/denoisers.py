@@ -1,4 +1,4 @@
-r"""Denoisers: ``(z_t, t, **condition) -> E[z_0 | z_t]``, from whatever a network predicts.
+r"""Denoisers ``(z_t, t, **condition) -> E[z_0 | z_t]``: adapters for the predictions of networks.
 
 With z_t = alpha_t x + sigma_t eps:
 
@@ -18,7 +18,6 @@ whose first dimension is the batch of images (broadcast over samples), or a scal
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,13 +26,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, whole
 from pyro_vipaint.models.priors.kernels import expand_event
 from pyro_vipaint.models.priors.schedules import Schedule, as_time
 
 
 class Denoiser(Protocol):
-    """What a :class:`DiffusionPrior` calls."""
+    """The protocol of the denoiser of a :class:`DiffusionPrior`."""
 
     def __call__(self, z_t: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """E[z_0 given z_t], of the shape of ``z_t``."""
@@ -43,11 +42,11 @@ class Denoiser(Protocol):
 def flatten_condition(value: Any, leading: torch.Size) -> Any:
     """A condition repeated over the leading shape (sample × batch) and flattened to one batch dimension.
 
-    One of shape ``(N, …)``, or ``(1, …)`` for all images, is repeated over samples; a scalar over everything. What is
-    not a tensor is passed on untouched.
+    A tensor ``(N, …)``, or ``(1, …)`` for all images, is repeated over samples, a scalar tensor over samples and
+    images. Other values are returned unchanged.
 
     Raises:
-        InputError: a first dimension that is neither 1 nor N.
+        InputError: the first dimension is neither 1 nor N.
     """
     if not isinstance(value, Tensor):
         return value
@@ -61,14 +60,14 @@ def flatten_condition(value: Any, leading: torch.Size) -> Any:
 
 @dataclass(frozen=True)
 class NetworkDenoiser(ABC):
-    """A network behind the flattening of leading dimensions, done here once for everybody.
+    """The base of denoisers that call a network: it flattens leading dimensions to one and restores them.
 
     Args:
         network: called as ``network(z, timestep, **condition)`` with one batch dimension; may return a tensor or an
             object with ``.sample``, as the models of diffusers do. An ``nn.Module`` is frozen and put into
             evaluation mode.
-        schedule: the noise schedule it was trained with.
-        timestep: from the time ``t`` in [0, 1] to the network's own clock; the identity if not given.
+        schedule: the noise schedule that the network was trained with.
+        timestep: maps the time ``t`` in [0, 1] to the timestep of the network; the identity by default.
         event_dim: number of dimensions of one latent, 3 for images.
     """
 
@@ -93,7 +92,7 @@ class NetworkDenoiser(ABC):
         """The clean prediction of a flat batch ``(B, *event)`` at times ``(B,)``."""
 
     def _predict(self, z: Tensor, timestep: Tensor, condition: dict[str, Any]) -> Tensor:
-        """One pass through the network."""
+        """The output of the network: one pass."""
         output = self.network(z, timestep.to(z.dtype), **condition)
         return output if isinstance(output, Tensor) else output.sample
 
@@ -121,7 +120,7 @@ class VDenoiser(NetworkDenoiser):
 
 
 class SampleDenoiser(NetworkDenoiser):
-    """For networks that predict the clean x_0 themselves."""
+    """For networks that predict the clean x_0."""
 
     def _denoise(self, z_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
         return self._call(z_t, t, condition)[0]
@@ -139,8 +138,8 @@ class FlowDenoiser(NetworkDenoiser):
 class EDMDenoiser(NetworkDenoiser):
     """For networks with the preconditioning of Karras et al. 2022 (Eq. 7, Table 1), on any schedule.
 
-    ``sigma_data``: standard deviation of the clean data; the default 0.5 is theirs. ``timestep`` is not used: the
-    network's clock is ln(sigma / alpha) / 4.
+    ``sigma_data`` is the standard deviation of the clean data; the default 0.5 is that of the paper. ``timestep`` has
+    no effect: the network is called at ln(sigma / alpha) / 4.
     """
 
     sigma_data: float = 0.5
@@ -156,7 +155,6 @@ class EDMDenoiser(NetworkDenoiser):
 
 
 def integer_timestep(num_steps: int) -> Callable[[Tensor], Tensor]:
-    """The clock of a network trained on ``num_steps`` integer timesteps: t = (n + 1) / N, so n = N t - 1."""
-    if num_steps < 1 or math.isinf(num_steps):
-        raise ValueError("num_steps must be a positive number.")
-    return lambda t: (t * num_steps - 1).clamp(min=0)
+    """The timestep of a network trained on N = ``num_steps`` integer timesteps: t = (n + 1) / N, so n = N t - 1."""
+    steps = whole("num_steps", num_steps)
+    return lambda t: (t * steps - 1).clamp(min=0)

@@ -1,4 +1,4 @@
-r"""The Gaussian algebra of the diffusion, all of it.
+r"""The Gaussian algebra of the diffusion.
 
 For s < t, with alpha_ts = alpha_t / alpha_s and sigma_ts^2 = sigma_t^2 - alpha_ts^2 sigma_s^2,
 
@@ -7,8 +7,8 @@ For s < t, with alpha_ts = alpha_t / alpha_s and sigma_ts^2 = sigma_t^2 - alpha_
     q(z_s \mid z_t, x) &= N\Big(\frac{\alpha_{ts} \sigma_s^2}{\sigma_t^2} z_t
         + \frac{\alpha_s \sigma_{ts}^2}{\sigma_t^2} x, \frac{\sigma_{ts}^2 \sigma_s^2}{\sigma_t^2} I\Big)
 
-Coefficients are computed in float64 (the subtraction cancels for neighbouring times) and handed on in the dtype of
-``z``. Times are numbers, scalars, or tensors of the leading (sample × batch) shape of ``z``.
+Coefficients are computed in float64, since the subtraction cancels for neighbouring times, and applied in the dtype of
+``z``. Times are numbers, scalar tensors, or tensors of the leading (sample × batch) shape of ``z``.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def coordinate_scale(schedule: Schedule, t: Time) -> Tensor:
 
 
 def log_density(residual: Tensor, covariance: Tensor) -> Tensor:
-    """log N(residual given 0, covariance) over the last dimension; 0 where that has no element."""
+    """log N(residual given 0, covariance) over the last dimension; 0 if that is empty."""
     if residual.shape[-1] == 0:
         return residual.new_zeros(residual.shape[:-1])
     return MultivariateNormal(torch.zeros_like(residual), covariance).log_prob(residual)

@@ -1,4 +1,4 @@
-r"""The prior's own distribution of z_Te, sampled by its chain and bounded by one network call.
+r"""The distribution of z_Te under the prior: sampled by the chain, its log density bounded by one network call.
 
 Write w for z_Te, e for T_e, and a_t = alpha_t / alpha_e, s_t^2 = sigma_t^2 - a_t^2 sigma_e^2 for the diffusion that
 starts at w: q(z_t | w) = N(a_t w, s_t^2). On a grid e = t_0 < t_1 < … < t_M = 1 the model is
@@ -29,57 +29,47 @@ bridge between z_t and w, which would be loose on coarse grids.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from pyro.distributions import Normal, TorchDistribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vipaint._torch import device_of
 from pyro_vipaint.models.priors.kernels import expand_event, relative
-from pyro_vipaint.models.priors.schedules import Schedule, as_time
+from pyro_vipaint.models.priors.schedules import as_time
 
-DEFAULT_STEPS = 250  # close to the continuous limit; sampling costs as many network calls, log_prob one
+if TYPE_CHECKING:
+    from pyro_vipaint.models.priors.prior import DiffusionPrior
 
-
-class Chain(Protocol):
-    """What the marginal needs of a prior."""
-
-    @property
-    def schedule(self) -> Schedule: ...
-
-    @property
-    def event_shape(self) -> torch.Size | tuple[int, ...]: ...
-
-    def denoise(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Tensor: ...
-
-    def transition(self, z_t: Tensor, t: Tensor | float, s: Tensor | float, **condition: Any) -> Normal: ...
+DEFAULT_STEPS = 250  # close to the continuous limit; sampling costs one network call per step, log_prob one in all
 
 
 class DiffusionMarginal(TorchDistribution):
     """p(z_t) of a diffusion prior, for t < 1.
 
     ``sample()`` runs the chain of Eq. 3 from N(0, sigma_1^2) at time 1 down to ``t`` (``steps`` network calls).
-    ``log_prob(z)`` is an unbiased estimate of a lower bound on log p(z): one network call, of the leading shape of
-    ``z``, differentiable in ``z``, and random (two calls differ). It is therefore an *estimate*: average it.
+    ``log_prob(z)`` is an unbiased *estimate* of a lower bound on log p(z), of the leading shape of ``z`` and
+    differentiable in ``z``. It costs one network call and is random: two calls differ, and their mean is the bound.
 
     Args:
-        prior: a :class:`DiffusionPrior` (or anything with its schedule, event shape, ``denoise``, ``transition``).
-        t: the time in (0, 1) whose marginal this is.
+        prior: the prior.
+        t: the time in (0, 1).
         batch_shape: shape of the images plate; ``expand`` broadcasts it.
         steps: number of grid steps between ``t`` and 1, evenly spaced in time; part of the model's definition.
         condition: tensors passed on to the denoiser.
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
     has_rsample = False
 
     def __init__(
         self,
-        prior: Chain,
+        prior: DiffusionPrior,
         t: float,
         batch_shape: torch.Size | tuple[int, ...] = (),
         steps: int = DEFAULT_STEPS,
@@ -90,7 +80,7 @@ class DiffusionMarginal(TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """All of the latent space."""
+        """The latent space."""
         return constraints.independent(constraints.real, len(self.event_shape))
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> DiffusionMarginal:
@@ -112,18 +102,17 @@ class DiffusionMarginal(TorchDistribution):
         return a, variance.sqrt(), ratio[:-1] - ratio[1:]
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
         """Draws of shape ``sample_shape + batch_shape + event_shape`` by the prior's chain."""
         device = next((v.device for v in self.condition.values() if isinstance(v, Tensor)), device_of(self.prior))
         _, sigma = self.prior.schedule(as_time(1.0))
         z = sigma.item() * torch.randn(self._extended_shape(torch.Size(sample_shape)), device=device)
-        times = self.grid.flip(0).tolist()
-        for t, s in pairwise(times):
+        for t, s in pairwise(self.grid.flip(0).tolist()):
             z = self.prior.transition(z, t, s, **self.condition).sample()
         return z
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """An unbiased estimate of the lower bound above, of the leading shape of ``value``, in nats."""
+        """An unbiased estimate of the lower bound, of the leading shape of ``value``, in nats."""
         event_dim, schedule = len(self.event_shape), self.prior.schedule
         leading = value.shape[: value.ndim - event_dim]
         step = self._draw_steps(leading)
@@ -139,7 +128,7 @@ class DiffusionMarginal(TorchDistribution):
         return -(constant + 0.5 * final * _sum_event(value**2, event_dim) + 0.5 * float(weights.sum()) * square)
 
     def _draw_steps(self, leading: torch.Size) -> Tensor:
-        """Indices j - 1 of the leading shape, drawn by weight; stratified over particles, separately for each image."""
+        """Indices j - 1 of the leading shape, drawn by weight and stratified over particles for each image."""
         *particles, images = leading if leading else (1,)
         count = math.prod(particles)
         order = torch.rand(count, images).argsort(0)

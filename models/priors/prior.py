@@ -1,4 +1,4 @@
-r"""A diffusion prior: a noise schedule and a denoiser, and what they imply for z.
+r"""A diffusion prior: a noise schedule and a denoiser, which define the transitions and the marginals of z.
 
 .. math:: p_\theta(z_s \mid z_t) = q(z_s \mid z_t, z_0 = \hat z_\theta(z_t, t)) \quad (s < t, Eq. 3)
 """
@@ -22,12 +22,10 @@ from pyro_vipaint.models.priors.kernels import Time, bridge
 from pyro_vipaint.models.priors.marginal import DEFAULT_STEPS, DiffusionMarginal
 from pyro_vipaint.models.priors.schedules import Schedule, as_time, noise_level
 
-__all__ = ["DiffusionMarginal", "DiffusionPrior"]
-
 
 @dataclass(frozen=True)
 class DiffusionPrior:
-    """p(x) as a pretrained diffusion model.
+    """p(x), given by a pretrained diffusion model.
 
     Args:
         schedule: ``t -> (alpha_t, sigma_t)``.
@@ -36,10 +34,10 @@ class DiffusionPrior:
         event_shape: shape of one latent, ``(C, H, W)`` for images.
         codec: between images and latents; pixels by default.
         sigma_data: standard deviation of the clean latents, the natural unit of noise levels.
-        class_names: names of the classes, where ``class_labels`` is a condition.
-        name: what the prior is called in reports.
-        encode_text: prompts -> conditions with one row a prompt, where the prior takes text.
-        guided_by: names of the conditions that ``guidance_scale`` can weigh against a null one.
+        class_names: names of the classes, if ``class_labels`` is a condition.
+        name: the name of the prior in reports.
+        encode_text: prompts -> conditions with one row per prompt, if the prior takes text.
+        guided_by: names of the conditions that ``guidance_scale`` can weigh against a null condition.
     """
 
     schedule: Schedule
@@ -59,12 +57,12 @@ class DiffusionPrior:
 
     @property
     def image_shape(self) -> torch.Size:
-        """Shape of one image, ``(C, H, W)``: what ``decode`` makes of a latent."""
+        """Shape of one decoded image, ``(C, H, W)``."""
         return self.codec.image_shape(self.event_shape)
 
     @property
     def is_latent(self) -> bool:
-        """Whether it lives in the latents of an autoencoder rather than in pixels."""
+        """Whether the prior is about the latents of an autoencoder, not pixels."""
         return not isinstance(self.codec, Identity)
 
     @property
@@ -73,7 +71,7 @@ class DiffusionPrior:
         return float(noise_level(self.schedule, 0.0)), float(noise_level(self.schedule, 1.0))
 
     def denoise(self, z_t: Tensor, t: Time, **condition: Any) -> Tensor:
-        """E[z_0 given z_t], of the shape of ``z_t``: one network call, on twice the images if it is guided."""
+        """E[z_0 given z_t], of the shape of ``z_t``: one network call, on twice the images with guidance."""
         images = z_t.shape[: z_t.ndim - self.event_dim].numel()
         record_call(2 * images if is_guided(condition) else images)
         return self.denoiser(z_t, as_time(t), **condition)
@@ -95,17 +93,15 @@ class DiffusionPrior:
         return self.codec.decode(z)
 
     def encode_prompt(self, prompt: str | Sequence[str], num_images: int = 1) -> dict[str, Tensor]:
-        """The conditions for a prompt, or one for each image: tensors whose first dimension is ``num_images``.
+        """The conditions for one prompt, or one prompt per image: tensors whose first dimension is ``num_images``.
 
         Raises:
             InputError: the prior takes no text, or the prompts are not one or ``num_images`` strings.
         """
         if self.encode_text is None:
-            raise InputError(f"The prior {self.name} takes no text: leave the prompt away.")
+            raise InputError(f"The prior {self.name} takes no text: omit the prompt.")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not all(isinstance(text, str) for text in prompts):
-            raise InputError("The prompt must be a text, or one text for each image.")
-        if len(prompts) not in {1, num_images}:
-            raise InputError(f"{len(prompts)} prompts for {num_images} images: give one, or one each.")
+        if len(prompts) not in {1, num_images} or not all(isinstance(text, str) for text in prompts):
+            raise InputError(f"The prompt must be a text, or one per image ({num_images}), not {prompt!r}.")
         encoded = self.encode_text(prompts)
         return {name: value.expand(num_images, *value.shape[1:]) for name, value in encoded.items()}

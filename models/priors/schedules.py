@@ -2,16 +2,14 @@ r"""Noise schedules: ``schedule(t) -> (alpha_t, sigma_t)`` for ``t`` in [0, 1] (
 
 .. math:: q(z_t \mid x) = N(z_t \mid \alpha_t x, \sigma_t^2 I)
 
-``t = 0`` is the cleanest and ``t = 1`` the noisiest end; sigma/alpha, the *noise level*, grows with ``t``. Integer
-timesteps do not occur here: :class:`TableVP` maps a table of ``N`` of them onto ``t = (n + 1) / N``.
+``t = 0`` is the cleanest and ``t = 1`` the noisiest end; sigma/alpha, the *noise level*, grows with ``t``.
+:class:`TableVP` maps a table of ``N`` integer timesteps onto ``t = (n + 1) / N``.
+
+*Keypoints* are the times T_e > … > T_s of the model's latent sites (section 4.1 of the paper). They are given as times
+of the schedule, as the paper does for latent priors, or as noise levels, which mean the same on every schedule.
 
 References: Song et al. 2021 (VP, VE); Nichol & Dhariwal 2021 (cosine); Rombach et al. 2022 (scaled linear);
 Karras et al. 2022 (EDM); Liu et al. 2023, Esser et al. 2024 (rectified flow and its shift).
-
-The few times T_e > … > T_s at which the posterior lives (section 4.1 of the paper).
-
-Two ways to say them: times on the schedule's own clock, as the paper does for latent priors, or noise levels
-sigma/alpha, which mean the same on every schedule.
 """
 
 from __future__ import annotations
@@ -20,17 +18,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, whole
+
+if TYPE_CHECKING:
+    from pyro_vipaint.models.priors.prior import DiffusionPrior
 
 
 @runtime_checkable
 class Schedule(Protocol):
-    """What every schedule is: a pure function of ``t``, of any shape, to two tensors of that shape."""
+    """A pure function of ``t``, of any shape, to two tensors of that shape."""
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """``(alpha_t, sigma_t)`` for times ``t`` in [0, 1]; float64 in, float64 out."""
@@ -94,7 +95,7 @@ class EDM:
 
     ``sigma_t = (sigma_min^(1/rho) + t (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho``.
 
-    Defaults (0.002, 80, 7) are theirs, Table 1.
+    The defaults 0.002, 80 and 7 are those of Table 1 there.
     """
 
     sigma_min: float = 0.002
@@ -108,7 +109,7 @@ class EDM:
 
 @dataclass(frozen=True)
 class GeometricVE:
-    """Variance exploding, ``sigma_t = sigma_min^(1-t) sigma_max^t``: Song et al. 2021, Eq. 30 (CIFAR's 0.01, 50)."""
+    """Variance exploding, ``sigma_t = sigma_min^(1-t) sigma_max^t``: Song et al. 2021, Eq. 30, defaults for CIFAR."""
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
@@ -121,9 +122,9 @@ class GeometricVE:
 class RectifiedFlow:
     """Straight paths, ``alpha = 1 - sigma``, ``sigma_t = shift t / (1 + (shift - 1) t)``: Esser et al. 2024, Eq. 23.
 
-    ``shift = 1`` is Liu et al. 2023; Stable Diffusion 3 uses 3. It says only which noise lies at which time, so it
-    matters to evenly spaced times, and not to keypoints that are given as noise levels: at equal sigma the path, and
-    what a network sees of it, are the same. ``alpha`` is kept above ``alpha_min``.
+    ``shift = 1`` is Liu et al. 2023; Stable Diffusion 3 uses 3. The shift moves noise levels to other times and changes
+    nothing else: it affects evenly spaced times but not keypoints that are given as noise levels. ``alpha`` is kept
+    above ``alpha_min``.
     """
 
     shift: float = 1.0
@@ -135,17 +136,17 @@ class RectifiedFlow:
 
 
 def _floor(table: Tensor) -> Tensor:
-    """What stands for zeros in a table: small, and below every other entry, so that the noise level still grows."""
+    """The replacement for zeros in a table: small and below every other entry, so that the noise level grows."""
     positive = table[table > 0]
     return positive.min().div(4).clamp(max=1e-8) if len(positive) else table.new_tensor(1e-8)
 
 
 @dataclass(frozen=True)
 class TableVP:
-    """Variance preserving from a table of ``alphas_cumprod`` (decreasing, in (0, 1]), as diffusers' schedulers keep it.
+    """Variance preserving, from a decreasing table of ``alphas_cumprod`` in [0, 1], as in the schedulers of diffusers.
 
-    Entry ``n`` of ``N`` lies at ``t = (n + 1) / N``, and ``t = 0`` is clean; between them log alpha is linear.
-    Zeros (zero terminal signal-to-noise) become 1e-8, or a quarter of the smallest other entry if that is less.
+    Entry ``n`` of ``N`` is at ``t = (n + 1) / N`` and ``t = 0`` is clean; log alpha is linear in between. Zeros (zero
+    terminal signal-to-noise) become 1e-8, or a quarter of the smallest other entry if that is less.
 
     Raises:
         InputError: the table is empty, increases, or leaves [0, 1].
@@ -179,7 +180,7 @@ def noise_level(schedule: Schedule, t: Tensor | float) -> Tensor:
 
 
 def lowest_level(schedule: Schedule) -> float:
-    """The lowest noise level that a network has been trained at: that of a table's first entry, or of ``t = 0``."""
+    """The lowest noise level that a network was trained at: that of the first entry of a table, or of ``t = 0``."""
     first = 1 / schedule.num_steps if isinstance(schedule, TableVP) else 0.0
     return noise_level(schedule, first).item()
 
@@ -204,21 +205,14 @@ def time_of(schedule: Schedule, level: float, iterations: int = 100) -> float:
 
 
 def as_time(t: Tensor | float, device: torch.device | None = None) -> Tensor:
-    """``t`` as a float64 tensor, in which all schedule arithmetic is done (float32 on MPS, which has no float64)."""
+    """``t`` as a float64 tensor, the dtype of all schedule arithmetic (float32 on MPS, which has no float64)."""
     t = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
     target = device or t.device
     return t.to(target, torch.float32 if target.type == "mps" else torch.float64)
 
 
-class HasSchedule(Protocol):
-    """Anything with a noise schedule: a prior."""
-
-    @property
-    def schedule(self) -> Schedule: ...
-
-
 def keypoints(
-    prior: HasSchedule,
+    prior: DiffusionPrior,
     start: float = 0.55,
     stop: float = 0.40,
     levels: int = 4,
@@ -226,37 +220,30 @@ def keypoints(
 ) -> tuple[float, ...]:
     """``levels`` times from T_e = ``start`` down to T_s = ``stop``, evenly spaced, or the times of ``noise_levels``.
 
-    The defaults 0.55, 0.40 and 4 are the paper's VIPaint-4 on latent ImageNet (550, 500, 450, 400 of 1000). For pixel
-    priors name the noise levels.
+    The defaults 0.55, 0.40 and 4 are the paper's VIPaint-4 on latent ImageNet (550, 500, 450, 400 of 1000). Use
+    ``noise_levels`` for pixel priors.
 
     Args:
-        prior: anything with a ``schedule``.
+        prior: the prior, whose ``schedule`` is used.
         start, stop: times in (0, 1), ``start > stop``.
-        levels: K >= 1; one level is a posterior at T_s = T_e = ``start`` alone.
-        noise_levels: K decreasing values of sigma/alpha; the three arguments above are then ignored.
+        levels: K >= 1; one level is T_s = T_e = ``start``.
+        noise_levels: K decreasing values of sigma/alpha; ``start``, ``stop`` and ``levels`` are then ignored.
 
     Raises:
-        InputError: times out of order or outside (0, 1), or a level that the schedule does not reach.
+        InputError: times are out of order or outside (0, 1), or the schedule does not reach a noise level.
     """
     if noise_levels is not None:
         return check_keypoints([time_of(prior.schedule, level) for level in noise_levels])
-    if levels < 1:
-        raise InputError(f"levels must be at least 1, not {levels}.")
+    whole("levels", levels)
     step = (start - stop) / (levels - 1) if levels > 1 else 0.0
     return check_keypoints([start - i * step for i in range(levels)])
 
 
 def check_keypoints(times: Sequence[float]) -> tuple[float, ...]:
-    """``times`` as a tuple, refused unless they decrease strictly inside (0, 1)."""
+    """``times`` as a tuple, refused unless there is one and they decrease strictly inside (0, 1)."""
     checked = tuple(float(t) for t in times)
-    if not checked:
-        raise InputError("keypoints must name at least one time.")
-    if not all(0 < t < 1 for t in checked):
-        raise InputError(f"keypoints must lie strictly between 0 and 1, not {_shown(checked)}.")
-    if any(later >= earlier for earlier, later in pairwise(checked)):
-        raise InputError(f"keypoints must decrease from T_e to T_s, not {_shown(checked)}.")
+    bounded = (1.0, *checked, 0.0)
+    if not checked or not all(later < earlier for earlier, later in pairwise(bounded)):
+        shown = ", ".join(f"{t:g}" for t in checked) or "none"
+        raise InputError(f"keypoints must decrease from T_e to T_s and lie strictly between 0 and 1, not {shown}.")
     return checked
-
-
-def _shown(times: tuple[float, ...]) -> str:
-    return ", ".join(f"{t:g}" for t in times)

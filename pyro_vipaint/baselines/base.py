@@ -1,9 +1,15 @@
-"""What the baselines share: their result, the noise they start from, their grid of times."""
+"""The driver of all baselines: from pure noise along a method's chain to images, with their cost.
+
+A method is a *chain*, a generator: it starts at z_1, makes one step after the other, and yields after each the clean
+latent ``(S, N, *event)`` that it predicts. The image is the last of them, decoded and clamped to [-1, 1]. Seeds,
+noise, times, progress and counts are the driver's. Chains run without gradients; a step that needs them opens
+:func:`pyro_vipaint._torch.gradients`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +17,12 @@ from torch import Tensor
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
+from pyro_vipaint.errors import whole
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time
+from pyro_vipaint.progress import Callback, Progress
 
-Callback = Callable[[int], None]
+Chain = Callable[[Tensor, list[float]], Iterator[Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,26 +35,45 @@ class BaselineResult:
     seconds: float
 
 
-def run(chain: Callable[[], Tensor], seed: int | None) -> BaselineResult:
-    """The images that ``chain`` returns, from ``seed``, with its network calls and its wall time."""
+def run(
+    method: str,
+    chain: Chain,
+    prior: DiffusionPrior,
+    y: Tensor,
+    num_samples: int,
+    steps: int,
+    seed: int | None,
+    callback: Callback | None,
+    total: int | None = None,
+    start: Tensor | None = None,
+) -> BaselineResult:
+    """The images at the end of a method's chain.
+
+    Args:
+        method: the phase that ``callback`` is told.
+        chain: called with z_1 and the ``steps`` + 1 times from 1 to 0.
+        prior, y, num_samples, steps, seed, callback: as :mod:`pyro_vipaint.baselines` describes them.
+        total: how many predictions the chain yields; ``steps`` if not given.
+        start: what the chain starts at, ``(S, N, *event)``; z_1 ~ N(0, sigma_1^2 I) if not given.
+    """
+    steps = whole("steps", steps)
+    times = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64).tolist()
     begun = time.perf_counter()
     with seeded(seed), count_calls() as count:
-        samples = chain()
+        if start is None:
+            _, sigma = prior.schedule(as_time(1.0))
+            start = float(sigma) * torch.randn(num_samples, len(y), *prior.event_shape, device=y.device)
+        samples = last_image(prior, start, chain(start, times), method, total or steps, callback)
     return BaselineResult(samples, count.calls, count.nfe, time.perf_counter() - begun)
 
 
-def pure_noise(prior: DiffusionPrior, num_samples: int, y: Tensor) -> Tensor:
-    """z_1 ~ N(0, sigma_1^2 I), ``(S, N, *event)``, on the device of the observations ``(N, ...)``."""
-    _, sigma = prior.schedule(as_time(1.0))
-    return float(sigma) * torch.randn(num_samples, len(y), *prior.event_shape, device=y.device)
-
-
-def time_grid(steps: int) -> list[float]:
-    """``steps`` + 1 evenly spaced times from 1 to 0; a chain calls the network at each but the last.
-
-    Raises:
-        ValueError: ``steps`` is less than 1.
-    """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}.")
-    return torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64).tolist()
+@torch.no_grad()
+def last_image(
+    prior: DiffusionPrior, z: Tensor, predictions: Iterator[Tensor], phase: str, total: int, callback: Callback | None
+) -> Tensor:
+    """The last of the ``predictions`` that are made from ``z`` as an image; ``callback`` is called after each."""
+    for step, z_hat in enumerate(predictions, 1):
+        z = z_hat
+        if callback is not None:
+            callback(Progress(phase, step, total))
+    return prior.decode(z).clamp(-1, 1)

@@ -7,32 +7,31 @@ The prior's own chain, with the noised observation pasted into every state:
     z_t \leftarrow m \odot (\alpha_t y + \sigma_t \epsilon) + (1 - m) \odot z_t, \qquad
     z_s = \mathrm{ddim}(z_t, E[z_0 \mid z_t], t, s),
 
-and y itself into the last prediction. The network's first call is on noise alone: at t = 1 there is nothing of y to
-see yet.
+and y itself into the last prediction. The network's first call is on noise alone, since at t = 1 nothing of y is
+visible. Latent priors: :mod:`pyro_vipaint.baselines.replacement`.
 
-Bias on the Gaussian truth (tests/baseline_truth.py, the defaults, EDM schedule; held by
-tests/test_baseline_blended.py): shift of the mean .70 of an exact standard deviation on observed pixels and .73 on
-hidden ones; spread 0 times the exact one on observed pixels and 1.16 times on hidden ones. The observed pixels are y
-itself, noise included. Each step draws the hidden pixels from what the network sees of the last pasted noise, without
-a look at the next, so that they follow the observation too little, however many steps there are.
+Bias: the observed pixels are y itself, noise included. Each step draws the hidden pixels from what the network sees of
+the last pasted noise, without regard to the next, so that they follow the observation too little, with any number of
+steps.
 
 Defaults: 250 steps of deterministic DDIM (eta = 0), the setting of the VIPaint paper's comparison; RePaint has 250
-levels too. With ``eta`` = 1 it is RePaint without jumps. Latent priors:
-:mod:`pyro_vipaint.baselines.replacement`.
+levels as well. With ``eta`` = 1 it is RePaint without jumps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
+from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.baselines.replacement import known_part, observed_pixels
 from pyro_vipaint.models.priors.kernels import ddim
 from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.progress import Callback
 
 
 def blended(
@@ -47,42 +46,28 @@ def blended(
     callback: Callback | None = None,
     **condition: Any,
 ) -> BaselineResult:
-    """``num_samples`` draws for each of the N observations, ``steps`` network calls on all of them at once.
+    """Draws by Blended; the arguments of all baselines are described in :mod:`pyro_vipaint.baselines`.
 
     Args:
-        prior, likelihood: as for :class:`DiffusionModel`; the operator must be an inpainting mask.
-        y: observations ``(N, C, H, W)`` in [-1, 1].
-        num_samples: S.
-        steps: evenly spaced in time; 250 by default, see above.
-        eta: noise of the DDIM step, 0 for none to 1 for that of the DDPM chain.
-        seed: seed of all noise; ``None`` goes on with the global generator.
-        callback: called as ``callback(step)`` after each network call's step.
-        condition: passed to the denoiser.
-
-    Raises:
-        InputError: the operator is not a mask.
-        ValueError: ``steps`` is less than 1.
+        likelihood: its operator must be an inpainting mask.
+        steps: 250 in the VIPaint paper.
+        eta: noise of the DDIM step, from 0 for none to 1 for that of the DDPM chain.
     """
-    observed, times = observed_pixels(likelihood, y, prior.image_shape), time_grid(steps)
+    observed = observed_pixels(likelihood, y, prior.image_shape)
 
-    @torch.no_grad()
-    def chain() -> Tensor:
-        z = pure_noise(prior, num_samples, y)
+    def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
         z_hat = prior.denoise(z, times[0], **condition)
         known = known_part(prior, y, observed, z_hat)
-        for step, (t, s) in enumerate(pairwise(times[:-1])):
+        yield known.paste(z_hat)
+        for t, s in pairwise(times[:-1]):
             z = ddim(prior.schedule, z, z_hat, t, s, eta)
             z = known.paste_noised(prior.schedule, z, s, torch.randn_like(z))
             z_hat = prior.denoise(z, s, **condition)
-            if callback is not None:
-                callback(step)
-        if callback is not None:
-            callback(steps - 1)
-        return prior.decode(known.paste(z_hat)).clamp(-1, 1)
+            yield known.paste(z_hat)
 
-    return run(chain, seed)
+    return run("blended", chain, prior, y, num_samples, steps, seed, callback)
 
 
 def blended_calls(steps: int = 250) -> int:
-    """Network calls of :func:`blended`."""
+    """Network calls of :func:`blended`, one per step."""
     return steps

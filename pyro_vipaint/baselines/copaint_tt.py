@@ -1,41 +1,33 @@
-r"""CoPaint with time travel (Zhang et al. 2023, section 4.3): :mod:`pyro_vipaint.baselines.copaint`, parts of it again.
+r"""CoPaint-TT (Zhang et al. 2023, section 4.3): :mod:`pyro_vipaint.baselines.copaint` with time travel.
 
-Of the steps N, ..., 1, with t = n / N, each n = 1, 1 + tau, 1 + 2 tau, ... below N - tau is a landing: the first r - 1
-times that the chain arrives there it takes its gradient steps, is noised back to the time of n + tau,
+Of the steps N, ..., 1, with t = n / N, each n = 1, 1 + tau, 1 + 2 tau, ... below N - tau is a landing. The first r - 1
+times that the chain arrives at a landing it takes its gradient steps, is noised back to the time of n + tau,
 
 .. math:: z_{t(n + \tau)} \sim q(z_{t(n + \tau)} \mid z_{t(n)}),
 
-and goes down from there again, with the rates that belong to those times; then it goes on. Unlike the rest of the
+and descends from there again, with the rates that belong to those times; after that it passes. Unlike the rest of the
 chain this adds noise, which the later gradient steps can use to make seams agree.
 
-Defaults are those of the authors' script ``copaint-tt.sh``: tau 10, r = 2, and CoPaint's own. They undo one step after
-the other; the ten together have the law above. As in their code (``new_scheduler.py``) the last landing is the least
-noisy time that the network is called at. With at most tau steps there is no landing, and it is CoPaint.
+Defaults are those of the authors' script ``copaint-tt.sh``: tau 10, r = 2, and CoPaint's own. The authors undo one step
+after the other; ten of them together have the law above. As in their code (``new_scheduler.py``) the last landing is
+the least noisy time at which the network is called. With at most tau steps there is no landing, and it is CoPaint.
 
-Its bias on the Gaussian truth with these defaults (``test_the_bias_stated_in_the_docstring`` in
-``tests/test_baseline_copaint_tt.py``): the mean is off by 0.70 exact standard deviations on observed and 0.51 on hidden
-pixels, the spread is 0.00 and 0.87 of the exact one. The causes are CoPaint's; travelling does not remove them.
+The causes of its bias are CoPaint's; travelling does not remove them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 
-from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
-from pyro_vipaint.baselines.copaint import (
-    GRADIENT_STEPS,
-    GROWTH,
-    LR,
-    REGULARISATION,
-    STEPS,
-    Coherence,
-    copaint_calls,
-    final_image,
-)
+from pyro_vipaint.baselines.base import BaselineResult, run
+from pyro_vipaint.baselines.copaint import GRADIENT_STEPS, GROWTH, LR, REGULARISATION, STEPS, Coherence, copaint_calls
+from pyro_vipaint.errors import whole
 from pyro_vipaint.models.priors.kernels import ddim, diffuse
 from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.progress import Callback
 
 TAU, REPEATS = 10, 2
 
@@ -57,53 +49,46 @@ def copaint_tt(
     callback: Callback | None = None,
     **condition: Any,
 ) -> BaselineResult:
-    """``num_samples`` images for each of the N observations; see :func:`copaint_tt_calls` for the cost.
+    """Images by CoPaint-TT; the arguments of all baselines are described in :mod:`pyro_vipaint.baselines`.
 
     Args:
-        prior, likelihood, y, num_samples, condition: as for :func:`copaint`.
-        steps: the authors' default is 250.
-        tau: how many steps are undone at once, at least 1; the authors' 10.
-        repeats: r, how often each stretch is gone down; the authors' 2. With 1 it is :func:`copaint`.
-        gradient_steps, lr, growth, regularisation: as for :func:`copaint`.
-        seed: seed of all noise; ``None`` goes on with the global generator.
-        callback: called as ``callback(step)``; with what is gone down again there are more than ``steps``.
-
-    Raises:
-        ValueError: ``tau`` or ``steps`` is less than 1.
+        steps: 250 in the authors' code. ``callback`` is called more often, once for each move of :func:`itinerary`.
+        tau: how many steps are undone at once, at least 1; 10 in the authors' script.
+        repeats: r, how often each stretch is passed; 2 in the authors' script. With 1 it is CoPaint.
+        gradient_steps, lr, growth, regularisation: as for :func:`pyro_vipaint.baselines.copaint`.
     """
+    moves = itinerary(steps, tau, repeats)
     coherence = Coherence(prior, likelihood, y, condition, gradient_steps, lr, growth, regularisation)
 
-    def chain() -> Tensor:
-        z, times = pure_noise(prior, num_samples, y), time_grid(steps)
-        x_hat = z
-        for step, (here, there) in enumerate(itinerary(steps, tau, repeats)):
+    def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
+        for here, there in moves:
             z, x_hat = coherence(z, times[here], here / steps)
             if there > here:
                 z = ddim(prior.schedule, z, x_hat, times[here], times[there])
             else:
                 z = diffuse(prior.schedule, z, times[here], times[there]).sample()
-            if callback is not None:
-                callback(step)
-        return final_image(prior, x_hat)
+            yield x_hat
 
-    return run(chain, seed)
+    return run("copaint_tt", chain, prior, y, num_samples, steps, seed, callback, len(moves))
 
 
 def copaint_tt_calls(
     steps: int = STEPS, tau: int = TAU, repeats: int = REPEATS, gradient_steps: int = GRADIENT_STEPS
 ) -> int:
-    """Network calls of a run in which L never rises, as :func:`copaint_calls`."""
+    """Network calls of :func:`copaint_tt` if L never rises, as for :func:`pyro_vipaint.baselines.copaint_calls`."""
     return copaint_calls(len(itinerary(steps, tau, repeats)), gradient_steps)
 
 
 def itinerary(steps: int, tau: int, repeats: int) -> list[tuple[int, int]]:
-    """The moves ``(from, to)`` of the chain, indices into ``time_grid(steps)``: 0 is t = 1, ``steps`` is t = 0.
+    """The moves ``(from, to)`` of the chain, as indices of its times: 0 is t = 1, ``steps`` is t = 0.
 
     >>> itinerary(4, 2, 2)
     [(0, 1), (1, 2), (2, 3), (3, 1), (1, 2), (2, 3), (3, 4)]
+
+    Raises:
+        InputError: ``steps`` or ``tau`` is less than 1.
     """
-    if tau < 1:
-        raise ValueError(f"tau must be at least 1, not {tau}.")
+    steps, tau = whole("steps", steps), whole("tau", tau)
     travels = {steps - 1 - above: repeats - 1 for above in range(0, steps - tau, tau)}
     moves, here = [], 0
     while here < steps:

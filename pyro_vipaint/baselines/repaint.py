@@ -7,44 +7,44 @@ A DDPM chain on L levels, level k at time t = k / L. From k to k - 1, with the p
     z_s = m \odot z_s^{known} + (1 - m) \odot z_s^{hidden},
 
 and from every tenth level the chain jumps ten levels back up, z_t ~ q(z_t given z_s), nine times, so that the hidden
-part, drawn without a look at the known one, is drawn again beside it. At level 0 the known pixels are y and the others
-are x_hat.
+part, which is drawn without regard to the known one, is drawn again beside it. At level 0 the known pixels are y and
+the others are x_hat.
 
 Defaults: 250 levels, jumps of length 10, each stretch passed 10 times, DDPM: the paper and the authors' configuration
 files. That makes 2410 network calls.
 
-Bias on the Gaussian truth (tests/baseline_truth.py, the defaults, EDM schedule; held by
-tests/test_baseline_repaint.py): shift of the mean .70 of an exact standard deviation on observed pixels and .16 on
-hidden ones; spread 0 times the exact one on observed pixels and .96 times on hidden ones. The observed pixels are y
-itself, noise included. The hidden ones tend to the posterior of a y without noise as ``resamples`` grows (1: .51, 10:
-.16), so that part of their shift is the noise of y and part is what ten passes have not yet harmonised.
+Bias: the observed pixels are y itself, noise included. The hidden ones tend to the posterior of a y without noise as
+``resamples`` grows, so that part of their shift is the noise of y and part is what ten passes have not yet harmonised.
 
 Differences
 - A jump is one draw from q(z_t given z_s); the authors draw its ten steps one by one. The distribution is the same.
 - The variance is that of the bridge (Eq. 3) for every prior; the authors' networks learned theirs. Predictions are not
-  clamped: a mean of images in [-1, 1] lies there.
+  clamped: a mean of images in [-1, 1] lies in this range anyway.
 - Levels are evenly spaced in time and the highest is t = 1. diffusers' ``RePaintScheduler`` rounds: on a table of N
   timesteps its stride is floor(N / L) and its level k - 1 is the timestep (k - 1) stride, where t = k / L is timestep
-  k stride - 1: cleaner than ours by less than a stride.
-- Its jump from timestep a to a + stride takes the betas a + stride ... a + 2 stride - 1 in place of a + 1 ...
-  a + stride: too much noise, unless the stride is 1. And its pipeline jumps after the network's step at the level of
-  the jump, from one level below the authors'.
+  k stride - 1; its levels are cleaner than these by less than a stride.
+- Its jump from timestep a to a + stride uses the betas a + stride ... a + 2 stride - 1 instead of a + 1 ...
+  a + stride, which is too much noise unless the stride is 1. And its pipeline jumps after the network's step at the
+  level of the jump, from one level below the authors'.
 - Latent priors: see :mod:`pyro_vipaint.baselines.replacement`. The paper has none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
+from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.baselines.replacement import Known, known_part, observed_pixels
+from pyro_vipaint.errors import whole
 from pyro_vipaint.models.priors.kernels import bridge, diffuse
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import Schedule
+from pyro_vipaint.progress import Callback
 
 
 def repaint(
@@ -60,63 +60,50 @@ def repaint(
     callback: Callback | None = None,
     **condition: Any,
 ) -> BaselineResult:
-    """``num_samples`` draws for each of the N observations, :func:`repaint_calls` network calls on all at once.
+    """Draws by RePaint; the arguments of all baselines are described in :mod:`pyro_vipaint.baselines`.
 
     Args:
-        prior, likelihood: as for :class:`DiffusionModel`; the operator must be an inpainting mask.
-        y: observations ``(N, C, H, W)`` in [-1, 1].
-        num_samples: S.
-        steps: L, the number of noise levels; the paper's default is 250.
-        jump_length: levels that a jump goes back up; 10 in the paper.
+        likelihood: its operator must be an inpainting mask.
+        steps: L, the number of noise levels; 250 in the paper. :func:`repaint_calls` gives the network calls.
+        jump_length: levels that a jump goes back up, at least 1; 10 in the paper.
         resamples: how often each stretch of that length is passed, 1 for no jumps; 10 in the paper.
-        seed: seed of all noise; ``None`` goes on with the global generator.
-        callback: called as ``callback(step)`` after each network call's step.
-        condition: passed to the denoiser.
-
-    Raises:
-        InputError: the operator is not a mask.
-        ValueError: ``steps``, ``jump_length`` or ``resamples`` is less than 1.
     """
     observed = observed_pixels(likelihood, y, prior.image_shape)
-    levels, times = call_levels(steps, jump_length, resamples), time_grid(steps)[::-1]
+    levels = call_levels(steps, jump_length, resamples)
 
-    @torch.no_grad()
-    def chain() -> Tensor:
-        z = pure_noise(prior, num_samples, y)
+    def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
+        times = times[::-1]
         z_hat = prior.denoise(z, times[steps], **condition)
         known = known_part(prior, y, observed, z_hat)
-        for step, (level, following) in enumerate(pairwise(levels)):
+        yield known.paste(z_hat)
+        for level, following in pairwise(levels):
             t, s, t_following = times[level], times[level - 1], times[following]
             z = repaint_step(prior.schedule, z, z_hat, known, t, s)
             if following >= level:
                 z = diffuse(prior.schedule, z, s, t_following).sample()
             z_hat = prior.denoise(z, t_following, **condition)
-            if callback is not None:
-                callback(step)
-        if callback is not None:
-            callback(len(levels) - 1)
-        return prior.decode(known.paste(z_hat)).clamp(-1, 1)
+            yield known.paste(z_hat)
 
-    return run(chain, seed)
+    return run("repaint", chain, prior, y, num_samples, steps, seed, callback, len(levels))
 
 
 def repaint_step(schedule: Schedule, z: Tensor, z_hat: Tensor, known: Known, t: float, s: float) -> Tensor:
-    """z_s after z_t with the prediction ``z_hat``, what is ``known`` in its place; one noise for both parts."""
+    """z_s after z_t with the prediction ``z_hat``; what is ``known`` is pasted, with one noise for both parts."""
     hidden, noise = bridge(schedule, z, z_hat, t, s), torch.randn_like(z)
     return known.paste_noised(schedule, hidden.mean + hidden.stddev * noise, s, noise)
 
 
 def call_levels(steps: int = 250, jump_length: int = 10, resamples: int = 10) -> list[int]:
-    """The levels at which the network is called, in order: down by one from each, after a jump back up if it is due.
+    """The levels at which the network is called, in order: down by one from each, unless a jump back up is due.
 
     >>> call_levels(steps=5, jump_length=2, resamples=2)
     [5, 4, 5, 4, 3, 2, 3, 2, 1]
 
     Raises:
-        ValueError: an argument is less than 1.
+        InputError: an argument is less than 1.
     """
-    if min(steps, jump_length, resamples) < 1:
-        raise ValueError("steps, jump_length and resamples must be at least 1.")
+    steps, jump_length = whole("steps", steps), whole("jump_length", jump_length)
+    resamples = whole("resamples", resamples)
     jumps = dict.fromkeys(range(1, steps - jump_length + 1, jump_length), resamples - 1)
     levels, level = [], steps
     while level >= 1:

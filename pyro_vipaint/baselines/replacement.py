@@ -1,15 +1,15 @@
-r"""What is known of z_t, pasted into it: the step that Blended and RePaint share.
+r"""The step that Blended and RePaint share: what is known of z_t is pasted into it.
 
 .. math:: z_t \leftarrow m \odot (\alpha_t x^\star + \sigma_t \epsilon) + (1 - m) \odot z_t,
           \qquad \epsilon \sim N(0, I)
 
-with :math:`x^\star = y` for pixel priors. A latent prior has no latent of an image with a hole. The hole is filled
-with the decoded prediction of the chain's first call, made from noise before anything is pasted, and the whole is
-encoded: :math:`x^\star = E(m \odot y + (1 - m) \odot D(\hat z))`. An encoder sees a neighbourhood of each latent pixel,
-and next to the hole it then sees what the prior expects there rather than grey; and the call is needed anyway. A
-latent pixel is known only where all image pixels that it covers are observed.
+with :math:`x^\star = y` for pixel priors. For a latent prior the hole has to be filled before y can be encoded. It is
+filled with the decoded prediction of the chain's first call, made from noise before anything is pasted:
+:math:`x^\star = E(m \odot y + (1 - m) \odot D(\hat z))`. The encoder sees a neighbourhood of each latent pixel, so that
+next to the hole it sees what the prior expects there instead of grey; and this costs no further call. A latent pixel is
+known only where all image pixels that it covers are observed.
 
-The noise of y is not known to these methods: they paste y as if it were the image.
+These methods do not know the noise of y: they paste y as if it were the image.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def observed_pixels(likelihood: Any, y: Tensor, image_shape: torch.Size) -> Tens
     """True where an image is observed, ``(N, *image)``.
 
     Raises:
-        InputError: the operator does more, or something else, than to hide pixels.
+        InputError: the operator does anything else than hide pixels.
     """
     operator = likelihood.operator
     if observation_mask(operator) is not None and y.shape[1:] == image_shape:

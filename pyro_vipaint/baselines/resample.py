@@ -1,4 +1,4 @@
-r"""ReSample: solving inverse problems with latent diffusion by hard data consistency (Song et al. 2024), Algorithm 1.
+r"""ReSample, inverse problems with latent diffusion by hard data consistency (Song et al. 2024), Algorithm 1.
 
 A deterministic DDIM chain with a DPS step of weight abar_t / 2 at every time, in variance-preserving coordinates
 z / c_t with abar_t = alpha_t^2 / c_t^2 and c_t = sqrt(alpha_t^2 + sigma_t^2):
@@ -6,8 +6,9 @@ z / c_t with abar_t = alpha_t^2 / c_t^2 and c_t = sqrt(alpha_t^2 + sigma_t^2):
 .. math:: z'_s = ddim(z_t, \hat z) - \zeta \bar\alpha_t c_t c_s \nabla_{z_t} \|y - A D(\hat z)\|,
           \qquad \hat z = E[z_0 \mid z_t].
 
-Steps count down, the last one is number 0. In the last two thirds of them every tenth is followed by *hard data
-consistency*, a clean latent z* that fits y as well as its noise permits, started at z_hat (no further network call):
+Steps are numbered downwards; the last one is number 0. In the last two thirds of them every tenth is followed by *hard
+data consistency*, which finds a clean latent z* that fits y as well as its noise permits. It starts at z_hat and makes
+no further network call:
 
 - second third: the image D(z_hat) is moved to minimise |y - A x|^2 and encoded;
 - last third: the latent is moved to minimise |y - A D(z)|^2,
@@ -20,40 +21,39 @@ and by *stochastic resampling*, the product of N(z*; ...) carried to time s and 
 
 The last clean prediction is moved in latent space once more before it is decoded.
 
-Both inner problems are solved by AdamW (torch's own weight decay, as theirs), until the root mean square of the
-residual over the observed elements is at most the standard deviation of the noise of y: each sample stops by itself.
+Both inner problems are solved by AdamW (with torch's own weight decay, as theirs), until the root mean square of the
+residual over the observed elements is at most the standard deviation of the noise of y; each sample stops by itself.
 Iterations of the first kind cost neither network nor decoder, those of the second one pass of the decoder and its
 gradient: :class:`ReSampleResult` counts all passes of the decoder.
 
-Deviations: norms and stops of each sample by itself, theirs are of the batch; stopping at the noise level, where their
-code has a residual of 0.001 and says that this needs tuning; z_hat is the chain's own prediction, as in Algorithm 1,
-where their code first runs five more DDIM steps; v_t is the paper's, their code divides by 1 - abar_t; their latent
-descent also ends where it has not improved for 200 iterations.
+Deviations: norms and stops are those of each sample by itself, the authors' are of the batch; descent stops at the
+noise level, where their code has a residual of 0.001 and says that this needs tuning; z_hat is the chain's own
+prediction, as in Algorithm 1, where their code first runs five more DDIM steps; v_t is the paper's, their code divides
+by 1 - abar_t; their latent descent also ends where it has not improved for 200 iterations.
 
-Bias on the Gaussian truth behind an orthogonal codec, the defaults (tests/test_baseline_resample.py,
-``test_the_bias_is_the_documented_one``; shifts of the mean in exact standard deviations, root mean square, and sample
-over exact standard deviation): mean 0.70 observed and 0.59 hidden, standard deviation 1.15 observed and 0.66 hidden.
-z* stands for a draw of z_0 but is made from its expectation, which lacks the spread that z_0 still has given z_t; the
-observed pixels have that of the last DPS steps, whose length does not shrink with the residual.
+Bias: z* stands for a draw of z_0 but is made from its expectation, which lacks the spread that z_0 still has given z_t;
+the observed pixels have the spread of the last DPS steps, whose length does not shrink with the residual.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_vipaint._torch import gradients
-from pyro_vipaint.baselines.base import BaselineResult, Callback, pure_noise, run, time_grid
+from pyro_vipaint.baselines.base import BaselineResult, run
+from pyro_vipaint.baselines.dps import error_gradient, residual_norm
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.models.priors.codecs import Codec, Identity
+from pyro_vipaint.models.priors.codecs import Codec
 from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time
-from pyro_vipaint.refinement import guidance_gradient
+from pyro_vipaint.progress import Callback
 
 SEGMENTS = 3
 EVERY = 10
@@ -66,9 +66,8 @@ class ReSampleResult(BaselineResult):
     decodings: int
 
 
-@dataclass(frozen=True)
-class _Descent:
-    """Of an inner problem: its space, AdamW's step, the most iterations, and the residual at which it stops."""
+class Descent(NamedTuple):
+    """An inner problem: its space, AdamW's rate, the most iterations, and the residual at which it stops."""
 
     in_pixels: bool
     lr: float
@@ -77,7 +76,7 @@ class _Descent:
 
 
 @dataclass(eq=False)
-class _CountedCodec:
+class CountedCodec:
     """``codec`` with its decoder's passes counted."""
 
     codec: Codec
@@ -111,69 +110,52 @@ def resample(
     callback: Callback | None = None,
     **condition: Any,
 ) -> ReSampleResult:
-    """``num_samples`` draws for each of the N observations, ``steps`` network calls on all of them at once.
+    """Draws by ReSample; the arguments of all baselines are described in :mod:`pyro_vipaint.baselines`.
 
     All defaults are those of the authors' code.
 
     Args:
         prior: a latent one.
-        likelihood: as for :class:`DiffusionModel`; its noise level is where hard data consistency stops.
-        y: observations ``(N, *observation)``.
-        num_samples: S.
-        steps: 500.
-        zeta: weight of the DPS steps in units of abar_t, 0.5.
-        variance_factor: the factor of v_t, 40; towards infinity the resampled latent is z* with fresh noise.
-        pixel_lr: AdamW's step in pixels, 0.01; units of images in [-1, 1].
-        pixel_iterations: the most of them each time, 2000.
-        latent_lr: AdamW's step in latents, 0.005; units of the prior's latents.
-        latent_iterations: the most of them each time, 500.
-        seed: seed of all noise; ``None`` goes on with the global generator.
-        callback: called as ``callback(step)``.
-        condition: passed to the denoiser.
-
-    Raises:
-        InputError: the prior is one of pixels.
-        ValueError: ``steps`` is less than 1.
+        likelihood: hard data consistency stops at its noise level.
+        zeta: weight of the DPS steps in units of abar_t.
+        variance_factor: the factor of v_t; towards infinity the resampled latent is z* with fresh noise.
+        pixel_lr, pixel_iterations: AdamW's rate in pixels, for images in [-1, 1], and the most iterations each time.
+        latent_lr, latent_iterations: AdamW's rate in the prior's latents, and the most iterations each time.
     """
     if not prior.is_latent:
         raise InputError(
-            "ReSample needs a latent prior, since it moves pixels and latents in turn; for pixels take dps."
+            "ReSample needs a latent prior, since it moves pixels and latents in turn; for a pixel prior use dps."
         )
-    codec = _CountedCodec(prior.codec)
+    codec = CountedCodec(prior.codec)
     counted = replace(prior, codec=codec)
-    tolerance = likelihood.noise_std
-    pixel = _Descent(True, pixel_lr, pixel_iterations, tolerance)
-    latent = _Descent(False, latent_lr, latent_iterations, tolerance)
+    pixel = Descent(True, pixel_lr, pixel_iterations, likelihood.noise_std)
+    latent = Descent(False, latent_lr, latent_iterations, likelihood.noise_std)
 
-    def chain() -> Tensor:
-        times = time_grid(steps)
-        *guided, last = times[:-1]
-        z = pure_noise(prior, num_samples, y)
-        for step, (t, s) in enumerate(zip(guided, times[1:], strict=False)):
-            z, z_hat = _guided_step(counted, likelihood, z, y, (t, s), zeta, condition)
-            third = _third_of_hard_step(steps, steps - 1 - step)
+    def error(z_hat: Tensor) -> Tensor:
+        return residual_norm(likelihood, counted.decode(z_hat), y)
+
+    def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
+        for step, (t, s) in enumerate(pairwise(times[:-1])):
+            z_hat, _, gradient = error_gradient(counted, z, t, condition, error)
+            scale = float(coordinate_scale(prior.schedule, t) * coordinate_scale(prior.schedule, s))
+            z = ddim(prior.schedule, z, z_hat, t, s) - zeta * signal_share(prior, t) * scale * gradient
+            third = third_of_hard_step(steps, steps - 1 - step)
             if third:
-                z_star = _consistent(counted, likelihood, z_hat, y, pixel if third == 2 else latent)
-                z = _stochastic_resample(prior, z, z_star, (t, s), variance_factor)
-            if callback is not None:
-                callback(step)
-        with torch.no_grad():
-            z_hat = prior.denoise(z, last, **condition)
-            x = counted.decode(_consistent(counted, likelihood, z_hat, y, latent)).clamp(-1, 1)
-        if callback is not None:
-            callback(steps - 1)
-        return x
+                z_star = consistent(counted, likelihood, z_hat, y, pixel if third == 2 else latent)
+                z = stochastic_resample(prior, z, z_star, (t, s), variance_factor)
+            yield z_hat
+        yield consistent(counted, likelihood, prior.denoise(z, times[-2], **condition), y, latent)
 
-    result = run(chain, seed)
+    result = run("resample", chain, counted, y, num_samples, steps, seed, callback)
     return ReSampleResult(result.samples, result.calls, result.nfe, result.seconds, codec.decodings)
 
 
 def resample_calls(steps: int = 500) -> int:
-    """Network calls of a run, on the whole batch each: one a step; hard data consistency makes none."""
+    """Network calls of :func:`resample`, one per step; hard data consistency makes none."""
     return steps
 
 
-def _third_of_hard_step(steps: int, index: int) -> int:
+def third_of_hard_step(steps: int, index: int) -> int:
     """2 or 3 where hard data consistency follows step ``index`` (counted down to 0), by third; 0 where none does."""
     third = steps // SEGMENTS
     if index % EVERY or not 0 < index <= steps - third:
@@ -181,47 +163,30 @@ def _third_of_hard_step(steps: int, index: int) -> int:
     return 2 if index >= third else 3
 
 
-def _signal(prior: DiffusionPrior, t: float) -> float:
+def signal_share(prior: DiffusionPrior, t: float) -> float:
     """abar_t, the share of the signal in variance-preserving coordinates."""
     alpha, sigma = prior.schedule(as_time(t))
     return float(alpha**2 / (alpha**2 + sigma**2))
 
 
-def _guided_step(
-    prior: DiffusionPrior,
-    likelihood: Any,
-    z: Tensor,
-    y: Tensor,
-    interval: tuple[float, float],
-    zeta: float,
-    condition: dict[str, Any],
-) -> tuple[Tensor, Tensor]:
-    """z'_s after a DDIM step with DPS from t to s, and the prediction z_hat that it was made with."""
-    t, s = interval
-    z_hat, _, gradient = guidance_gradient(prior, likelihood, z, y, t, condition)
-    scale = float(coordinate_scale(prior.schedule, t) * coordinate_scale(prior.schedule, s))
-    return ddim(prior.schedule, z, z_hat, t, s) - zeta * _signal(prior, t) * scale * gradient, z_hat
-
-
-def _consistent(prior: DiffusionPrior, likelihood: Any, z_hat: Tensor, y: Tensor, descent: _Descent) -> Tensor:
+def consistent(prior: DiffusionPrior, likelihood: Any, z_hat: Tensor, y: Tensor, descent: Descent) -> Tensor:
     """z*: the latent near ``z_hat`` whose image fits ``y``, of the shape of ``z_hat``."""
-    if not descent.in_pixels:
-        return _descend(prior.decode, prior, likelihood, z_hat, y, descent)
-    with torch.no_grad():
-        return prior.encode(_descend(Identity().decode, prior, likelihood, prior.decode(z_hat), y, descent))
+    if descent.in_pixels:
+        return prior.encode(descend(lambda x: x, prior, likelihood, prior.decode(z_hat), y, descent))
+    return descend(prior.decode, prior, likelihood, z_hat, y, descent)
 
 
-def _descend(
+def descend(
     image: Callable[[Tensor], Tensor],
     prior: DiffusionPrior,
     likelihood: Any,
     start: Tensor,
     y: Tensor,
-    descent: _Descent,
+    descent: Descent,
 ) -> Tensor:
-    """The end of AdamW on the mean squared residual of each sample's ``image``; where it is small enough, it rests.
+    """The end of AdamW on the mean squared residual of each sample's ``image``.
 
-    Of samples at rest no image is made any more.
+    A sample whose residual is small enough rests from then on, and its image is not made again.
     """
     leading = start.shape[: start.ndim - prior.event_dim]
     value = start.detach().clone().requires_grad_()
@@ -245,13 +210,13 @@ def _descend(
     return value.detach()
 
 
-def _stochastic_resample(
+def stochastic_resample(
     prior: DiffusionPrior, z: Tensor, z_star: Tensor, interval: tuple[float, float], variance_factor: float
 ) -> Tensor:
     """A draw of z_s, of the shape of ``z`` = z'_s, given the consistent clean latent ``z_star``."""
     t, s = interval
     scale = float(coordinate_scale(prior.schedule, s))
-    signal_t, signal_s = _signal(prior, t), _signal(prior, s)
+    signal_t, signal_s = signal_share(prior, t), signal_share(prior, s)
     noise = 1 - signal_s
     variance = variance_factor * noise / signal_t * (1 - signal_t / signal_s)
     total = variance + noise

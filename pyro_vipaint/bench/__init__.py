@@ -1,16 +1,18 @@
-"""The paper's comparison on anybody's priors and images: methods × tasks × budgets × seeds, resumable.
+"""The comparison of methods on any priors and images: methods × tasks × budgets × seeds, resumable.
 
 >>> from pyro_vipaint.bench import Plan, engine, run  # doctest: +SKIP
 >>> plan = Plan(("fashion32",), ("box",), ("VIPaint-4", "DPS"), budgets=(100,))  # doctest: +SKIP
 >>> frame = run(plan, Path("bench"), engine("local", 1, "cpu", None), "cpu")  # doctest: +SKIP
+
+A :class:`Suite` says what the names in a plan stand for; another suite brings methods, tasks and scores of its own.
 """
 
 from pyro_vipaint.bench.engines import engine
 from pyro_vipaint.bench.grid import Cell, Plan
-from pyro_vipaint.bench.registry import METHODS
+from pyro_vipaint.bench.registry import METHODS, SUITE, Suite
 from pyro_vipaint.bench.report import write_report
 from pyro_vipaint.bench.runner import run
 from pyro_vipaint.bench.store import Store
 from pyro_vipaint.bench.tasks import TASKS
 
-__all__ = ["METHODS", "TASKS", "Cell", "Plan", "Store", "engine", "run", "write_report"]
+__all__ = ["METHODS", "SUITE", "TASKS", "Cell", "Plan", "Store", "Suite", "engine", "run", "write_report"]

@@ -1,7 +1,7 @@
 """Where cells are computed: in this process, in processes of this machine, or on a Ray cluster.
 
-An engine takes cells and yields ``(cell, record)`` as they finish; what it yields is written by its caller, here. Of a
-cell whose process dies, with more than one worker, it yields the error as its record and goes on.
+An engine takes cells and yields ``(cell, record)`` as they finish; its caller writes the records. With more than one
+worker, a cell whose process dies has the error as its record, and the engine goes on.
 """
 
 from __future__ import annotations
@@ -12,16 +12,24 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from pyro_vipaint.bench.grid import Cell
+from pyro_vipaint.bench.registry import SUITE, Suite
 from pyro_vipaint.bench.work import Record, failed, worker
 from pyro_vipaint.errors import InputError
 
 Finished = Generator[tuple[Cell, Record], None, None]
-Engine = Callable[[list[Cell]], Finished]
 ENGINES = ("local", "ray")
 ABRUPT = "the worker ended abruptly, perhaps for lack of memory: try --retry with a smaller --chunk"
+
+
+class Engine(Protocol):
+    """Where cells are computed."""
+
+    def __call__(self, cells: list[Cell], suite: Suite = SUITE) -> Finished:
+        """Yields each cell with its record as it finishes, in any order."""
+        ...
 
 
 def engine(name: str, workers: int, device: str, threads: int | None, address: str | None = None) -> Engine:
@@ -35,10 +43,10 @@ def engine(name: str, workers: int, device: str, threads: int | None, address: s
         address: of a Ray cluster; ``None`` starts one on this machine.
 
     Raises:
-        InputError: no such engine, an address for another one than Ray, or Ray is not installed.
+        InputError: no such engine, an address without the engine ``ray``, or Ray is not installed.
     """
     if address is not None and name != "ray":
-        raise InputError("address is that of a Ray cluster: it goes with the engine ray.")
+        raise InputError("The address is that of a Ray cluster: it goes with the engine ray.")
     if name == "ray":
         return _ray(workers, device, threads, address)
     if name != "local":
@@ -47,8 +55,8 @@ def engine(name: str, workers: int, device: str, threads: int | None, address: s
 
 
 def _here(device: str, threads: int | None) -> Engine:
-    def run(cells: list[Cell]) -> Finished:
-        compute = worker(device, threads)
+    def run(cells: list[Cell], suite: Suite = SUITE) -> Finished:
+        compute = worker(suite, device, threads)
         for cell in cells:
             yield cell, compute(cell)
 
@@ -56,12 +64,10 @@ def _here(device: str, threads: int | None) -> Engine:
 
 
 def _processes(workers: int, device: str, threads: int | None) -> Engine:
-    compute = worker(device, threads)
-
-    def run(cells: list[Cell]) -> Finished:
-        left = iter(cells)
+    def run(cells: list[Cell], suite: Suite = SUITE) -> Finished:
+        compute, left = worker(suite, device, threads), iter(cells)
         while suspects := (yield from _in_processes(compute, left, workers)):
-            for cell in suspects:  # one of them ended its process: each alone, in a process of its own
+            for cell in suspects:  # one of them ended its process: each is computed alone, in its own process
                 if (yield from _in_processes(compute, iter([cell]), 1)):
                     yield cell, failed(cell, ABRUPT)
 
@@ -71,9 +77,9 @@ def _processes(workers: int, device: str, threads: int | None) -> Engine:
 def _in_processes(
     compute: Callable[[Cell], Record], cells: Iterator[Cell], workers: int
 ) -> Generator[tuple[Cell, Record], None, list[Cell]]:
-    """Yields what is finished of ``cells``; when a process dies, returns those that were being computed or next.
+    """Yields the finished ``cells``; when a process dies, returns those that were being computed or next.
 
-    When the caller is interrupted, nobody waits for what is being computed.
+    When the caller is interrupted, the processes end at once.
     """
     from multiprocessing import get_context
 
@@ -83,10 +89,10 @@ def _in_processes(
         while taken or running:
             while taken:
                 running[pool.submit(compute, taken[0])] = taken[0]
-                del taken[0]  # not before: a broken pool takes none
+                del taken[0]  # only now: a broken pool takes none
             future = next(iter(wait(running, return_when=FIRST_COMPLETED).done))
             record = future.result()
-            yield running.pop(future), record  # kept no longer: its tensors hold open files
+            yield running.pop(future), record  # not kept: its tensors hold open files
             taken += islice(cells, 1)
     except BrokenProcessPool:
         return [*running.values(), *taken]
@@ -100,7 +106,7 @@ def _in_processes(
 
 
 def _end_with_the_parent() -> None:
-    """A worker whose parent was killed would wait for ever for its next cell."""
+    """Ends a worker when its parent is killed; it would wait forever for its next cell."""
     from multiprocessing import parent_process
     from multiprocessing.connection import wait
 
@@ -117,17 +123,32 @@ def _end_with_the_parent() -> None:
 def _ray(workers: int, device: str, threads: int | None, address: str | None) -> Engine:
     try:
         import ray
+        from ray.exceptions import WorkerCrashedError
     except ImportError as error:
         raise InputError("The engine ray needs Ray: pip install 'pyro-vipaint[ray]'.") from error
     cpus, gpus = threads or 1, 1 if device.startswith("cuda") else 0
 
-    def run(cells: list[Cell]) -> Finished:
-        own = max(os.cpu_count() or 1, workers * cpus) if address is None else None  # of the cluster started here
+    def run(cells: list[Cell], suite: Suite = SUITE) -> Finished:
+        own = max(os.cpu_count() or 1, workers * cpus) if address is None else None  # CPUs of a cluster started here
         ray.init(address, num_cpus=own, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
+        compute, left = worker(suite, device, threads), iter(cells)
+
+        def on_ray(cell: Cell) -> Record:
+            return compute(cell)
+
         try:
             _check_resources(ray.cluster_resources(), workers, cpus, gpus)
-            kind: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1)(_Worker)
-            yield from _on_actors(ray, [kind.remote(device, threads) for _ in range(workers)], cells)
+            task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(on_ray)
+            running = {task.remote(cell): cell for cell in islice(left, workers)}
+            while running:
+                (reference, *_), _ = ray.wait(list(running))
+                cell = running.pop(reference)
+                try:
+                    record = ray.get(reference)
+                except WorkerCrashedError:
+                    record = failed(cell, ABRUPT)
+                running |= {task.remote(cell): cell for cell in islice(left, 1)}
+                yield cell, record
         finally:
             ray.shutdown()
 
@@ -135,35 +156,9 @@ def _ray(workers: int, device: str, threads: int | None, address: str | None) ->
 
 
 def _check_resources(resources: Mapping[str, float], workers: int, cpus: int, gpus: int) -> None:
-    """Ray would wait for ever for what the cluster lacks."""
+    """Refuses more than the cluster has: Ray would wait forever."""
     for name, each in (("CPU", cpus), ("GPU", gpus)):
         has = resources.get(name, 0.0)
         if workers * each > has:
-            raise InputError(
-                f"{workers} workers need {workers * each} {name}s, the cluster has {has:g}: fewer --workers."
-            )
-
-
-def _on_actors(ray: Any, actors: list[Any], cells: list[Cell]) -> Finished:
-    """Each actor takes a cell whenever it is free; one whose process dies is started again by Ray."""
-    left = iter(cells)
-    running = {actor.run.remote(cell): (actor, cell) for actor, cell in zip(actors, left, strict=False)}
-    while running:
-        (reference, *_), _ = ray.wait(list(running))
-        actor, cell = running.pop(reference)
-        try:
-            record = ray.get(reference)
-        except ray.exceptions.RayActorError:
-            record = failed(cell, ABRUPT)
-        running |= {actor.run.remote(cell): (actor, cell) for cell in islice(left, 1)}
-        yield cell, record
-
-
-class _Worker:
-    """A Ray actor; its process keeps the prior."""
-
-    def __init__(self, device: str, threads: int | None) -> None:
-        self.compute = worker(device, threads)
-
-    def run(self, cell: Cell) -> Record:
-        return self.compute(cell)
+            wanted = f"{workers} workers need {workers * each} {name}s"
+            raise InputError(f"{wanted}, the cluster has {has:g}: fewer --workers.")

@@ -16,9 +16,9 @@ from pyro_vipaint.plotting import to_picture
 
 
 def sample_figure(records: list[dict[str, Any]], store: Store, max_images: int = 4) -> Figure:
-    """Side by side for some images: truth, observation, and the first sample of every method at its largest budget.
+    """For some images, side by side: truth, observation, and the first sample of every method at its largest budget.
 
-    Of the method's cells with that budget the one with most images; as many are shown as every method has.
+    The cell with most images counts, where a method has several; the figure has the images that all methods have.
     """
     chosen: dict[str, Cell] = {}
     cells = sorted((Cell(**record["cell"]) for record in records), key=_order)
@@ -41,7 +41,7 @@ def sample_figure(records: list[dict[str, Any]], store: Store, max_images: int =
 
 
 def _seen(cell: Cell) -> tuple[int, int, str]:
-    """What decides which images and observations a cell has."""
+    """The part of a cell that decides about its images and observations."""
     return cell.seed, cell.start, cell.images or ""
 
 
@@ -55,7 +55,7 @@ def _enlarged(y: Tensor, truth: Tensor) -> Tensor:
 
 
 def quality_figure(rows: pd.DataFrame) -> Figure:
-    """LPIPS against NFE per sample, a panel a task and a line a method."""
+    """LPIPS against NFE per sample, one panel per task and one line per method."""
     table, tasks = means(rows), list(dict.fromkeys(rows["task"]))
     figure = Figure(figsize=(2.8 * len(tasks) + 1.2, 2.8), layout="constrained")
     budgets = sorted({int(budget) for budget in table["budget"].dropna()})
@@ -79,21 +79,24 @@ def quality_figure(rows: pd.DataFrame) -> Figure:
 
 
 def cost_figure(rows: pd.DataFrame) -> Figure:
-    """Seconds an image, with all its samples, by method and budget."""
+    """Seconds per image, with all its samples, by method and budget."""
     table = means(rows).assign(budget=lambda frame: frame["budget"].astype("string").fillna("own settings"))
     wide = table.pivot_table(index="method", columns="budget", values="seconds", sort=False)
     figure = Figure(figsize=(6.0, 0.6 + 0.35 * len(wide)), layout="constrained")
     axes = figure.subplots()
     wide.plot.barh(ax=axes)
     axes.invert_yaxis()
-    axes.set_xlabel("seconds an image")
+    axes.set_xlabel("seconds per image")
     axes.set_ylabel("")
     axes.legend(title="NFE per sample", fontsize=7, title_fontsize=7)
     return figure
 
 
 def progress_figure(records: list[dict[str, Any]]) -> Figure | None:
-    """The bound on log p(y), mean over images, over SVI steps: the longest fit of every method and task; or nothing."""
+    """The bound on log p(y), mean over images, against SVI steps, of the longest fit of each method and task.
+
+    ``None`` where there is no fit.
+    """
     lines: dict[tuple[str, str], list[float]] = {}
     for record in records:
         key = (record["cell"]["method"], record["cell"]["task"])

@@ -15,8 +15,7 @@ class Cell:
 
     Attributes:
         prior: a shipped name, a folder or a hub id.
-        task: a name of :data:`pyro_vipaint.bench.tasks.TASKS`.
-        method: a name of :data:`pyro_vipaint.bench.methods.METHODS`.
+        task, method: names in the suite; those of :data:`SUITE` are in ``TASKS`` and ``METHODS``.
         budget: NFE per sample; ``None`` for the authors' own settings.
         start, stop: the images, numbered from 0.
         num_samples: samples of each image.
@@ -38,7 +37,8 @@ class Cell:
     def key(self) -> str:
         """A file name for the cell, the same in every run."""
         text = json.dumps(asdict(self), sort_keys=True)
-        return f"{self.method}-{self.task}-{hashlib.sha256(text.encode()).hexdigest()[:16]}".lower()
+        name = f"{self.method}-{self.task}".replace(" ", "-").replace(",", "").replace("/", "-")
+        return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}".lower()
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Plan:
     images: str | None = None
 
     def cells(self, applies: Callable[[Cell], bool]) -> Iterator[Cell]:
-        """All cells to which the method ``applies``, those of one problem beside each other."""
+        """All cells to which the method ``applies``, those of one trial beside each other."""
         for prior, seed, task, start, budget, method in product(
             self.priors, self.seeds, self.tasks, range(0, self.num_images, self.chunk), self.budgets, self.methods
         ):

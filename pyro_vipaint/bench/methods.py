@@ -1,4 +1,4 @@
-"""The methods of the comparison, each fitted to a budget of NFE per sample or as its authors run it."""
+"""The methods of the comparison, each held to a budget of NFE per sample or run as its authors run it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint.baselines import BaselineResult
-from pyro_vipaint.bench.problems import Problem
+from pyro_vipaint.bench.trials import Trial
 from pyro_vipaint.models import DiffusionPrior
 from pyro_vipaint.models.measurements.likelihoods import Gaussian
-from pyro_vipaint.restoration import inpaint, restore
+from pyro_vipaint.restoration import GuideFactory, inpaint, restore
 from pyro_vipaint.settings import (
     FIT_SHARE,
     Settings,
@@ -48,47 +48,53 @@ class Method(Protocol):
         ...
 
     def numbers(self) -> str:
-        """All numbers that it runs with where the caller gives none: results of others are not its results."""
+        """All numbers that it runs with where the caller gives none; results of other numbers are refused."""
         ...
 
-    def __call__(self, problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:
+    def __call__(self, trial: Trial, num_samples: int, budget: int | None) -> Outcome:
         """Its samples; ``budget`` in NFE per sample, ``None`` for the authors' own settings."""
         ...
 
 
 @dataclass(frozen=True)
 class VIPaint:
-    """VIPaint with K ``levels``; without a budget, with the defaults of this library."""
+    """VIPaint with K ``levels``; without a budget, with the defaults of this library.
+
+    ``settings`` replaces the defaults, and ``guide`` the hierarchical guide; such a variant keeps to no budget.
+    """
 
     levels: int
+    settings: Settings | None = None
+    guide: GuideFactory | None = None
 
     def applies(self, prior: DiffusionPrior, is_inpainting: bool) -> bool:
         return True
 
     def numbers(self) -> str:
         makers = (default_settings, restoration_settings)
-        return repr([*(make(self.levels, latent) for make in makers for latent in (False, True)), FIT_SHARE])
+        defaults = [make(self.levels, latent) for make in makers for latent in (False, True)]
+        return repr([self.settings or defaults, self.guide, FIT_SHARE])
 
-    def __call__(self, problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:
-        settings = self._settings(problem, num_samples, budget)
+    def __call__(self, trial: Trial, num_samples: int, budget: int | None) -> Outcome:
         common: dict[str, Any] = {
-            "prior": problem.prior, "num_samples": num_samples, "settings": settings, "seed": seed,
-            "label": problem.condition.get("class_labels"),
+            "prior": trial.prior, "num_samples": num_samples, "seed": trial.seed, "guide": self.guide,
+            "settings": self.settings or self._settings(trial, num_samples, budget),
+            "label": trial.condition.get("class_labels"),
         }  # fmt: skip
-        if problem.mask is not None:
-            result = inpaint(problem.y, problem.mask, **common)
+        if trial.mask is not None:
+            result = inpaint(trial.y, trial.mask, **common)
         else:
-            result = restore(problem.y, problem.operator, **common)
+            result = restore(trial.y, trial.operator, **common)
         bounds = result.fit.bounds.mean(-1).tolist()
         return Outcome(result.samples, result.calls, result.nfe, result.seconds, bounds)
 
-    def _settings(self, problem: Problem, num_samples: int, budget: int | None) -> Settings:
-        if problem.mask is None:
-            settings = settings_for(self.levels, problem.prior, problem.operator, problem.y)
+    def _settings(self, trial: Trial, num_samples: int, budget: int | None) -> Settings:
+        if trial.mask is None:
+            settings = settings_for(self.levels, trial.prior, trial.operator, trial.y)
             return settings if budget is None else within(settings, budget, num_samples)
         if budget is None:
-            return default_settings(self.levels, problem.prior.is_latent)
-        return budget_settings(self.levels, budget, num_samples, problem.prior.is_latent)
+            return default_settings(self.levels, trial.prior.is_latent)
+        return budget_settings(self.levels, budget, num_samples, trial.prior.is_latent)
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,8 @@ class Baseline:
         pixels, latents: the kinds of priors that it is made for.
         only_inpainting: whether it needs a mask.
         options, latent_options: what changes at a budget, with priors of pixels and of latents. For other tasks than
-            inpainting a ``zeta`` of pixels is that of :func:`restore`, of latents divided by the operator's norm.
+            inpainting, a ``zeta`` of pixels is that of :func:`restore`; that of latents is divided by the operator's
+            norm.
         short_options: what else changes at a budget below :data:`SHORT`, with pixels.
     """
 
@@ -124,7 +131,7 @@ class Baseline:
         return repr([given, self.options, self.latent_options, self.short_options, restored, SHORT, SIGMA])
 
     def at(self, budget: int, latent: bool) -> dict[str, Any]:
-        """The steps and other arguments whose network calls are within the budget, or the fewest there are."""
+        """The most steps whose network calls are within the budget, at least one, and the other arguments."""
         options = dict(self.latent_options if latent else self.options)
         if budget < SHORT and not latent:
             options |= self.short_options
@@ -132,20 +139,37 @@ class Baseline:
         steps = sum(self.calls(steps, **counted) <= budget for steps in range(1, budget + 1))
         return {"steps": max(1, steps), **options}
 
-    def __call__(self, problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:
-        likelihood = Gaussian(problem.operator, problem.noise or SIGMA)
-        chosen = {} if budget is None else self.at(budget, problem.prior.is_latent)
-        if "zeta" in chosen and problem.mask is None:
-            chosen["zeta"] = _restoration_zeta(problem, chosen["zeta"])
+    def __call__(self, trial: Trial, num_samples: int, budget: int | None) -> Outcome:
+        likelihood = Gaussian(trial.operator, trial.noise or SIGMA)
+        chosen = {} if budget is None else self.at(budget, trial.prior.is_latent)
+        if "zeta" in chosen and trial.mask is None:
+            chosen["zeta"] = _restoration_zeta(trial, chosen["zeta"])
         with torch.no_grad():
             result = self.run(
-                problem.prior, likelihood, problem.y, num_samples, seed=seed, **chosen, **problem.condition
+                trial.prior, likelihood, trial.y, num_samples, seed=trial.seed, **chosen, **trial.condition
             )
         return Outcome(result.samples.cpu(), result.calls, result.nfe, result.seconds)
 
 
-def _restoration_zeta(problem: Problem, latent_zeta: float) -> float:
-    """The weight of :func:`restore` for pixels; of latents their own over the operator's norm, as it is there."""
-    prior = problem.prior
-    restored = settings_for(2, prior, problem.operator, problem.y).zeta
+def _restoration_zeta(trial: Trial, latent_zeta: float) -> float:
+    """For pixels, the zeta of :func:`restore`; for latents, ``latent_zeta`` over the operator's norm."""
+    prior = trial.prior
+    restored = settings_for(2, prior, trial.operator, trial.y).zeta
     return restored / restoration_settings(2, latent=True).zeta * latent_zeta if prior.is_latent else restored
+
+
+@dataclass(frozen=True)
+class Held:
+    """A method that is held to a ``budget`` of its own, whatever that of the plan is."""
+
+    method: Method
+    budget: int
+
+    def applies(self, prior: DiffusionPrior, is_inpainting: bool) -> bool:
+        return self.method.applies(prior, is_inpainting)
+
+    def numbers(self) -> str:
+        return f"{self.method.numbers()} at {self.budget}"
+
+    def __call__(self, trial: Trial, num_samples: int, budget: int | None) -> Outcome:
+        return self.method(trial, num_samples, self.budget)

@@ -1,22 +1,32 @@
-"""The names of the methods, and what of the authors' settings changes when they are held to a budget.
+"""What the names in a plan stand for: methods, tasks, images and scores.
 
-The authors' numbers are made for their number of steps. At a budget DPS has a zeta that was tuned (1 on
-fashion32, 2.5 with less than 40 steps; 4 on cats64: ``benchmarks/quality.py`` and ``benchmarks/cats.py``), and RePaint
-and CoPaint-TT go back and forth over shorter stretches, since one of the authors' would take most of the budget.
+The authors' settings of a method are made for the authors' number of steps. At a budget, DPS has a zeta that was tuned
+(``docs/tuning.md``): 1 on fashion32, 2.5 there with fewer than 40 steps, 4 on cats64. RePaint and CoPaint-TT jump back
+over shorter stretches at a budget, since one of the authors' stretches would take most of it.
 """
 
 from __future__ import annotations
 
-from pyro_vipaint import baselines
-from pyro_vipaint.bench.methods import Baseline, Method, VIPaint
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-RESAMPLING = {"jump_length": 5, "resamples": 4}
+from pyro_vipaint import baselines
+from pyro_vipaint.bench.grid import Cell
+from pyro_vipaint.bench.methods import Baseline, Method, VIPaint
+from pyro_vipaint.bench.scores import Score, image_scores
+from pyro_vipaint.bench.tasks import TASKS, Task
+from pyro_vipaint.bench.trials import Trial, load_trial
 
 METHODS: dict[str, Method] = {
     "VIPaint-2": VIPaint(2),
     "VIPaint-4": VIPaint(4),
     "Blended": Baseline(baselines.blended, baselines.blended_calls, latents=True, only_inpainting=True),
-    "RePaint": Baseline(baselines.repaint, baselines.repaint_calls, only_inpainting=True, options=RESAMPLING),
+    "RePaint": Baseline(
+        baselines.repaint,
+        baselines.repaint_calls,
+        only_inpainting=True,
+        options={"jump_length": 5, "resamples": 4},
+    ),
     "DPS": Baseline(
         baselines.dps,
         baselines.dps_calls,
@@ -32,3 +42,27 @@ METHODS: dict[str, Method] = {
     "PSLD": Baseline(baselines.psld, baselines.psld_calls, pixels=False, latents=True),
     "ReSample": Baseline(baselines.resample, baselines.resample_calls, pixels=False, latents=True),
 }
+
+
+@dataclass(frozen=True, eq=False)
+class Suite:
+    """What a plan chooses from; everything in it travels to the workers, so that it must be picklable.
+
+    Attributes:
+        methods: by name.
+        tasks: by name.
+        load: ``(cell, task, device) -> trial``. The true images depend on the cell's prior, folder and numbers alone.
+        scores: what is measured of the samples of a cell. One with several rows per image makes the table as long.
+    """
+
+    methods: Mapping[str, Method] = field(default_factory=lambda: METHODS)
+    tasks: Mapping[str, Task] = field(default_factory=lambda: TASKS)
+    load: Callable[[Cell, Task, str], Trial] = load_trial
+    scores: tuple[Score, ...] = (image_scores,)
+
+    def trial(self, cell: Cell, device: str) -> Trial:
+        """What the method of the cell is tried on."""
+        return self.load(cell, self.tasks[cell.task], device)
+
+
+SUITE = Suite()

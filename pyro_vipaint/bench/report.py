@@ -1,4 +1,4 @@
-"""The report of a benchmark, once as Markdown with pictures beside it and once as a single HTML page."""
+"""The report of a benchmark, as Markdown with pictures beside it and as a single HTML page."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ import pandas as pd
 from pyro_vipaint._files import whole_folder
 from pyro_vipaint.bench.figures import cost_figure, progress_figure, quality_figure, sample_figure
 from pyro_vipaint.bench.store import Store
-from pyro_vipaint.bench.summary import COSTS, SCORES, means, paired
+from pyro_vipaint.bench.summary import COSTS, MEASURES, means, paired
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OURS = "VIPaint-4"
 DPI = 110
-DIGITS = dict.fromkeys(SCORES, 4) | {"psnr": 2, "ssim": 3}
-DIGITS |= {"nfe": 1, "seconds": 1, "peak_memory": 0, "kernel_distance": 2}
-SECTION = ["prior", "images", "num_samples"]  # whose tables and figures stand together
+DIGITS = dict.fromkeys(MEASURES, 4) | {"psnr": 2, "ssim": 3}
+DIGITS |= {"NFE": 1, "seconds": 1, "kernel_distance": 2}
+HEADERS = {"nfe": "NFE"}
+SECTION = ["prior", "images", "num_samples"]  # rows that agree in these share tables and figures
 LEGEND = (
-    "LPIPS (AlexNet), observation error and memory: lower is better; PSNR, SSIM: higher. Means over samples, then over "
-    "images, ± the standard error over images. Observation error and diversity in the units of images in [-1, 1]; "
-    "kernel distance of all samples to the true images (pairs of different images); nfe: images through the "
-    "network, a sample; "
-    "seconds: an image with all its samples; memory: MiB."
+    "Lower is better for LPIPS (AlexNet) and the observation error, higher for PSNR and SSIM. Numbers are means over "
+    "samples, then over images, ± the standard error over images. Observation error and diversity are in the units of "
+    "images in [-1, 1]. The kernel distance is that of all samples to the true images, over pairs of different images. "
+    "NFE are images passed through the network per sample. Seconds are per image with all its samples."
 )
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
@@ -49,7 +49,7 @@ th:first-child, td:first-child {{ text-align: left; }}
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A heading and what stands below it."""
+    """A heading and its content."""
 
     title: str
     text: str = ""
@@ -78,7 +78,7 @@ def write_report(out: Path, frame: pd.DataFrame, title: str = "Benchmark") -> No
 
 
 def build(frame: pd.DataFrame, store: Store) -> Iterator[Section]:
-    """The sections of the report: for each prior its tables by budget, and its figures; at the end what failed."""
+    """The sections of the report: tables by budget and figures for each prior; at the end the cells that failed."""
     yield Section("What was run", f"{_machine()}. {LEGEND}")
     done: Any = frame[frame["error"].isna()]
     for (prior, images, number), rows in done.groupby(SECTION, sort=False, dropna=False):
@@ -110,18 +110,18 @@ def lpips_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def full_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a task and method, all measures."""
+    """All measures, one row per task and method."""
     table: Any = means(rows)
-    table = table[["task", "method", "count", *_measures(table)]]
+    table = table[["task", "method", "count", *_measures(table)]].rename(columns=HEADERS)
     return table.sort_values(["task", "lpips"], ignore_index=True).round(DIGITS)
 
 
 def overall_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a method: means over its tasks of all measures; the ``tasks`` where they are not the same for all."""
+    """All measures, means over tasks, one row per method; a column ``tasks`` where methods have different ones."""
     table: Any = means(rows)
     groups = table.groupby("method")
     tasks = groups["task"].agg(lambda names: ", ".join(sorted(set(names))))
-    table = groups[_measures(table)].mean()
+    table = groups[_measures(table)].mean().rename(columns=HEADERS)
     if tasks.nunique() > 1:
         table.insert(0, "tasks", tasks)
     table = table.reset_index()
@@ -129,44 +129,42 @@ def overall_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _measures(table: pd.DataFrame) -> list[str]:
-    """The columns of measures that were taken; of the costs, which depend on the machine, those that every row has."""
-    scores = [name for name in SCORES if table[name].notna().any()]
+    """The columns of measures that some row has, and of costs that every row has."""
+    scores = [name for name in MEASURES if table[name].notna().any()]
     return [*scores, *(name for name in COSTS if table[name].notna().all())]
 
 
 def budget_name(budget: object) -> str:
-    """What a budget is called."""
+    """The name of a budget in headings."""
     return "the authors' own settings" if pd.isna(budget) else f"{budget} NFE per sample"  # pyright: ignore
 
 
-def against(rows: pd.DataFrame) -> str:
-    """Paired differences of VIPaint to every other method over the tasks that both have."""
-    if OURS not in set(rows["method"]):
-        return ""
-    lines = []
-    for other in dict.fromkeys(rows["method"]):
-        if other != OURS:
-            mean, error = paired(rows, "lpips", OURS, other)
-            lines.append(f"{other} {mean:+.4f} ± {error:.4f}")
-    return f"{OURS} minus, paired over images: {'; '.join(lines)}." if lines else ""
+def against(rows: pd.DataFrame, ours: str = OURS) -> str:
+    """Paired differences of ``ours`` to every other method over the tasks that both have; nothing if it is missing."""
+    methods = dict.fromkeys(rows["method"])
+    pairs = {other: paired(rows, "lpips", ours, other) for other in methods if ours in methods and other != ours}
+    differences = (f"{other} {mean:+.4f} ± {error:.4f}" for other, (mean, error) in pairs.items())
+    return f"{ours} minus, paired over images: {'; '.join(differences)}." if pairs else ""
 
 
 def _records_of(rows: pd.DataFrame, store: Store) -> list[dict[str, Any]]:
-    """The records of the cells that ``rows``, of one prior, folder of pictures and number of samples, come from."""
+    """The records behind ``rows`` of one prior, folder of pictures and number of samples."""
     here = [None if pd.isna(value) else value for value in rows[SECTION].iloc[0]]
     done = [record for record in store.records() if record["error"] is None]
     return [record for record in done if [record["cell"][name] for name in SECTION] == here]
 
 
 def _figures(prior: str, rows: pd.DataFrame, records: list[dict[str, Any]], store: Store) -> Iterator[Section]:
-    """Sample grids by task, quality and time against NFE, the bound over SVI steps."""
+    """Sample grids by task, quality against NFE, time per image, the bound over SVI steps."""
     name = f"{prior}-{rows['num_samples'].iloc[0]}"
-    slug = "".join(letter if letter.isalnum() else "-" for letter in name)[-100:]  # of a folder, its end
+    slug = "".join(letter if letter.isalnum() else "-" for letter in name)[
+        -100:
+    ]  # the end of a path tells folders apart
     for task in dict.fromkeys(rows["task"]):
         figure = sample_figure([record for record in records if record["cell"]["task"] == task], store)
         yield Section(f"{prior}, {task}: samples", figure=figure, name=f"figure-{slug}-{task}")
     yield Section(f"{prior}: quality against NFE", figure=quality_figure(rows), name=f"figure-{slug}-quality")
-    yield Section(f"{prior}: time an image", figure=cost_figure(rows), name=f"figure-{slug}-time")
+    yield Section(f"{prior}: time per image", figure=cost_figure(rows), name=f"figure-{slug}-time")
     bounds = progress_figure(records)
     if bounds is not None:
         yield Section(f"{prior}: the bound over SVI steps", figure=bounds, name=f"figure-{slug}-bound")

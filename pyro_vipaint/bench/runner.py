@@ -1,9 +1,11 @@
-"""Runs a plan: what is missing of it, and then the table."""
+"""Runs a plan: computes the cells that are missing, and then the table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,12 @@ import pandas as pd
 
 from pyro_vipaint.bench.engines import Engine
 from pyro_vipaint.bench.grid import Cell, Plan
-from pyro_vipaint.bench.problems import load_images, pictures_of, warm_prior, weights_of
-from pyro_vipaint.bench.registry import METHODS
+from pyro_vipaint.bench.registry import SUITE, Suite
 from pyro_vipaint.bench.scores import SCORES_VERSION
 from pyro_vipaint.bench.store import Store
 from pyro_vipaint.bench.summary import add_kernel_distance
-from pyro_vipaint.bench.tasks import TASKS
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.bench.trials import fingerprint, warm_prior, weights_of
+from pyro_vipaint.errors import InputError, whole
 from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.progress import Callback, Progress
 
@@ -33,10 +34,11 @@ def run(
     callback: Callback | None = None,
     retry: bool = False,
     finish: Callable[[pd.DataFrame], None] | None = None,
+    suite: Suite = SUITE,
 ) -> pd.DataFrame:
-    """Computes the cells of ``plan`` that ``out`` lacks and writes ``out``/results.parquet; its table.
+    """Computes the cells of ``plan`` that ``out`` lacks, and writes and returns the table ``out``/results.parquet.
 
-    Killed at any moment and started again it goes on: a finished cell is never computed twice. The table is of all
+    A run that was killed goes on when it is started again: a finished cell is never computed twice. The table is of all
     cells in the folder, also of those of other plans.
 
     Args:
@@ -44,25 +46,25 @@ def run(
         out: folder of cells and table.
         engine: where to run; see :func:`pyro_vipaint.bench.engines.engine`.
         device: of the priors.
-        callback: called with the :class:`pyro_vipaint.progress.Progress` of the cells, first with what is there.
+        callback: called with the :class:`pyro_vipaint.progress.Progress` of the cells, first with the finished ones.
         retry: whether cells of the plan that failed are computed again.
         finish: called with the table, while no other run may write into ``out`` yet.
+        suite: what the names in the plan stand for.
 
     Raises:
         InputError: a name that does not exist, nothing that applies, too few images, a package that is missing; results
             of other weights, pictures or settings in ``out``, or another run that writes there.
     """
-    check(plan, device)
-    cells = applicable(plan, device)
-    if not cells:
-        raise InputError("None of these methods is made for such a prior and task.")
+    for fault in faults(plan, suite, device):
+        raise InputError(fault)
+    cells = applicable(plan, device, suite)
     store = Store(out)
     with store.locked():
         store.sweep()
-        _check_origin(store, plan, device)
+        _check_origin(store, plan, suite, device)
         if retry:
             store.forget_failures(cells)
-        _compute_missing(store, cells, engine, callback or (lambda progress: None))
+        _compute_missing(store, cells, engine, suite, callback or (lambda progress: None))
         frame = add_kernel_distance(store.table(), store)
         store.write_table(frame)
         if finish is not None:
@@ -70,52 +72,61 @@ def run(
     return frame
 
 
-def _compute_missing(store: Store, cells: list[Cell], engine: Engine, report: Callback) -> None:
+def _compute_missing(store: Store, cells: list[Cell], engine: Engine, suite: Suite, report: Callback) -> None:
     missing = [cell for cell in cells if not store.has(cell)]
     there = len(cells) - len(missing)
     report(Progress("bench", there, len(cells)))
-    with closing(engine(missing)) as finished:  # interrupted here, it ends its workers
+    with closing(engine(missing, suite)) as finished:  # an interrupted engine ends its workers
         for number, (cell, record) in enumerate(finished, 1):
             store.write(cell, record)
             note = f"{cell.method}, {cell.task}, {cell.prior}"
             report(Progress("bench", there + number, len(cells), note=note))
 
 
-def applicable(plan: Plan, device: str) -> list[Cell]:
+def applicable(plan: Plan, device: str, suite: Suite = SUITE) -> list[Cell]:
     """The cells of the plan, without methods that are not made for the prior or the task."""
 
     def applies(cell: Cell) -> bool:
-        return METHODS[cell.method].applies(warm_prior(cell.prior, device), TASKS[cell.task].is_inpainting)
+        method, task = suite.methods[cell.method], suite.tasks[cell.task]
+        return method.applies(warm_prior(cell.prior, device), task.is_inpainting)
 
     return list(dict.fromkeys(plan.cells(applies)))
 
 
-def check(plan: Plan, device: str) -> None:
-    """Refuses a plan that cannot be run, before anything is computed."""
+def faults(plan: Plan, suite: Suite, device: str) -> Iterator[str]:
+    """The reasons why a plan cannot be run; each of them rests on the ones before.
+
+    Raises:
+        InputError: a number that cannot be used, or too few images.
+    """
     missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
     if missing:
-        raise InputError(f"The benchmark needs {', '.join(missing)}: pip install 'pyro-vipaint[bench]'.")
-    _check_names("task", plan.tasks, TASKS)
-    _check_names("method", plan.methods, METHODS)
+        yield f"The benchmark needs {', '.join(missing)}: pip install 'pyro-vipaint[bench]'."
+    for kind, names, known in (("task", plan.tasks, suite.tasks), ("method", plan.methods, suite.methods)):
+        for name in names:
+            if name not in known:
+                yield f"There is no {kind} {name!r}: choose from {', '.join(known)}."
     for name in ("num_images", "num_samples", "chunk"):
-        if getattr(plan, name) < 1:
-            raise InputError(f"{name.removeprefix('num_')} must be at least 1, not {getattr(plan, name)}.")
-    if any(budget is not None and budget < 1 for budget in plan.budgets):
-        raise InputError("A budget must be at least 1 network evaluation a sample.")
-    if any(seed < 0 for seed in plan.seeds):
-        raise InputError("A seed of the benchmark must not be negative.")
+        whole(name.removeprefix("num_"), getattr(plan, name))
+    for budget in plan.budgets:
+        if budget is not None:
+            whole("A budget", budget)
+    for seed in plan.seeds:
+        whole("A seed of the benchmark", seed, 0)
     for name in plan.priors:
-        prior = warm_prior(name, device)
-        if not takes_lpips(prior.image_shape):
-            raise InputError(f"LPIPS cannot take the images of {name}: 1 or 3 channels and 31 pixels or more.")
-        load_images(name, prior, plan.images, plan.num_images)
-        *_, height, width = prior.image_shape
-        if height != width and any(TASKS[task].is_inpainting for task in plan.tasks):
-            raise InputError(f"The masks of the benchmark are square, the images of {name} are {width}×{height}.")
+        *_, height, width = shape = warm_prior(name, device).image_shape
+        if not takes_lpips(shape):
+            yield f"LPIPS cannot take the images of {name}: 1 or 3 channels and 31 pixels or more."
+        if height != width and any(suite.tasks[task].is_inpainting for task in plan.tasks):
+            yield f"The masks of the benchmark are square, the images of {name} are {width}×{height}."
+        last = Cell(name, plan.tasks[0], "", None, plan.num_images - 1, plan.num_images, 1, 0, plan.images)
+        suite.trial(last, device)
+    if not applicable(plan, device, suite):
+        yield "None of these methods is made for such a prior and task."
 
 
-def _check_origin(store: Store, plan: Plan, device: str) -> None:
-    """Refuses to go on with results of other weights, pictures or scores of the same names, or of other settings."""
+def _check_origin(store: Store, plan: Plan, suite: Suite, device: str) -> None:
+    """Refuses results of other weights, pictures or scores of the same names, or of other settings."""
     for record in store.records():
         cell = Cell(**record["cell"])
         if record["error"] is not None or cell.prior not in plan.priors:
@@ -125,16 +136,16 @@ def _check_origin(store: Store, plan: Plan, device: str) -> None:
             "scores, as another version defines them": ("scores", SCORES_VERSION),
         }
         if cell.method in plan.methods:
-            made_with[f"settings of {cell.method}"] = ("numbers", METHODS[cell.method].numbers())
+            made_with[f"settings of {cell.method}"] = ("numbers", suite.methods[cell.method].numbers())
         if cell.images == plan.images and cell.stop <= plan.num_images:
-            current = pictures_of(cell.prior, device, cell.images, cell.start, cell.stop)
-            made_with["pictures"] = ("pictures", current)
+            anywhere = replace(cell, task=plan.tasks[0], method="", budget=None, num_samples=1, seed=0)
+            made_with["pictures"] = ("pictures", _pictures_of(suite, anywhere, device))
         for what, (entry, current) in made_with.items():
             if record.get(entry) != current:
                 raise InputError(f"{store.out} has results of other {what}: choose another folder.")
 
 
-def _check_names(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise InputError(f"There is no {kind} {name!r}: choose from {', '.join(known)}.")
+@lru_cache(maxsize=64)
+def _pictures_of(suite: Suite, cell: Cell, device: str) -> str:
+    """The fingerprint of the true images of a cell."""
+    return fingerprint(suite.trial(cell, device).truth)

@@ -1,9 +1,8 @@
-"""Finished cells on disk, each whole or not there at all, and the table that is made of them."""
+"""Finished cells on disk, and the table that is made of them. Every file is there whole or not at all."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from pyro_vipaint._files import PART, write_whole
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.work import Record
 from pyro_vipaint.errors import InputError
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 TABLE = "results.parquet"
 LOCK = ".lock"
-PART = ".part"  # how the names of files end that are not whole yet
 ORDER = ["prior", "task", "budget", "method", "seed", "image"]
 
 
@@ -43,12 +42,12 @@ class Store:
         return folder
 
     def has(self, cell: Cell) -> bool:
-        """Whether the cell was finished, well or with an error."""
+        """Whether the cell was finished, successfully or with an error."""
         return self._path(cell).exists()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other runs out of the folder; a process that ends, in whatever way, lets go of it.
+        """Keeps other runs out of the folder; the lock ends with the process.
 
         Raises:
             InputError: another run has it.
@@ -71,24 +70,24 @@ class Store:
             path.unlink(missing_ok=True)
 
     def write(self, cell: Cell, record: Record) -> None:
-        """Keeps a record; killed at any moment, it is there whole or not at all."""
+        """Writes a record: its tensors first, so that a record that is there is complete."""
         from safetensors.torch import save
 
         if record.tensors:
             content = save({name: value.contiguous() for name, value in record.tensors.items()})
-            _write_whole(self._path(cell).with_suffix(".safetensors"), content)
-        _write_whole(self._path(cell), json.dumps(record.plain).encode())
+            write_whole(self._path(cell).with_suffix(".safetensors"), content)
+        write_whole(self._path(cell), json.dumps(record.plain).encode())
 
     def forget_failures(self, cells: Sequence[Cell]) -> None:
-        """Removes the records of those of the cells that failed, so that they are tried again."""
-        wanted = {self._path(cell) for cell in cells}
-        for path, plain in self._plain():
-            if plain["error"] is not None and path in wanted:
-                path.unlink()
+        """Removes the records of the given cells that failed, so that they are tried again."""
+        for record in self.records():
+            cell = Cell(**record["cell"])
+            if record["error"] is not None and cell in cells:
+                self._path(cell).unlink()
 
     def records(self) -> list[dict[str, Any]]:
         """The plain part of all records, in the order of their file names."""
-        return [plain for _, plain in self._plain()]
+        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*.json"))]
 
     def tensors(self, cell: Cell) -> dict[str, Tensor]:
         """The tensors of a finished cell."""
@@ -97,7 +96,7 @@ class Store:
         return load_file(self._path(cell).with_suffix(".safetensors"))
 
     def table(self) -> pd.DataFrame:
-        """A row an image of every cell, sorted: the cell, its scores and its cost; one row for a failed cell."""
+        """The rows of every cell, sorted: the cell, its scores and its cost; one row for a failed cell."""
         import pandas as pd
 
         rows = []
@@ -115,18 +114,8 @@ class Store:
     def write_table(self, frame: pd.DataFrame) -> Path:
         """The table as one Parquet file."""
         path = self.out / TABLE
-        _write_whole(path, frame.to_parquet(index=False))
+        write_whole(path, frame.to_parquet(index=False))
         return path
 
     def _path(self, cell: Cell) -> Path:
         return self.folder / f"{cell.key}.json"
-
-    def _plain(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        for path in sorted(self.folder.glob("*.json")):
-            yield path, json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{PART}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

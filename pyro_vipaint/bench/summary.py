@@ -1,4 +1,4 @@
-"""From rows to the figures of the report: means over images, paired differences, distances between sets."""
+"""From rows to the numbers of the report: means over images, paired differences, distances between sets."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pyro_vipaint.bench.store import Store
 from pyro_vipaint.metrics import restored_kernel_distance
 
 GROUP = ["prior", "task", "budget", "method", "num_samples", "images"]
-SCORES = ["lpips", "lpips_best", "psnr", "ssim", "observation_error", "diversity"]
-COSTS = ["kernel_distance", "nfe", "seconds", "peak_memory"]
+MEASURES = ["lpips", "lpips_best", "psnr", "ssim", "observation_error", "diversity"]
+COSTS = ["kernel_distance", "nfe", "seconds"]
 
 
 def add_kernel_distance(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
-    """``frame`` with a column ``kernel_distance``: of all samples of a method on a task to the true images.
+    """``frame`` with a column ``kernel_distance``, from all samples of a method on a task to the true images.
 
-    It is one number for all rows that differ in the image alone; NaN where there is a single image.
+    Rows that differ in the image alone have the same number; a single image has NaN.
     """
     groups: dict[tuple, list[Cell]] = {}
     for plain in store.records():
@@ -38,7 +38,7 @@ def _group(row: dict[str, Any]) -> tuple:
 
 
 def _distance(cells: list[Cell], store: Store) -> float:
-    """Of an image that is in several cells, the samples of the last of them count."""
+    """The kernel distance of the cells together; an image in several cells counts with the samples of the last one."""
     images: dict[int, tuple[Tensor, Tensor]] = {}
     for cell in sorted(cells, key=lambda cell: (cell.start, cell.stop)):
         tensors = store.tensors(cell)
@@ -52,9 +52,9 @@ def _distance(cells: list[Cell], store: Store) -> float:
 
 
 def means(frame: pd.DataFrame) -> pd.DataFrame:
-    """Means over images and seeds, a row for each of :data:`GROUP`; ``count`` images; the standard error of LPIPS."""
+    """Means over images and seeds, one row per :data:`GROUP`, with the ``count`` of images and the error of LPIPS."""
     done = frame[frame["error"].isna()]
-    by_image = done.groupby([*GROUP, "image"], sort=False, dropna=False)[[*SCORES, *COSTS]].mean()
+    by_image = done.groupby([*GROUP, "image"], sort=False, dropna=False)[[*MEASURES, *COSTS]].mean()
     groups = by_image.groupby(GROUP, sort=False, dropna=False)
     table = groups.mean()
     table.insert(1, "lpips_se", groups["lpips"].std() / groups["lpips"].size() ** 0.5)
@@ -62,10 +62,26 @@ def means(frame: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index()
 
 
-def paired(frame: pd.DataFrame, column: str, method: str, other: str) -> tuple[float, float]:
-    """Mean of ``method`` minus ``other`` and its standard error, over images, which tasks and seeds share."""
-    wide = frame.pivot_table(index=["image", "task", "seed"], columns="method", values=column)
+def paired(
+    frame: pd.DataFrame,
+    column: str,
+    method: str,
+    other: str,
+    unit: str = "image",
+    shared: tuple[str, ...] = ("task", "seed"),
+) -> tuple[float, float]:
+    """Mean of ``method`` minus ``other`` in ``column``, and its standard error over units.
+
+    Args:
+        frame: rows with the columns ``method``, ``unit`` and ``shared``. Several rows of one method, unit and shared
+            values count with their mean; units that lack one of the two methods do not count.
+        column: of scores.
+        method, other: the two methods. The result is NaN where one is missing.
+        unit: the column whose values are independent of each other.
+        shared: columns in which a unit has several differences, of which the mean counts.
+    """
+    wide = frame.pivot_table(index=[unit, *shared], columns="method", values=column)
     if not {method, other} <= set(wide.columns):
         return float("nan"), float("nan")
-    difference = (wide[method] - wide[other]).dropna().groupby("image").mean()
+    difference = (wide[method] - wide[other]).dropna().groupby(unit).mean()
     return float(difference.mean()), float(difference.std() / math.sqrt(len(difference)))

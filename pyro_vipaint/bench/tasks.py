@@ -1,4 +1,4 @@
-"""The inverse problems of the benchmark: what is seen of an image, and with how much noise."""
+"""The inverse problems of the benchmark: what is observed of an image, and with how much noise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Task:
     """An inverse problem for images of any size.
 
     Attributes:
-        operator: ``(size, seeds) -> A`` for square images, one for each seed.
+        operator: ``(size, seeds) -> A`` for square images, one per seed.
         noise: standard deviation of the noise in y; images in [-1, 1].
         is_inpainting: whether A is a mask.
     """

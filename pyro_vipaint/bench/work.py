@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import partial, reduce
 from importlib.metadata import version
 from typing import Any
 
@@ -13,16 +13,14 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint.bench.grid import Cell
-from pyro_vipaint.bench.memory import peak_memory
 from pyro_vipaint.bench.methods import Outcome
-from pyro_vipaint.bench.problems import Problem, load_problem, weights_of
-from pyro_vipaint.bench.registry import METHODS
-from pyro_vipaint.bench.scores import SCORES_VERSION, score
-from pyro_vipaint.bench.weights import fingerprint
+from pyro_vipaint.bench.registry import Suite
+from pyro_vipaint.bench.scores import SCORES_VERSION
+from pyro_vipaint.bench.trials import Trial, fingerprint, weights_of
 from pyro_vipaint.errors import NonFiniteError
 from pyro_vipaint.metrics import alexnet_features
 
-SHOWN_IMAGES, SHOWN_SAMPLES = 4, 2  # that are kept to be looked at
+SHOWN_IMAGES, SHOWN_SAMPLES = 4, 2  # kept for the figures
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +31,7 @@ class Record:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
-def compute(cell: Cell, device: str, threads: int | None) -> Record:
+def compute(cell: Cell, suite: Suite, device: str, threads: int | None) -> Record:
     """The record of a cell, with ``threads`` CPU threads; of a cell that fails, its error.
 
     Samples depend on the number of threads in their last digits, so that a benchmark keeps to one number.
@@ -41,7 +39,7 @@ def compute(cell: Cell, device: str, threads: int | None) -> Record:
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        return _compute(cell, device)
+        return _compute(cell, suite, device)
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{last.filename.rpartition('/')[2]}:{last.lineno}"
@@ -54,40 +52,44 @@ def failed(cell: Cell, error: str) -> Record:
     return Record({"cell": asdict(cell), "error": error})
 
 
-def _compute(cell: Cell, device: str) -> Record:
-    problem = load_problem(cell, device)
-    with peak_memory(device) as peak:
-        outcome = METHODS[cell.method](problem, cell.num_samples, cell.budget, cell.seed)
+def _compute(cell: Cell, suite: Suite, device: str) -> Record:
+    trial, method = suite.trial(cell, device), suite.methods[cell.method]
+    outcome = method(trial, cell.num_samples, cell.budget)
     if not outcome.samples.isfinite().all():
         raise NonFiniteError("the samples are not finite")
-    images = len(problem.truth)
+    plain = {
+        "cell": asdict(cell), "error": None, "rows": _rows(cell, suite, trial, outcome), "bounds": outcome.bounds,
+        "weights": weights_of(cell.prior, device), "numbers": method.numbers(),
+        "pictures": fingerprint(trial.truth), "scores": SCORES_VERSION, "version": version("pyro_vipaint"),
+    }  # fmt: skip
+    return Record(plain, _tensors(outcome, trial))
+
+
+def _rows(cell: Cell, suite: Suite, trial: Trial, outcome: Outcome) -> list[dict[str, Any]]:
+    """The scores of the cell beside each other, and what each image cost."""
+    images = len(trial.truth)
     cost = {
         "calls": outcome.calls,
         "nfe": outcome.nfe / (cell.num_samples * images),
         "seconds": outcome.seconds / images,
-        "peak_memory": peak.mebibytes,
     }
-    rows = [{"image": cell.start + i, **row, **cost} for i, row in enumerate(score(outcome.samples, problem))]
-    made_with = {
-        "weights": weights_of(cell.prior, device), "numbers": METHODS[cell.method].numbers(),
-        "pictures": fingerprint(problem.truth), "scores": SCORES_VERSION, "version": version("pyro_vipaint"),
-    }  # fmt: skip
-    plain = {"cell": asdict(cell), "error": None, "rows": rows, "bounds": outcome.bounds, **made_with}
-    return Record(plain, _tensors(outcome, problem))
+    tables = [score(outcome.samples, trial) for score in suite.scores]
+    scores = reduce(lambda left, right: left.merge(right, on="image"), tables)
+    return [{**row, "image": cell.start + row["image"], **cost} for row in scores.to_dict("records")]
 
 
-def _tensors(outcome: Outcome, problem: Problem) -> dict[str, Tensor]:
+def _tensors(outcome: Outcome, trial: Trial) -> dict[str, Tensor]:
     """Features for kernel distances, samples beside each other by image, and a few pictures."""
     few = slice(SHOWN_IMAGES)
     return {
         "features": alexnet_features(outcome.samples.transpose(0, 1)).flatten(0, 1),
-        "true_features": alexnet_features(problem.truth).cpu(),
+        "true_features": alexnet_features(trial.truth).cpu(),
         "samples": outcome.samples[:SHOWN_SAMPLES, few].half(),
-        "truth": problem.truth[few].cpu().half(),
-        "observation": problem.y[few].cpu().half(),
+        "truth": trial.truth[few].cpu().half(),
+        "observation": trial.y[few].cpu().half(),
     }
 
 
-def worker(device: str, threads: int | None) -> Callable[[Cell], Record]:
+def worker(suite: Suite, device: str, threads: int | None) -> Callable[[Cell], Record]:
     """:func:`compute` with everything fixed but the cell."""
-    return partial(compute, device=device, threads=threads)
+    return partial(compute, suite=suite, device=device, threads=threads)

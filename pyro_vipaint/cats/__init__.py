@@ -1,1 +1,1 @@
-"""Pictures painted from parts: their layers, the exact posterior over parts, its scores, a classifier of parts."""
+"""Pictures painted from parts: layers, the exact posterior over parts, scores of sampled parts, a classifier."""

@@ -1,40 +1,45 @@
-"""Which parts does a picture show: a small convolutional network with one head for each slot of :class:`Layers`.
+"""A classifier of the parts of a picture: a small convolutional network with one head per slot of :class:`Layers`.
 
 It judges samples that are not exactly pictures of parts, such as those of a latent prior. Its heads are over the
-classes of :attr:`Layers.classes`, as are the exact marginals of :mod:`pyro_vipaint.cats.posterior`. The shipped
-network was trained by ``recipes/cats64/classifier.py``; its accuracies stand in the model card of ``cats64``.
+classes of :attr:`Layers.classes`, as are the exact marginals of :mod:`pyro_vipaint.cats.posterior`. The network of
+``cats64`` was trained by ``recipes/cats64/classifier.py``; the model card of ``cats64`` states its accuracies.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from pyro_vipaint._files import write_whole
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.models.pretrained.load import weights_folder
 
 WIDTHS = (32, 64, 128, 128)
+SHRINKING = 2 ** len(WIDTHS)
 KERNEL, GROUPS = 3, 8
 CHUNK = 250  # images in one pass
 
 
 class PartsClassifier(nn.Module):
-    """Class logits ``(B, n)`` by slot of images ``(B, 3, 64, 64)`` in [-1, 1]; about 375 000 parameters for the cats.
+    """Class logits ``(B, n)`` by slot of images ``(B, 3, H, H)`` in [-1, 1]; about 375 000 parameters for the cats.
+
+    Normalisation is over groups of channels, so that training, evaluation and averages of weights are one function.
 
     Args:
         num_classes: slot -> number of classes n.
-
-    Normalisation is over groups of channels, so training, evaluation and averages of weights are one function.
+        size: H, a multiple of 16.
     """
 
-    def __init__(self, num_classes: Mapping[str, int]) -> None:
+    def __init__(self, num_classes: Mapping[str, int], size: int = 64) -> None:
         super().__init__()
         self.num_classes = dict(num_classes)
         channels = zip((3, *WIDTHS[:-1]), WIDTHS, strict=True)
         self.features = nn.Sequential(*(_block(*pair) for pair in channels), nn.Flatten())
-        self.heads = nn.Linear(WIDTHS[-1] * 4 * 4, sum(self.num_classes.values()))
+        self.heads = nn.Linear(WIDTHS[-1] * (size // SHRINKING) ** 2, sum(self.num_classes.values()))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         logits = self.heads(self.features(x)).split(list(self.num_classes.values()), -1)
@@ -53,30 +58,39 @@ def save_classifier(network: PartsClassifier, path: Path) -> None:
 
     slots = " ".join(f"{slot}={size}" for slot, size in network.num_classes.items())
     weights = {name: value.detach().half().contiguous() for name, value in network.state_dict().items()}
-    path.write_bytes(save(weights, {"slots": slots}))
+    write_whole(path, save(weights, {"slots": slots}))
 
 
 def load_classifier(path: Path) -> PartsClassifier:
     """The network in a safetensors file written by :func:`save_classifier`, in single precision on the CPU.
 
     Raises:
-        InputError: no such file, or one that holds something else.
+        InputError: the file does not exist or holds something else.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             slots = (entry.partition("=") for entry in file.metadata()["slots"].split())
-            network = PartsClassifier({slot: int(size) for slot, _, size in slots})
-            network.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path} cannot be read as a classifier of parts: was it written by its recipe?") from error
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}
+        size = SHRINKING * math.isqrt(weights["heads.weight"].shape[1] // WIDTHS[-1])
+        network = PartsClassifier({slot: int(count) for slot, _, count in slots}, size)
+        network.load_state_dict(weights)
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{path} cannot be read as a classifier of parts: it must be written by save_classifier."
+        ) from error
     return network.eval().requires_grad_(False)
+
+
+def shipped_classifier(name: str = "cats64") -> PartsClassifier:
+    """The classifier beside the shipped prior of that name."""
+    return load_classifier(weights_folder() / name / "classifier.safetensors")
 
 
 @torch.no_grad()
 def part_probabilities(network: PartsClassifier, images: Tensor) -> dict[str, Tensor]:
-    """slot -> class probabilities ``(..., n)`` of images ``(..., 3, 64, 64)`` in [-1, 1]."""
+    """slot -> class probabilities ``(..., n)`` of images ``(..., 3, H, H)`` in [-1, 1]."""
     batches = [network(batch) for batch in images.reshape(-1, *images.shape[-3:]).split(CHUNK)]
     logits = {slot: torch.cat([batch[slot] for batch in batches]) for slot in network.num_classes}
     return {slot: values.softmax(-1).reshape(*images.shape[:-3], -1) for slot, values in logits.items()}
@@ -85,8 +99,8 @@ def part_probabilities(network: PartsClassifier, images: Tensor) -> dict[str, Te
 def draw_labels(probabilities: Mapping[str, Tensor], generator: torch.Generator | None = None) -> dict[str, Tensor]:
     """slot -> a class ``(...)`` drawn from each row of probabilities ``(..., n)``.
 
-    Where a picture does not show which part it has (an accessory covers the mouth), the most probable class is an
-    artefact of the network. A class drawn from p(c given x) is not: for x drawn from p(x given y) it is a draw from
+    Where a picture hides one of its parts (an accessory covers the mouth), the most probable class is an artefact of
+    the network. A class drawn from p(c given x) is not: for x drawn from p(x given y) it is a draw from
     p(c given y) = E[p(c given x)], the exact marginal, as far as the network's probabilities are right.
     """
 

@@ -4,10 +4,9 @@ With premultiplied colours c and opacities a of the parts k_1, …, k_L, from th
 
 .. math:: x_0 = 1, \qquad x_l = c_{k_l} + (1 - a_{k_l}) x_{l-1}, \qquad x = 2 x_L - 1 .
 
-The shipped prior ``cats64`` was trained on such pictures, with every part drawn uniformly and by itself: a
-distribution over images that can be enumerated; see :mod:`pyro_vipaint.cats.posterior`.
-
-Held-out images of the embedded priors, which no training saw: for demonstrations, tests and benchmarks.
+The shipped prior ``cats64`` was trained on such pictures, with parts drawn uniformly and independently: a distribution
+over images that can be enumerated (:mod:`pyro_vipaint.cats.posterior`). A tenth of the combinations was held out from
+training, for demonstrations, tests and benchmarks.
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ from torch import Tensor
 
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.pretrained.load import weights_folder
+
+HELD_OUT = 10  # one combination of parts in ten is held out
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class Layers:
 
     @cached_property
     def classes(self) -> dict[str, Tensor]:
-        """Class number of each part by slot, ``(n,)``: equal parts, which no picture tells apart, share one.
+        """Class number of each part by slot, ``(n,)``; equal parts share a class, since no picture tells them apart.
 
         Classes are numbered 0, 1, … in the order in which they first appear.
         """
@@ -77,10 +78,10 @@ def _equal_rows(rows: Tensor) -> Tensor:
 
 
 def load_layers(path: Path) -> Layers:
-    """The layers in a safetensors file of bytes whose metadata ``slots`` names them from the lowest to the highest.
+    """The layers in a safetensors file of bytes; its metadata ``slots`` names the slots from the lowest to the highest.
 
     Raises:
-        InputError: no such file, or one that holds something else.
+        InputError: the file does not exist or holds something else.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -89,14 +90,11 @@ def load_layers(path: Path) -> Layers:
             slots = file.metadata()["slots"].split()
             return Layers({slot: file.get_tensor(slot).float() / 255 for slot in slots})
     except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read as layers: a safetensors file with slots is wanted.") from error
-
-
-HELD_OUT = 10  # one combination of parts in so many
+        raise InputError(f"{path} cannot be read as layers: it must be a safetensors file with slots.") from error
 
 
 def is_held_out(index: Tensor) -> Tensor:
-    """Which combinations of parts ``(N, 5)`` the training of ``cats64`` left out: numbers that add up to 10 k."""
+    """Whether the training of a shipped prior left out the part numbers ``(N, L)``: their sum is 0 modulo 10."""
     return index.sum(-1) % HELD_OUT == 0
 
 
@@ -109,12 +107,21 @@ def draw_parts(layers: Layers, num: int, held_out: bool, generator: torch.Genera
     return kept[:num]
 
 
-def shipped_layers() -> Layers:
-    """The parts of ``cats64`` as they ship."""
-    return load_layers(weights_folder() / "cats64" / "parts.safetensors")
+def has_layers(name: str) -> bool:
+    """Whether the shipped prior of that name was trained on layered pictures."""
+    return _path(name).exists()
 
 
-def draw_held_out_cats(num: int, seed: int = 0) -> Tensor:
-    """``num`` cats ``(num, 3, 64, 64)`` in [-1, 1], uniform among the held-out combinations."""
-    layers = shipped_layers()
+def shipped_layers(name: str = "cats64") -> Layers:
+    """The parts that the shipped prior of that name was trained on."""
+    return load_layers(_path(name))
+
+
+def draw_held_out(name: str, num: int, seed: int = 0) -> Tensor:
+    """``num`` pictures ``(num, C, H, W)`` in [-1, 1], uniform among the held-out combinations of a shipped prior."""
+    layers = shipped_layers(name)
     return layers.compose(draw_parts(layers, num, held_out=True, generator=torch.Generator().manual_seed(seed)))
+
+
+def _path(name: str) -> Path:
+    return weights_folder() / name / "parts.safetensors"

@@ -6,15 +6,15 @@ with v ~ N(0, sigma^2),
 .. math:: \log p(y, k) = -\sum_s \log n_s - \tfrac{D}{2} \log 2\pi\sigma^2
           - \frac{1}{2\sigma^2} \sum_p m_p |y_p - x_{k,p}|^2
 
-with D observed elements. A pixel p depends on the slots alone that have a part there, S(p). The sum over the pixels of
-one S is a table over the parts of S, so the sum over all pixels is that of a few tables, most of them small: for the
-cats of ``cats64`` a hundredth of what composing all 360 000 pictures would cost. The result is the same.
+with D observed elements. A pixel p depends only on the set of slots that have a part there, S(p). The sum over the
+pixels of one S is a table over the parts of S, so that the sum over all pixels is one of few tables, most of them
+small: for ``cats64`` a hundredth of the cost of composing all 360 000 pictures, with the same result.
 
 Everything is float64: with values of about one, D = 12 288 elements and sigma = .02, rounding changes log p by less
 than 1e-6 nats.
 
-This is the truth about *parts*. A diffusion prior trained on such pictures approximates their law, so its samples can
-be judged by it; p(y) here is that of the pictures, which puts no mass anywhere else.
+This is the posterior of *parts*. A diffusion prior trained on such pictures approximates their law, so that this
+posterior can judge its samples. p(y) is that of the law of the pictures, which puts no mass anywhere else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint.cats.parts import Layers
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, number
 
 CHUNK = 2**24  # elements of pictures composed at once, 128 MiB
 
@@ -52,11 +52,11 @@ class PartsPosterior:
         """slot -> the probability of each class ``(N, n_classes)``."""
         probs, dims = self.log_probs.exp(), range(1, self.log_probs.ndim)
         by_part = (probs.sum([d for d in dims if d != slot]) for slot in dims)
-        return {slot: _by_class(p, number) for p, (slot, number) in zip(by_part, self.classes.items(), strict=True)}
+        return {slot: _by_class(p, classes) for p, (slot, classes) in zip(by_part, self.classes.items(), strict=True)}
 
     @property
     def entropy(self) -> Tensor:
-        """H(classes given y), ``(N,)``, in nats: which of several equal parts it is does not count."""
+        """H(classes given y), ``(N,)``, in nats; the choice among equal parts does not count."""
         probs = self.log_probs.exp()
         entropy = -(probs * self.log_probs).nan_to_num().flatten(1).sum(1)  # 0 log 0 = 0
         for slot, marginal in self.marginals.items():
@@ -75,20 +75,19 @@ def parts_posterior(layers: Layers, y: Tensor, mask: Tensor, sigma: float) -> Pa
 
     Args:
         layers: the parts, uniform and independent.
-        y: ``(N, C, H, W)`` in [-1, 1], plus noise; what it holds at hidden pixels is not looked at.
+        y: ``(N, C, H, W)`` in [-1, 1], plus noise; values at hidden pixels have no effect.
         mask: 1 = observed, ``(N, 1, H, W)``.
         sigma: standard deviation of the noise in units of [-1, 1].
 
-    The memory is 8 bytes for each observation and combination: 2.9 MB an observation of the cats.
+    The memory is 8 bytes per observation and combination: 2.9 MB per observation of the cats.
 
     Raises:
-        InputError: shapes do not fit, or ``sigma`` is not positive.
+        InputError: the shapes do not fit, or ``sigma`` is not positive.
     """
     _, channels, *size = next(iter(layers.parts.values())).shape
     if y.shape[1:] != (channels - 1, *size) or mask.shape != (len(y), 1, *size):
         raise InputError(f"y {tuple(y.shape)} and mask {tuple(mask.shape)} do not fit {channels - 1} × {size} pixels.")
-    if not sigma > 0:
-        raise InputError(f"sigma must be positive, not {sigma}.")
+    number("sigma", sigma, positive=True)
     observed = mask.flatten(1) != 0
     y = torch.where(observed[:, None], y.flatten(2).double(), 0.0)
     squares = y.new_zeros(len(y), *layers.sizes)
@@ -102,7 +101,7 @@ def parts_posterior(layers: Layers, y: Tensor, mask: Tensor, sigma: float) -> Pa
 
 
 def _pixel_groups(layers: Layers) -> Iterator[tuple[tuple[bool, ...], Tensor]]:
-    """The sets S of slots, as a flag for each slot, with the pixels where these alone have a part; in chunks."""
+    """Each set S of slots, as one flag per slot, with the pixels where exactly these have a part, in chunks."""
     present = torch.stack([(part != 0).flatten(2).any(1).any(0) for part in layers.parts.values()], 1)
     channels = next(iter(layers.parts.values())).shape[1]
     for slots in present.unique(dim=0):

@@ -1,20 +1,20 @@
-r"""How well sampled parts follow their exact posterior: total variation, agreement where a part shows, coverage.
+r"""Scores of sampled parts against their exact posterior: total variation, agreement where a part shows, coverage.
 
 For one observation and slot let p_c be the exact probability of class c, and f_c the share of the S samples that have
 it. A slot is *shown* if its largest p_c is at least .99, else *open*.
 
 - Total variation, every slot: :math:`\tfrac12 \sum_c |f_c - p_c|`, in [0, 1].
-- Agreement, shown slots: f_c of the class that is shown. Can the sampler read what is in front of it?
-- Coverage, open slots: :math:`\sum_c p_c\, 1[f_c > 0]`, the exact mass of the classes drawn at least once. Is the
-  sampler diverse where it must be? It cannot show classes that should *not* be drawn: a sampler that draws everything
-  covers everything. Read it beside the total variation, which counts those.
+- Agreement, shown slots: f_c of the class that is shown. It measures whether the sampler keeps visible parts.
+- Coverage, open slots: :math:`\sum_c p_c\, 1[f_c > 0]`, the exact mass of the classes drawn at least once. It measures
+  diversity, and does not count classes that should *not* be drawn: a sampler that draws everything covers everything.
+  Read it beside the total variation, which counts those.
 
-All depend on S. With few samples even exact ones are far from f = p, so each stands beside its expectation under S
+All depend on S. With few samples even exact ones are far from f = p, so that each stands beside its expectation under S
 exact draws, which is exact too because S f_c is binomial:
 
 .. math:: \tfrac{1}{2S} \sum_c E|F_c - S p_c|, \qquad \max_c p_c, \qquad \sum_c p_c (1 - (1 - p_c)^S) .
 
-What none of them shows: whether slots depend on each other as they should, and anything that is not a part.
+None of them shows whether slots depend on each other as they should, or anything that is not a part.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch.nn.functional import one_hot
 if TYPE_CHECKING:
     import pandas as pd
 
-SHOWN = 0.99  # a slot is shown when its exact posterior puts so much on one class
+SHOWN = 0.99  # a slot is shown when its exact posterior puts at least this on one class
 
 
 def total_variation(p: Tensor, q: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def frequencies(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def part_scores(marginals: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> pd.DataFrame:
-    """All scores, one row an image and slot.
+    """All scores, one row per image and slot.
 
     Args:
         marginals: slot -> exact probabilities of the classes ``(N, n)``; see :attr:`PartsPosterior.marginals`.
@@ -75,7 +75,7 @@ def part_scores(marginals: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -
 
     Returns:
         Columns ``image``, ``slot``, ``shown``; ``total_variation``, ``agreement`` (NaN where the slot is open),
-        ``coverage`` (NaN where it is shown); and each with ``_exact`` behind it: its expectation under S exact draws.
+        ``coverage`` (NaN where it is shown); and each with the suffix ``_exact``, its expectation under S exact draws.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""``vipaint bench``: the comparison of methods, from the command line."""
+"""``vipaint bench``: the comparison of methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from pyro_vipaint.cli.options import Device, Out, console, errors, one_line_errors
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, whole
 from pyro_vipaint.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -23,30 +23,35 @@ OWN = "own"  # the budget that means the authors' settings
 
 def bench(
     out: Out,
-    prior: Annotated[list[str] | None, typer.Option(help="May be repeated; fashion32 if not given.")] = None,
+    prior: Annotated[list[str] | None, typer.Option(help="May be repeated; fashion32 by default.")] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="May be repeated; all masks if not given. A wrong name lists all.")
+        list[str] | None, typer.Option(help="May be repeated; all masks by default. An unknown name lists all tasks.")
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="May be repeated; all that apply if not given. A wrong name lists all.")
+        list[str] | None,
+        typer.Option(help="May be repeated; all applicable ones by default. An unknown name lists all methods."),
     ] = None,
     budget: Annotated[
         list[str] | None,
-        typer.Option(help="NFE per sample, or own for the authors' settings; 100 if not given."),
+        typer.Option(help=f"NFE per sample, or {OWN} for the authors' settings; 100 by default. May be repeated."),
     ] = None,
     images: Annotated[int, typer.Option(help="Number of images.")] = 16,
-    samples: Annotated[int, typer.Option(help="Samples of each.")] = 4,
-    seed: Annotated[list[int] | None, typer.Option(help="May be repeated; 0 if not given.")] = None,
+    samples: Annotated[int, typer.Option(help="Samples per image.")] = 4,
+    seed: Annotated[list[int] | None, typer.Option(help="May be repeated; 0 by default.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Folder of pictures to use as true images.")] = None,
-    chunk: Annotated[int, typer.Option(help="Most images in one batch.")] = 16,
+    chunk: Annotated[int, typer.Option(help="Largest number of images in one batch.")] = 16,
     engine: Annotated[str, typer.Option(help="local, or ray for a Ray cluster.")] = "local",
-    workers: Annotated[int | None, typer.Option(help="Processes; one a core if not given, one on a GPU.")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads of each.")] = 1,
-    address: Annotated[str | None, typer.Option(help="Of the Ray cluster; one is started here if not given.")] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Try cells again that failed.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Number of processes; by default one per core, or one on a GPU.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads per process.")] = 1,
+    address: Annotated[
+        str | None, typer.Option(help="Address of the Ray cluster; by default one is started here.")
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Run failed cells again.")] = False,
     device: Device = "auto",
 ) -> None:
-    """Compares methods at equal NFE; killed and started again, it goes on where it was."""
+    """Compares methods at equal NFE. A run that was killed continues where it stopped when it is started again."""
     with one_line_errors():
         from pyro_vipaint._files import check_out
         from pyro_vipaint._torch import resolve_device
@@ -73,28 +78,25 @@ def _budget(text: str) -> int | None:
     if text == OWN:
         return None
     if not text.isdecimal():
-        raise InputError(f"A budget is a whole number of NFE per sample, or {OWN}; not {text!r}.")
+        raise InputError(f"A budget is a whole number of NFE per sample, or {OWN}, not {text!r}.")
     return int(text)
 
 
 def _workers(workers: int | None, device: str, threads: int) -> int:
-    """As asked for; by default one on an accelerator, and on CPUs as many as their threads have cores for."""
-    if threads < 1 or (workers is not None and workers < 1):
-        raise InputError("workers and threads must be at least 1.")
-    if workers is not None:
-        return workers
-    return max(1, (os.cpu_count() or 1) // threads) if device == "cpu" else 1
+    """The number asked for; by default one on an accelerator, and on CPUs one per ``threads`` cores."""
+    default = max(1, (os.cpu_count() or 1) // whole("threads", threads)) if device == "cpu" else 1
+    return default if workers is None else whole("workers", workers)
 
 
 def _print_summary(frame: pd.DataFrame, plan: Plan, out: Path) -> bool:
-    """What was written, and of the plan's cells those that failed; whether there are any."""
+    """Prints what was written and the failed cells of the plan; returns whether there are any."""
     asked = {"prior": plan.priors, "task": plan.tasks, "method": plan.methods, "seed": plan.seeds}
     rows = [row for row in frame.to_dict("records") if all(row[name] in values for name, values in asked.items())]
     failed = [row["error"] for row in rows if isinstance(row["error"], str)]
-    note = f", {len(failed)} of them failed (--retry tries again)" if failed else ""
+    note = f", {len(failed)} of them failed (--retry runs them again)" if failed else ""
     console.print(
         f"{len(frame)} rows{note}. Written to {out}/: results.parquet, report.md, report.html", soft_wrap=True
     )
     if failed:
-        errors.print(Text(f"The first that failed: {failed[0]}"), soft_wrap=True)
+        errors.print(Text(f"The first failure: {failed[0]}"), soft_wrap=True)
     return bool(failed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,17 +10,14 @@ import typer
 from rich.table import Table
 
 from pyro_vipaint.cli.bench import bench
-from pyro_vipaint.cli.inpaint import complete_and_write, inpaint
-from pyro_vipaint.cli.options import (
-    Device,
-    Out,
-    Seed,
-    console,
-    one_line_errors,
-)
+from pyro_vipaint.cli.inpaint import inpaint
+from pyro_vipaint.cli.options import Device, Out, Seed, console, one_line_errors
+from pyro_vipaint.cli.output import run_and_write
 from pyro_vipaint.cli.restore import restore
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Inpainting by VIPaint with a diffusion prior.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Inpainting and restoration by VIPaint with diffusion priors."
+)
 app.command()(inpaint)
 app.command()(restore)
 app.command()(bench)
@@ -32,19 +30,19 @@ def demo(
     device: Device = "auto",
     prior: Annotated[str, typer.Option(help="fashion32, or cats64 for a latent prior.")] = "fashion32",
 ) -> None:
-    """Completes held-out images with a prior that ships, and shows the bound that was reached."""
+    """Completes held-out images with a shipped prior and shows the bound that was reached."""
     with one_line_errors():
         from pyro_vipaint._files import check_out
         from pyro_vipaint._torch import resolve_device
         from pyro_vipaint.checks import check_prior
-        from pyro_vipaint.demo import problem_for
+        from pyro_vipaint.demo import demo_problem
+        from pyro_vipaint.restoration import inpaint as run
 
         check_out(out)
-        images, masks, labels = problem_for(prior)
+        images, masks, labels = demo_problem(prior)
         loaded = check_prior(prior, resolve_device(device))
-        complete_and_write(
-            images, masks, images, out, seed, {}, prior=loaded, label=labels, device=device, levels=4, num_samples=10
-        )
+        call = partial(run, images, masks, loaded, label=labels, device=device, seed=seed)
+        run_and_write(call, images, out, seed, loaded, labels, {"prompt": None, "guidance_scale": None})
 
 
 @app.command()

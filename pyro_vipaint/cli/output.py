@@ -1,4 +1,4 @@
-"""The folder of results, and the table on the terminal."""
+"""The folder of results and the table on the terminal."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from PIL import Image
 from rich.table import Table
 from torch import Tensor
 
-from pyro_vipaint._files import REPORT, SAMPLES, SHEET, whole_folder
+from pyro_vipaint._files import REPORT, SAMPLES, SHEET, earlier_samples, sample_names, whole_folder
 from pyro_vipaint._torch import dtype_name
+from pyro_vipaint.checks import check_truth
 from pyro_vipaint.cli.options import console
 from pyro_vipaint.models.measurements.operators import apply
 from pyro_vipaint.models.priors.prior import DiffusionPrior
-from pyro_vipaint.progress import Callback, progress_bar
+from pyro_vipaint.progress import progress_bar
 from pyro_vipaint.restoration import Result
 
-BOUND_STEPS = 10  # that the bound in the report is the mean of
+BOUND_STEPS = 10  # the last steps of the fit, over which the bound in the report is averaged
 PACKAGES = ("pyro-vipaint", "torch", "pyro-ppl", "diffusers", "lpips")
 
 
 def run_and_write(
-    run: Callable[[Callback], Result],
+    run: Callable[..., Result],
     truth: Any,
     out: Path,
     seed: int,
@@ -38,13 +39,17 @@ def run_and_write(
     label: Any,
     entries: dict[str, Any],
 ) -> None:
-    """Runs VIPaint with progress bars, prints the table, writes the folder.
+    """Runs VIPaint with progress bars, writes the folder and prints the table.
 
-    The precision of the ``prior``, a loaded one, and ``entries`` go into the report as well.
+    ``run`` takes a ``callback``. The precision of the loaded ``prior`` and ``entries`` are added to the report.
+
+    Raises:
+        InputError: the truth has another shape than the images of the prior.
     """
+    check_truth(truth, prior.image_shape)
     with progress_bar(console=console) as callback, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Encountered (NaN|[+-]inf)")  # Pyro's; the error that follows says where
-        result = run(callback)
+        result = run(callback=callback)
     labels = None if label is None else ([label] if isinstance(label, int) else label.tolist())
     with console.status("measuring and writing"):
         report = build_report(result, truth, seed, prior.name, labels) | entries | {"dtype": dtype_name(prior)}
@@ -56,7 +61,7 @@ def _print_table(report: dict[str, Any], out: Path) -> None:
     import pandas
 
     frame = pandas.DataFrame(report["images"]).drop(columns="terms")
-    table = Table("image", *frame.columns, title=f"{report['num_samples']} samples an image")
+    table = Table("image", *frame.columns, title=f"{report['num_samples']} samples per image")
     for index, row in frame.iterrows():
         table.add_row(str(index), *(f"{value:.4g}" for value in row))
     console.print(table)
@@ -70,50 +75,31 @@ def _print_table(report: dict[str, Any], out: Path) -> None:
 
 
 def write_result(out: Path, result: Result, report: dict[str, Any], truth: Tensor | None = None) -> None:
-    """Writes ``contact_sheet.png``, a PNG a sample, ``samples.safetensors`` and ``report.json`` into ``out``.
+    """Writes ``contact_sheet.png``, one PNG per sample, ``samples.safetensors`` and ``report.json`` into ``out``.
 
-    Sample pictures of the run whose report is there go away; other files in ``out`` stay.
+    Sample pictures that an earlier report in ``out`` names are removed; other files stay.
     """
     from safetensors.torch import save
 
     from pyro_vipaint.plotting import to_picture
 
-    names, earlier = _sample_names(*result.samples.shape[:2]), _earlier_samples(out)
+    names, earlier = sample_names(*result.samples.shape[:2]), earlier_samples(out)
+    tensors = {"samples": result.samples, "observation": result.observation}
+    if result.mask is not None:
+        tensors["mask"] = result.mask
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
     with whole_folder(out) as folder:
         result.plot(truth).savefig(folder / SHEET, dpi=160)
         for name, image in zip(names, result.samples.flatten(0, 1), strict=True):
             Image.fromarray(to_picture(image)).save(folder / name)
-        (folder / SAMPLES).write_bytes(save(_tensors(result)))  # not save_file, whose files nobody else may read
+        (folder / SAMPLES).write_bytes(save(tensors))  # save_file would set a mode that others cannot read
         (folder / REPORT).write_text(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        for name in earlier - set(names):  # while their report is there: afterwards nobody would know them
+        for name in earlier - set(names):  # before their report is replaced, which alone names them
             (out / name).unlink(missing_ok=True)
 
 
-def _sample_names(num_samples: int, num_images: int) -> list[str]:
-    """Of the sample pictures, sample by sample."""
-    if num_images == 1:
-        return [f"sample_{s:02d}.png" for s in range(num_samples)]
-    return [f"image_{n:02d}_sample_{s:02d}.png" for s in range(num_samples) for n in range(num_images)]
-
-
-def _earlier_samples(out: Path) -> set[str]:
-    """The sample pictures of the run whose report is in ``out``."""
-    try:
-        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
-        return set(_sample_names(report["num_samples"], len(report["images"])))
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
-
-
-def _tensors(result: Result) -> dict[str, Tensor]:
-    tensors = {"samples": result.samples, "observation": result.observation}
-    if result.mask is not None:
-        tensors["mask"] = result.mask
-    return {name: value.contiguous() for name, value in tensors.items()}
-
-
 def _plain(value: Any) -> Any:
-    """``value`` with ``None`` for numbers that JSON cannot hold (an infinite PSNR)."""
+    """``value`` with ``None`` in place of numbers that JSON cannot hold, such as an infinite PSNR."""
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -128,7 +114,7 @@ def build_report(
     prior: str,
     labels: list[int] | None,
 ) -> dict[str, Any]:
-    """Settings, versions, cost, the bound and its terms, and an entry an image; plain numbers only."""
+    """Settings, versions, cost, and one entry per image with the bound and its terms; plain numbers only."""
     steps = min(BOUND_STEPS, len(result.fit.losses))
     return {
         "prior": prior,
@@ -146,9 +132,9 @@ def build_report(
 
 
 def measure(result: Result, truth: Tensor | None) -> list[dict[str, Any]]:
-    """An entry an image: bound, its terms, error on the observation, diversity; against the truth PSNR and LPIPS.
+    """One entry per image: bound and terms, error on the observation, diversity, and with a truth PSNR and LPIPS.
 
-    Diversity is that of hidden pixels, or of all pixels for an operator without a mask. LPIPS is left away for images
+    Diversity is that of hidden pixels, or of all pixels for an operator without a mask. LPIPS is omitted for images
     that AlexNet cannot take.
     """
     from pyro_vipaint.metrics import hidden_std, lpips_distance, observed_error, psnr, takes_lpips

@@ -1,8 +1,8 @@
-"""How good a guide is: evidence bounds, importance weights, calibration, coverage, distances; export to ArviZ.
+"""The quality of a guide: evidence bounds, importance weights, calibration, coverage, distances; export to ArviZ.
 
-Beside them the exact posterior of layered pictures, which needs no guide and no network.
+The exact posterior of layered pictures, which needs no guide and no network, is exported here too.
 
-Each module says what its figures can show and what they cannot. All run the unscaled model.
+Each module states what its figures can show and what they cannot. All of them run the unscaled model.
 """
 
 from pyro_vipaint.cats.posterior import PartsPosterior, parts_posterior
@@ -42,50 +42,13 @@ from pyro_vipaint.diagnostics.uniformity import (
 )
 
 __all__ = [
-    "WeightedDraws",
-    "weighted_draws",
-    "log_weights",
-    "Estimate",
-    "elbo_estimate",
-    "iwae_bound",
-    "terms_by_level",
-    "SmoothedWeights",
-    "pareto_k",
-    "pareto_smooth",
-    "pareto_threshold",
-    "ProjectionSummary",
-    "project_onto_moments",
-    "project_onto_samples",
-    "Resampled",
-    "resample",
-    "effective_sample_size",
-    "SBC",
-    "sbc",
-    "sbc_of_guide",
-    "VSBC",
-    "vsbc",
-    "coordinates",
-    "draw_latent_and_data",
-    "log_likelihood",
-    "rank_statistics",
-    "rank_histogram",
-    "chi_square_test",
-    "ecdf_test",
-    "ecdf_band",
-    "symmetry_test",
-    "coverage",
-    "credible_interval",
-    "Accuracy",
-    "c2st",
-    "sliced_wasserstein",
-    "wasserstein",
-    "PartsPosterior",
-    "parts_posterior",
-    "part_scores",
-    "is_shown",
-    "total_variation",
-    "expected_total_variation",
-    "coverage_of_classes",
-    "expected_coverage",
-    "to_arviz",
-]
+    "WeightedDraws", "weighted_draws", "log_weights", "Estimate", "elbo_estimate", "iwae_bound", "terms_by_level",
+    "SmoothedWeights", "pareto_k", "pareto_smooth", "pareto_threshold",
+    "Resampled", "resample", "effective_sample_size",
+    "ProjectionSummary", "project_onto_moments", "project_onto_samples",
+    "SBC", "sbc", "sbc_of_guide", "VSBC", "vsbc", "coordinates", "draw_latent_and_data", "log_likelihood",
+    "rank_statistics", "rank_histogram", "chi_square_test", "ecdf_test", "ecdf_band", "symmetry_test",
+    "coverage", "credible_interval", "Accuracy", "c2st", "sliced_wasserstein", "wasserstein",
+    "PartsPosterior", "parts_posterior", "part_scores", "is_shown", "total_variation", "expected_total_variation",
+    "coverage_of_classes", "expected_coverage", "to_arviz",
+]  # fmt: skip

@@ -1,9 +1,9 @@
-"""Export to ArviZ: draws of a guide as an ``InferenceData``, with the weights that say how far to trust them.
+"""Export to ArviZ: draws of a guide as an ``InferenceData``, with their importance weights.
 
 ArviZ's summaries and plots then work on the guide's draws as on any posterior. Its convergence diagnostics (R-hat, ESS)
-say nothing here: draws of a guide are independent, however wrong the guide is. ``az.psislw`` on ``log_weight`` gives
-k-hat as :func:`pareto_k` does. The pointwise log likelihood has one value per image, so ``az.loo`` would leave out
-whole images, each of which has a posterior of its own: it does not compare guides.
+do not apply: draws of a guide are independent, even if the guide is wrong. ``az.psislw`` on ``log_weight`` gives
+k-hat as :func:`pareto_k` does. The pointwise log likelihood has one value per image, so that ``az.loo`` would omit
+whole images, each of which has its own posterior: it does not compare guides.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def to_arviz(
 
     Args:
         model: the Pyro program, called as ``model(y)``.
-        guide: any guide of it that has a density, fitted.
+        guide: any guide of the model that has a density, fitted.
         y: observations ``(N, *observation)``.
         num_samples: S.
-        losses: the objective at each step of the fit, for the record.
+        losses: the objective at each step of the fit, stored with the draws.
         seed, batch_size: see :func:`weighted_draws`.
 
     Returns:
@@ -67,5 +67,5 @@ def to_arviz(
 
 
 def _chain(values: Tensor) -> Any:
-    """``(S, ...)`` as the array ``(1, S, ...)`` that ArviZ calls one chain."""
+    """``(S, ...)`` as an array ``(1, S, ...)``, one chain in ArviZ."""
     return values.detach().cpu().numpy()[None]

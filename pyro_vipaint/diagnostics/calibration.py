@@ -1,22 +1,22 @@
-r"""Simulation-based calibration: is a posterior right *on average over the prior's own data*?
+r"""Simulation-based calibration: a test of a posterior *on average over the prior's own data*.
 
 Draw theta from the prior and y from the model, then L draws theta_1 … theta_L of the posterior given y. If they come
 from the exact posterior, theta and the draws are exchangeable given y, so for every test quantity f(theta, y)
 
 .. math:: r = \#\{l : f(\theta_l, y) < f(\theta, y)\} \sim U\{0, …, L\}
 
-(Talts, Betancourt, Simpson, Vehtari & Gelman 2018), and the data-averaged posterior is the prior. Ranks that pile up at
-both ends: the posterior is too narrow; in the middle: too wide; on one side: shifted. What it does not show: errors
-that cancel over data sets; anything about data that the prior does not produce; and what no test quantity looks at. A
-sampler that ignores the data and returns the prior passes for every quantity of theta alone (Modrák et al. 2023): use
-one of the data as well, such as :func:`log_likelihood`.
+(Talts, Betancourt, Simpson, Vehtari & Gelman 2018), and the data-averaged posterior is the prior. Ranks concentrate at
+both ends if the posterior is too narrow, in the middle if it is too wide, and on one side if it is shifted. The test
+does not show errors that cancel over data sets, errors on data that the prior does not produce, or errors that no test
+quantity measures. A sampler that ignores the data and returns the prior passes for every quantity of theta alone
+(Modrák et al. 2023): use a quantity of the data as well, such as :func:`log_likelihood`.
 
-VSBC (Yao, Vehtari, Simpson & Gelman, *Yes, but did it work?*, ICML 2018) looks at the marginals of a variational
-approximation: p_j = P(theta < theta_j) per dimension. An asymmetric p means that the point estimate is biased: p mostly
-above 1/2, the guide lies too low. A symmetric p with the wrong spread shows in the uniformity only, and dependence
-between dimensions in neither.
+VSBC (Yao, Vehtari, Simpson & Gelman, *Yes, but did it work?*, ICML 2018) tests the marginals of a variational
+approximation by p_j = P(theta < theta_j) per dimension. An asymmetric p means that the point estimate is biased: the
+guide is too low if p is mostly above 1/2. A symmetric p with the wrong spread shows in the uniformity only; dependence
+between dimensions shows in neither.
 
-The N data sets stand in one plate: images are independent there, so one fit serves all of them.
+The N data sets are in one plate: images are independent there, so that one fit serves all of them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class SBC:
     def uniformity(self) -> pd.DataFrame:
         """p-values of uniform ranks by ``quantity``: ``ecdf`` (exact, simultaneous) and ``chi_square``.
 
-        With Q quantities compare with a level divided by Q. :mod:`uniformity` has histogram and band to draw.
+        With Q quantities compare with a level divided by Q. :mod:`uniformity` has a histogram and a band for plots.
         """
         import pandas as pd
 
@@ -77,21 +77,16 @@ class SBC:
         """The data-averaged posterior against the prior, by ``quantity``, as paired z-scores.
 
         Columns ``mean_z`` and ``square_z``: the average over data sets of E[g given y] - g(theta), in its standard
-        errors, for g = f and g = f squared about the prior's mean; negative ``square_z`` is a posterior too narrow.
-        Standard normal for an exact posterior with many simulations. The prior itself passes.
+        errors, for g = f and g = f squared about the prior's mean; ``square_z`` is negative for a posterior that is too
+        narrow. For an exact posterior and many simulations they are standard normal. The prior itself passes.
         """
         import pandas as pd
 
         rows = []
         for name, truth in self.truth.items():
-            center = truth.mean()
-            scores = (_paired_z(g(self.draws[name]).mean(0) - g(truth)) for g in _first_two_moments(center))
-            rows.append((name, *scores))
+            f, draws = truth - truth.mean(), self.draws[name] - truth.mean()
+            rows.append((name, _paired_z(draws.mean(0) - f), _paired_z((draws**2).mean(0) - f**2)))
         return pd.DataFrame(rows, columns=["quantity", "mean_z", "square_z"])
-
-
-def _first_two_moments(center: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    return (lambda f: f - center), (lambda f: (f - center) ** 2)
 
 
 def _paired_z(differences: Tensor) -> float:
@@ -99,7 +94,7 @@ def _paired_z(differences: Tensor) -> float:
 
 
 def rank_statistics(truth: Tensor, draws: Tensor) -> Tensor:
-    """How many of ``draws`` ``(L, ...)`` lie below ``truth`` ``(...)``, ties broken at random: integers in 0 … L."""
+    """The number of ``draws`` ``(L, ...)`` below ``truth`` ``(...)``, 0 … L, with ties broken at random."""
     below, equal = (draws < truth).sum(0), (draws == truth).sum(0)
     return below + (torch.rand(equal.shape, device=equal.device) * (equal + 1)).long().clamp(max=equal)
 
@@ -120,8 +115,8 @@ def sbc(
         posterior_sampler: ``(y, L) -> (L, N, *event)``, independent draws for each of the N data sets.
         quantities: functions of (theta, y) by name; see :func:`coordinates` and :func:`log_likelihood`.
         num_simulations: N.
-        num_draws: L; 99 leaves 100 ranks, which many numbers of bins divide.
-        seed: seed of everything; ``None`` goes on with the global generator.
+        num_draws: L; 99 gives 100 ranks, which many numbers of bins divide.
+        seed: seed of all random numbers; ``None`` continues the global generator.
     """
     with seeded(seed), torch.no_grad():
         theta, y = draw_prior_and_data(num_simulations)
@@ -143,19 +138,17 @@ def sbc_of_guide(
     *,
     seed: int | None = None,
 ) -> SBC:
-    """Calibration of a guide family with its fit, on z_Ts of the K-level model: one fit, of N images in the plate.
+    """Calibration of a guide family and its fit, on z_Ts of the K-level model: one fit of N images in one plate.
 
     Args:
         model: a :class:`DiffusionModel`; its conditions, if any, are for ``num_simulations`` images.
         guide_factory: ``(model, y) -> guide``, unfitted.
         fit: ``(model, guide, y)``; fits the guide in place, for instance by :func:`pyro_vipaint.fit`.
         quantities: functions of (z_Ts, y) by name.
-        num_simulations: N, images in the plate.
-        num_draws: L draws of the guide for each image, one batch of L × N.
-        seed: seed of everything; ``None`` goes on with the global generator.
+        num_simulations, num_draws, seed: N, L and the seed, as for :func:`sbc`.
 
-    The truth comes from the model's own chain. It is what the *guide* makes of the K-level model that is judged, not
-    how well the prior describes images.
+    The truth comes from the model's own chain: the test judges the *guide* as an approximation of the K-level model's
+    posterior, not the prior as a description of images.
     """
 
     def posterior_sampler(y: Tensor, count: int) -> Tensor:
@@ -175,9 +168,9 @@ def sbc_of_guide(
 
 @torch.no_grad()
 def draw_latent_and_data(model: Any, num_images: int) -> tuple[Tensor, Tensor]:
-    """z_Ts ``(N, *event)`` and y ``(N, *observation)`` from the model, y zero where it is not observed.
+    """z_Ts ``(N, *event)`` and y ``(N, *observation)`` from the model, with y zero where it is not observed.
 
-    The program draws hidden elements too; they would show a guide's starting point what it must not know.
+    The program also draws the hidden elements; a guide's initial value must not depend on them.
     """
     trace = poutine.trace(model).get_trace(num_images=num_images)
     z, y = (trace.nodes[name]["value"] for name in (model.levels[-1].name, "y"))
@@ -186,7 +179,7 @@ def draw_latent_and_data(model: Any, num_images: int) -> tuple[Tensor, Tensor]:
 
 
 def coordinates(indices: range | list[int], event_dim: int) -> dict[str, Quantity]:
-    """Single elements of theta as test quantities, by their index in the flattened event."""
+    """Elements of theta as test quantities, by their index in the flattened event."""
 
     def element(index: int) -> Quantity:
         return lambda theta, y: theta.flatten(theta.ndim - event_dim)[..., index]
@@ -195,10 +188,10 @@ def coordinates(indices: range | list[int], event_dim: int) -> dict[str, Quantit
 
 
 def log_likelihood(model: Any) -> Quantity:
-    """log p(y | z_Ts) as a test quantity, which sees whether the posterior used the data: one evaluation a draw.
+    """log p(y | z_Ts) as a test quantity, which depends on the data: one network call per draw.
 
-    Calibration needs observations drawn from the likelihood; :class:`Perceptual` draws them without its factor of
-    LPIPS, so ranks under it are not uniform even for an exact posterior.
+    Calibration needs observations drawn from the likelihood; :class:`Perceptual` draws them without its LPIPS factor,
+    so that ranks under it are not uniform even for an exact posterior.
     """
 
     def quantity(z: Tensor, y: Tensor) -> Tensor:
@@ -226,8 +219,8 @@ class VSBC(NamedTuple):
 def vsbc(truth: Tensor, draws: Tensor, *, seed: int | None = None) -> VSBC:
     """VSBC from simulations: true values ``(N, *event)`` and draws of the approximation ``(L, N, *event)``.
 
-    p is (r + u) / (L + 1) with rank r and uniform u, so that a right marginal gives a continuous uniform p for any L.
-    With D dimensions compare with a level divided by D. ``seed`` is that of u and of ties.
+    p is (r + u) / (L + 1) with rank r and uniform u, so that an exact marginal gives a continuous uniform p for any L.
+    With D dimensions compare with a level divided by D. ``seed`` is the seed of u and of ties.
     """
     with seeded(seed):
         ranks = rank_statistics(truth, draws)

@@ -1,11 +1,11 @@
-r"""Draws of a guide with the terms of their importance weights.
+r"""Draws of a guide and the terms of their importance weights.
 
 .. math::
     \log w = \log p(y \mid z_1) + \sum_i \log p_\theta(z_i \mid z_{i+1}) - \log q(z_i \mid z_{i+1}), \qquad z \sim q
 
-The model is the *unscaled* one: weights of a beta-scaled model belong to no posterior, so a scale that handlers put on
-the sites is ignored. Guide and model run together, K + 1 network calls a batch. KL terms are sampled here, never
-analytic: a weight belongs to one draw.
+The model is the *unscaled* one: the weights of a beta-scaled model belong to no posterior, so that a scale set by
+handlers is ignored. Guide and model run together, K + 1 network calls per batch. KL terms are sampled, never analytic:
+a weight belongs to one draw.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from torch import Tensor
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, whole
 
 
 @dataclass(frozen=True, eq=False)
 class WeightedDraws:
-    """Draws of a guide and what each term of the bound is at them.
+    """Draws of a guide and the terms of the bound at each of them.
 
     Attributes:
         z: z_Ts, the last latent of the model, ``(S, N, *event)``.
@@ -61,40 +61,36 @@ def weighted_draws(
 
     Args:
         model: the Pyro program, called as ``model(y)``, its images in one plate at dimension -1.
-        guide: any guide of it that has a density.
+        guide: any guide of the model that has a density.
         y: observations ``(N, *observation)``.
         num_samples: S >= 1, draws of each image.
-        seed: seed of these draws, another than that of the fit, whose noise they would repeat; ``None`` goes on with
-            the global generator.
+        seed: seed of these draws; it must differ from the seed of the fit, whose noise they would repeat. ``None``
+            continues the global generator.
         batch_size: draws of each image in one pass; all of them if not given. It bounds the memory.
 
     Raises:
-        InputError: the guide is a point mass, has one density for all images together where N > 1, or rides on another
-            model: a guide messenger runs the model that it was built on, whatever it is called with.
-        ValueError: ``num_samples`` or ``batch_size`` is not positive.
+        InputError: the guide is a point mass, has one density for all images together where N > 1, or was built on
+            another model (a guide messenger runs the model that it was built on); or ``num_samples`` or ``batch_size``
+            is not positive.
     """
     if isinstance(guide, GuideMessenger) and guide.model is not model:
-        raise InputError("The guide was built on another model, which it would run: build it on this one.")
+        raise InputError("The guide was built on another model and would run that one: build it on this model.")
+    size = num_samples if batch_size is None else whole("batch_size", batch_size)
+    starts = range(0, whole("num_samples", num_samples), size)
     with seeded(seed), count_calls() as count:
-        parts = [_run(model, guide, y, size) for size in _batches(num_samples, batch_size)]
+        parts = [_run(model, guide, y, min(size, num_samples - start)) for start in starts]
     z = torch.cat([part for part, _ in parts])
     terms = {name: torch.cat([part[name] for _, part in parts]) for name in parts[0][1]}
     return WeightedDraws(z, terms, count.nfe)
-
-
-def _batches(total: int, size: int | None) -> Iterator[int]:
-    size = total if size is None else size
-    if total < 1 or size < 1:
-        raise ValueError(f"num_samples and batch_size must be at least 1, not {total} and {size}.")
-    for start in range(0, total, size):
-        yield min(size, total - start)
 
 
 def _run(model: Callable[..., Any], guide: Any, y: Tensor, count: int) -> tuple[Tensor, dict[str, Tensor]]:
     """z_Ts and the terms by site of ``count`` draws of each image."""
     model, guide = (pyro.plate("draws", count, dim=-2)(program) for program in (model, guide))
     model_trace, guide_trace = get_importance_trace("flat", 2, model, guide, (y,), {})
-    _refuse_point_mass(guide_trace)
+    # A guide that consists of points has no density; one with auxiliary sites, from which points follow, has one.
+    if all(_is_point(site["fn"]) for _, site in _sample_sites(guide_trace)):
+        raise InputError("The guide is a point mass and has no density: importance weights need a guide with one.")
     shape, terms = (count, len(y)), {}
     for sign, trace in ((-1, model_trace), (1, guide_trace)):
         for name, site in _sample_sites(trace):
@@ -104,16 +100,10 @@ def _run(model: Callable[..., Any], guide: Any, y: Tensor, count: int) -> tuple[
 
 
 def _sample_sites(trace: Trace) -> Iterator[tuple[str, Any]]:
-    """The sites that carry a density; ``pyro.deterministic`` makes a sample site that does not."""
+    """The sites that have a density; ``pyro.deterministic`` creates sample sites without one."""
     for name, site in trace.nodes.items():
         if site["type"] == "sample" and not (site["infer"] or {}).get("_deterministic"):
             yield name, site
-
-
-def _refuse_point_mass(guide_trace: Trace) -> None:
-    """A guide of points only has no density; one with auxiliary sites hands points on and has one."""
-    if all(_is_point(site["fn"]) for _, site in _sample_sites(guide_trace)):
-        raise InputError("The guide is a point mass and has no density: importance weights need a guide with one.")
 
 
 def _is_point(distribution: Any) -> bool:

@@ -1,17 +1,17 @@
-r"""How far below log p(y) the bound of a guide lies, by site and as a whole, on the unscaled model.
+r"""The evidence bound of a guide, by site and in total, on the unscaled model.
 
 .. math::
     E[\log w] = \log p(y) - KL(q(z) \| p(z \mid y)) \le E[\log \tfrac1L \textstyle\sum_l w_l] \le \log p(y)
 
-What the numbers show: two guides of one model compare by their bounds, because log p(y) is the same for both; the gap
-between the ELBO and a tight IWAE bound estimates the guide's KL from below. What they do not show: how large the
-remaining gap is where the evidence is unknown, nor whether means or tails are right. The KL(q || p) is small for a
-guide that covers one of several modes.
+Two guides of one model can be compared by their bounds, because log p(y) is the same for both; the gap between the ELBO
+and a tight IWAE bound is a lower estimate of the guide's KL. The bounds do not show how large the remaining gap is
+where the evidence is unknown, nor whether means or tails are right. KL(q || p) is small for a guide that covers one of
+several modes.
 
 **The estimated marginal.** :meth:`DiffusionMarginal.log_prob` is log p(z_Te) minus a slack plus noise e of mean zero.
-The ELBO is linear in it: slack and noise leave it a bound. The IWAE bound is not: the weights carry exp(e), whose mean
-exceeds 1 by Jensen's inequality, so the estimate can lie *above* log p(y). On such a model read it as an optimistic
-figure, and use it to compare guides of similar noise only. On exact priors it is the bound.
+The ELBO is linear in it and remains a bound. The IWAE bound does not: the weights contain exp(e), whose mean exceeds 1
+by Jensen's inequality, so that the estimate can lie *above* log p(y). On such a model it is an optimistic figure, and
+compares only guides of similar noise. On exact priors it is a bound.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint.diagnostics.draws import WeightedDraws, weighted_draws
+from pyro_vipaint.errors import whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,9 +57,9 @@ def log_weights(
 def elbo_estimate(log_weights: Tensor) -> Estimate:
     """The true (beta = 1) bound on log p(y) per image, in nats: the mean of the log weights ``(S, N)``.
 
-    The standard error is that of independent draws. With an estimated marginal (:class:`DiffusionMarginal`) it is at
-    most too large: the times of its draws are stratified, so that the draws of one run depend negatively on each other.
-    One draw has none: NaN.
+    The standard error is that of independent draws; it is NaN for a single draw. With an estimated marginal
+    (:class:`DiffusionMarginal`) it may be too large, never too small: the times of its draws are stratified, so that
+    the draws of one run are negatively correlated.
     """
     return _mean(log_weights)
 
@@ -68,19 +69,18 @@ def iwae_bound(log_weights: Tensor, num_weights: int | None = None) -> Estimate:
 
     Args:
         log_weights: see :func:`log_weights`.
-        num_weights: L, the weights in one bound; tighter for larger L. The estimate is the mean over the S // L whole
-            blocks. Not given, L = S: one bound, whose standard error sd(w) / (mean(w) sqrt(S)) comes from the delta
-            method and is too small where :func:`pareto_k` exceeds 0.5.
+        num_weights: L, the weights in one bound; tighter for larger L. The estimate is the mean over the S // L
+            complete blocks. If not given, L = S: one bound, whose standard error sd(w) / (mean(w) sqrt(S)) comes from
+            the delta method and is too small where :func:`pareto_k` exceeds 0.5.
 
     Raises:
-        ValueError: L is not in 1 … S.
+        InputError: L is not in 1 … S.
     """
     count = len(log_weights)
     if num_weights is None:
         relative = (log_weights - log_weights.max(0).values).exp()
         return Estimate(_log_mean_exp(log_weights), relative.std(0) / relative.mean(0) / math.sqrt(count))
-    if not 1 <= num_weights <= count:
-        raise ValueError(f"num_weights must be in 1 … {count}, not {num_weights}.")
+    whole("the number of draws", count, least=whole("num_weights", num_weights))
     blocks = log_weights[: count // num_weights * num_weights].unflatten(0, (-1, num_weights))
     return _mean(_log_mean_exp(blocks, dim=1))
 
@@ -88,9 +88,9 @@ def iwae_bound(log_weights: Tensor, num_weights: int | None = None) -> Estimate:
 def terms_by_level(draws: WeightedDraws) -> pd.DataFrame:
     """The terms of the bound on -log p(y), one row per image and site, in nats.
 
-    Columns ``image``, ``site``, ``term`` and ``standard_error``: E_q[log q - log p] at each latent site, whose mean
-    over draws is the KL term of that level, and -E_q[log p(y | z_1)] at ``y``. They add up to minus the ELBO. A level
-    with a small term is one where the guide follows the prior, for better or worse.
+    Columns ``image``, ``site``, ``term`` and ``standard_error``: E_q[log q - log p] at each latent site, the KL term of
+    that level, and -E_q[log p(y | z_1)] at ``y``. They sum to minus the ELBO. A small term means that the guide is
+    close to the prior at that level, which may be right or wrong.
     """
     import pandas as pd
 

@@ -3,11 +3,11 @@ r"""Importance refinement: guide draws, resampled by their weights under the uns
 .. math:: w_s = \frac{p(y, z^{(s)})}{q(z^{(s)})}, \qquad
           ESS = \frac{(\sum_s w_s)^2}{\sum_s w_s^2}, \qquad z \sim \sum_s \frac{w_s}{\sum_r w_r} \delta_{z^{(s)}}
 
-The draws' law tends to the posterior of the K-level model as the number of proposals grows, whatever the guide's error,
-as long as the guide covers the posterior. The effective sample size says how many independent draws the proposals are
-worth; more draws than that are copies. It cannot say what was never proposed: a guide on one of two modes has a large
-ESS and half of the posterior. Judge the ESS together with k-hat (:mod:`pareto`). With the estimated marginal of a
-network prior the estimate at T_e is log p(z) - slack(z) + noise (:mod:`evidence`): the target is the posterior's
+The law of the draws tends to the posterior of the K-level model as the number of proposals grows, for any guide that
+covers the posterior. The effective sample size is the number of independent draws that the proposals are worth; more
+draws than that are copies. It does not show regions that were never proposed: a guide on one of two modes has a large
+ESS and misses half of the posterior. Judge the ESS together with k-hat (:mod:`pareto`). With the estimated marginal of
+a network prior the estimate at T_e is log p(z) - slack(z) + noise (:mod:`evidence`): the target is the posterior's
 density times exp(-slack(z)) E[exp(noise) given z], and the noise lowers the ESS.
 """
 
@@ -23,14 +23,15 @@ from torch import Tensor
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.diagnostics.draws import weighted_draws
 from pyro_vipaint.diagnostics.pareto import pareto_smooth
+from pyro_vipaint.errors import whole
 
 
 @dataclass(frozen=True, eq=False)
 class Resampled:
-    """Resampled draws and how much they are worth.
+    """Resampled draws and the quality of their weights.
 
     Attributes:
-        z: draws of z_Ts, ``(num_samples, N, *event)``, copies next to each other.
+        z: draws of z_Ts, ``(num_samples, N, *event)``; copies are neighbours.
         effective_sample_size: of the weights used, ``(N,)``, between 1 and the number of proposals.
         pareto_k: k-hat of the raw weights, ``(N,)``.
         nfe: images passed through the network.
@@ -57,18 +58,18 @@ def resample(
 
     Args:
         model: the Pyro program, called as ``model(y)``.
-        guide: any guide of it that has a density, fitted.
+        guide: any guide of the model that has a density, fitted.
         y: observations ``(N, *observation)``.
         num_proposals: draws of the guide for each image.
         num_samples: draws returned for each image, by systematic resampling.
-        seed: seed of proposals and resampling; ``None`` goes on with the global generator.
-        smooth: whether to use Pareto smoothed weights, which trade a small bias for less variance.
+        seed: seed of proposals and resampling; ``None`` continues the global generator.
+        smooth: whether to use Pareto smoothed weights, which have less variance and a small bias.
         batch_size: proposals of each image in one pass; all of them if not given.
 
     Raises:
-        InputError: see :func:`weighted_draws`.
-        ValueError: a number of draws is not positive.
+        InputError: a number of draws is not positive, or an error of :func:`weighted_draws`.
     """
+    whole("num_samples", num_samples)
     with seeded(seed):
         draws = weighted_draws(model, guide, y, num_proposals, batch_size=batch_size)
         smoothed = pareto_smooth(draws.log_weights)
@@ -86,13 +87,8 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
 def systematic_indices(log_weights: Tensor, num_samples: int) -> Tensor:
     """Ancestors ``(num_samples, N)`` for log weights ``(S, N)``, ascending.
 
-    One uniform offset per image: draw s has floor or ceil of num_samples × w_s copies, w_s normalised.
-
-    Raises:
-        ValueError: ``num_samples`` is not positive.
+    There is one uniform offset per image: draw s has floor or ceil of num_samples × w_s copies, w_s normalised.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, not {num_samples}.")
     count, images = log_weights.shape
     cumulative = log_weights.double().softmax(0).cumsum(0).T.contiguous()
     steps = torch.arange(num_samples, dtype=torch.float64, device=log_weights.device)

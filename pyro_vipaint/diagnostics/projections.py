@@ -1,14 +1,13 @@
-r"""Means and spreads along random lines: what is left to check where k-hat is hopeless.
+r"""Means and spreads along random directions: a check for dimensions in which k-hat is always too large.
 
-For unit vectors u drawn uniformly, compare u·z under the guide with u·z under the truth:
+For random unit vectors u, u·z under the guide is compared with u·z under the truth:
 
 .. math:: \frac{u \cdot (\bar z - m)}{\sqrt{u^\top C u}}, \qquad \frac{\mathrm{sd}(u \cdot z)}{\sqrt{u^\top C u}}
 
-What it shows: errors of mean and covariance, in reference standard deviations, at a precision that does not depend on
-the dimension. What it does not show: anything beyond two moments. In high dimension a random projection is nearly
-Gaussian whatever the law, an error confined to a few pixels is diluted over all directions, and a guide with the right
-covariance on the wrong modes passes. It needs a reference: exact moments, or samples from elsewhere, whose own errors
-it inherits.
+The projections show errors of mean and covariance, in reference standard deviations, at a precision that does not
+depend on the dimension. They show nothing beyond two moments: in high dimension a random projection of almost any law
+is nearly Gaussian, an error confined to a few pixels is diluted over all directions, and a guide with the right
+covariance on the wrong modes passes. A reference is needed, exact moments or samples, and its own errors enter.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pyro_vipaint._torch import seeded
 
 
 class ProjectionSummary(NamedTuple):
-    """Along P directions for N images, ``(P, N)``; shift 0 and ratio 1 where the moments agree.
+    """Moments along P directions for N images, ``(P, N)``; shift 0 and ratio 1 where they agree.
 
     Attributes:
         mean_shift: difference of means, in reference standard deviations.
@@ -44,14 +43,14 @@ def project_onto_moments(
     """Samples against exact moments.
 
     Args:
-        samples: ``(S, N, *event)``, S of 2 or more, with D elements an event.
+        samples: ``(S, N, *event)``, S >= 2, with D elements per event.
         mean: ``(N, D)`` or ``(D,)``, of the flattened event.
         covariance: ``(N, D, D)`` or ``(D, D)``.
         num_projections: P; the same directions for all images.
-        seed: seed of the directions; ``None`` goes on with the global generator.
+        seed: seed of the directions; ``None`` continues the global generator.
     """
     flat = samples.flatten(2)
-    directions = _directions(flat, num_projections, seed)
+    directions = unit_vectors(flat, num_projections, seed)
     center, variance = mean @ directions.T, ((directions @ covariance) * directions).sum(-1)
     return _summary(flat @ directions.T, center, variance.sqrt(), 1 / len(samples))
 
@@ -61,21 +60,22 @@ def project_onto_samples(
 ) -> ProjectionSummary:
     """Samples ``(S, N, *event)`` against reference samples ``(R, N, *event)``, drawn independently of them.
 
-    S and R are 2 or more; see :func:`project_onto_moments` for the rest.
+    S and R are at least 2; the other arguments are those of :func:`project_onto_moments`.
     """
     flat, reference = samples.flatten(2), reference.flatten(2)
-    directions = _directions(flat, num_projections, seed)
+    directions = unit_vectors(flat, num_projections, seed)
     projected = reference @ directions.T
     return _summary(flat @ directions.T, projected.mean(0), projected.std(0), 1 / len(samples) + 1 / len(reference))
 
 
-def _directions(flat: Tensor, count: int, seed: int | None) -> Tensor:
+def unit_vectors(flat: Tensor, count: int, seed: int | None) -> Tensor:
+    """``count`` directions, ``(count, D)``, uniform on the sphere, for values ``(..., D)``."""
     with seeded(seed):
         directions = torch.randn(count, flat.shape[-1])
     return (directions / directions.norm(dim=1, keepdim=True)).to(flat)
 
 
 def _summary(projected: Tensor, center: Tensor, std: Tensor, variance: float) -> ProjectionSummary:
-    """``projected`` is ``(S, N, P)``; ``variance`` that of a mean shift if both laws are equal."""
+    """``projected`` is ``(S, N, P)``; ``variance`` is the one of a mean shift if both laws are equal."""
     shift, ratio = (projected.mean(0) - center) / std, projected.std(0) / std
     return ProjectionSummary(shift.T, ratio.T, math.sqrt(variance), math.sqrt(variance / 2))

@@ -1,16 +1,16 @@
-r"""Are two sets of samples from one law: sliced Wasserstein distance and classifier two-sample test.
+r"""Comparison of two sets of samples: sliced Wasserstein distance and classifier two-sample test.
 
 Sliced 1-Wasserstein, the mean over unit vectors u of the exact distance on the line,
 
 .. math:: SW_1 = E_u \int |F_{u \cdot x}(t) - F_{u \cdot y}(t)|\, dt,
 
-is a metric, in the units of the samples. It is positive between two finite samples of one law, by about 1/sqrt(n): read
-it against the distance of two reference samples. In high dimension it sees mean and covariance best.
+is a metric, in the units of the samples. Between two finite samples of one law it is about 1/sqrt(n), not zero: compare
+it with the distance of two reference samples. In high dimension it is most sensitive to mean and covariance.
 
-C2ST (Lopez-Paz & Oquab, ICLR 2017) is the held-out accuracy of a classifier between the two. Above 1/2 proves a
-difference; 1/2 proves nothing but that this classifier, on so many samples, found none. It saturates at 1 for laws that
-differ a little in each of many dimensions, so it cannot rank bad approximations of images; sliced Wasserstein can.
-Both take samples for *one* data set, independent within each set.
+C2ST (Lopez-Paz & Oquab, ICLR 2017) is the held-out accuracy of a classifier between the two. An accuracy above 1/2
+proves a difference; 1/2 means only that this classifier found none with so many samples. It saturates at 1 for laws
+that differ a little in each of many dimensions, so that it cannot rank bad approximations of images; sliced Wasserstein
+can. Both take samples for *one* data set, independent within each set.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pyro_vipaint._torch import gradients, seeded
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.diagnostics.projections import unit_vectors
+from pyro_vipaint.errors import InputError, whole
 
 
 def wasserstein(x: Tensor, y: Tensor) -> Tensor:
@@ -42,15 +43,13 @@ def sliced_wasserstein(x: Tensor, y: Tensor, num_projections: int = 100, *, seed
     Args:
         x, y: samples of one event shape; n and m may differ.
         num_projections: directions, uniform on the sphere; 100 as in Cardoso et al. (ICLR 2024).
-        seed: seed of the directions: use one for all distances that are to be compared.
+        seed: seed of the directions: use the same seed for all distances to be compared.
 
     Raises:
         InputError: the event shapes differ.
     """
     x, y = _flat_pair(x, y)
-    with seeded(seed):
-        directions = torch.randn(num_projections, x.shape[1])
-    directions = (directions / directions.norm(dim=1, keepdim=True)).to(x)
+    directions = unit_vectors(x, num_projections, seed)
     return float(wasserstein(directions @ x.T, directions @ y.T).mean())
 
 
@@ -67,20 +66,19 @@ def c2st(
     """Classifier two-sample test: cross-validated accuracy of a network with two hidden layers, 1/2 for equal laws.
 
     Args:
-        x, y: samples ``(n, *event)`` and ``(m, *event)``; classes weigh the same whatever n and m are.
+        x, y: samples ``(n, *event)`` and ``(m, *event)``; both classes have the same weight for any n and m.
         folds: of cross-validation; 5 as in the sbi benchmark (Lueckmann et al., AISTATS 2021).
         hidden: width of the layers.
         steps: full-batch AdamW steps for each fold, rate .01.
-        seed: seed of folds and weights; ``None`` goes on with the global generator.
+        seed: seed of folds and weights; ``None`` continues the global generator.
 
-    The training folds overlap, which the standard error ignores.
+    The standard error ignores that the training folds overlap.
 
     Raises:
-        InputError: the event shapes differ, or fewer samples than folds.
+        InputError: the event shapes differ, fewer than two folds, or fewer samples than folds.
     """
     x, y = _flat_pair(x, y)
-    if min(len(x), len(y)) < folds or folds < 2:
-        raise InputError(f"{len(x)} and {len(y)} samples are too few for {folds} folds (2 or more).")
+    whole("the number of samples", min(len(x), len(y)), least=whole("folds", folds, least=2))
     values, labels = torch.cat([x, y]), torch.cat([x.new_ones(len(x)), x.new_zeros(len(y))])
     right = torch.empty_like(labels)
     with seeded(seed), gradients():
@@ -95,7 +93,7 @@ def c2st(
 
 
 def _train(values: Tensor, labels: Tensor, hidden: int, steps: int) -> Callable[[Tensor], Tensor]:
-    """Logits of a classifier fitted to standardised values, with both classes weighing the same."""
+    """Logits of a classifier fitted to standardised values, with equal weights of both classes."""
     mean, std = values.mean(0), values.std(0).clamp(min=1e-12)
     layers = (nn.Linear(values.shape[1], hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
     network = nn.Sequential(*layers).to(values)
@@ -111,5 +109,5 @@ def _train(values: Tensor, labels: Tensor, hidden: int, steps: int) -> Callable[
 
 def _flat_pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if x.shape[1:] != y.shape[1:]:
-        raise InputError(f"samples of shapes {tuple(x.shape)} and {tuple(y.shape)} are not of one event shape.")
+        raise InputError(f"samples of shapes {tuple(x.shape)} and {tuple(y.shape)} have different event shapes.")
     return x.detach().flatten(1), y.detach().flatten(1).to(x)

@@ -1,11 +1,12 @@
-r"""Are ranks uniform, and is a probability symmetric: tests with p-values that need no asymptotics.
+r"""Exact tests of uniform ranks and of symmetric probabilities.
 
 Ranks r_1 … r_N lie in 0 … L. Under uniformity the counts R_i = #{r < i} are Bin(N, i / (L + 1)), and given R_i the
-increment R_{i+1} - R_i is Bin(N - R_i, 1 / (L + 1 - i)). So the chance that the whole ECDF stays inside any band is a
-product of transition matrices (Säilynoja, Bürkner & Vehtari, *Graphical test for discrete uniformity*, Statistics and
-Computing 2022): both the p-value of the simultaneous ECDF test and the band to draw come from it, without simulation.
+increment R_{i+1} - R_i is Bin(N - R_i, 1 / (L + 1 - i)). The probability that the whole ECDF stays inside a band is
+therefore a product of transition matrices (Säilynoja, Bürkner & Vehtari, *Graphical test for discrete uniformity*,
+Statistics and Computing 2022), which gives both the p-value of the simultaneous ECDF test and the band for plots
+without simulation.
 
-A test says that ranks are not uniform, never that they are; with few simulations only coarse errors are found.
+A test can show that ranks are not uniform, never that they are; with few simulations it finds only large errors.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from pyro_vipaint.errors import InputError
 
-RANKS_A_BIN = 20  # Talts et al. (2018): about N / 20 bins
+RANKS_PER_BIN = 20  # Talts et al. (2018): about N / 20 bins
 LARGEST_HISTOGRAM = 20
 
 
@@ -27,11 +28,11 @@ def rank_histogram(ranks: Tensor, num_draws: int, bins: int | None = None) -> Te
     Args:
         ranks: integers in 0 … num_draws.
         num_draws: L, the posterior draws behind each rank.
-        bins: a divisor of L + 1, so that bins are equally likely. Not given, the largest of at most 20 that leaves
-            20 ranks a bin on average (Talts et al. 2018), and 2 at least.
+        bins: a divisor of L + 1, so that bins are equally likely. If not given, the largest one between 2 and 20 with
+            20 ranks per bin on average (Talts et al. 2018).
 
     Raises:
-        InputError: no such divisor: choose L such that L + 1 has small divisors, as 99 does.
+        InputError: no such divisor: choose L such that L + 1 has small divisors, for example 99.
     """
     values = num_draws + 1
     if bins is None:
@@ -39,8 +40,8 @@ def rank_histogram(ranks: Tensor, num_draws: int, bins: int | None = None) -> Te
     if bins < 2 or values % bins:
         wanted = "equal bins" if bins < 2 else f"{bins} equal bins"
         raise InputError(
-            f"num_draws={num_draws} leaves {values} possible ranks, which do not fall into {wanted}: choose num_draws "
-            "such that num_draws + 1 has small divisors, as 99 does."
+            f"num_draws={num_draws} gives {values} possible ranks, which cannot be divided into {wanted}: choose "
+            "num_draws such that num_draws + 1 has small divisors, for example 99."
         )
     return _counts(ranks, values, bins)
 
@@ -48,14 +49,14 @@ def rank_histogram(ranks: Tensor, num_draws: int, bins: int | None = None) -> Te
 def chi_square_test(ranks: Tensor, num_draws: int, bins: int | None = None) -> Tensor:
     """p-value of the chi-square test of uniformity, of the trailing shape of ``ranks`` ``(N, ...)``.
 
-    It ignores the order of the bins: use :func:`ecdf_test` for shifts and wrong spreads. Its p-value is asymptotic, for
-    5 ranks a bin or more.
+    It ignores the order of the bins: use :func:`ecdf_test` for shifts and wrong spreads. Its p-value is asymptotic, and
+    valid for 5 or more ranks per bin.
 
     Args:
         ranks: integers in 0 … num_draws.
         num_draws: L >= 1, the posterior draws behind each rank.
-        bins: 2 … L + 1, as equal as can be: where they do not divide L + 1, some are one rank wider and expect more.
-            Not given, as many as leave 20 ranks a bin on average (Talts et al. 2018), but 2 at least and 20 at most.
+        bins: 2 … L + 1, as equal as possible: if it does not divide L + 1, some bins are one rank wider and expect
+            more. If not given, between 2 and 20 bins with 20 ranks per bin on average (Talts et al. 2018).
 
     Raises:
         InputError: ``num_draws`` or ``bins`` is out of range.
@@ -74,24 +75,24 @@ def ecdf_test(ranks: Tensor, num_draws: int) -> Tensor:
     """Exact p-value of the simultaneous ECDF test, of the trailing shape of ``ranks`` ``(N, ...)``.
 
     The statistic is the smallest two-sided binomial tail over the L inner points of the ECDF. Time and memory grow as
-    L N^2 and N^2: meant for up to a few thousand simulations. Below 1e-13 rounding leaves nothing of the p-value.
+    L N^2 and N^2: it is meant for up to a few thousand simulations. A p-value below 1e-13 is lost to rounding.
     """
     count, shape = len(ranks), ranks.shape[1:]
     below = torch.stack([(ranks < i).sum(0).flatten() for i in range(1, num_draws + 1)]).cpu()
     tails = _binomial_tails(count, num_draws)
     smallest = tails.gather(1, below).min(0).values
-    # a tail equal to the smallest one, up to rounding, is as extreme
+    # A tail equal to the smallest one, up to rounding, is as extreme.
     inside = tails > smallest[:, None, None] * (1 + 1e-9)
     return (1 - _stay_inside(inside)).clamp(0, 1).reshape(shape)
 
 
 def ecdf_band(num_simulations: int, num_draws: int, level: float = 0.95) -> tuple[Tensor, Tensor]:
-    """Lower and upper ``(L,)`` such that the whole ECDF of uniform ranks is inside with probability ``level`` at least.
+    """Lower and upper bounds ``(L,)`` that contain the whole ECDF of uniform ranks with probability >= ``level``.
 
     The ECDF at point i = 1 … L is the share of ranks below i; its expectation is i / (L + 1).
     """
     tails = _binomial_tails(num_simulations, num_draws)
-    # Bonferroni over the points is too strict, no correction too lax: the right pointwise level lies between
+    # Bonferroni over the points is too strict, no correction is too lax: the right pointwise level is in between.
     candidates = torch.logspace(math.log10((1 - level) / num_draws), math.log10(1 - level), 200, dtype=torch.float64)
     covered = _stay_inside(tails > candidates[:, None, None]) >= level
     inside = tails > candidates[covered].max()
@@ -104,8 +105,8 @@ def ecdf_band(num_simulations: int, num_draws: int, level: float = 0.95) -> tupl
 def symmetry_test(p: Tensor) -> Tensor:
     r"""Exact p-value that continuous ``p`` ``(N, ...)`` in (0, 1) is symmetric about 1/2, of the trailing shape.
 
-    The statistic is the Kolmogorov-Smirnov distance between the ECDFs of p and 1 - p. The two samples are one, so
-    the two-sample table does not hold; instead, ordered by |p - 1/2|, the signs of p - 1/2 are fair coins and the
+    The statistic is the Kolmogorov-Smirnov distance between the ECDFs of p and 1 - p. These two samples are dependent,
+    so that the two-sample table does not hold; ordered by |p - 1/2|, the signs of p - 1/2 are fair coins, and the
     distance is :math:`\max_k |s_1 + … + s_k| / N`, the largest excursion of a random walk (Butler, *A test for symmetry
     using the sample distribution function*, Annals of Mathematical Statistics 1969).
     """
@@ -118,18 +119,18 @@ def symmetry_test(p: Tensor) -> Tensor:
     walk = torch.zeros(inside.shape, dtype=torch.float64)
     walk[:, count] = 1
     for _ in range(count):
-        # a walk inside never reaches the ends, so that rolling does not wrap around
+        # A walk inside never reaches the ends, so that rolling does not wrap around.
         walk = 0.5 * (walk.roll(1, 1) + walk.roll(-1, 1)) * inside
     return (1 - walk.sum(1)).clamp(0, 1).reshape(shape)
 
 
 def _most_bins(count: int, values: int) -> int:
-    """How many bins ``count`` ranks of ``values`` possible ones allow."""
-    return min(values, max(2, min(LARGEST_HISTOGRAM, count // RANKS_A_BIN)))
+    """The largest number of bins for ``count`` ranks with ``values`` possible values."""
+    return min(values, max(2, min(LARGEST_HISTOGRAM, count // RANKS_PER_BIN)))
 
 
 def _counts(ranks: Tensor, values: int, bins: int) -> Tensor:
-    """How many of the ``ranks`` ``(N, ...)`` are in each bin, ``(bins, ...)``."""
+    """The number of ``ranks`` ``(N, ...)`` in each bin, ``(bins, ...)``."""
     index = ranks * bins // values
     return torch.stack([(index == i).sum(0) for i in range(bins)])
 
@@ -148,13 +149,13 @@ def _binomial_tails(count: int, num_draws: int) -> Tensor:
 
 
 def _stay_inside(inside: Tensor) -> Tensor:
-    """The chance that R_i is inside at every point, ``(Q,)``, for allowed counts ``(Q, L, N + 1)``."""
+    """The probability that R_i is inside at every point, ``(Q,)``, for allowed counts ``(Q, L, N + 1)``."""
     _, num_draws, values = inside.shape
     before, after, count = torch.arange(values)[:, None], torch.arange(values), values - 1
     moved, left, factorials = (after - before).clamp(min=0), count - after, _log_factorials(count)
     log_choose = factorials[count - before] - factorials[moved] - factorials[left]
     log_choose = torch.where(after >= before, log_choose, -math.inf)
-    moved, left = moved.double(), left.double()  # an integer times a number would be single precision
+    moved, left = moved.double(), left.double()  # the product of an integer and a Python float has single precision
     state = torch.zeros(len(inside), values, dtype=torch.float64)
     state[:, 0] = 1
     for i in range(num_draws):

@@ -1,4 +1,4 @@
-r"""beta from high to 1: the fit starts near the prior and lets the observation in slowly.
+r"""beta from a high value to 1: the fit starts near the prior and lets the observation in slowly.
 
 .. math::
     \beta_k = \beta_0 (\beta_{stop} / \beta_0)^{\min(k / (n - 1), 1)}, \quad k = 0, 1, \ldots
@@ -11,18 +11,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyro_vipaint.elbos.base import check_weights
 from pyro_vipaint.elbos.beta import BetaELBO
+from pyro_vipaint.errors import number, whole
 
 
 @dataclass(frozen=True)
 class GeometricSchedule:
-    """A schedule for beta: ``start`` at step 0, ``stop`` at step ``steps - 1`` and ever after, geometric in between.
+    """A schedule for beta: ``start`` at step 0, ``stop`` from step ``steps - 1`` on, geometric in between.
 
     Any objective with a beta takes it: ``SampledELBO(GeometricSchedule(20.0, 1.0, 50))``.
 
     Raises:
-        ValueError: fewer than 2 steps, or a weight that is not positive and finite.
+        InputError: fewer than 2 steps, or a weight that is not positive and finite.
     """
 
     start: float
@@ -30,9 +30,9 @@ class GeometricSchedule:
     steps: int
 
     def __post_init__(self) -> None:
-        if self.steps < 2:
-            raise ValueError(f"steps must be at least 2, not {self.steps}.")
-        check_weights({"start": self.start, "stop": self.stop})
+        whole("steps", self.steps, least=2)
+        number("start", self.start, positive=True)
+        number("stop", self.stop, positive=True)
 
     def __call__(self, step: int) -> float:
         share = min(step / (self.steps - 1), 1.0)
@@ -42,17 +42,17 @@ class GeometricSchedule:
 class AnnealedELBO(BetaELBO):
     """:class:`BetaELBO` whose beta goes geometrically from ``start`` to ``stop`` within the first ``steps`` steps.
 
-    From then on, with ``stop`` = 1, it is the true bound on -log p(y): let a fit go on after it. Costs and ``terms``
-    are those of :class:`BetaELBO`; the terms are unweighted, and so sum to the bound on -log p(y) at every step.
+    After these steps, with ``stop`` = 1, it is the true bound on -log p(y): continue the fit beyond them. Costs and
+    ``terms`` are those of :class:`BetaELBO`; the terms are unweighted and sum to the bound at every step.
 
     Args:
         start: beta of the first step, positive; above 1 to start near the prior.
-        stop: beta of step number ``steps`` and of all later ones, positive.
-        steps: number of steps, at least 2; about half of the fit's leaves the other half to the true bound.
+        stop: beta of step number ``steps`` and of all later steps, positive.
+        steps: number of steps, at least 2; about half of the fit's steps leave the other half to the true bound.
         num_particles: Monte-Carlo draws of the guide in one step, run as one batch (5 in the paper's code).
 
     Raises:
-        ValueError: fewer than 2 steps, or a weight that is not positive and finite.
+        InputError: fewer than 2 steps, or a weight that is not positive and finite.
     """
 
     def __init__(self, start: float, stop: float = 1.0, *, steps: int, num_particles: int = 5) -> None:

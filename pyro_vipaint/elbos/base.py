@@ -1,8 +1,8 @@
-r"""What the objectives share: terms by site and image, and the weight beta of the prior side (Eq. 13).
+r"""The base of the objectives: terms by site and image, and the weight beta of the prior side (Eq. 13).
 
 One run of guide and model, on P particles of N images at once, gives each site a term of shape ``(P, N)``, in nats:
--log p(y | z) where it is observed, log q(z_i | z_{i+1}) - log p(z_i | z_{i+1}) or its conditional mean, the KL
-divergence, where it is latent. Their sum has the mean of a bound on -log p(y):
+-log p(y | z) at the observed site; at a latent site log q(z_i | z_{i+1}) - log p(z_i | z_{i+1}) or its conditional
+mean, the KL divergence. The mean of their sum is a bound on -log p(y):
 
 .. math::
     -\log p(y) \le E_q\Big[ -\log p(y \mid z_1) + \sum_i \log q(z_i \mid z_{i+1}) - \log p(z_i \mid z_{i+1}) \Big].
@@ -25,27 +25,26 @@ from pyro.poutine.util import site_is_subsample
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, whole
 
 Weights = float | Mapping[str, float]
 Beta = Weights | Callable[[int], Weights]
 
 
 class PerImageELBO(Trace_ELBO, ABC):
-    """An objective that keeps the terms of each image apart; a subclass says how they make one loss.
+    """An objective that keeps the terms of each image apart; a subclass combines them into one loss.
 
     Args:
         num_particles: Monte-Carlo draws of the guide in one step, run as one batch.
 
     After each evaluation ``terms`` holds the terms of a one-step estimate of the bound on -log p(y), each of shape
-    ``(N,)``, in nats, without any weight: they sum to the bound. A term of a guide's site that stands outside the
-    plate of images is shared equally among them.
+    ``(N,)``, in nats, without any weight: they sum to the bound. The term of a guide's site outside the plate of images
+    is divided equally among the images.
     """
 
     def __init__(self, num_particles: int) -> None:
-        if num_particles < 1:
-            raise ValueError(f"num_particles must be at least 1, not {num_particles}.")
-        super().__init__(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
+        count = whole("num_particles", num_particles)
+        super().__init__(num_particles=count, max_plate_nesting=1, vectorize_particles=True)
         self.terms: dict[str, Tensor] = {}
 
     @abstractmethod
@@ -53,13 +52,13 @@ class PerImageELBO(Trace_ELBO, ABC):
         """The loss, summed over images; sets ``terms``."""
 
     def negative_bound(self) -> Tensor:
-        """The last estimate of the bound on -log p(y), the sum of ``terms``: ``(N,)``, in nats, whatever beta is."""
+        """The last estimate of the bound on -log p(y), the sum of ``terms``: ``(N,)``, in nats, without beta."""
         return torch.stack(list(self.terms.values())).sum(0)
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Tensor:
-        """The objective, a sum over images and a mean over particles, with its graph."""
+        """The objective, a sum over images and a mean over particles, with its autograd graph."""
         (traces,) = self._get_traces(model, guide, args, kwargs)
         loss = self._objective(*traces)
         warn_if_nan(loss, "loss")
@@ -71,7 +70,7 @@ class PerImageELBO(Trace_ELBO, ABC):
             return self.differentiable_loss(model, guide, *args, **kwargs).item()
 
     def loss_and_grads(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
-        """The objective as a number; its gradients are added to those of the parameters."""
+        """The objective as a number; adds its gradients to those of the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
@@ -79,23 +78,28 @@ class PerImageELBO(Trace_ELBO, ABC):
 
 
 class WeightedELBO(PerImageELBO):
-    """-log p(y | z) + beta × (the prior side); a subclass says how the term of a latent site is estimated.
+    """-log p(y | z) + beta × (the prior side), minimised; a subclass implements the term of a latent site.
 
     Args:
-        beta: weight of the latent sites: a positive number, a mapping from site name to one (absent names keep 1;
-            sites that a guide adds go by their own names), or a schedule, which is called with the number of steps
-            already taken and returns either.
-        num_particles: Monte-Carlo draws of the guide in one step, run as one batch.
+        beta: weight of the latent sites: a positive number, a mapping from site names to such numbers (omitted sites
+            keep 1; sites that only the guide has are named as the guide names them), or a schedule: a function of the
+            number of steps already taken that returns either.
+        num_particles: Monte-Carlo draws of the guide in one step, run as one batch (5 in the paper's code).
 
-    ``step`` counts the NFE with gradients, and so the steps taken; a schedule reads it. :func:`fit` sets it,
-    so that a second fit starts at 0 and a resumed one where it stopped; elsewhere it may be set by hand.
+    After each evaluation ``terms`` holds the *unweighted* terms by site, each of shape ``(N,)``, in nats: for every
+    beta they sum to a one-step estimate of the bound on -log p(y).
+
+    A step costs K + 1 network calls for a K-level model, each on ``num_particles`` × N images.
+
+    ``step`` counts the evaluations with gradients, and so the steps taken; a schedule receives it. :func:`fit` sets it,
+    so that a second fit starts at 0 and a resumed fit where it stopped; elsewhere it may be set by hand.
 
     Raises:
-        ValueError: a weight that is not positive and finite, or a site that does not exist; from a schedule, at the
-            step that meets it.
+        InputError: a weight that is not positive and finite, or a site that does not exist; from a schedule, at the
+            first step with such a weight.
     """
 
-    def __init__(self, beta: Beta, num_particles: int) -> None:
+    def __init__(self, beta: Beta = 1.0, num_particles: int = 5) -> None:
         super().__init__(num_particles)
         self.beta = beta if callable(beta) else check_weights(beta)
         self.step = 0
@@ -115,7 +119,7 @@ class WeightedELBO(PerImageELBO):
         with LatentScale(beta):
             model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
         if isinstance(beta, Mapping) and (unknown := beta.keys() - latent_sites(guide_trace).keys()):
-            raise ValueError(f"beta names {', '.join(sorted(unknown))}, which the guide does not sample.")
+            raise InputError(f"beta names {', '.join(sorted(unknown))}, which the guide does not sample.")
         self.step += int(torch.is_grad_enabled())
         return model_trace, guide_trace
 
@@ -128,10 +132,10 @@ class WeightedELBO(PerImageELBO):
 
 
 class LatentScale(ScaleMessenger):
-    """``poutine.scale`` for latent sites only, with one number for all or one by site name (absent names keep 1).
+    """``poutine.scale`` for latent sites only, with one number for all or one by site name (omitted sites keep 1).
 
-    It acts on model and guide alike when both run inside it: scaling the model alone changes nothing under
-    ``TraceMeanField_ELBO`` (which reads the guide's scale) and mixes wrongly under ``Trace_ELBO``.
+    It scales model and guide when both run inside it. Scaling the model alone does not change the latent terms of
+    ``TraceMeanField_ELBO``, which uses the guide's scale, and weights those of ``Trace_ELBO`` inconsistently.
     """
 
     def __init__(self, beta: Weights) -> None:
@@ -146,22 +150,23 @@ class LatentScale(ScaleMessenger):
 
 
 def check_weights(beta: Weights) -> Weights:
-    """``beta``, refused unless every weight is a number, positive and finite."""
+    """``beta``; every weight must be a positive and finite number."""
     values = beta.values() if isinstance(beta, Mapping) else (beta,)
-    if not all(isinstance(value, (Real, Tensor)) for value in values):
-        raise InputError(f"beta must be a number, a mapping such as {{'z_1': 2.0}} or a schedule, not {beta!r}.")
-    if not all(value > 0 and math.isfinite(value) for value in values):
-        raise ValueError(f"beta must be positive and finite, not {beta}.")
+    if not all(isinstance(value, (Real, Tensor)) and value > 0 and math.isfinite(value) for value in values):
+        raise InputError(
+            "beta must be a positive and finite number, a mapping such as {'z_1': 2.0} from sites to such numbers, "
+            f"or a schedule, not {beta!r}."
+        )
     return beta
 
 
 def site_terms(model_trace: Trace, guide_trace: Trace, latent_term: Callable[[Any, Any], Tensor]) -> dict[str, Tensor]:
     """The unweighted terms by site, of the batch shape: ``(P, N)`` for P > 1 particles, else ``(N,)``.
 
-    A site that the guide alone has (an auxiliary one, from which others follow) contributes log q.
+    A site that only the guide has (an auxiliary site, which determines others) contributes log q.
 
     Raises:
-        NotImplementedError: a site of the guide is not reparameterised: its gradient would silently be wrong.
+        NotImplementedError: a site of the guide is not reparameterised, so that its gradient would be wrong.
     """
     terms, drawn = {}, latent_sites(guide_trace)
     for site in drawn.values():
@@ -173,7 +178,7 @@ def site_terms(model_trace: Trace, guide_trace: Trace, latent_term: Callable[[An
 
 
 def latent_sites(trace: Trace) -> dict[str, Any]:
-    """The sites that a run drew, by name."""
+    """The sites that a run has drawn, by name."""
     return {name: site for name, site in trace.nodes.items() if site["type"] == "sample" and not site["is_observed"]}
 
 
@@ -183,7 +188,7 @@ def sampled_term(model_site: Any, guide_site: Any) -> Tensor:
 
 
 def image_means(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Means over particles by site, ``(N,)`` each, without history."""
+    """Means over particles by site, ``(N,)`` each, detached."""
     count = max(term.shape[-1] if term.ndim else 1 for term in terms.values())
     return {name: _image_mean(term.detach(), count) for name, term in terms.items()}
 

@@ -1,4 +1,4 @@
-r"""Rényi's variational bound and IWAE, with importance weights for each image on its own.
+r"""Rényi's variational bound and IWAE, with separate importance weights for each image.
 
 With w_p = p(y, z_p) / q(z_p), z_p ~ q for P particles of one image (Li and Turner 2016; Burda et al. 2016 for
 alpha = 0),
@@ -7,20 +7,19 @@ alpha = 0),
     L_\alpha = \frac{1}{1 - \alpha} \log \frac{1}{P} \sum_p w_p^{1 - \alpha}, \quad \log p(y) \ge E\, L_\alpha
     \quad (\alpha \ge 0, \alpha \ne 1).
 
-For alpha < 1 the mean grows with P from the ELBO (P = 1): to log p(y) for alpha = 0. For alpha > 1 it falls with P
-below the ELBO. One weight for a whole batch, the product over its images, would degenerate as the batch grows.
+For alpha < 1 the mean grows with P from the ELBO (P = 1), for alpha = 0 towards log p(y). For alpha > 1 it falls with P
+below the ELBO. A single weight for a whole batch, the product over its images, would degenerate as the batch grows.
 
-**When the marginal is estimated it is no bound.** :class:`DiffusionMarginal` gives an estimate l of log p(z_K) with
-E[l | z_K] <= log p(z_K). The ELBO is linear in l and stays a bound in the mean. Here l stands in an exponent: by
-Jensen E[exp l | z_K] >= exp E[l | z_K], with nothing to hold it below p(z_K), and as P grows the value for alpha = 0
-tends to
+**It is not a bound when the marginal is estimated.** :class:`DiffusionMarginal` gives an estimate l of log p(z_K) with
+E[l | z_K] <= log p(z_K). The ELBO is linear in l and stays a bound in the mean. Here l is in an exponent: by Jensen's
+inequality E[exp l | z_K] >= exp E[l | z_K], which may exceed p(z_K), and as P grows the value for alpha = 0 tends to
 
 .. math::
     \log \int E[e^{l(z_K)}] \prod_i p_\theta(z_i \mid z_{i+1})\, p(y \mid z_1)\, dz,
 
 which lies above the same integral with exp E[l] (a lower bound on log p(y)), but may lie above log p(y) itself: by
-v/2 nats for an l that is normal with mean log p(z_K) and variance v. It is then an estimate, and an optimistic one.
-The bound holds for priors whose ``marginal(t).log_prob`` is exact, as those of ``models/exact.py`` are.
+v/2 nats for an l that is normal with mean log p(z_K) and variance v. It is then an optimistic estimate. The bound
+holds for priors whose ``marginal(t).log_prob`` is exact, as for those in ``models/exact``.
 """
 
 from __future__ import annotations
@@ -32,40 +31,41 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_vipaint.elbos.base import PerImageELBO, image_means, sampled_term, site_terms
+from pyro_vipaint.errors import InputError
 
 
 class RenyiELBO(PerImageELBO):
     """Minus Rényi's bound on log p(y), -log(mean_p w_p^(1 - alpha)) / (1 - alpha) for each image, summed; minimised.
 
-    alpha = 0 is IWAE, alpha towards 1 the ELBO. **A bound only where the prior's marginal is exact**; for a network's
-    prior, whose marginal is estimated, it is an optimistic estimate (see the module). Weights are those of the true
-    model: beta has no meaning here, and a scale set by ``poutine.scale`` is ignored.
+    alpha = 0 is IWAE; as alpha tends to 1 it becomes the ELBO. **It is a bound only where the prior's marginal is
+    exact**; for the prior of a network, whose marginal is estimated, it is an optimistic estimate (see the module).
+    The weights are those of the unscaled model: there is no beta, and a scale set by ``poutine.scale`` is ignored.
 
     A step costs K + 1 network calls for a K-level model, each on ``num_particles`` × N images.
 
     Args:
-        alpha: order, >= 0 and not 1. Negative orders, which Pyro allows, bound nothing.
-        num_particles: P, the draws whose weights are averaged (5, as many as the other objectives take by default).
+        alpha: order, >= 0 and not 1. Negative orders, which Pyro allows, give no bound.
+        num_particles: P, the draws whose weights are averaged (5, the default of the other objectives).
 
     After each evaluation ``terms`` holds, each of shape ``(N,)`` and in nats, the terms of the ELBO by site (means over
-    particles, unweighted) and ``importance``, what the weights change, <= 0 for alpha < 1: their sum is the
+    particles, unweighted) and ``importance``, the correction by the weights, <= 0 for alpha < 1: their sum is the
     objective of each image, a bound on -log p(y) where the marginal is exact.
 
     Raises:
-        ValueError: alpha below 0 or equal to 1; or a guide that has a site outside the plate of images, so that an
-            image has no weight of its own.
+        InputError: alpha is below 0 or equal to 1; or the guide has a site outside the plate of images, so that there
+            are no weights per image.
     """
 
     def __init__(self, alpha: float = 0.0, num_particles: int = 5) -> None:
         if not (alpha >= 0 and alpha != 1 and math.isfinite(alpha)):
-            raise ValueError(f"alpha must be at least 0, finite, and not 1 (that is SampledELBO), not {alpha}.")
+            raise InputError(f"alpha must be at least 0, finite, and not 1 (that is SampledELBO), not {alpha}.")
         super().__init__(num_particles)
         self.alpha = alpha
 
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         terms = site_terms(model_trace, guide_trace, sampled_term)
         if len({term.numel() for term in terms.values()}) > 1:
-            raise ValueError("weights per image need a guide whose sites all stand in the plate of images.")
+            raise InputError("weights per image need a guide whose sites are all in the plate of images.")
         log_weights = -torch.stack([term.reshape(self.num_particles, -1) for term in terms.values()]).sum(0)
         order = 1 - self.alpha
         bound = (torch.logsumexp(order * log_weights, 0) - math.log(self.num_particles)) / order

@@ -1,24 +1,23 @@
-r"""The weighted bound with every term taken at the draw, none in closed form.
+r"""The weighted bound with every term evaluated at the draw, none in closed form.
 
 .. math::
     -\log p(y \mid z_1) + \sum_i \beta_i \big( \log q(z_i \mid z_{i+1}) - \log p_\theta(z_i \mid z_{i+1}) \big),
     \quad z \sim q
 
-Its mean is that of :class:`BetaELBO`. At beta = 1 it is minus the log of the importance weight: constant in
-z if and only if q is the posterior.
+Its mean is that of :class:`BetaELBO`. At beta = 1 it is minus the log of the importance weight: constant in z if and
+only if q is the posterior.
 
-The sampled bound without the score of q in its gradient (Roeder, Wu and Duvenaud 2017, "Sticking the landing").
-
-With z = z(phi, eps), the gradient of log q_phi(z) has two parts, the path through z and the score,
+*Sticking the landing* (Roeder, Wu and Duvenaud 2017) omits the score of q from the gradient. With z = z(phi, eps), the
+gradient of log q_phi(z) has two parts, the path through z and the score,
 
 .. math::
     \frac{d}{d\phi} \log q_\phi(z(\phi, \epsilon)) = \frac{\partial \log q}{\partial z} \frac{\partial z}{\partial\phi}
         + \frac{\partial \log q_\phi(z)}{\partial \phi}, \quad E_q \frac{\partial \log q_\phi(z)}{\partial \phi} = 0.
 
-Leaving the score out keeps the mean and, where log q - log p(z, y) is constant in z, leaves nothing: the variance is
-zero when q is the posterior. In a hierarchical guide q(z_i | z_{i+1}) also moves with the draw above it; that is part
-of the path. Hence only the *parameters* are held constant, and q is built again from the same draws under constant
-parameters. Detaching the distribution would keep the mean but lose the zero.
+Without the score the mean stays the same, and where log q - log p(z, y) is constant in z the gradient is zero: it has
+no variance when q is the posterior. In a hierarchical guide q(z_i | z_{i+1}) also depends on the draw above; that
+dependence is part of the path. Hence only the *parameters* are held constant, and q is built again from the same draws
+under constant parameters. Detaching the distribution would keep the mean but lose the zero.
 """
 
 from __future__ import annotations
@@ -33,67 +32,37 @@ from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
-from pyro_vipaint.elbos.base import Beta, WeightedELBO, latent_sites, sampled_term
+from pyro_vipaint.elbos.base import WeightedELBO, latent_sites, sampled_term
 
 
 class SampledELBO(WeightedELBO):
     """-log p(y | z) + beta × (log q(z) - log p(z)) at the draw, a Monte-Carlo KL; minimised.
 
-    The bound on -log p(y) at beta = 1, as with :class:`BetaELBO`. It asks nothing of the guide but draws that are
-    reparameterised and a density, and no particular dependency structure. Its *value* loses its variance as q
-    approaches the posterior; its gradient does not (:class:`StickingTheLandingELBO`'s does).
+    At beta = 1 it is the bound on -log p(y), as :class:`BetaELBO` is. The guide needs only reparameterised draws and a
+    density, and no particular dependency structure. The variance of its *value* vanishes as q approaches the posterior;
+    the variance of its gradient does not (that of :class:`StickingTheLandingELBO` does).
 
-    A step costs K + 1 network calls for a K-level model, each on ``num_particles`` × N images.
-
-    Args:
-        beta: weight of the latent sites: a positive number, a mapping from site name to one (absent names keep 1),
-            or a schedule, which is called with the number of steps already taken and returns either.
-        num_particles: Monte-Carlo draws of the guide in one step, run as one batch (5 in the paper's code).
-
-    After each evaluation ``terms`` holds the *unweighted* terms by site, each of shape ``(N,)``, in nats: they sum to
-    a one-step estimate of the bound on -log p(y) whatever beta is.
-
-    Raises:
-        ValueError: a weight that is not positive and finite, or a site that does not exist; from a schedule, at the
-            step that meets it.
+    Arguments, costs, ``terms`` and errors are those of :class:`WeightedELBO`.
     """
-
-    def __init__(self, beta: Beta = 1.0, num_particles: int = 5) -> None:
-        super().__init__(beta, num_particles)
 
     def _latent_term(self, model_site: Any, guide_site: Any) -> Tensor:
         return sampled_term(model_site, guide_site)
 
 
 class StickingTheLandingELBO(WeightedELBO):
-    """The objective of :class:`SampledELBO`, with a gradient that leaves out the score of q; minimised.
+    """The objective of :class:`SampledELBO`, with a gradient that omits the score of q; minimised.
 
-    Same value, same mean gradient, but the gradient's variance vanishes as q approaches the posterior (for beta = 1
-    and an exact marginal; with one beta for all sites, the posterior with the likelihood tempered to 1/beta). Far
-    from the posterior it may be the noisier of the two.
+    Value and mean gradient are the same, but the gradient's variance vanishes as q approaches the posterior (for
+    beta = 1 and an exact marginal; with one beta for all sites, the posterior with the likelihood tempered to 1/beta).
+    Far from the posterior its gradient may be noisier than that of :class:`SampledELBO`.
 
-    A step costs K + 1 network calls for a K-level model, each on ``num_particles`` × N images: q is evaluated twice,
-    the network never. A guide of Pyro's that is not a ``GuideMessenger`` is run a second time on the same draws; for
-    an inverse autoregressive flow that means inverting it, one pass a dimension.
+    Arguments, costs, ``terms`` and errors are those of :class:`WeightedELBO`: q is evaluated twice, the network is not.
+    A guide of Pyro's that is not a ``GuideMessenger`` is run a second time on the same draws; for an inverse
+    autoregressive flow that means inverting it, one pass per dimension.
 
-    The guide's parameters must be known to Pyro, as a module's parameters or by ``pyro.param``; the score of others
-    stays in the gradient. A flow must have an inverse (coupling and autoregressive flows do, planar ones do not).
-
-    Args:
-        beta: weight of the latent sites: a positive number, a mapping from site name to one (absent names keep 1),
-            or a schedule, which is called with the number of steps already taken and returns either.
-        num_particles: Monte-Carlo draws of the guide in one step, run as one batch (5 in the paper's code).
-
-    After each evaluation ``terms`` holds the *unweighted* terms by site, each of shape ``(N,)``, in nats: they sum to
-    a one-step estimate of the bound on -log p(y) whatever beta is.
-
-    Raises:
-        ValueError: a weight that is not positive and finite, or a site that does not exist; from a schedule, at the
-            step that meets it.
+    The guide's parameters must be known to Pyro, as parameters of a module or by ``pyro.param``; the score of others
+    stays in the gradient. A flow must have an inverse (coupling and autoregressive flows do, planar flows do not).
     """
-
-    def __init__(self, beta: Beta = 1.0, num_particles: int = 5) -> None:
-        super().__init__(beta, num_particles)
 
     def _latent_term(self, model_site: Any, guide_site: Any) -> Tensor:
         return sampled_term(model_site, guide_site)
@@ -105,16 +74,16 @@ class StickingTheLandingELBO(WeightedELBO):
         with constant(_parameters(guide, model_trace, guide_trace)), poutine.block():
             for name, q in _posteriors(guide, model_trace, guide_trace, args, kwargs):
                 site: Any = guide_trace.nodes[name]
-                # In place: a guide may look up the distributions of the levels above, which must be constant as well.
+                # In place: a guide may look up the distributions of the levels above; they must be constant as well.
                 site["fn"] = q
-                # A copy: flows remember the parameters' graph together with the very tensor that they returned.
+                # A copy: flows cache the graph of the parameters under the tensor that they returned.
                 site["unscaled_log_prob"] = q.log_prob(site["value"].clone())
         return model_trace, guide_trace
 
 
 @contextmanager
 def constant(parameters: Iterable[Tensor]) -> Iterator[None]:
-    """Operations inside the block take the parameters as constants; graphs recorded before it still reach them."""
+    """Operations inside the block treat the parameters as constants; graphs recorded before still reach them."""
     learnt = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in learnt:
         parameter.requires_grad_(False)
@@ -148,7 +117,7 @@ def _posteriors(
 
 
 def _posterior(guide: GuideMessenger, name: str, prior: Any) -> Any:
-    """What the guide puts in place of ``prior``, the model's distribution given the draws above: no network call."""
+    """The guide's distribution in place of ``prior``, the model's one given the draws above: no network call."""
     posterior = guide.get_posterior(name, prior)
     if isinstance(posterior, Tensor):
         return Delta(posterior, event_dim=prior.event_dim).expand(prior.batch_shape)

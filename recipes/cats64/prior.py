@@ -2,25 +2,14 @@
 
 Variance-preserving diffusion with 1000 steps whose betas are linear in their square roots from .0015 to .0195, as in
 the latent diffusion of Rombach et al. (2022) on ImageNet; the network predicts v = alpha_t eps - sigma_t z_0 (Salimans
-and Ho 2022), t uniform; with ``--focus`` half of the t are logit-normal (Esser et al. 2024). Around t = .31 furs and
-mouths are decided, around .07 the network must draw them finely: before it was trained there, its prediction from z_t
-at t = .03 showed the right fur less often (.89) and the right mouth (.71) than z_t itself did (.97, .78).
-
-Where a network has little room, what covers few latents is drawn last: a mouth changes .008 of their variance, a body
-.54. With ``--parts`` the error of v is measured by a metric in which the differences that fur, eyes and mouth make
-count as much each as all directions together (:func:`part_metric`). A metric changes what is learnt first, not the
-minimiser.
-
-What is left is the mouth: of as many drawn cats it is unsure after 14,400 batches as after 3600 (49 and 47 %). Eight of
-the ten mouths have another one within a squared distance of .4 to 1.9 in latents (furs 3.7 and more, eyes 2.3). On
-latents of real cats with noise of .05, .1, .2 and .4 the prediction is off by .09, .18, .31 and .60 in the 20 positions
-that the mouth changes, where Bayes' rule over the ten mouths is off by 0, .002, .013 and .144. So it is not the choice
-that is wrong (from a noise level of .4 the chain finds the right mouth in 72 %, Bayes' rule in 79 %) but the drawing at
-low noise: an error as large as half the distance of two mouths. Other ways to draw (64 cats: evenly spaced times,
-levels as in Karras et al., churn of .1, noise a per cent larger) have .53 to .63 sure mouths.
+and Ho 2022), t uniform. With ``--focus`` half of the t are logit-normal (Esser et al. 2024). With ``--parts`` the error
+of v is measured by a metric in which the differences that fur, eyes and mouth make count as much each as all
+directions together (:func:`part_metric`): a metric changes what is learnt first, not the minimiser. docs/tuning.md
+gives the reasons and what was measured.
 
 Latents are (E(x) - shift) * scale, which gives them mean 0 and variance 1; those of LATENTS pictures, none of a
-held-out combination, are computed once. What ships is a moving average. Interrupted, the same command goes on::
+held-out combination, are computed once. The moving average of the weights ships. An interrupted training continues by
+the same command::
 
     python -m recipes.cats64.prior --autoencoder AUTOENCODER_WORKDIR --work WORKDIR
 """

@@ -1,9 +1,9 @@
-"""Blended: what is pasted has its law, the rest is the prior's chain, in latent space as well."""
+"""Blended: the law of the pasted pixels, the prior's chain in the others, and latent space."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import product
 from typing import Any
 
 import pytest
@@ -11,38 +11,20 @@ import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
+from benchmarks.bias import GaussianTruth, gaussian_truth
 from pyro_vipaint.baselines import BaselineResult, blended
-from pyro_vipaint.baselines.base import pure_noise, time_grid
-from pyro_vipaint.baselines.blended import blended_calls
 from pyro_vipaint.baselines.repaint import repaint
 from pyro_vipaint.baselines.replacement import Known, latent_mask
-from pyro_vipaint.errors import InputError
 from pyro_vipaint.models import DiffusionPrior, GaussianPrior
-from pyro_vipaint.models.measurements.operators import Matrix
 from pyro_vipaint.models.priors.codecs import AutoencoderCodec
-from pyro_vipaint.models.priors.kernels import ddim
 from pyro_vipaint.models.priors.schedules import LinearVP
-from tests.baseline_truth import GaussianTruth, gaussian_truth, measure_bias
+from tests.baselines.chains import unconditional_chain
 from tests.pipelines import IMAGE, LATENT, random_vae
-from tests.problems import Unscaled
 from tests.statistics import assert_within
 
 
 def run(truth: GaussianTruth, num_samples: int = 4000, **options: Any) -> BaselineResult:
     return blended(truth.prior, truth.likelihood, truth.y, num_samples, **{"seed": 0, **options})
-
-
-def test_its_bias_is_the_stated_one() -> None:
-    bias = measure_bias(gaussian_truth(), run)
-    assert bias.std_observed == 0
-    assert bias.mean_observed == pytest.approx(0.697, abs=0.001)
-    assert bias.mean_hidden == pytest.approx(0.73, abs=0.05)
-    assert bias.std_hidden == pytest.approx(1.16, abs=0.03)
-
-
-def test_more_steps_do_not_remove_the_bias() -> None:
-    biases = [measure_bias(gaussian_truth(), lambda truth, n=n: run(truth, steps=n)).mean_hidden for n in (250, 1000)]
-    assert biases[1] > 0.9 * biases[0]
 
 
 def test_with_the_noise_of_ddpm_it_is_repaint_without_jumps() -> None:
@@ -67,52 +49,21 @@ def test_what_is_pasted_has_the_law_of_the_noised_observation() -> None:
 
 def test_nothing_observed_is_the_priors_own_chain() -> None:
     """Deterministic after the first noise; NaN where nothing is seen does not matter."""
-    truth, times = gaussian_truth(), time_grid(8)
-    likelihood = vp.Gaussian(vp.Inpainting(torch.zeros(1, 4, 4)), 0.1)
-    y = torch.full_like(truth.y, torch.nan)
-    x = blended(truth.prior, likelihood, y, 3, 8, seed=4).samples
+    truth = gaussian_truth()
+    likelihood, y = vp.Gaussian(vp.Inpainting(torch.zeros(1, 4, 4)), 0.1), torch.full_like(truth.y, torch.nan)
     torch.manual_seed(4)
-    z = pure_noise(truth.prior, 3, y)
-    for t, s in pairwise(times[:-1]):
-        z = ddim(truth.prior.schedule, z, truth.prior.denoise(z, t), t, s)
-    assert torch.allclose(x, truth.prior.denoise(z, times[-2]).clamp(-1, 1), atol=1e-6)
+    expected = unconditional_chain(truth.prior, y, 3, 8)
+    assert torch.allclose(blended(truth.prior, likelihood, y, 3, 8, seed=4).samples, expected, atol=1e-6)
 
 
 def test_observed_pixels_are_the_observation_and_everything_observed_is_the_image() -> None:
     truth = gaussian_truth()
-    samples = run(truth, 3, steps=5).samples[:, 0]
-    assert torch.equal(samples[:, truth.observed], truth.y[:, truth.observed].expand(3, -1))
+    for method, steps in product((blended, repaint), (1, 5)):
+        samples = method(truth.prior, truth.likelihood, truth.y, 3, steps, seed=0).samples[:, 0]
+        assert torch.equal(samples[:, truth.observed], truth.y[:, truth.observed].expand(3, -1))
     seen = vp.Gaussian(vp.Inpainting(torch.ones(1, 4, 4)), 0.1)
     image = blended(truth.prior, seen, truth.y, 2, 4, seed=0).samples
     assert torch.equal(image, truth.y.expand(2, *truth.y.shape))
-
-
-def test_it_means_the_same_on_every_schedule() -> None:
-    images = [run(gaussian_truth(schedule), 3, steps=12).samples for schedule in (LinearVP(), Unscaled(LinearVP()))]
-    assert torch.allclose(images[0], images[1], atol=1e-4)
-
-
-def test_a_sample_does_not_depend_on_its_neighbours() -> None:
-    truth = gaussian_truth()
-    both = (torch.cat([truth.y, truth.y]), torch.cat([truth.y, 0.9 - truth.y]))
-    first, second = (blended(truth.prior, truth.likelihood, y, 2, 6, seed=0).samples for y in both)
-    assert torch.equal(first[:, 0], second[:, 0])
-    assert not torch.allclose(first[:, 1], second[:, 1])
-
-
-def test_calls_are_steps() -> None:
-    truth, seen = gaussian_truth(), []
-    result = run(truth, 3, steps=7, callback=seen.append)
-    assert (result.calls, result.nfe, seen) == (blended_calls(7), 21, list(range(7)))
-    assert blended_calls() == 250
-    with pytest.raises(ValueError, match="at least 1"):
-        run(truth, 3, steps=0)
-
-
-def test_other_operators_than_masks_are_refused() -> None:
-    truth = gaussian_truth()
-    with pytest.raises(InputError, match="needs an inpainting mask, not Matrix"):
-        blended(truth.prior, vp.Gaussian(Matrix(torch.eye(4)), 0.1), truth.y, 1, 2)
 
 
 def latent_prior() -> DiffusionPrior:
@@ -139,7 +90,7 @@ def test_a_latent_is_known_where_all_pixels_below_are() -> None:
 
 @pytest.mark.parametrize("method", [blended, repaint])
 def test_in_latent_space_known_latents_are_those_of_the_filled_image(method: Any) -> None:
-    """The last latent, caught at the decoder, is the encoded observation where it is known, at no call more."""
+    """The last latent, caught at the decoder, is the encoded observation where it is known; no call is added."""
     likelihood, y = half_observed()
     caught: list[Tensor] = []
     prior = latent_prior()

@@ -8,13 +8,12 @@ authors and we subtract it from the drawn state: a step from t to s moves the st
 where we move it by zeta. So the chains are equal, state by state, for the zeta of each step that this gives; one zeta
 for all steps, as the authors have it, is another weight for each of DeepInverse's. Otherwise the two agree: the linear
 VP schedule, the bridge with its own variance, one call a step. DeepInverse clips the prediction to [-1, 1] before the
-residual is taken, which is turned off here, and it guides the last step, to t = 0, as well.
+residual is taken, which is turned off here, and it corrects the last step, to t = 0, as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -24,11 +23,11 @@ from torch import Tensor, nn
 
 import pyro_vipaint as vp
 from pyro_vipaint.baselines import blended
+from pyro_vipaint.baselines.dps import dps_step, residual_norm
 from pyro_vipaint.models import DiffusionPrior
 from pyro_vipaint.models.priors.denoisers import EpsilonDenoiser, integer_timestep
 from pyro_vipaint.models.priors.kernels import bridge_coefficients
 from pyro_vipaint.models.priors.schedules import LinearVP, noise_level, time_of
-from pyro_vipaint.refinement import Guidance, guided_chain, residual_norm
 from tests.networks import random_unet
 
 deepinv = pytest.importorskip("deepinv")
@@ -84,28 +83,13 @@ def our_zeta(t: float, s: float) -> float:
     return float(WEIGHT * bridge_coefficients(SCHEDULE, t, s)[1] * sigma**2 / alpha)
 
 
-@dataclass
-class Recording:
-    """A denoiser that keeps the state it was last called on."""
-
-    denoiser: Any
-    state: Tensor | None = None
-
-    def __call__(self, z_t: Tensor, t: Tensor, **condition: Any) -> Tensor:
-        self.state = z_t.detach()
-        return self.denoiser(z_t, t, **condition)
-
-
 def our_chain(
     prior: DiffusionPrior, operator: Any, z: Tensor, y: Tensor, zeta: Callable[[float, float], float]
 ) -> list[Tensor]:
-    """Every state of DPS from ``z``, the last step guided too: each what the call after one step is made on."""
-    recording, states = Recording(prior.denoiser), [z]
-    recorded = replace(prior, denoiser=recording)
+    """Every state of DPS from ``z``, with a correction in the last step too."""
+    states = [z]
     for t, s in pairwise(torch.linspace(1, 0, STEPS + 1).tolist()):
-        guided_chain(recorded, vp.Gaussian(operator, 0.1), states[-1], y, (t, s, 0.0), Guidance(zeta(t, s)), {})
-        assert recording.state is not None
-        states.append(recording.state)
+        states.append(dps_step(prior, vp.Gaussian(operator, 0.1), states[-1], y, (t, s), zeta(t, s), {})[0])
     return states
 
 
@@ -120,11 +104,11 @@ def test_the_chains_are_equal_state_by_state(problem: tuple) -> None:
     for state, expected in zip(ours, theirs, strict=True):
         assert torch.allclose(state, expected, atol=1e-4 * float(expected.abs().max()))
     torch.manual_seed(1)
-    unguided = our_chain(prior, our_operator(physics), z, y, lambda t, s: 0.0)
-    assert (unguided[-1] - theirs[-1]).abs().max() > 0.1, "without guidance the comparison means nothing"
+    free = our_chain(prior, our_operator(physics), z, y, lambda t, s: 0.0)
+    assert (free[-1] - theirs[-1]).abs().max() > 0.1, "without zeta the comparison means nothing"
 
 
-def test_their_guidance_is_the_gradient_of_our_residual_norm(problem: tuple) -> None:
+def test_their_data_term_is_the_gradient_of_our_residual_norm(problem: tuple) -> None:
     """With respect to z_t / alpha_t, sample by sample."""
     prior, physics, y = problem
     t, x = 0.4, torch.randn(3, 1, 8, 8)
@@ -132,7 +116,7 @@ def test_their_guidance_is_the_gradient_of_our_residual_norm(problem: tuple) -> 
     fidelity = deepinv.sampling.DPSDataFidelity(ForDeepInverse(prior))
     theirs = fidelity.grad(x.clone(), y, physics, sigma / alpha)
     z = (alpha * x).requires_grad_()
-    norm = residual_norm(vp.Gaussian(our_operator(physics), 0.1), prior.denoise(z, t), y, 1)
+    norm = residual_norm(vp.Gaussian(our_operator(physics), 0.1), prior.denoise(z, t), y)
     (ours,) = torch.autograd.grad(norm.sum(), z)
     assert torch.allclose(alpha * ours, theirs, atol=1e-5 * float(theirs.abs().max()))
 

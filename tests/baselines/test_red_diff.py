@@ -1,4 +1,4 @@
-"""RED-Diff: its gradient by hand, Adam's independence of neighbours, counted calls, the stated bias."""
+"""RED-Diff: its gradient is that of the authors' loss; its start and its limits."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
-from pyro_vipaint.baselines.base import time_grid
-from pyro_vipaint.baselines.red_diff import initial_mean, objective_gradient, red_diff, red_diff_calls
+from pyro_vipaint.baselines.red_diff import initial_mean, objective_gradient, red_diff
 from pyro_vipaint.models import DiffusionPrior, GaussianPrior
 from pyro_vipaint.models.measurements.operators import Matrix
-from pyro_vipaint.models.priors.schedules import EDM, LinearVP, RectifiedFlow, Schedule, as_time, time_of
-from tests.baseline_truth import gaussian_truth, measure_bias
+from pyro_vipaint.models.priors.schedules import EDM, LinearVP, RectifiedFlow, Schedule, as_time
 
 MASK = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
 LIKELIHOOD = vp.Gaussian(vp.Inpainting(MASK), sigma=0.1)
@@ -25,7 +23,7 @@ def image_prior(schedule: Schedule | None = None) -> GaussianPrior:
     return GaussianPrior.diagonal(torch.full((1, 2, 2), 0.2), torch.full((1, 2, 2), 0.3), schedule or EDM())
 
 
-@pytest.mark.parametrize("schedule", [EDM(), LinearVP(), RectifiedFlow()], ids=lambda schedule: type(schedule).__name__)
+@pytest.mark.parametrize("schedule", [LinearVP(), RectifiedFlow()], ids=lambda schedule: type(schedule).__name__)
 def test_the_gradient_is_that_of_the_authors_loss(schedule: Schedule) -> None:
     """Their form, with the predicted noise and the weight sigma / alpha, differentiated by autograd."""
     prior, t, mu = image_prior(schedule), 0.4, torch.randn(3, 2, 1, 2, 2)
@@ -44,17 +42,6 @@ def test_the_gradient_is_that_of_the_authors_loss(schedule: Schedule) -> None:
     assert torch.allclose(ours, mean.grad, atol=1e-5)
 
 
-def test_the_same_weight_means_the_same_on_every_schedule() -> None:
-    """At one noise level, with the same noise, the gradient is the same."""
-    mu, gradients = torch.randn(3, 1, 1, 2, 2), []
-    for schedule in (EDM(), LinearVP(), RectifiedFlow()):
-        torch.manual_seed(1)
-        t = time_of(schedule, 0.7)
-        gradients.append(objective_gradient(image_prior(schedule), LIKELIHOOD, mu, Y, t, 0.25, {}))
-    assert torch.allclose(gradients[0], gradients[1], atol=1e-5)
-    assert torch.allclose(gradients[0], gradients[2], atol=1e-5)
-
-
 def test_no_gradient_passes_the_network() -> None:
     def opaque(z_t: Tensor, t: Any, **condition: Any) -> Tensor:
         assert not z_t.requires_grad and not torch.is_grad_enabled()
@@ -64,7 +51,7 @@ def test_no_gradient_passes_the_network() -> None:
 
 
 def test_without_the_prior_it_is_adam_on_the_residual() -> None:
-    """What is observed reaches y, what is hidden stays where it began; there is no noise left."""
+    """Observed pixels reach y and hidden ones stay where they began, without any noise."""
     samples = red_diff(image_prior(), LIKELIHOOD, Y, 3, 300, weight=0.0, seed=0).samples
     assert torch.allclose(samples, Y.expand(3, 1, 1, 2, 2), atol=1e-3)
     y = torch.tensor([[0.6]])
@@ -82,49 +69,9 @@ def test_without_an_observation_all_samples_go_to_the_mode() -> None:
     assert float(samples.std()) < 0.05
 
 
-def test_a_sample_does_not_depend_on_its_neighbours() -> None:
-    prior = image_prior()
-    first, second = (
-        red_diff(prior, LIKELIHOOD, torch.cat([Y, neighbour]), 2, 5, seed=3).samples for neighbour in (Y, 50 * Y)
-    )
-    assert torch.allclose(first[:, 0], second[:, 0], atol=1e-6)
-    assert not torch.allclose(first[:, 1], second[:, 1], atol=1e-2)
-
-
 def test_it_starts_at_the_pseudo_inverse_of_what_is_observed() -> None:
     """For all samples alike, and whatever the hidden part of the observation holds."""
     prior, broken = image_prior(), torch.where(MASK == 1, Y, torch.full_like(Y, torch.nan))
     assert torch.equal(initial_mean(prior, LIKELIHOOD, broken), Y)
-    first, second = (red_diff(prior, LIKELIHOOD, y, 2, 4, seed=1).samples for y in (Y, broken))
-    assert torch.equal(first, second)
     still = red_diff(prior, LIKELIHOOD, Y, 5, 1, lr=0.0).samples
     assert torch.equal(still, Y.expand(5, -1, -1, -1, -1))
-
-
-def test_calls_and_the_callback() -> None:
-    steps: list[int] = []
-    result = red_diff(image_prior(), LIKELIHOOD, Y.expand(2, -1, -1, -1), 5, 7, callback=steps.append)
-    assert result.calls == red_diff_calls(7) == 7
-    assert result.nfe == 70
-    assert result.samples.shape == (5, 2, 1, 2, 2) and not result.samples.requires_grad
-    assert steps == list(range(7)) and len(time_grid(7)) == 8
-
-
-def test_the_bias_stated_in_the_docstring() -> None:
-    """0.70, 0.19, 0.02 and 0.84 with the authors' defaults; Monte-Carlo error about 0.04."""
-    truth = gaussian_truth()
-    bias = measure_bias(truth, lambda problem: red_diff(problem.prior, problem.likelihood, problem.y, 500, seed=0))
-    assert bias.mean_observed == pytest.approx(0.70, abs=0.02)
-    assert bias.mean_hidden == pytest.approx(0.19, abs=0.08)
-    assert bias.std_observed == pytest.approx(0.02, abs=0.01)
-    assert bias.std_hidden == pytest.approx(0.84, abs=0.07)
-
-
-@pytest.mark.slow
-def test_the_spread_is_the_optimisers() -> None:
-    """With a tenth of the rate a third of the spread is left, against the same exact posterior."""
-    truth = gaussian_truth()
-    slow = measure_bias(
-        truth, lambda problem: red_diff(problem.prior, problem.likelihood, problem.y, 500, lr=0.01, seed=0)
-    )
-    assert slow.std_hidden == pytest.approx(0.24, abs=0.04)

@@ -1,4 +1,4 @@
-"""The benchmark: its problems stand still, it resumes, failures are recorded, budgets are kept, the report is right."""
+"""The benchmark: trials are reproducible, runs resume, failures are recorded, tables and figures are right."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 from multiprocessing import active_children
 from pathlib import Path
 from shutil import copytree
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -20,19 +19,32 @@ from matplotlib.colors import to_hex
 
 import pyro_vipaint as vp
 from pyro_vipaint._torch import tensors_of
-from pyro_vipaint.bench import METHODS, TASKS, Cell, Plan, Store, engine, engines, methods, run, weights, write_report
+from pyro_vipaint.bench import (
+    METHODS,
+    SUITE,
+    Cell,
+    Plan,
+    Store,
+    Suite,
+    engine,
+    engines,
+    methods,
+    run,
+    trials,
+    write_report,
+)
 from pyro_vipaint.bench import runner as bench_runner
 from pyro_vipaint.bench.engines import Engine, Finished
 from pyro_vipaint.bench.figures import quality_figure, sample_figure
-from pyro_vipaint.bench.methods import Baseline, Outcome, VIPaint
-from pyro_vipaint.bench.problems import Problem, load_problem, weights_of
+from pyro_vipaint.bench.methods import Baseline, Outcome
 from pyro_vipaint.bench.report import build, full_table, lpips_table, overall_table
-from pyro_vipaint.bench.scores import score, ssim
+from pyro_vipaint.bench.scores import image_scores, ssim
 from pyro_vipaint.bench.summary import means, paired
+from pyro_vipaint.bench.trials import Trial, weights_of
 from pyro_vipaint.bench.work import Record
-from pyro_vipaint.metrics import alexnet_features, restored_kernel_distance
+from pyro_vipaint.metrics import restored_kernel_distance
 from pyro_vipaint.models import load_prior
-from pyro_vipaint.settings import budget_settings, default_settings
+from pyro_vipaint.settings import default_settings
 
 PLAN = Plan(
     ("fashion32",), ("box", "super-resolution"), ("Blended", "DPS"), (2, 3), num_images=4, num_samples=2, chunk=3
@@ -46,10 +58,10 @@ def local() -> Engine:
 
 
 def counting(done: list[Cell]) -> Engine:
-    """The local engine, which notes what it computes."""
+    """The local engine, which adds the cells that it computes to ``done``."""
 
-    def go(cells: list[Cell]) -> Finished:
-        for cell, record in local()(cells):
+    def go(cells: list[Cell], suite: Suite = SUITE) -> Finished:
+        for cell, record in local()(cells, suite):
             done.append(cell)
             yield cell, record
 
@@ -63,7 +75,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFra
 
 
 def test_every_cell_becomes_its_rows(finished: tuple[Path, pd.DataFrame]) -> None:
-    """DPS on both tasks, replacement on the mask alone; two budgets; four images in two chunks."""
+    """DPS on both tasks, Blended on the mask alone; two budgets; four images in two chunks."""
     out, frame = finished
     assert frame["error"].isna().all() and len(frame) == 3 * 2 * 4
     assert set(zip(frame["task"], frame["method"], strict=True)) == {
@@ -87,13 +99,13 @@ def test_a_second_run_computes_nothing_and_a_lost_cell_alone_comes_back_the_same
     pd.testing.assert_frame_equal(again.filter(SAME), frame.filter(SAME))
 
 
-def test_what_is_seen_of_an_image_does_not_depend_on_the_cell_it_is_in() -> None:
+def test_the_observation_of_an_image_does_not_depend_on_its_cell() -> None:
     for task in ("random-large", "super-resolution"):
         cell = Cell("fashion32", task, "DPS", 2, 0, 3, 1, seed=5)
-        together, alone = load_problem(cell, "cpu"), load_problem(replace(cell, start=2), "cpu")
+        together, alone = SUITE.trial(cell, "cpu"), SUITE.trial(replace(cell, start=2), "cpu")
         assert torch.equal(together.truth[2:], alone.truth)
         torch.testing.assert_close(together.y[2:], alone.y, atol=1e-6, rtol=0)
-        assert not torch.equal(together.y, load_problem(replace(cell, seed=6), "cpu").y)
+        assert not torch.equal(together.y, SUITE.trial(replace(cell, seed=6), "cpu").y)
 
 
 def test_keys_are_one_to_one() -> None:
@@ -105,7 +117,7 @@ def test_keys_are_one_to_one() -> None:
 
 
 def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:
+    def broken(trial: Trial, num_samples: int, budget: int | None) -> Outcome:
         raise RuntimeError("no luck today")
 
     monkeypatch.setattr(Baseline, "__call__", lambda self, *a: broken(*a) if self is METHODS["Blended"] else fake(*a))
@@ -121,7 +133,7 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monk
     run(replace(plan, methods=("DPS",)), tmp_path, counting(done), "cpu", retry=True)
     with pytest.raises(vp.InputError, match="no method 'Magic'"):
         run(replace(plan, methods=("Magic",)), tmp_path, counting(done), "cpu", retry=True)
-    assert not done and Store(tmp_path).table()["error"].notna().sum() == 1  # neither was a retry of this cell
+    assert not done and Store(tmp_path).table()["error"].notna().sum() == 1  # neither plan has the failed cell
     run(plan, tmp_path, counting(done), "cpu", retry=True)
     assert [cell.method for cell in done] == ["Blended"]
 
@@ -138,7 +150,7 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monk
 def test_results_of_another_origin_are_refused(
     entry: str, what: str, finished: tuple[Path, pd.DataFrame], tmp_path: Path
 ) -> None:
-    """Finished cells of a retrained prior, of a method whose defaults have changed, of pictures that have moved up."""
+    """Cells of a retrained prior, of a method with other defaults, of other pictures, of other scores."""
     out = tmp_path / "out"
     copytree(finished[0], out)
     path = next((out / "cells").glob("blended*.json"))
@@ -148,7 +160,7 @@ def test_results_of_another_origin_are_refused(
 
 
 def test_two_runs_at_a_time_do_not_share_a_folder(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
-    """The sweep of the second would take what the first is writing; when the first ends, the second may run."""
+    """The second run would sweep away the half-written files of the first; it may run when the first has ended."""
     out = tmp_path / "out"
     copytree(finished[0], out)
     half = out / "cells" / ".half-written.part"
@@ -160,8 +172,8 @@ def test_two_runs_at_a_time_do_not_share_a_folder(finished: tuple[Path, pd.DataF
     assert not half.exists()
 
 
-def test_numbers_change_with_any_setting_and_with_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text, the same in every process: no addresses of objects."""
+def test_the_numbers_of_a_method_change_with_its_settings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text has no addresses of objects, so that it is the same in every process."""
     before = {name: method.numbers() for name, method in METHODS.items()}
     assert len(set(before.values())) == len(before) and not any(" at 0x" in text for text in before.values())
     monkeypatch.setattr(methods, "default_settings", lambda *args: replace(default_settings(*args), zeta=7.0))
@@ -172,68 +184,36 @@ def test_numbers_change_with_any_setting_and_with_nothing_else(monkeypatch: pyte
 
 def test_one_changed_weight_changes_the_fingerprint() -> None:
     prior, same = load_prior("fashion32"), load_prior("fashion32")
-    assert weights.fingerprint(prior) == weights.fingerprint(same) == weights_of("fashion32", "cpu")
+    assert trials.fingerprint(prior) == trials.fingerprint(same) == weights_of("fashion32", "cpu")
     with torch.no_grad():
         next(tensor for _, tensor in tensors_of(same)).view(-1)[7] += 1e-3
-    assert weights.fingerprint(prior) != weights.fingerprint(same)
+    assert trials.fingerprint(prior) != trials.fingerprint(same)
 
 
-def fake(problem: Problem, num_samples: int, budget: int | None, seed: int) -> Outcome:
-    """The observation with noise, as if it were samples."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.zeros(num_samples, *problem.truth.shape)
+def fake(trial: Trial, num_samples: int, budget: int | None) -> Outcome:
+    """Noise in place of samples."""
+    generator = torch.Generator().manual_seed(trial.seed)
+    x = torch.zeros(num_samples, *trial.truth.shape)
     return Outcome((x + 0.1 * torch.randn(x.shape, generator=generator)).clamp(-1, 1), 1, x[..., 0, 0, 0].numel(), 1.0)
 
 
 def test_the_noise_of_an_observation_is_not_that_of_a_method() -> None:
-    """Both begin with the seed of the cell: equal generators would make z_T know v."""
-    problem = load_problem(Cell("fashion32", "gaussian-blur", "DPS", 2, 0, 1, 1, 0), "cpu")
-    v = (problem.y - problem.operator.A(problem.truth)).flatten()
+    """Both begin with the seed of the cell; equal generators would correlate z_T with v."""
+    trial = SUITE.trial(Cell("fashion32", "gaussian-blur", "DPS", 2, 0, 1, 1, 0), "cpu")
+    v = (trial.y - trial.operator.A(trial.truth)).flatten()
     z = torch.randn(v.shape, generator=torch.Generator().manual_seed(0))
     assert float(torch.corrcoef(torch.stack([v, z]))[0, 1].abs()) < 4 / len(v) ** 0.5
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if isinstance(method, Baseline)])
-@pytest.mark.parametrize("budget", [25, 100, 250])
-def test_steps_fill_the_budget(name: str, budget: int) -> None:
-    method = METHODS[name]
-    assert isinstance(method, Baseline)
-    steps = method.at(budget, latent=not method.pixels)["steps"]
-    options = {"jump_length": 5, "resamples": 4} if name == "RePaint" else {"tau": 5} if name == "CoPaint-TT" else {}
-    assert method.calls(steps, **options) <= budget < method.calls(steps + 1, **options)
-
-
-@pytest.mark.parametrize("levels", [2, 4])
-def test_vipaint_keeps_within_its_budget_and_wastes_little(levels: int) -> None:
-    problem = load_problem(Cell("fashion32", "box", "VIPaint-2", 9, 0, 2, 3, 0), "cpu")
-    outcome = VIPaint(levels)(problem, 3, 9, 0)
-    assert 8 < outcome.nfe / 6 <= 9
-    assert len(outcome.bounds) == budget_settings(levels, 9, 3).steps
-
-
-def test_a_budget_that_is_too_small_for_vipaint_is_refused() -> None:
-    for levels in (1, 2, 4, 7):
-        for samples in (1, 3, 10):
-            with pytest.raises(vp.InputError) as error:
-                budget_settings(levels, 1, samples)
-            least = int(str(error.value).split(" needs ")[1].split()[0])
-            assert budget_settings(levels, least, samples).refine_steps >= 1
-            with pytest.raises(vp.InputError, match=f"needs {least} "):
-                budget_settings(levels, least - 1, samples)
-    with pytest.raises(vp.InputError, match="VIPaint-4 needs 6 NFE"):
-        budget_settings(4, 5, 3)
-    assert budget_settings(4, 6, 3).refine_steps >= 1
-
-
 def test_scores_are_those_of_the_metrics() -> None:
-    problem = load_problem(Cell("fashion32", "box", "DPS", 2, 0, 2, 3, 0), "cpu")
-    assert problem.mask is not None
-    samples = problem.truth + 0.1 * torch.ones(3, 1, 1, 1, 1) * torch.tensor([1.0, -1.0, 2.0]).view(3, 1, 1, 1, 1)
-    (first, _) = score(samples, problem)
+    trial = SUITE.trial(Cell("fashion32", "box", "DPS", 2, 0, 2, 3, 0), "cpu")
+    assert trial.mask is not None
+    samples = trial.truth + 0.1 * torch.ones(3, 1, 1, 1, 1) * torch.tensor([1.0, -1.0, 2.0]).view(3, 1, 1, 1, 1)
+    first = image_scores(samples, trial).iloc[0]
     assert first["psnr"] == pytest.approx((2 * 20 * math.log10(20) + 20 * math.log10(10)) / 3, abs=1e-3)
     assert first["observation_error"] == pytest.approx((0.1 + 0.1 + 0.2) / 3, abs=1e-5)
     assert first["diversity"] == pytest.approx(float(torch.tensor([0.1, -0.1, 0.2]).std()), abs=1e-5)
-    (perfect, _) = score(problem.truth.expand(2, -1, -1, -1, -1), problem)
+    perfect = image_scores(trial.truth.expand(2, -1, -1, -1, -1), trial).iloc[0]
     assert perfect["lpips"] == pytest.approx(0, abs=1e-6) and perfect["ssim"] == pytest.approx(1)
 
 
@@ -253,7 +233,7 @@ def rows(values: dict[str, list[float]], budget: int | None = 10) -> pd.DataFram
         {"prior": "p", "task": "box", "budget": budget, "method": method, "seed": 0, "image": i, "error": None}
         | {"num_samples": 4, "images": None}
         | dict.fromkeys(("lpips_best", "psnr", "ssim", "observation_error", "diversity"), 0.0)
-        | dict.fromkeys(("kernel_distance", "nfe", "seconds", "peak_memory"), 1.0)
+        | dict.fromkeys(("kernel_distance", "nfe", "seconds"), 1.0)
         | {"lpips": value}
         for method, column in values.items()
         for i, value in enumerate(column)
@@ -266,6 +246,9 @@ def test_differences_are_paired_over_images() -> None:
     mean, error = paired(frame, "lpips", "VIPaint-4", "DPS")
     assert mean == pytest.approx(-0.2) and error == pytest.approx(torch.tensor([0.1, 0.1, 0.4]).std().item() / 3**0.5)
     assert math.isnan(paired(frame, "lpips", "VIPaint-4", "nobody")[0])
+    shifted = frame.assign(task="other", lpips=frame["lpips"] + (frame["method"] == "DPS"))
+    both = paired(pd.concat([frame, shifted]), "lpips", "VIPaint-4", "DPS")  # an image counts with its mean over tasks
+    assert both == (pytest.approx(mean - 0.5), pytest.approx(error))
 
 
 @pytest.mark.parametrize("budget", [10, None])
@@ -287,7 +270,7 @@ def test_means_over_different_tasks_say_so() -> None:
 
 
 def test_a_folder_grows_from_a_few_images_to_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a method's cells the one with most images is shown, and of all methods as many images as each has."""
+    """The figure shows the cell with most images of a method, and the images that all methods have."""
     monkeypatch.setattr(Baseline, "__call__", lambda self, *arguments: fake(*arguments))
     plan = replace(PLAN, tasks=("box",), budgets=(2,), methods=("DPS", "Blended", "RePaint", "PiGDM"), num_images=2)
     run(plan, tmp_path, local(), "cpu")
@@ -300,7 +283,7 @@ def test_a_folder_grows_from_a_few_images_to_more(tmp_path: Path, monkeypatch: p
     write_report(tmp_path, frame)
 
 
-def test_the_table_is_handed_on_while_the_folder_is_locked(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+def test_finish_gets_the_table_while_the_folder_is_locked(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
     out = tmp_path / "out"
     copytree(finished[0], out)
     seen: list[pd.DataFrame] = []
@@ -313,8 +296,9 @@ def test_the_table_is_handed_on_while_the_folder_is_locked(finished: tuple[Path,
     pd.testing.assert_frame_equal(run(PLAN, out, local(), "cpu", finish=finish), seen[0])
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_does_not_wait_for_its_workers(tmp_path: Path) -> None:
-    """The cell would take minutes; closing the engine ends the process that computes it."""
+    """Closing the engine ends the process that computes a cell of several minutes."""
     others = set(active_children())
     cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (1, 100_000, 100_001)]
     results = engine("local", 2, "cpu", 1)(cells)
@@ -326,39 +310,27 @@ def test_an_interrupted_run_does_not_wait_for_its_workers(tmp_path: Path) -> Non
     assert not set(active_children()) - others
 
 
-def test_measures_that_no_row_has_are_left_out() -> None:
+def test_tables_omit_measures_that_no_row_has() -> None:
     frame = rows({"VIPaint-4": [0.1, 0.3], "DPS": [0.2, 0.4]})
     assert "ssim" in full_table(frame.assign(ssim=[0.5, None, None, None]))
     assert "ssim" not in full_table(frame.assign(ssim=float("nan")))
 
 
-def test_kernel_distances_are_of_all_samples_of_a_method(finished: tuple[Path, pd.DataFrame]) -> None:
-    out, frame = finished
-    plan = replace(PLAN, tasks=("box",), methods=("DPS",), budgets=(2,))
-    cells = bench_runner.applicable(plan, "cpu")
-    features = torch.cat([Store(out).tensors(cell)["features"] for cell in cells])
-    truth = torch.cat([alexnet_features(load_problem(cell, "cpu").truth) for cell in cells])
-    assert features.shape == (8, 256) and truth.shape == (4, 256)
-    ours = frame.query("task == 'box' and method == 'DPS' and budget == 2")["kernel_distance"]
-    assert ours.nunique() == 1
-    expected = restored_kernel_distance(features.unflatten(0, (4, 2)), truth)
-    assert ours.iloc[0] == pytest.approx(expected, rel=1e-9)
-
-
 def test_an_image_in_two_cells_counts_once(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
-    """Kernel distance of a folder with images 0-2 and 3, and, from another plan, 0-3: that of four images."""
+    """A folder with images 0-2 and 3, and, from another plan, 0-3 has the kernel distance of four images."""
     plan = replace(PLAN, tasks=("box",), methods=("DPS",), budgets=(2,), chunk=4)
     copytree(finished[0], tmp_path / "both")
     frame = run(plan, tmp_path / "both", local(), "cpu").query("task == 'box' and method == 'DPS' and budget == 2")
     (whole,), store = bench_runner.applicable(plan, "cpu"), Store(tmp_path / "both")
     tensors = [store.tensors(cell) for cell in (whole, replace(whole, start=3))]
     features = torch.cat([tensors[0]["features"][:6], tensors[1]["features"]]).unflatten(0, (4, 2))
-    expected = restored_kernel_distance(features, tensors[0]["true_features"])
+    truth = torch.cat([tensors[0]["true_features"][:3], tensors[1]["true_features"]])
+    expected = restored_kernel_distance(features, truth)
     assert frame["kernel_distance"].to_list() == pytest.approx([expected] * len(frame), rel=1e-7)
 
 
 def test_numbers_of_samples_have_pictures_of_their_own(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
-    """Two groups of one prior in a folder: the figures of one do not take the place of the other's."""
+    """Two groups of one prior in a folder have figures of different names."""
     copytree(finished[0], tmp_path / "both")
     frame = run(replace(PLAN, tasks=("box",), num_samples=1), tmp_path / "both", local(), "cpu")
     sections = [section for section in build(frame, Store(tmp_path / "both")) if section.figure is not None]
@@ -366,7 +338,7 @@ def test_numbers_of_samples_have_pictures_of_their_own(finished: tuple[Path, pd.
     assert {section.name.split("-")[2] for section in sections} == {"1", "2"}
 
 
-def test_the_report_has_a_table_a_budget_and_its_pictures(finished: tuple[Path, pd.DataFrame]) -> None:
+def test_the_report_has_one_table_per_budget_and_its_pictures(finished: tuple[Path, pd.DataFrame]) -> None:
     out, frame = finished
     write_report(out, frame)
     markdown, page = (out / "report.md").read_text(), (out / "report.html").read_text()
@@ -379,7 +351,7 @@ def test_the_report_has_a_table_a_budget_and_its_pictures(finished: tuple[Path, 
 
 
 def test_a_method_has_one_colour_in_all_panels_and_the_legend(finished: tuple[Path, pd.DataFrame]) -> None:
-    """Replacement is not in the panel of super-resolution, whose first line is that of DPS."""
+    """Blended is missing in the panel of super-resolution, whose first line is that of DPS."""
     figure: Any = quality_figure(finished[1])
     box, super_resolution = (
         {line.get_label(): to_hex(line.lines[0].get_color()) for line in axis.containers} for axis in figure.axes
@@ -412,19 +384,11 @@ def test_an_address_is_not_ignored() -> None:
         engine("local", 1, "cpu", 1, "10.0.0.1:6379")
 
 
-def test_tasks_and_methods_know_what_goes_together() -> None:
-    prior = load_prior("fashion32")
-    assert set(TASKS) == {
-        "rotated-window", "random-large", "random-small", "box", "super-resolution", "gaussian-blur", "motion-blur",
-    }  # fmt: skip
-    assert not METHODS["PSLD"].applies(prior, True) and not METHODS["RePaint"].applies(prior, False)
-    assert METHODS["VIPaint-4"].applies(prior, False)
-
-
+@pytest.mark.slow
 def test_a_worker_that_dies_is_an_error_of_its_cell_and_the_others_are_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engines, "worker", lambda device, threads: _die_at_three)
+    monkeypatch.setattr(engines, "worker", lambda suite, device, threads: _die_at_three)
     cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (2, 3, 4, 5, 6)]
     records = list(engine("local", 2, "cpu", 1)(cells))
     errors = {cell.budget: record.plain["error"] for cell, record in records}
@@ -432,13 +396,13 @@ def test_a_worker_that_dies_is_an_error_of_its_cell_and_the_others_are_computed(
 
 
 @pytest.mark.slow
-def test_an_actor_that_dies_is_an_error_of_its_cell_and_the_others_are_computed(
+def test_a_ray_worker_that_dies_is_an_error_of_its_cell_and_the_others_are_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("ray")
-    monkeypatch.setattr(engines, "_Worker", _Mortal)
+    monkeypatch.setattr(engines, "worker", lambda suite, device, threads: _die_at_three)
     cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (2, 3, 4, 5, 6)]
-    records = list(engine("ray", 3, "cpu", 1)(cells))  # more of them than this machine may have CPUs
+    records = list(engine("ray", 3, "cpu", 1)(cells))  # more workers than some machines have CPUs
     errors = {cell.budget: record.plain["error"] for cell, record in records}
     assert len(records) == 5 and errors == {2: None, 3: engines.ABRUPT, 4: None, 5: None, 6: None}
 
@@ -456,20 +420,3 @@ def _die_at_three(cell: Cell) -> Record:
     if cell.budget == 3:
         os._exit(1)
     return Record({"cell": asdict(cell), "error": None, "rows": [], "bounds": []})
-
-
-class _Mortal:
-    """An actor, as :class:`engines._Worker`."""
-
-    def __init__(self, device: str, threads: int | None) -> None:
-        pass
-
-    def run(self, cell: Cell) -> Record:
-        return _die_at_three(cell)
-
-
-def test_the_restoration_weight_of_a_latent_baseline_is_its_own() -> None:
-    """4 for DPS on latents, over the operator's norm (1/4 of super-resolution by 4), whatever VIPaint's default is."""
-    prior, operator = load_prior("cats64"), vp.SuperResolution(4)
-    problem: Any = SimpleNamespace(prior=prior, operator=operator, y=torch.zeros(1, 3, 16, 16))
-    assert methods._restoration_zeta(problem, 4.0) == pytest.approx(16.0, rel=1e-4)

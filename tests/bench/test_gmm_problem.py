@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from benchmarks.gmm_problem import GMMProblem, gmm_problem, gmm_problems, grid_means
-from pyro_vipaint.models.exact.gaussian import operator_matrix
-from pyro_vipaint.models.measurements.operators import Matrix
+from benchmarks.gmm_problem import GMMProblem, gmm_problem, grid_means
 from tests.statistics import assert_within, mean_and_error
 
 SEEDS = 400
@@ -42,12 +40,6 @@ def test_a_seed_is_a_problem(dim: int, dim_y: int) -> None:
     assert one.sigma_y == again.sigma_y != other.sigma_y
     assert not torch.equal(one.A, other.A) and not torch.equal(one.weights, other.weights)
     assert one.A.shape == (dim_y, dim) and one.y.shape == (1, dim_y) and one.means.shape == (25, dim)
-
-
-def test_a_cell_is_twenty_problems() -> None:
-    problems = gmm_problems(8, 2)
-    assert len(problems) == 20
-    assert torch.equal(problems[7].A, gmm_problem(8, 2, 7).A)
 
 
 def test_means_stand_on_the_grid() -> None:
@@ -119,28 +111,3 @@ def test_posterior_weights_and_evidence_are_those_of_importance_sampling(dim_y: 
     terms = problem.weights[:, None, None] * density[..., None] / evidence * (draws - exact.mean[0])
     bias, spread = terms.mean(1).sum(0), (terms.var(1) / num).sum(0).sqrt()
     assert_within(bias, 0.0, spread)
-
-
-def test_it_can_be_drawn_in_800_dimensions() -> None:
-    """Draws have the exact mean and variance, and the memory of the draws; so the largest cells can be compared."""
-    problem, num = gmm_problem(800, 4, 0), 500
-    exact = problem.posterior
-    draws = exact.sample((num,))[:, 0].double()
-    assert draws.shape == (num, 800)
-    mean, variance = exact.mean[0].double(), exact.variance[0].double()
-    assert_within(draws.mean(0), mean, (variance / num).sqrt())
-    seen = problem.A.double()  # along what is observed too, where the spread is smallest
-    projected, error = mean_and_error(draws @ seen.T)
-    assert_within(projected, seen @ mean, error, slack=1e-3)
-
-
-@pytest.mark.parametrize("shape", [(2, 5), (3, 3)])
-def test_matrix_is_linear_with_its_adjoint_and_pseudo_inverse(shape: tuple[int, int]) -> None:
-    """⟨Ax, y⟩ = ⟨x, Aᵀy⟩, A A† A = A, any leading dimensions, and A is the matrix it was given."""
-    operator = Matrix(torch.randn(shape))
-    x = torch.randn(4, 3, shape[1], dtype=torch.float64)
-    y = torch.randn(4, 3, shape[0], dtype=torch.float64)
-    torch.testing.assert_close((operator.A(x) * y).sum(), (x * operator.A_adjoint(y)).sum())
-    torch.testing.assert_close(operator.A(operator.A_dagger(operator.A(x))), operator.A(x), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(operator.A(x[1, 2]), operator.matrix.double() @ x[1, 2])
-    torch.testing.assert_close(operator_matrix(operator, (shape[1],)), operator.matrix)

@@ -26,40 +26,6 @@ def random_part(*leading: int, opaque: bool = False) -> Tensor:
     return torch.cat([opacity * torch.rand(*leading, 3, SIZE, SIZE), opacity], -3)
 
 
-def test_an_opaque_part_hides_what_is_below() -> None:
-    layers = random_layers()
-    part = random_part(1, opaque=True)
-    covered = Layers({**layers.parts, "top": part})
-    pictures = covered.compose(all_combinations(covered))
-    torch.testing.assert_close(pictures, (2 * part[:, :3] - 1).expand_as(pictures), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("position", range(4))
-def test_a_blank_part_changes_nothing(position: int) -> None:
-    layers = random_layers()
-    index = all_combinations(layers)
-    items = list(layers.parts.items())
-    items.insert(position, ("blank", torch.zeros(1, 4, SIZE, SIZE)))
-    column = torch.zeros(len(index), 1, dtype=torch.long)
-    longer = torch.cat([index[:, :position], column, index[:, position:]], 1)
-    assert torch.equal(Layers(dict(items)).compose(longer), layers.compose(index))
-
-
-def test_without_paint_the_ground_is_white() -> None:
-    blank = Layers({"only": torch.zeros(2, 4, SIZE, SIZE)})
-    assert torch.equal(blank.compose(torch.tensor([[0], [1]])), torch.ones(2, 3, SIZE, SIZE))
-
-
-def test_later_slots_lie_above() -> None:
-    """Where two opaque parts meet, the later one shows; swapping the slots swaps it."""
-    one, two = random_part(1, opaque=True), random_part(1, opaque=True)
-    index = torch.zeros(1, 2, dtype=torch.long)
-    upper_two = Layers({"one": one, "two": two}).compose(index)
-    upper_one = Layers({"two": two, "one": one}).compose(index)
-    torch.testing.assert_close(upper_two, 2 * two[:, :3] - 1)
-    torch.testing.assert_close(upper_one, 2 * one[:, :3] - 1)
-
-
 def test_painting_is_associative() -> None:
     """Two parts merged into one, premultiplied, paint like the two in turn, over any ground."""
     upper, lower, ground = random_part(6), random_part(6), torch.rand(6, 3, SIZE, SIZE)
@@ -86,14 +52,6 @@ def test_equals_pillow() -> None:
         expected = torch.from_numpy(np.array(image)[..., :3]).double().movedim(-1, 0) / 255
         rounding = 0.5 / 255 * len(k) + 1e-9  # half a byte a layer
         assert (picture - expected).abs().max() <= rounding
-
-
-def test_pictures_stay_in_range_and_precision() -> None:
-    for dtype in (torch.float32, torch.float64):
-        layers = random_layers(dtype=dtype)
-        pictures = layers.compose(all_combinations(layers))
-        assert pictures.dtype == dtype
-        assert pictures.abs().max() <= 1 + 1e-6
 
 
 def test_equal_parts_share_a_class() -> None:

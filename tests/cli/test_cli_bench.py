@@ -16,37 +16,15 @@ from typer.testing import CliRunner
 
 from pyro_vipaint.cli.main import app
 
-SMALL = [
-    "--task",
-    "box",
-    "--task",
-    "rotated-window",
-    "--budget",
-    "6",
-    "--images",
-    "2",
-    "--samples",
-    "1",
-    "--chunk",
-    "1",
-]
+SMALL = ["--task", "box", "--task", "rotated-window", "--budget", "6", "--images", "2", "--samples", "1"]
+SMALL += ["--chunk", "1"]
 SMALL += ["--method", "DPS", "--method", "Blended", "--method", "VIPaint-2"]
 SCORES = ["task", "method", "image", "lpips", "psnr", "ssim", "observation_error", "kernel_distance", "nfe"]
 
 
 def command(out: Path, *options: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "pyro_vipaint.cli.main",
-        "bench",
-        "--device",
-        "cpu",
-        "--out",
-        str(out),
-        *SMALL,
-        *options,
-    ]
+    program = [sys.executable, "-m", "pyro_vipaint.cli.main", "bench"]
+    return [*program, "--device", "cpu", "--out", str(out), *SMALL, *options]
 
 
 def scores(out: Path) -> pd.DataFrame:
@@ -65,6 +43,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_report_is_written(undisturbed: Path) -> None:
     assert len(scores(undisturbed)) == 2 * 3 * 2
     assert "fashion32, 6 NFE per sample, 1 sample: LPIPS" in (undisturbed / "report.md").read_text()
@@ -112,7 +91,7 @@ def test_two_ray_workers_give_the_same_rows(undisturbed: Path, tmp_path: Path) -
         (["--budget", "many"], "A budget is a whole number"),
         (["--prior", "nothing-like-it"], "nothing-like-it"),
         (["--engine", "steam"], "There is no engine 'steam': choose one of local, ray."),
-        (["--workers", "0"], "workers and threads must be at least 1"),
+        (["--workers", "0"], "workers must be at least 1"),
         (["--pictures", "nowhere"], "nowhere is not a folder of pictures"),
         (["--samples", "0"], "samples must be at least 1"),
     ],
@@ -125,12 +104,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(options: list[str], message: s
     assert not out.exists()
 
 
-def test_cells_that_failed_are_told_and_end_with_an_error(tmp_path: Path) -> None:
-    """A budget that no VIPaint-4 can keep."""
+def test_failed_cells_are_reported_and_end_with_an_error(tmp_path: Path) -> None:
+    """The budget is too small for VIPaint-4."""
     options = ["--method", "VIPaint-4", "--task", "box", "--budget", "1", "--images", "1", "--workers", "1"]
     result = CliRunner().invoke(app, ["bench", "--out", str(tmp_path), *options])
     assert result.exit_code == 1
-    assert "The first that failed: InputError: VIPaint-4 needs 6 NFE" in result.stderr
+    assert "The first failure: InputError: VIPaint-4 needs 6 NFE" in result.stderr
     assert (tmp_path / "report.md").exists()
     options[1:2], options[5:6] = ["Blended"], ["2"]
     again = CliRunner().invoke(app, ["bench", "--out", str(tmp_path), *options])

@@ -67,7 +67,7 @@ def test_an_exact_posterior_passes() -> None:
 def test_a_wrong_spread_is_caught(scale: float, sign: int) -> None:
     result = sbc(gaussian_simulations, gaussian_posterior(scale), QUANTITIES, 400, 99, seed=2)
     assert result.uniformity()[["ecdf", "chi_square"]].max(axis=None) < FAILURE_RATE
-    # where y says little the prior's variance is the posterior's, and the data-averaged one shows the error
+    # Where y has little information the posterior's variance is the prior's, and the average over data shows the error.
     assert (sign * result.data_averaged().square_z[2:] > STANDARD_ERRORS).all()
     outer = sum(rank_histogram(rank, 99, 10)[[0, -1]].sum() for rank in result.ranks.values()) / 1600
     assert (outer > 0.3) if sign < 0 else (outer < 0.1)
@@ -79,7 +79,7 @@ def test_a_shift_is_caught_by_the_ecdf_and_by_the_data_averaged_mean() -> None:
     assert (result.data_averaged().mean_z > STANDARD_ERRORS).all()
 
 
-def test_a_sampler_that_returns_the_prior_passes_until_a_quantity_looks_at_the_data() -> None:
+def test_a_sampler_that_returns_the_prior_fails_only_for_a_quantity_of_the_data() -> None:
     problem = diagonal_problem()
 
     def ignore_data(y: Tensor, count: int) -> Tensor:
@@ -111,9 +111,9 @@ def test_a_guide_is_calibrated_by_one_run_of_its_plate(scale: float) -> None:
     assert p.min() > FAILURE_RATE / 5 if scale == 1 else p.min() < FAILURE_RATE / 5
 
 
-@pytest.mark.parametrize("perceptual", [False, True])
-def test_the_likelihood_is_a_quantity_of_each_draw(perceptual: bool) -> None:
-    """Elements are summed, and a likelihood that is one number an image already is left as it is."""
+@pytest.mark.parametrize("perceptual", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_log_likelihood_is_one_number_for_each_draw(perceptual: bool) -> None:
+    """Elements are summed; a likelihood that is one number per image already is not."""
     prior = GaussianPrior.diagonal(torch.zeros(3, 32, 32), torch.ones(3, 32, 32))
     operator = vp.Inpainting(torch.ones(1))
     likelihood = vp.Perceptual(operator) if perceptual else vp.Laplace(operator)
@@ -133,7 +133,7 @@ def test_simulated_data_are_hidden_where_they_are_not_observed() -> None:
     assert_within((y[:, :6] - x).std(), 0.1, 0.1 / (2 * 12_000) ** 0.5)
 
 
-def test_vsbc_tells_bias_from_spread() -> None:
+def test_vsbc_distinguishes_bias_from_spread() -> None:
     x, y = gaussian_simulations(400)
     exact, narrow, low = (
         vsbc(x, gaussian_posterior(*wrong)(y, 99), seed=6) for wrong in ((1.0, 0.0), (0.6, 0.0), (1.0, -0.5))
@@ -147,7 +147,7 @@ def test_vsbc_tells_bias_from_spread() -> None:
 
 
 def test_tests_of_uniformity_have_their_level() -> None:
-    """p-values of uniform ranks: below any level no more often than the level says, and not much less either."""
+    """p-values of uniform ranks are below a level with about that probability, and not with a larger one."""
     ranks = torch.randint(0, 20, (100, 4000))
     unequal = chi_square_test(torch.randint(0, 11, (100, 4000)), 10)  # 5 bins of two ranks or three
     for p in (ecdf_test(ranks, 19), chi_square_test(ranks, 19, 10), unequal, symmetry_test(torch.rand(100, 4000))):
@@ -180,7 +180,7 @@ def test_the_symmetry_p_value_is_exact_on_a_case_that_can_be_counted() -> None:
     assert torch.allclose(symmetry_test(p), torch.tensor([2 / 16, 1.0], dtype=torch.float64))
 
 
-def test_the_band_holds_the_whole_ecdf_as_often_as_it_says() -> None:
+def test_the_band_contains_the_whole_ecdf_with_its_probability() -> None:
     lower, upper = ecdf_band(100, 19, level=0.9)
     ranks = torch.randint(0, 20, (100, 20_000))
     ecdf = torch.stack([(ranks < i).double().mean(0) for i in range(1, 20)])
@@ -200,7 +200,7 @@ def test_histogram_bins_are_equally_likely() -> None:
             rank_histogram(ranks, draws, bins)
 
 
-def test_the_chi_square_test_knows_the_width_of_its_bins() -> None:
+def test_the_chi_square_test_uses_the_width_of_its_bins() -> None:
     """Seven possible ranks in three bins, 0-2, 3-4 and 5-6, against SciPy."""
     ranks = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 4, 5, 6, 6, 6, 6, 6, 6])
     expected = chisquare([6, 3, 7], [16 * 3 / 7, 16 * 2 / 7, 16 * 2 / 7]).pvalue
@@ -210,9 +210,9 @@ def test_the_chi_square_test_knows_the_width_of_its_bins() -> None:
             chi_square_test(ranks, draws, bins)
 
 
-@pytest.mark.parametrize("num_draws", [1, 10, 100])
-def test_any_number_of_draws_will_do(num_draws: int) -> None:
-    """2, 11 and 101 are prime: no number of bins divides them, and an exact posterior passes all the same."""
+@pytest.mark.parametrize("num_draws", [1, 10])
+def test_num_draws_plus_one_may_be_prime(num_draws: int) -> None:
+    """No number of bins divides the 2 or 11 possible ranks; an exact posterior passes nevertheless."""
     result = sbc(gaussian_simulations, gaussian_posterior(), QUANTITIES, 200, num_draws, seed=8)
     assert result.uniformity()[["ecdf", "chi_square"]].min(axis=None) > FAILURE_RATE / 8
     wrong = sbc(gaussian_simulations, gaussian_posterior(shift=1.0), QUANTITIES, 200, num_draws, seed=8)
@@ -220,13 +220,13 @@ def test_any_number_of_draws_will_do(num_draws: int) -> None:
 
 
 def test_ties_are_broken_evenly() -> None:
-    """A quantity that is the same for all draws has a uniform rank, not one extreme."""
+    """A quantity that is equal for all draws has a uniform rank, not an extreme one."""
     ranks = rank_statistics(torch.zeros(500), torch.zeros(9, 500))
     assert ecdf_test(ranks, 9) > FAILURE_RATE
     assert set(ranks.tolist()) == set(range(10))
 
 
-def test_exact_intervals_cover_as_they_say() -> None:
+def test_intervals_of_the_exact_posterior_have_their_coverage() -> None:
     """Between order statistics coverage is exact for any number of samples; 19 as good as 199."""
     for samples in (19, 199):
         x, y = gaussian_simulations(400)
@@ -239,7 +239,7 @@ def test_exact_intervals_cover_as_they_say() -> None:
     assert narrow.coverage[0] < 0.75
 
 
-def test_coverage_counts_what_it_is_asked_to_and_measures_width() -> None:
+def test_coverage_counts_the_elements_in_where_and_measures_width() -> None:
     x, y = gaussian_simulations(400)
     draws = gaussian_posterior()(y, 399)
     draws[..., :6] += 10
@@ -252,7 +252,7 @@ def test_coverage_counts_what_it_is_asked_to_and_measures_width() -> None:
     assert coverage(draws, x, (0.9,), where=~hidden).coverage[0] == 0
 
 
-def test_the_error_of_coverage_knows_that_elements_of_an_image_move_together() -> None:
+def test_the_error_of_coverage_allows_for_dependent_elements_of_an_image() -> None:
     truth = torch.randn(500, 1).expand(500, 16)
     table = coverage(torch.randn(199, 500, 1).expand(199, 500, 16), truth, (0.8,))
     assert math.isclose(table.standard_error[0], 4 * table.binomial_error[0], rel_tol=0.01)
@@ -266,10 +266,11 @@ def test_intervals_are_order_statistics() -> None:
     assert (lower, upper) == (5.0, 15.0)
     with pytest.raises(vp.InputError, match="resolve"):
         credible_interval(torch.arange(18.0), 0.9)
-    with pytest.raises(vp.InputError, match="no element"):
+    with pytest.raises(vp.InputError, match="nonzero where must be at least 1"):
         coverage(torch.randn(99, 2, 3), torch.randn(2, 3), where=torch.zeros(3))
 
 
+@pytest.mark.slow
 def test_a_fitted_guide_is_calibrated() -> None:
     """On a diagonal Gaussian the hierarchical family contains the posterior: its 90 % intervals cover 88 to 92 %."""
     problem, kept = diagonal_problem(), {}

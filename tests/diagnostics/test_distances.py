@@ -26,7 +26,7 @@ from tests.problems import diagonal_problem
 from tests.statistics import STANDARD_ERRORS, assert_within, critical_value
 
 
-@pytest.mark.parametrize(("n", "m"), [(50, 50), (50, 70), (1, 30), (30, 1)])
+@pytest.mark.parametrize(("n", "m"), [(50, 70), (1, 30), (30, 1)])
 def test_on_the_line_it_is_scipys(n: int, m: int) -> None:
     x, y = torch.randn(3, n, dtype=torch.float64), 0.5 + 2 * torch.randn(3, m, dtype=torch.float64)
     expected = [wasserstein_distance(*pair) for pair in zip(x.numpy(), y.numpy(), strict=True)]
@@ -60,7 +60,7 @@ def test_a_classifier_cannot_tell_equal_laws_apart() -> None:
     assert 0.01 < accuracy.standard_error < 0.02
 
 
-@pytest.mark.parametrize("shift", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("shift", [0.5, 2.0])
 def test_a_classifier_comes_close_to_bayes_on_shifted_gaussians(shift: float) -> None:
     """The Bayes accuracy is Phi(shift/2); a classifier learnt from samples loses a little."""
     y = torch.randn(1000, 3)
@@ -71,7 +71,7 @@ def test_a_classifier_comes_close_to_bayes_on_shifted_gaussians(shift: float) ->
     assert accuracy.estimate > bayes - 0.03 - STANDARD_ERRORS * accuracy.standard_error
 
 
-def test_a_classifier_sees_what_two_moments_do_not() -> None:
+def test_a_classifier_finds_differences_beyond_two_moments() -> None:
     """Two modes against the Gaussian of the same moments."""
     x = torch.randn(600, 1)
     y = (torch.randint(0, 2, (600, 1)) * 2.0 - 1) * 0.95 + 0.312 * torch.randn(600, 1)
@@ -79,7 +79,7 @@ def test_a_classifier_sees_what_two_moments_do_not() -> None:
     assert accuracy.estimate - 0.5 > STANDARD_ERRORS * accuracy.standard_error
     summary = project_onto_samples(y[:, None], x[:, None], 1)
     assert abs(float(summary.mean_shift)) < STANDARD_ERRORS * summary.mean_error
-    with pytest.raises(vp.InputError, match="folds"):
+    with pytest.raises(vp.InputError, match="number of samples must be at least 5"):
         c2st(x[:3], y)
 
 

@@ -1,4 +1,4 @@
-"""Weights, bounds and resampling where the evidence, the KL and the tail of the weights are known in closed form."""
+"""Weights, bounds and resampling where evidence, KL and tail of the weights are known in closed form."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_scale_on_the_model_changes_no_weight() -> None:
 
 
 def test_a_program_with_the_same_law_has_the_same_weights() -> None:
-    """The weights do not depend on how a guide is written: a plain Pyro function against a guide messenger."""
+    """A plain Pyro function and a guide messenger with the same law have the same weights."""
     problem, model, guide, _ = build(shift=0.5)
 
     def program(y: Tensor) -> None:
@@ -89,8 +89,8 @@ def test_a_program_with_the_same_law_has_the_same_weights() -> None:
     assert torch.allclose(first, second, atol=1e-3)
 
 
-def test_draws_are_made_once_and_terms_add_up() -> None:
-    """K + 1 calls a batch, S × N × (K + 1) NFE, and the table of terms sums to the bound."""
+def test_draws_cost_k_plus_one_calls_and_their_terms_add_up() -> None:
+    """K + 1 calls per batch, S × N × (K + 1) NFE, and the table of terms sums to the bound."""
     problem, model, _, _ = build()
     network = problem.model(problem.prior.diffusion())
     guide = ExactGuide(problem, network, problem.y)
@@ -105,7 +105,7 @@ def test_draws_are_made_once_and_terms_add_up() -> None:
     assert table.site.tolist() == ["z_3", "z_2", "z_1", "y"] * 3
     total = torch.tensor(table.groupby("image").term.sum().tolist(), dtype=torch.float64)
     assert torch.allclose(total, -elbo_estimate(draws.log_weights).estimate)
-    # the guide is wrong at z_1 alone, so the terms above do not depend on the shift
+    # The guide is wrong at z_1 alone, so that the terms above do not depend on the shift.
     exact = ExactGuide(problem, model, problem.y)
     other = terms_by_level(weighted_draws(model, exact, problem.y, 5000, seed=6))
     above = table.site.isin(["z_3", "z_2"])
@@ -115,7 +115,7 @@ def test_draws_are_made_once_and_terms_add_up() -> None:
 
 
 def test_the_estimated_marginal_keeps_the_elbo_a_bound_but_not_the_iwae() -> None:
-    """The warning of the module is true: noise in log p(z_Te) lifts the importance-weighted estimate."""
+    """Noise in log p(z_Te) raises the importance-weighted estimate, as the module states."""
     problem, _, _, truth = build()
     model = problem.model(problem.prior.diffusion())
     weights = log_weights(model, ExactGuide(problem, model, problem.y), problem.y, 4000, seed=7)
@@ -143,7 +143,7 @@ def test_guides_without_a_density_per_image_are_refused() -> None:
 
 
 def test_a_joint_guide_of_pyro_works_on_one_image() -> None:
-    """Its density is an auxiliary site's: against the same Normal written out."""
+    """Its density is that of an auxiliary site; it is compared with the same Normal written out."""
     problem = diagonal_problem()
     model = problem.model()
     guide = AutoDiagonalNormal(model, init_scale=0.5)
@@ -158,8 +158,8 @@ def test_a_joint_guide_of_pyro_works_on_one_image() -> None:
     assert (elbo_estimate(draws.log_weights).estimate < truth).all()
 
 
-@pytest.mark.parametrize("rate", [1.1, 1.5, 2.5, 5.0])
-def test_k_hat_finds_a_known_tail(rate: float) -> None:
+@pytest.mark.parametrize("rate", [1.1, 2.5])
+def test_k_hat_of_pareto_weights(rate: float) -> None:
     """p = Exp(1), q = Exp(rate): the weights are exactly Pareto with k = 1 - 1/rate.
 
     The fit of M points has standard error (1 + k)/sqrt(M), and the prior pulls by 10 (.5 - k)/(M + 10).
@@ -170,7 +170,7 @@ def test_k_hat_finds_a_known_tail(rate: float) -> None:
     assert_within(pareto_k((rate - 1) * z), pulled, (1 + k) / math.sqrt(size))
 
 
-@pytest.mark.parametrize("freedom", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("freedom", [1.0, 4.0])
 def test_k_hat_of_student_weights(freedom: float) -> None:
     """|t| has k = 1/freedom; .1 allows for a tail that is a power law only far out."""
     w = torch.distributions.StudentT(freedom).sample((200_000, 1)).abs()
@@ -178,8 +178,7 @@ def test_k_hat_of_student_weights(freedom: float) -> None:
     assert_within(pareto_k(w.log()), k, (1 + k) / math.sqrt(size), slack=0.1)
 
 
-@pytest.mark.parametrize("count", [40, 1000, 5000])
-@pytest.mark.parametrize("spread", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize(("count", "spread"), [(40, 0.3), (40, 4.0), (1000, 1.0), (5000, 4.0)])
 def test_smoothing_is_arvizs(count: int, spread: float) -> None:
     arviz = pytest.importorskip("arviz")
     weights = spread * torch.randn(count, 4, dtype=torch.float64) + 300
@@ -217,7 +216,7 @@ def test_resampling_makes_a_wrong_guide_exact(smooth: bool) -> None:
     exact = problem.prior.posterior(problem.likelihood, problem.y, problem.keypoints)
     x, raw = model.reconstruct(drawn.z), model.reconstruct(vp.sample(guide, problem.y, 40_000, seed=11))
     error = exact.stddev / drawn.effective_sample_size[:, None] ** 0.5
-    # ratio estimators of correlated weight and value: the error of a mean is up to twice that of ESS free draws
+    # Weight and value are correlated: the error of a mean is up to twice that of ESS independent draws.
     assert_within(x.mean(0), exact.mean, 2 * error)
     assert_within(x.std(0), exact.stddev, 2 * error)
     assert ((raw.mean(0) - exact.mean).abs() / exact.stddev > 0.1).any(), "the guide is wrong to begin with"
@@ -226,8 +225,8 @@ def test_resampling_makes_a_wrong_guide_exact(smooth: bool) -> None:
 def test_the_effective_sample_size_has_its_closed_form() -> None:
     """A shift of d standard deviations keeps exp(-d^2) of the draws."""
     problem, model, guide, _ = build(shift=0.8)
-    size = effective_sample_size(log_weights(model, guide, problem.y, 50_000, seed=12)) / 50_000
-    # by the delta method on E[w] = 1, E[w^2] = exp(d^2): an error of 2 % of the ratio, generously
+    size = effective_sample_size(log_weights(model, guide, problem.y, 20_000, seed=12)) / 20_000
+    # By the delta method on E[w] = 1, E[w^2] = exp(d^2) the error is below 2 % of the ratio.
     assert_within(size, math.exp(-0.64), 0.02 * math.exp(-0.64))
     assert torch.allclose(effective_sample_size(torch.zeros(7, 2)), torch.full((2,), 7.0))
 

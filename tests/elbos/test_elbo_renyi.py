@@ -16,9 +16,7 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint.guides import HierarchicalGuide
-from pyro_vipaint.models import DiffusionModel
-from tests.elbos.test_elbo import build, gradients
-from tests.elbos.test_elbo_sampled import evidence, exact_guide, observed_problem
+from tests.elbos.by_hand import build, evidence, gradients, nearby_guide, observed_problem
 from tests.problems import Problem, diagonal_problem
 from tests.statistics import STANDARD_ERRORS, mean_and_error
 
@@ -33,15 +31,6 @@ def copies(problem: Problem, count: int) -> Problem:
     return Problem(problem.prior, problem.likelihood, problem.keypoints, problem.y[:1].repeat(count, 1))
 
 
-def nearby_guide(problem: Problem, distance: float, model: DiffusionModel | None = None) -> HierarchicalGuide:
-    """The posterior with every parameter moved, by the same for all images."""
-    guide = exact_guide(problem, model)
-    with torch.no_grad():
-        for parameter in guide.parameters():
-            parameter.add_(distance * torch.randn_like(parameter[:1]))
-    return guide
-
-
 def bound(elbo: Any, problem: Problem, distance: float, estimated: bool = False) -> tuple[Tensor, Tensor]:
     """Mean and standard error of the bound on log p(y) over the copies of an image."""
     torch.manual_seed(1)
@@ -51,10 +40,9 @@ def bound(elbo: Any, problem: Problem, distance: float, estimated: bool = False)
     return mean_and_error(-elbo.negative_bound())
 
 
-@pytest.mark.parametrize("images", [1, 2])
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0])
-def test_it_is_pyros_where_all_sites_stand_in_the_plate(alpha: float, images: int) -> None:
-    model, guide, y = build(images)
+@pytest.mark.parametrize("alpha", [0.0, 2.0])
+def test_it_is_pyros_where_all_sites_are_in_the_plate(alpha: float) -> None:
+    model, guide, y = build()
     loss, slope = gradients(vp.RenyiELBO(alpha, 5), model, guide, y, seed=4)
     expected, expected_slope = gradients(pyros(alpha, 5), model, guide, y, seed=4)
     assert torch.allclose(loss, expected, rtol=1e-6)
@@ -118,8 +106,8 @@ def test_one_image_may_have_a_site_outside_its_plate() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0])
-def test_terms_are_those_of_the_elbo_and_what_the_weights_change(alpha: float) -> None:
+@pytest.mark.parametrize("alpha", [0.0, 2.0])
+def test_terms_are_those_of_the_elbo_and_the_correction_by_the_weights(alpha: float) -> None:
     model, guide, y = build()
     ours, plain = vp.RenyiELBO(alpha, 7), vp.SampledELBO(num_particles=7)
     losses = []
@@ -158,7 +146,7 @@ def test_orders_above_one_lie_below_the_elbo() -> None:
 
 
 def test_with_the_estimated_marginal_it_may_exceed_the_evidence() -> None:
-    """As documented: the estimate stands in an exponent. The ELBO on the same model and guide stays below."""
+    """The estimate is in an exponent there. The ELBO on the same model and guide stays below."""
     problem = observed_problem(images=1)
     truth = evidence(problem)
     value, error = bound(vp.RenyiELBO(0.0, 2000), copies(problem, 50), 0.0, estimated=True)
@@ -167,7 +155,7 @@ def test_with_the_estimated_marginal_it_may_exceed_the_evidence() -> None:
     assert elbo < truth + STANDARD_ERRORS * elbo_error
 
 
-def test_a_scale_on_the_program_does_not_touch_the_weights() -> None:
+def test_a_scale_on_the_program_does_not_change_the_weights() -> None:
     model, guide, y = build()
     values = []
     for program in (guide, poutine.scale(guide, scale=3.0)):
@@ -186,6 +174,6 @@ def test_it_fits() -> None:
 
 
 @pytest.mark.parametrize("alpha", [1.0, -0.5, math.nan, math.inf])
-def test_orders_that_bound_nothing_are_refused(alpha: float) -> None:
+def test_orders_without_a_bound_are_refused(alpha: float) -> None:
     with pytest.raises(ValueError, match="alpha"):
         vp.RenyiELBO(alpha)

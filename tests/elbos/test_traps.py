@@ -1,12 +1,10 @@
-"""Each trap that Pyro sets for this design, held shut (design: guides ride on the model, scale, stores, shapes)."""
+"""One test for each trap in Pyro: shared calls, parameter stores, analytic KL terms, singleton dimensions."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 from diffusers import UNet2DModel
 from pyro.distributions import Independent
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.importance import psis_diagnostic
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
@@ -36,46 +34,13 @@ def network_model(levels: int, images: int = 2) -> tuple[DiffusionModel, Tensor,
     return model, torch.rand(images, 1, 8, 8) * mask, network
 
 
-@pytest.mark.parametrize("levels", [1, 2, 4])
-@pytest.mark.parametrize("particles", [1, 5])
-def test_an_svi_step_makes_exactly_k_plus_one_calls(levels: int, particles: int) -> None:
-    """K - 1 transitions, one reconstruction, one marginal: the guide makes none of its own."""
-    model, y, _ = network_model(levels)
-    guide = HierarchicalGuide(model, y)
-    with count_calls() as count:
-        vp.fit(model, guide, y, vp.BetaELBO(num_particles=particles), steps=3)
-    assert count.calls == 3 * (levels + 1)
-    assert count.nfe == 3 * (levels + 1) * particles * 2
-
-
-@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
-def test_pyros_own_elbos_make_as_few(elbo: type) -> None:
-    model, y, _ = network_model(3)
-    guide = HierarchicalGuide(model, y)
-    objective = elbo(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
-    with count_calls() as count:
-        vp.fit(model, guide, y, objective, steps=2)
-    assert count.calls == 2 * 4
-
-
-def test_sampling_makes_k_minus_one_calls_and_never_looks_at_y() -> None:
+def test_sampling_makes_k_minus_one_calls_and_none_for_y() -> None:
     model, y, _ = network_model(4)
     guide = HierarchicalGuide(model, y)
     with count_calls() as count:
         z = vp.sample(guide, y, 6)
     assert (count.calls, count.nfe) == (3, 3 * 6 * 2)
     assert z.shape == (6, 2, 1, 8, 8)
-
-
-def test_a_fresh_guide_starts_fresh() -> None:
-    """With Pyro's global store the second guide would start at the first one's fitted values."""
-    problem = diagonal_problem()
-    model = problem.model()
-    first = HierarchicalGuide(model, problem.y)
-    start = first.mu_1.detach().clone()
-    vp.fit(model, first, problem.y, vp.BetaELBO(), steps=5)
-    assert not torch.equal(first.mu_1, start)
-    assert torch.equal(HierarchicalGuide(model, problem.y).mu_1, start)
 
 
 def test_two_fits_in_one_process_do_not_influence_each_other() -> None:
@@ -116,7 +81,7 @@ def test_parameters_exist_before_the_first_step_and_have_no_particle_dimension()
 
 
 def test_psis_runs_through_seven_singleton_dimensions() -> None:
-    """Pyro's diagnostic hands the denoiser samples with singleton dimensions in front of the image."""
+    """Pyro's diagnostic passes samples to the denoiser with singleton dimensions in front of the image."""
     model, y, _ = network_model(2, images=1)
     guide = HierarchicalGuide(model, y)
     assert (
@@ -124,16 +89,7 @@ def test_psis_runs_through_seven_singleton_dimensions() -> None:
     )
 
 
-def test_particles_run_as_one_batch() -> None:
-    model, y, _ = network_model(2)
-    assert vp.BetaELBO(num_particles=9).vectorize_particles
-    guide = HierarchicalGuide(model, y)
-    with count_calls() as count:
-        vp.BetaELBO(num_particles=9).differentiable_loss(model, guide, y)
-    assert count.calls == 3
-
-
-def test_the_network_is_frozen_and_out_of_the_optimisers_sight() -> None:
+def test_the_network_is_frozen_and_not_seen_by_the_optimiser() -> None:
     model, y, network = network_model(2)
     guide = HierarchicalGuide(model, y)
     before = [parameter.clone() for parameter in network.parameters()]
@@ -143,16 +99,6 @@ def test_the_network_is_frozen_and_out_of_the_optimisers_sight() -> None:
     ours = {id(parameter) for parameter in guide.parameters()}
     assert not ours & {id(parameter) for parameter in network.parameters()}
     assert not any(isinstance(module, UNet2DModel) for module in guide.modules())
-
-
-def test_every_parameter_gets_a_finite_gradient() -> None:
-    model, y, _ = network_model(3)
-    guide = HierarchicalGuide(model, y)
-    vp.BetaELBO().differentiable_loss(model, guide, y).backward()
-    for name, parameter in guide.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-        assert parameter.grad.abs().sum() > 0, name
 
 
 def test_the_model_runs_forward_as_a_prior_predictive() -> None:

@@ -1,8 +1,7 @@
-"""The flow at T_e: a bijection with the right Jacobian, the hierarchical guide at the start, no worse after a fit."""
+"""The flow at T_e: a bijection with the right Jacobian, initially the hierarchical guide, after a fit not worse."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +11,13 @@ from pyro.optim import ClippedAdam
 from torch import Tensor
 
 import pyro_vipaint as vp
-from pyro_vipaint.calls import count_calls
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.guides import FlowGuide, HierarchicalGuide
 from pyro_vipaint.models import DiffusionModel, GaussianPrior
 from tests.problems import bound_draws, diagonal_problem
 from tests.statistics import STANDARD_ERRORS, mean_and_error
 
-EVENTS = [(5,), (2, 3), (1, 4, 4), (3, 2, 3)]
+EVENTS = [(5,), (2, 3), (3, 2, 3)]
 
 
 def model_of(event: tuple[int, ...]) -> DiffusionModel:
@@ -76,11 +74,10 @@ def test_the_density_integrates_to_one() -> None:
 
 
 @pytest.mark.parametrize("event", EVENTS)
-@pytest.mark.parametrize("particles", [1, 6])
-def test_at_the_start_it_is_the_hierarchical_guide(event: tuple[int, ...], particles: int) -> None:
+def test_initially_it_is_the_hierarchical_guide(event: tuple[int, ...]) -> None:
     """The same noise gives the same bound."""
     model, y = model_of(event), torch.randn(2, *event)
-    elbo = Trace_ELBO(num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
+    elbo = Trace_ELBO(num_particles=6, vectorize_particles=True, max_plate_nesting=1)
     flow, hierarchical = FlowGuide(model, y), HierarchicalGuide(model, y)
     losses = []
     for guide in (hierarchical, flow):
@@ -107,37 +104,12 @@ def test_an_image_has_its_own_flow(event: tuple[int, ...]) -> None:
             assert all((part == 0).all() for part in gradient.chunk(3)[::2])
 
 
-def test_all_parameters_have_a_gradient_once_the_last_layers_have_moved() -> None:
-    problem = diagonal_problem(images=2)
-    model = problem.model()
-    guide = FlowGuide(model, problem.y)
-    vp.fit(model, guide, problem.y, vp.BetaELBO(num_particles=4), steps=1, lr=0.05)
-    guide.zero_grad()
-    vp.BetaELBO(num_particles=4).differentiable_loss(model, guide, problem.y).backward()
-    for name, parameter in guide.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-        assert parameter.grad.abs().sum() > 0, name
-
-
 def test_pyros_own_svi_finds_every_parameter() -> None:
     model, y = model_of((1, 4, 4)), torch.randn(2, 1, 4, 4)
     guide = moved(FlowGuide(model, y))
     before = [parameter.detach().clone() for parameter in guide.parameters()]
     SVI(model, guide, ClippedAdam({"lr": 0.01}), loss=vp.BetaELBO(num_particles=3)).step(y)
     assert not any(torch.equal(old, new) for old, new in zip(before, guide.parameters(), strict=True))
-
-
-@pytest.mark.parametrize("estimated", [False, True])
-def test_a_step_makes_k_plus_one_calls_and_sampling_k_minus_one(estimated: bool) -> None:
-    problem = diagonal_problem(images=2)
-    model = problem.model(problem.prior.diffusion()) if estimated else problem.model()
-    guide = FlowGuide(model, problem.y)
-    with count_calls() as count:
-        vp.fit(model, guide, problem.y, vp.BetaELBO(num_particles=6), steps=2, lr=0.01)
-    assert count.calls == 2 * (4 if estimated else 3), "the exact marginal at T_e needs no call"
-    with count_calls() as count:
-        assert vp.sample(guide, problem.y, 7).shape == (7, 2, 16)
-    assert count.calls == 2
 
 
 def correlated() -> tuple[DiffusionModel, Tensor, Tensor]:
@@ -153,15 +125,17 @@ def correlated() -> tuple[DiffusionModel, Tensor, Tensor]:
 def test_after_a_fit_it_is_better_where_elements_are_correlated_and_below_the_evidence() -> None:
     model, y, truth = correlated()
     bounds = []
-    for guide in (HierarchicalGuide(model, y), FlowGuide(model, y, num_couplings=2, width=16)):
-        vp.fit(model, guide, y, vp.BetaELBO(num_particles=32), steps=300, lr=0.03, lr_decay=0.05, seed=1)
+    flow = FlowGuide(model, y, num_couplings=2, width=16)
+    for guide, steps, lr in ((HierarchicalGuide(model, y), 100, 0.1), (flow, 300, 0.03)):
+        vp.fit(model, guide, y, vp.BetaELBO(num_particles=32), steps=steps, lr=lr, lr_decay=0.05, seed=1)
         bounds.append(mean_and_error(bound_draws(model, guide, y, repeats=20)))
-    (hierarchical, _), (flow, error) = bounds
-    assert flow < truth + STANDARD_ERRORS * error
-    assert flow > hierarchical + 0.5, "the Gaussian's gap is far more than Monte-Carlo error"
-    assert truth - flow < 0.3
+    (hierarchical, _), (bound, error) = bounds
+    assert bound < truth + STANDARD_ERRORS * error
+    assert bound > hierarchical + 0.5, "the Gaussian's gap is far more than Monte-Carlo error"
+    assert truth - bound < 0.3
 
 
+@pytest.mark.slow
 def test_after_a_fit_it_is_no_worse_where_a_gaussian_is_exact() -> None:
     problem = diagonal_problem()
     model = problem.model()
@@ -177,8 +151,8 @@ def test_after_a_fit_it_is_no_worse_where_a_gaussian_is_exact() -> None:
     assert flow > hierarchical - STANDARD_ERRORS * (error**2 + flow_error**2).sqrt() - 0.05
 
 
-def test_the_start_is_drawn_from_the_generator() -> None:
-    """From it alone: the global one is neither read nor moved."""
+def test_the_initial_values_are_drawn_from_the_generator_alone() -> None:
+    """The global generator is neither read nor changed."""
     model = model_of((1, 4, 4))
     state = torch.get_rng_state()
     first, again = (FlowGuide(model, generator=torch.Generator().manual_seed(7)) for _ in range(2))
@@ -186,16 +160,8 @@ def test_the_start_is_drawn_from_the_generator() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_what_cannot_be_coupled_is_refused() -> None:
-    with pytest.raises(InputError, match="two elements"):
+def test_a_flow_needs_a_coupling_and_two_elements() -> None:
+    with pytest.raises(InputError, match="elements of the event must be at least 2"):
         FlowGuide(model_of((1,)))
-    with pytest.raises(InputError, match="coupling"):
+    with pytest.raises(InputError, match="num_couplings"):
         FlowGuide(model_of((4,)), num_couplings=0)
-
-
-def test_it_is_saved_and_loaded_bit_for_bit(tmp_path: Path) -> None:
-    model, y = model_of((1, 4, 4)), torch.randn(2, 1, 4, 4)
-    guide = moved(FlowGuide(model, y, num_couplings=3, width=8))
-    guide.save_pretrained(tmp_path)
-    again = FlowGuide.load(tmp_path, model)
-    assert torch.equal(vp.sample(guide, y, 5, seed=1), vp.sample(again, y, 5, seed=1))

@@ -56,7 +56,7 @@ def test_fit_refuses_another_model_but_not_the_same_one_wrapped() -> None:
 def test_hidden_elements_may_be_nan() -> None:
     problem = diagonal_problem(images=2)
     model = problem.model()
-    hidden = ~model.likelihood.observed(problem.y)
+    hidden = ~problem.likelihood.observed(problem.y)
     assert hidden.any()
     fits = []
     for fill in (0.0, torch.nan):

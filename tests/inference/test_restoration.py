@@ -1,4 +1,4 @@
-"""Restoration by any linear operator: what the facade takes, what it refuses, and what its result promises."""
+"""The facade with any linear operator: what its result promises."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint.models import DiffusionPrior, GaussianPrior
-from pyro_vipaint.models.measurements.operators import Matrix, Operator, apply
+from pyro_vipaint.models.measurements.operators import Operator, apply
 from pyro_vipaint.settings import restoration_settings
 
 QUICK: dict[str, Any] = {"levels": 2, "num_samples": 2, "steps": 2, "refine_steps": 2, "seed": 0, "device": "cpu"}
@@ -41,7 +41,7 @@ def images(count: int = 2) -> Tensor:
     return torch.stack([ramp if n % 2 == 0 else -ramp for n in range(count)])
 
 
-# what the result is
+# the result
 
 
 @each_operator
@@ -79,7 +79,7 @@ def test_an_inpainting_operator_gives_what_inpaint_gives(prior: DiffusionPrior) 
     restored = vp.restore(image * MASK, vp.Inpainting(MASK), prior, **QUICK)
     assert torch.equal(inpainted.samples, restored.samples)
     assert torch.equal(inpainted.observation, restored.observation)
-    assert restored.mask is not None and torch.equal(inpainted.mask, restored.mask)
+    assert inpainted.mask is not None and restored.mask is not None and torch.equal(inpainted.mask, restored.mask)
     assert (inpainted.calls, inpainted.nfe) == (restored.calls, restored.nfe)
 
 
@@ -99,24 +99,14 @@ def test_the_posterior_of_independent_pixels(prior: DiffusionPrior) -> None:
     assert 0.25 < float(contrasts.std()) < 0.6
 
 
-def test_hidden_elements_are_not_looked_at(prior: DiffusionPrior) -> None:
-    """NaN may mark them; one mask each for two observations."""
+def test_hidden_elements_have_no_influence(prior: DiffusionPrior) -> None:
+    """NaN may mark them; here each of two observations has a mask of its own."""
     operator = vp.Inpainting(torch.stack([MASK, 1 - MASK]))
     y = apply(operator, images())
     spoilt = torch.where(operator.mask.bool(), y, torch.nan)
     results = [vp.restore(each, operator, prior, **QUICK) for each in (y, spoilt)]
     assert torch.equal(results[0].samples, results[1].samples)
     assert torch.equal(results[1].observation, y)
-
-
-@pytest.mark.parametrize(
-    "form", [lambda y: y[0], lambda y: y[0].numpy(), lambda y: np.array(y.tolist()), lambda y: y.double()]
-)
-def test_forms_of_an_observation(prior: DiffusionPrior, form: Callable[[Tensor], Any]) -> None:
-    operator = vp.SuperResolution(2)
-    y = operator.A(images(1))
-    expected = vp.restore(y, operator, prior, **QUICK).samples
-    assert torch.equal(vp.restore(form(y), operator, prior, **QUICK).samples, expected)
 
 
 def test_single_numbers_override_the_settings(prior: DiffusionPrior) -> None:
@@ -139,7 +129,7 @@ class Scaled:
         return self.factor * self.operator.A_adjoint(y)
 
 
-@pytest.mark.parametrize("factor", [0.02, 0.3, 30.0])
+@pytest.mark.parametrize("factor", [0.02, 30.0])
 def test_units_of_the_observation_do_not_matter_to_refinement(prior: DiffusionPrior, factor: float) -> None:
     """y and A in other units, the likelihood's scale with them: the same samples by the default zeta."""
     operator, y = vp.GaussianBlur(0.7), vp.GaussianBlur(0.7).A(images())
@@ -151,9 +141,9 @@ def test_units_of_the_observation_do_not_matter_to_refinement(prior: DiffusionPr
     torch.testing.assert_close(result.samples, expected.samples, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("scale", [2, 4])
-def test_plot_enlarges_the_observation(prior: DiffusionPrior, scale: int) -> None:
+def test_plot_enlarges_the_observation(prior: DiffusionPrior) -> None:
     """Five panels of the image's size: observation, mean, standard deviation and two samples."""
+    scale = 4
     operator = vp.SuperResolution(scale)
     result = vp.restore(operator.A(images()), operator, prior, **QUICK)
     assert result.mask is None
@@ -162,68 +152,6 @@ def test_plot_enlarges_the_observation(prior: DiffusionPrior, scale: int) -> Non
     block = np.asarray(picture)[:8, :8, 0]
     assert (block == np.kron(block[::scale, ::scale], np.ones((scale, scale)))).all()
     assert len(result.plot(images()).axes[0].get_xticks()) == 6
-
-
-# what is refused
-
-
-class NoAdjoint:
-    def A(self, x: Tensor) -> Tensor:
-        return x
-
-
-def observation(**change: Any) -> dict[str, Any]:
-    operator = vp.SuperResolution(2)
-    return {"y": operator.A(images(1)), "operator": operator, **change}
-
-
-def spoilt(value: float) -> Tensor:
-    y = observation()["y"].clone()
-    y[0, 0, 1, 1] = value
-    return y
-
-
-BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "the size of the image": (observation(y=images(1)), r"shape \(1, 1, 8, 8\), the operator makes \(1, 4, 4\)"),
-    "no observation": (observation(y=torch.zeros(0, 1, 4, 4)), r"shape \(0, 1, 4, 4\)"),
-    "bytes": (observation(y=torch.zeros(1, 1, 4, 4, dtype=torch.uint8)), "not floats in the units of images"),
-    "floats of bytes": (observation(y=torch.full((1, 1, 4, 4), 200.0)), "values from 200 to 200, not in"),
-    "NaN": (observation(y=spoilt(float("nan"))), "NaN or infinite, and are not hidden"),
-    "a text": (observation(y="y"), "must be a tensor or an array of numbers"),
-    "no operator": (observation(operator=MASK), "must have A and A_adjoint, Tensor has not"),
-    "no adjoint": (observation(operator=NoAdjoint()), "must have A and A_adjoint, NoAdjoint has not"),
-    "a factor that does not divide": (observation(operator=vp.SuperResolution(3)), "3 of super-resolution does not"),
-    "an operator for other images": (
-        observation(operator=Matrix(torch.ones(2, 5))),
-        r"The operator cannot take images of shape \(1, 8, 8\)",
-    ),
-    "two masks for three": (
-        {"y": images(3), "operator": vp.Inpainting(torch.stack([MASK, 1 - MASK]))},
-        "3 observations and 2 masks do not go together",
-    ),
-    "a perceptual term for a small picture": (
-        observation(settings=replace(restoration_settings(2), perceptual_weight=1.0)),
-        "LPIPS cannot take images of 4×4 with 1 channels",
-    ),
-    "an operator that sees nothing": (
-        observation(y=torch.zeros(1, 1, 8, 8), operator=Scaled(vp.GaussianBlur(1.0), 0.0)),
-        "makes zero of every image",
-    ),
-    "zeta": (observation(zeta=-1.0), "zeta must be finite and not negative, it is -1"),
-    "label": (observation(label=0), "has no classes"),
-    "samples": (observation(num_samples=0), "samples must be at least 1, not 0"),
-    "prior": (observation(prior=3), "must be a name, a folder or a DiffusionPrior"),
-}
-
-
-@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD.keys())
-def test_refused_in_one_line_before_the_network_is_called(
-    prior: DiffusionPrior, arguments: dict[str, Any], message: str
-) -> None:
-    with vp.count_calls() as count, pytest.raises(vp.InputError, match=message) as error:
-        vp.restore(**{"prior": prior, **QUICK, **arguments})
-    assert "\n" not in str(error.value)
-    assert count.calls == 0
 
 
 # noise
@@ -239,17 +167,9 @@ def test_the_likelihood_is_as_wide_as_the_noise(prior: DiffusionPrior) -> None:
     assert vp.restore(images(), vp.Inpainting(MASK), prior, **QUICK, noise=0.01).settings.scale > 0.01
 
 
-def test_noise_may_leave_the_range_of_images(prior: DiffusionPrior) -> None:
-    """So far as its standard deviation explains."""
-    operator, y = vp.GaussianBlur(1.0), torch.full((1, 1, 8, 8), 3.0)
-    with pytest.raises(vp.InputError, match="scale it, or state its noise"):
-        vp.restore(y, operator, prior, **QUICK)
-    assert vp.restore(y, operator, prior, **QUICK, noise=0.4).samples.isfinite().all()
-    with pytest.raises(vp.InputError, match="noise must be finite and not negative"):
-        vp.restore(y, operator, prior, **QUICK, noise=-0.1)
-
-
-def test_a_truth_may_be_an_array(prior: DiffusionPrior) -> None:
+def test_a_truth_may_be_an_array_of_the_images_shape(prior: DiffusionPrior) -> None:
     operator = vp.GaussianBlur(1.0)
     result = vp.restore(operator.A(images()), operator, prior, **QUICK)
     assert len(result.plot(images().numpy()).axes[0].get_xticks()) == 6
+    with pytest.raises(vp.InputError, match="true image has shape"):
+        result.plot(torch.zeros(2, 1, 4, 4))

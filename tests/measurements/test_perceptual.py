@@ -1,4 +1,4 @@
-"""The perceptual likelihood: both factors by hand, and what the second one leaves true of the bound."""
+"""The perceptual likelihood: both factors by hand, and the bound of a fit."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_it_draws_what_the_laplace_likelihood_draws(mask: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"weight": -1.0}, {"scale": 0.0}])
-def test_numbers_that_make_no_density_are_refused(mask: torch.Tensor, arguments: dict[str, float]) -> None:
+def test_unusable_numbers_are_refused(mask: torch.Tensor, arguments: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must"):
         vp.Perceptual(vp.Inpainting(mask), **arguments)
 
@@ -76,7 +76,7 @@ def model_of(likelihood: vp.Laplace) -> DiffusionModel:
 
 
 def test_a_fit_reports_the_laplace_bound_less_the_weighted_distance(mask: torch.Tensor) -> None:
-    """On the same draw: hence never above it, and a lower bound on the same evidence."""
+    """On the same draw the difference is the weighted distance, so the bound is never above Laplace's."""
     y, operator, weight = mask * images(2), vp.Inpainting(mask), 500.0
     bounds, observed = [], torch.empty(0)
     for likelihood in (vp.Laplace(operator, SCALE), vp.Perceptual(operator, SCALE, weight)):
@@ -92,7 +92,8 @@ def test_a_fit_reports_the_laplace_bound_less_the_weighted_distance(mask: torch.
     assert torch.isclose(bounds[0] - bounds[1], weight * distance, rtol=1e-3)
 
 
-def test_a_fit_moves_towards_the_picture_and_counts_the_same_calls(mask: torch.Tensor) -> None:
+@pytest.mark.slow
+def test_a_fit_moves_towards_the_image_and_counts_the_same_calls(mask: torch.Tensor) -> None:
     y = mask * images(2)
     distances, calls = [], []
     for weight in (0.0, 20000.0):

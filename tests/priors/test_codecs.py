@@ -19,7 +19,7 @@ each_autoencoder = pytest.mark.parametrize("make", [random_vae, random_vq])
 
 
 def encoded(autoencoder: Any, x: Tensor) -> Tensor:
-    """E(x) by the parts of the autoencoder: the first half of the moments, or what the quantiser would be given."""
+    """E(x) by the parts of the autoencoder: the first half of the moments, or the input of the quantiser."""
     features = autoencoder.quant_conv(autoencoder.encoder(x))
     return features.chunk(2, 1)[0] if isinstance(autoencoder, AutoencoderKL) else features
 
@@ -36,7 +36,7 @@ def decoded(autoencoder: Any, z: Tensor) -> Tensor:
 @each_autoencoder
 @torch.no_grad()
 def test_encode_and_decode_are_shifted_and_scaled(make: Callable[[], Any]) -> None:
-    """encode is (E(x) - shift) scale and decode D(z / scale + shift), with two leading dimensions as with one."""
+    """encode is (E(x) - shift) scale and decode D(z / scale + shift), with two leading dimensions."""
     autoencoder = make()
     codec = AutoencoderCodec(autoencoder, SCALE, SHIFT)
     x, z = torch.rand(2, 3, *IMAGE) * 2 - 1, torch.randn(2, 3, *LATENT)
@@ -50,7 +50,7 @@ def test_encode_and_decode_are_shifted_and_scaled(make: Callable[[], Any]) -> No
 @each_autoencoder
 @torch.no_grad()
 def test_an_image_alone_is_the_image_in_a_batch(make: Callable[[], Any]) -> None:
-    """Leading dimensions are free: without any, an image and a latent come out as from a batch."""
+    """Without leading dimensions an image and a latent give the same result as in a batch."""
     codec = AutoencoderCodec(make(), SCALE)
     x, z = torch.rand(2, *IMAGE) * 2 - 1, torch.randn(2, *LATENT)
     torch.testing.assert_close(codec.encode(x[1]), codec.encode(x)[1], rtol=1e-4, atol=1e-5)
@@ -58,13 +58,13 @@ def test_an_image_alone_is_the_image_in_a_batch(make: Callable[[], Any]) -> None
 
 
 def test_the_gradient_through_the_decoder_is_right() -> None:
-    """decode agrees with finite differences in double precision, whatever the leading dimensions."""
+    """decode agrees with finite differences in double precision, with two leading dimensions."""
     codec = AutoencoderCodec(random_vae().double(), SCALE, SHIFT)
     z = torch.randn(1, 2, *LATENT, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(codec.decode, z, fast_mode=True)
 
 
-def test_the_gradient_passes_the_quantiser() -> None:
+def test_the_gradient_passes_through_the_quantiser() -> None:
     """Straight-through: the gradient at z is that of the decoder at the quantised latent."""
     autoencoder = random_vq().double()
     codec = AutoencoderCodec(autoencoder, SCALE)
@@ -79,13 +79,13 @@ def test_the_gradient_passes_the_quantiser() -> None:
 
 
 @each_autoencoder
-@pytest.mark.parametrize("size", [(8, 8), (4, 12)])
 @torch.no_grad()
-def test_image_shape_is_the_shape_of_what_is_decoded(make: Callable[[], Any], size: tuple[int, int]) -> None:
+def test_image_shape_is_the_shape_of_decoded_images(make: Callable[[], Any]) -> None:
     """(C, f H, f W), rectangles included."""
-    codec = AutoencoderCodec(make(), SCALE)
-    assert codec.image_shape((4, *size)) == codec.decode(torch.randn(4, *size)).shape
-    assert Identity().image_shape((1, *size)) == (1, *size)
+    for size in ((8, 8), (4, 12)):
+        codec = AutoencoderCodec(make(), SCALE)
+        assert codec.image_shape((4, *size)) == codec.decode(torch.randn(4, *size)).shape
+        assert Identity().image_shape((1, *size)) == (1, *size)
 
 
 @each_autoencoder
@@ -110,7 +110,7 @@ def test_few_images_at_once_are_all_images_at_once(make: Callable[[], Any], monk
 
 @each_autoencoder
 def test_autoencoders_are_frozen(make: Callable[[], Any]) -> None:
-    """No weight asks for a gradient, and nothing is in training mode."""
+    """No weight requires a gradient, and no module is in training mode."""
     autoencoder = make().train()
     AutoencoderCodec(autoencoder, SCALE)
     assert not any(parameter.requires_grad for parameter in autoencoder.parameters())

@@ -1,4 +1,4 @@
-"""What every denoiser does around its network: leading dimensions, conditions, frozen weights."""
+"""Denoisers around their networks: conditions, timesteps, frozen weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.priors.denoisers import (
@@ -22,6 +22,7 @@ from pyro_vipaint.models.priors.denoisers import (
     integer_timestep,
 )
 from pyro_vipaint.models.priors.schedules import EDM, LinearVP
+from tests.every_prior import SmallNetwork
 
 EVENT = (2, 4, 4)
 ADAPTERS: list[type[NetworkDenoiser]] = [EpsilonDenoiser, VDenoiser, SampleDenoiser, FlowDenoiser, EDMDenoiser]
@@ -29,22 +30,9 @@ ADAPTERS: list[type[NetworkDenoiser]] = [EpsilonDenoiser, VDenoiser, SampleDenoi
 each_adapter = pytest.mark.parametrize("adapter", ADAPTERS)
 
 
-class SmallNetwork(nn.Module):
-    """A convolution whose output depends on the image, on its time and on its label; never on its neighbours."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(2, 2, 3, padding=1).double()
-        self.dropout = nn.Dropout(0.5)
-
-    def forward(self, z: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        shift = timestep if class_labels is None else timestep + class_labels
-        return self.dropout(torch.tanh(self.convolution(z) + shift.reshape(-1, 1, 1, 1)))
-
-
 @dataclass
 class Recorder:
-    """A network that predicts zero and remembers what it was called with."""
+    """A network that predicts zero and records its calls."""
 
     calls: list[tuple[Tensor, Tensor, dict[str, Any]]] = field(default_factory=list)
 
@@ -58,41 +46,8 @@ def latents(*leading: int) -> Tensor:
     return torch.randn(*leading, *EVENT, dtype=torch.float64)
 
 
-@each_adapter
-def test_a_batch_of_samples_equals_a_loop(adapter: type[NetworkDenoiser]) -> None:
-    """A (samples, images) batch is denoised as each latent alone, which needs no leading dimension."""
-    denoiser, z = adapter(SmallNetwork(), LinearVP()), latents(3, 2)
-    together = denoiser(z, 0.4)
-    assert together.shape == z.shape
-    for i in range(3):
-        for j in range(2):
-            torch.testing.assert_close(together[i, j], denoiser(z[i, j], 0.4))
-
-
-@each_adapter
-def test_singleton_leading_dimensions_change_nothing(adapter: type[NetworkDenoiser]) -> None:
-    """Seven singleton dimensions in front, as Pyro's psis_diagnostic passes, with labels of the images alone."""
-    denoiser, z = adapter(SmallNetwork(), LinearVP()), latents(2)
-    labels = torch.tensor([0, 3])
-    padded = denoiser(z.reshape(*(1,) * 7, 2, *EVENT), 0.4, class_labels=labels)
-    assert padded.shape == (1,) * 7 + (2, *EVENT)
-    torch.testing.assert_close(padded.reshape(z.shape), denoiser(z, 0.4, class_labels=labels))
-
-
-@each_adapter
-def test_times_per_element_equal_a_loop(adapter: type[NetworkDenoiser]) -> None:
-    """Times of the leading shape: each latent is denoised at its own time; a scalar tensor is a number."""
-    denoiser, z = adapter(SmallNetwork(), LinearVP()), latents(3, 2)
-    t = torch.linspace(0.1, 0.9, 6, dtype=torch.float64).reshape(3, 2)
-    together = denoiser(z, t)
-    for i in range(3):
-        for j in range(2):
-            torch.testing.assert_close(together[i, j], denoiser(z[i, j], t[i, j].item()))
-    torch.testing.assert_close(denoiser(z, torch.tensor(0.3, dtype=torch.float64)), denoiser(z, 0.3))
-
-
 def test_event_of_another_dimension() -> None:
-    """With event_dim=1 a vector is one latent, and everything in front of it is batch."""
+    """With event_dim=1 a vector is one latent, and all dimensions in front of it are batch."""
     schedule = LinearVP()
     denoiser = SampleDenoiser(lambda z, t: z.cumsum(-1) * t.unsqueeze(-1), schedule, event_dim=1)
     z = torch.randn(3, 2, 5, dtype=torch.float64)
@@ -112,7 +67,7 @@ def test_labels_reach_the_network_and_belong_to_their_images() -> None:
 
 
 def test_a_scalar_condition_holds_for_all() -> None:
-    """A scalar tensor becomes one entry an image; what is no tensor is passed on untouched."""
+    """A scalar tensor becomes one entry per image; values that are not tensors are passed on unchanged."""
     recorder = Recorder()
     SampleDenoiser(recorder, LinearVP())(latents(3, 2), 0.4, class_labels=torch.tensor(7), guidance="strong", none=None)
     _, _, condition = recorder.calls[0]
@@ -128,15 +83,15 @@ def test_condition_with_features_is_repeated_over_samples() -> None:
     torch.testing.assert_close(flatten_condition(features[:1], leading), features[:1].repeat(6, 1))
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_as_many_samples_as_images_change_nothing(count: int) -> None:
-    """(N, N, F) is N images' own N rows, repeated over samples, also when there are N samples; so is (1, N)."""
-    tokens = torch.randn(count, count, 5)
-    for samples in (1, count, count + 1):
-        leading = torch.Size((samples, count))
-        torch.testing.assert_close(flatten_condition(tokens, leading), tokens.repeat(samples, 1, 1))
-        shared = tokens[:1, :, 0]
-        torch.testing.assert_close(flatten_condition(shared, leading), shared.repeat(samples * count, 1))
+def test_as_many_samples_as_images_change_nothing() -> None:
+    """(N, N, F) is N rows per image and is repeated over samples, also for N samples; so is (1, N)."""
+    for count in (1, 2, 3):
+        tokens = torch.randn(count, count, 5)
+        for samples in (1, count, count + 1):
+            leading = torch.Size((samples, count))
+            torch.testing.assert_close(flatten_condition(tokens, leading), tokens.repeat(samples, 1, 1))
+            shared = tokens[:1, :, 0]
+            torch.testing.assert_close(flatten_condition(shared, leading), shared.repeat(samples * count, 1))
 
 
 def test_conditions_for_another_number_of_images_are_refused() -> None:
@@ -144,7 +99,7 @@ def test_conditions_for_another_number_of_images_are_refused() -> None:
         flatten_condition(torch.zeros(2), torch.Size((4, 3)))
 
 
-def test_the_network_is_called_once_on_its_own_clock() -> None:
+def test_the_network_is_called_once_at_its_own_timestep() -> None:
     """One call with one batch dimension, at step n = N t - 1 in the dtype of z."""
     recorder, z = Recorder(), torch.randn(3, 2, *EVENT)
     t = torch.tensor([[1, 2], [3, 500], [999, 1000]]) / 1000
@@ -156,7 +111,7 @@ def test_the_network_is_called_once_on_its_own_clock() -> None:
     torch.testing.assert_close(timestep, torch.tensor([0.0, 1, 2, 499, 998, 999]), rtol=0, atol=1e-3)
 
 
-def test_edm_clock_is_a_quarter_of_the_log_noise_level() -> None:
+def test_the_edm_timestep_is_a_quarter_of_the_log_noise_level() -> None:
     """The network sees z / sqrt(sigma^2 + sigma_data^2) at ln(sigma)/4."""
     recorder, z = Recorder(), latents(1)
     EDMDenoiser(recorder, EDM(), sigma_data=0.6)(z, 0.5)
@@ -167,16 +122,17 @@ def test_edm_clock_is_a_quarter_of_the_log_noise_level() -> None:
 
 
 def test_times_before_the_first_step_use_the_first_step() -> None:
-    """The integer clock never falls below 0."""
+    """The integer timestep is never negative."""
     clock = integer_timestep(10)(torch.tensor([0.0, 0.05, 0.1, 1.0]))
     torch.testing.assert_close(clock, torch.tensor([0.0, 0.0, 0.0, 9.0]))
 
 
-@pytest.mark.parametrize("steps", [0, -3])
-def test_a_clock_without_steps_is_refused(steps: int) -> None:
-    """Fewer than one training step raises ValueError."""
-    with pytest.raises(ValueError, match="num_steps"):
-        integer_timestep(steps)
+def test_an_unusable_number_of_timesteps_is_refused() -> None:
+    """A number of training steps that is not a positive whole number raises ValueError."""
+    wrong: tuple[Any, ...] = (0, -3, float("inf"))
+    for steps in wrong:
+        with pytest.raises(ValueError, match="num_steps"):
+            integer_timestep(steps)
 
 
 @each_adapter
@@ -195,7 +151,7 @@ def test_a_module_is_frozen_and_gradients_flow_through_it(adapter: type[NetworkD
 
 
 def test_output_objects_with_a_sample_are_unwrapped() -> None:
-    """A network may return a tensor or, as diffusers' do, an object with ``.sample``."""
+    """A network may return a tensor or, as in diffusers, an object with ``.sample``."""
     z = latents(2)
     plain = EpsilonDenoiser(lambda z, t: z.sin(), LinearVP())(z, 0.4)
     wrapped = EpsilonDenoiser(lambda z, t: SimpleNamespace(sample=z.sin()), LinearVP())(z, 0.4)

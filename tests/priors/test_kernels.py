@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal, localcontext
+from itertools import product
 
 import numpy as np
 import pytest
@@ -17,34 +18,13 @@ from pyro_vipaint.models.priors.kernels import (
     expand_event,
     relative,
 )
-from pyro_vipaint.models.priors.schedules import (
-    EDM,
-    CosineVP,
-    GeometricVE,
-    LinearVP,
-    RectifiedFlow,
-    ScaledLinearVP,
-    Schedule,
-    TableVP,
-    as_time,
-)
+from pyro_vipaint.models.priors.schedules import EDM, LinearVP, Schedule, as_time
+from tests.every_prior import ONE_OF_EACH as SCHEDULES
 from tests.problems import Unscaled
 from tests.statistics import assert_within, mean_and_error
 
-TABLE = TableVP(torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).tolist())
-SCHEDULES: list[Schedule] = [
-    LinearVP(),
-    ScaledLinearVP(),
-    CosineVP(),
-    TABLE,
-    EDM(),
-    GeometricVE(),
-    RectifiedFlow(),
-    RectifiedFlow(3.0),
-]
-
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: repr(schedule)[:40])
-pairs_of_times = pytest.mark.parametrize(("s", "t"), [(0.1, 0.9), (0.4, 0.45), (0.02, 0.3)])
+PAIRS = [(0.1, 0.9), (0.4, 0.45), (0.02, 0.3)]
 
 
 def at(schedule: Schedule, t: float) -> tuple[float, float]:
@@ -82,58 +62,60 @@ def test_two_diffusions_are_one(schedule: Schedule) -> None:
 
 
 @every_schedule
-@pairs_of_times
-def test_diffusion_keeps_the_schedule(schedule: Schedule, s: float, t: float) -> None:
+def test_diffusion_keeps_the_schedule(schedule: Schedule) -> None:
     """q(z_s | x) followed by q(z_t | z_s) is q(z_t | x) = N(alpha_t x, sigma_t^2)."""
-    (alpha_s, sigma_s), (alpha_t, sigma_t) = at(schedule, s), at(schedule, t)
-    alpha_ts, variance = (v.item() for v in relative(schedule, s, t))
-    assert alpha_ts * alpha_s == pytest.approx(alpha_t, rel=1e-12)
-    assert (alpha_ts * sigma_s) ** 2 + variance == pytest.approx(sigma_t**2, rel=1e-12)
-    step = diffuse(schedule, torch.tensor([2.0], dtype=torch.float64), s, t)
-    assert step.mean.item() == pytest.approx(2 * alpha_t / alpha_s, rel=1e-12)
-    assert step.variance.item() == pytest.approx(sigma_t**2 - (alpha_t * sigma_s / alpha_s) ** 2, rel=1e-9)
+    for s, t in PAIRS:
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = at(schedule, s), at(schedule, t)
+        alpha_ts, variance = (v.item() for v in relative(schedule, s, t))
+        assert alpha_ts * alpha_s == pytest.approx(alpha_t, rel=1e-12)
+        assert (alpha_ts * sigma_s) ** 2 + variance == pytest.approx(sigma_t**2, rel=1e-12)
+        step = diffuse(schedule, torch.tensor([2.0], dtype=torch.float64), s, t)
+        assert step.mean.item() == pytest.approx(2 * alpha_t / alpha_s, rel=1e-12)
+        assert step.variance.item() == pytest.approx(sigma_t**2 - (alpha_t * sigma_s / alpha_s) ** 2, rel=1e-9)
 
 
 @every_schedule
-@pairs_of_times
-def test_bridge_is_the_conditional_of_the_joint(schedule: Schedule, s: float, t: float) -> None:
+def test_bridge_is_the_conditional_of_the_joint(schedule: Schedule) -> None:
     """q(z_s | z_t, x) equals Bayes' rule in the dense joint of (x, z_s, z_t)."""
-    for z_t, x in [(1.3, -0.4), (-20.0, 0.9), (0.0, 1.0)]:
-        step = bridge(schedule, torch.tensor([z_t], dtype=torch.float64), torch.tensor([x], dtype=torch.float64), t, s)
-        mean, variance = conditional(schedule, z_t, x, t, s)
-        assert step.mean.item() == pytest.approx(mean, rel=1e-6, abs=1e-9)
-        assert step.variance.item() == pytest.approx(variance, rel=1e-6)
+    for s, t in PAIRS:
+        for z_t, x in [(1.3, -0.4), (-20.0, 0.9), (0.0, 1.0)]:
+            step = bridge(
+                schedule, torch.tensor([z_t], dtype=torch.float64), torch.tensor([x], dtype=torch.float64), t, s
+            )
+            mean, variance = conditional(schedule, z_t, x, t, s)
+            assert step.mean.item() == pytest.approx(mean, rel=1e-6, abs=1e-9)
+            assert step.variance.item() == pytest.approx(variance, rel=1e-6)
 
 
 @every_schedule
-@pairs_of_times
-def test_bridge_and_diffusion_factorise_the_same_joint(schedule: Schedule, s: float, t: float) -> None:
+def test_bridge_and_diffusion_factorise_the_same_joint(schedule: Schedule) -> None:
     """q(z_s | x) q(z_t | z_s) = q(z_t | x) q(z_s | z_t, x), as densities."""
-    z_s, z_t, x = torch.randn(3, 5, dtype=torch.float64).unbind()
-    (alpha_s, sigma_s), (alpha_t, sigma_t) = at(schedule, s), at(schedule, t)
-    z_s, z_t = alpha_s * x + sigma_s * z_s, alpha_t * x + sigma_t * z_t
-    normal = torch.distributions.Normal
-    forward = normal(alpha_s * x, sigma_s).log_prob(z_s) + diffuse(schedule, z_s, s, t).log_prob(z_t)
-    backward = normal(alpha_t * x, sigma_t).log_prob(z_t) + bridge(schedule, z_t, x, t, s).log_prob(z_s)
-    torch.testing.assert_close(forward, backward, rtol=1e-8, atol=1e-8)
+    for s, t in PAIRS:
+        z_s, z_t, x = torch.randn(3, 5, dtype=torch.float64).unbind()
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = at(schedule, s), at(schedule, t)
+        z_s, z_t = alpha_s * x + sigma_s * z_s, alpha_t * x + sigma_t * z_t
+        normal = torch.distributions.Normal
+        forward = normal(alpha_s * x, sigma_s).log_prob(z_s) + diffuse(schedule, z_s, s, t).log_prob(z_t)
+        backward = normal(alpha_t * x, sigma_t).log_prob(z_t) + bridge(schedule, z_t, x, t, s).log_prob(z_s)
+        torch.testing.assert_close(forward, backward, rtol=1e-8, atol=1e-8)
 
 
 @every_schedule
-@pairs_of_times
-def test_kernels_do_not_depend_on_the_scale_of_z(schedule: Schedule, s: float, t: float) -> None:
-    """Under z -> z / alpha the kernels become those of the variance exploding schedule with the same noise levels."""
-    (alpha_s, _), (alpha_t, _) = at(schedule, s), at(schedule, t)
-    z, x = torch.randn(2, 6, dtype=torch.float64)
-    for scaled, unscaled, alpha in [
-        (bridge(schedule, z, x, t, s), bridge(Unscaled(schedule), z / alpha_t, x, t, s), alpha_s),
-        (diffuse(schedule, z, s, t), diffuse(Unscaled(schedule), z / alpha_s, s, t), alpha_t),
-    ]:
-        torch.testing.assert_close(scaled.mean / alpha, unscaled.mean, rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(scaled.stddev / alpha, unscaled.stddev, rtol=1e-8, atol=0)
+def test_kernels_do_not_depend_on_the_scale_of_z(schedule: Schedule) -> None:
+    """After z -> z / alpha the kernels are those of the variance exploding schedule with the same noise levels."""
+    for s, t in PAIRS:
+        (alpha_s, _), (alpha_t, _) = at(schedule, s), at(schedule, t)
+        z, x = torch.randn(2, 6, dtype=torch.float64)
+        for scaled, unscaled, alpha in [
+            (bridge(schedule, z, x, t, s), bridge(Unscaled(schedule), z / alpha_t, x, t, s), alpha_s),
+            (diffuse(schedule, z, s, t), diffuse(Unscaled(schedule), z / alpha_s, s, t), alpha_t),
+        ]:
+            torch.testing.assert_close(scaled.mean / alpha, unscaled.mean, rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(scaled.stddev / alpha, unscaled.stddev, rtol=1e-8, atol=0)
 
 
 @every_schedule
-def test_bridge_ends_where_it_should(schedule: Schedule) -> None:
+def test_bridge_at_its_ends(schedule: Schedule) -> None:
     """At s = t the bridge is the point z_t; as s -> 0 its mean tends to x and its spread to that of time 0."""
     z, x = torch.randn(2, 6, dtype=torch.float64)
     here = bridge(schedule, z, x, 0.5, 0.5)
@@ -145,32 +127,31 @@ def test_bridge_ends_where_it_should(schedule: Schedule) -> None:
     assert (clean.mean - x).abs().max() < 10 * sigma_0**2 + 1e-12
 
 
-@pytest.mark.parametrize("gap", [1e-3, 1e-6])
-@pytest.mark.parametrize("t", [0.05, 0.5, 0.95])
-def test_coefficients_keep_their_digits_for_neighbouring_times(t: float, gap: float) -> None:
+def test_coefficients_keep_their_digits_for_neighbouring_times() -> None:
     """Eq. 3's coefficients for s very near t agree with fifty-digit arithmetic (LinearVP), to 1e-8."""
-    s = t - gap
-    with localcontext() as context:
-        context.prec = 50
+    for t, gap in product((0.05, 0.5, 0.95), (1e-3, 1e-6)):
+        s = t - gap
+        with localcontext() as context:
+            context.prec = 50
 
-        def alpha_squared(time: float) -> Decimal:
-            u, low, slope = Decimal(time), Decimal("0.125"), Decimal("19.875")
-            return (-(u * low + slope * u * u / 2)).exp()
+            def alpha_squared(time: float) -> Decimal:
+                u, low, slope = Decimal(time), Decimal("0.125"), Decimal("19.875")
+                return (-(u * low + slope * u * u / 2)).exp()
 
-        a_s, a_t = alpha_squared(s), alpha_squared(t)
-        fresh = 1 - a_t / a_s
-        exact = (
-            (a_t / a_s).sqrt() * (1 - a_s) / (1 - a_t),
-            a_s.sqrt() * fresh / (1 - a_t),
-            fresh * (1 - a_s) / (1 - a_t),
-        )
-    coefficients = bridge_coefficients(LinearVP(0.125, 20.0), t, s)
-    for value, expected in zip(coefficients, exact, strict=True):
-        assert value.item() == pytest.approx(float(expected), rel=1e-8)
+            a_s, a_t = alpha_squared(s), alpha_squared(t)
+            fresh = 1 - a_t / a_s
+            exact = (
+                (a_t / a_s).sqrt() * (1 - a_s) / (1 - a_t),
+                a_s.sqrt() * fresh / (1 - a_t),
+                fresh * (1 - a_s) / (1 - a_t),
+            )
+        coefficients = bridge_coefficients(LinearVP(0.125, 20.0), t, s)
+        for value, expected in zip(coefficients, exact, strict=True):
+            assert value.item() == pytest.approx(float(expected), rel=1e-8)
 
 
 def test_float32_latents_get_float64_coefficients() -> None:
-    """The step between neighbouring times is as exact for float32 latents as their own rounding allows."""
+    """The step between neighbouring times is exact for float32 latents up to their own rounding."""
     z, x = torch.randn(2, 50)
     single = bridge(EDM(), z, x, 0.5, 0.5 - 1e-5)
     double = bridge(EDM(), z.double(), x.double(), 0.5, 0.5 - 1e-5)
@@ -179,21 +160,17 @@ def test_float32_latents_get_float64_coefficients() -> None:
     torch.testing.assert_close(single.mean.double(), double.mean, rtol=1e-6, atol=1e-6)
 
 
-@every_schedule
-def test_times_per_element_equal_a_loop(schedule: Schedule) -> None:
+def test_times_per_element_equal_a_loop() -> None:
     """Times of the leading shape give each element the kernel of its own times."""
-    z, x = torch.randn(2, 3, 2, 1, 4, 4, dtype=torch.float64)
+    schedule, (z, x) = LinearVP(), torch.randn(2, 3, 2, 1, 4, 4, dtype=torch.float64)
     t = torch.linspace(0.5, 0.9, 6, dtype=torch.float64).reshape(3, 2)
     s = torch.linspace(0.1, 0.4, 6, dtype=torch.float64).reshape(3, 2)
     together, forward = bridge(schedule, z, x, t, s), diffuse(schedule, z, s, t)
-    for i in range(3):
-        for j in range(2):
-            alone = bridge(schedule, z[i, j], x[i, j], t[i, j], s[i, j])
-            torch.testing.assert_close(together.mean[i, j], alone.mean)
-            torch.testing.assert_close(together.stddev[i, j], alone.stddev)
-            alone = diffuse(schedule, z[i, j], s[i, j], t[i, j])
-            torch.testing.assert_close(forward.mean[i, j], alone.mean)
-            torch.testing.assert_close(forward.stddev[i, j], alone.stddev)
+    for i, j in product(range(3), range(2)):
+        back, on = bridge(schedule, z[i, j], x[i, j], t[i, j], s[i, j]), diffuse(schedule, z[i, j], s[i, j], t[i, j])
+        for ours, alone in ((together, back), (forward, on)):
+            torch.testing.assert_close(ours.mean[i, j], alone.mean)
+            torch.testing.assert_close(ours.stddev[i, j], alone.stddev)
 
 
 def test_values_expand_over_the_event() -> None:
@@ -207,32 +184,31 @@ def test_values_expand_over_the_event() -> None:
 
 
 @every_schedule
-@pairs_of_times
-@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
-def test_ddim_steps_keep_the_marginal(schedule: Schedule, s: float, t: float, eta: float) -> None:
-    """With the true x a step from z_t ~ N(alpha_t x, sigma_t^2) has the moments of q(z_s given x), whatever eta."""
-    (alpha_s, sigma_s), (alpha_t, sigma_t) = at(schedule, s), at(schedule, t)
-    torch.manual_seed(0)
-    draws = 20_000
-    z_t = alpha_t * 0.7 + sigma_t * torch.randn(draws, dtype=torch.float64)
-    z_s = ddim(schedule, z_t, torch.full_like(z_t, 0.7), t, s, eta)
-    mean, error = mean_and_error(z_s)
-    assert_within(mean, alpha_s * 0.7, error)
-    assert_within(z_s.std(), sigma_s, sigma_s / (2 * draws) ** 0.5)
+def test_ddim_steps_keep_the_marginal(schedule: Schedule) -> None:
+    """With the true x a step from z_t ~ N(alpha_t x, sigma_t^2) has the moments of q(z_s given x) for every eta."""
+    for (s, t), eta in product(PAIRS, (0.0, 0.6, 1.0)):
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = at(schedule, s), at(schedule, t)
+        torch.manual_seed(0)
+        draws = 20_000
+        z_t = alpha_t * 0.7 + sigma_t * torch.randn(draws, dtype=torch.float64)
+        z_s = ddim(schedule, z_t, torch.full_like(z_t, 0.7), t, s, eta)
+        mean, error = mean_and_error(z_s)
+        assert_within(mean, alpha_s * 0.7, error)
+        assert_within(z_s.std(), sigma_s, sigma_s / (2 * draws) ** 0.5)
 
 
 @every_schedule
-@pairs_of_times
-def test_ddim_with_eta_one_is_the_bridge(schedule: Schedule, s: float, t: float) -> None:
-    z_t, x = torch.randn(2, 3, dtype=torch.float64)
-    torch.manual_seed(0)
-    expected = bridge(schedule, z_t, x, t, s).sample()
-    torch.manual_seed(0)
-    torch.testing.assert_close(ddim(schedule, z_t, x, t, s, 1.0), expected, rtol=1e-6, atol=1e-8)
+def test_ddim_with_eta_one_is_the_bridge(schedule: Schedule) -> None:
+    for s, t in PAIRS:
+        z_t, x = torch.randn(2, 3, dtype=torch.float64)
+        torch.manual_seed(0)
+        expected = bridge(schedule, z_t, x, t, s).sample()
+        torch.manual_seed(0)
+        torch.testing.assert_close(ddim(schedule, z_t, x, t, s, 1.0), expected, rtol=1e-6, atol=1e-8)
 
 
-@every_schedule
-def test_the_coordinate_scale_makes_a_schedule_variance_preserving(schedule: Schedule) -> None:
-    alpha, sigma = at(schedule, 0.6)
-    scale = coordinate_scale(schedule, 0.6).item()
-    assert (alpha / scale) ** 2 + (sigma / scale) ** 2 == pytest.approx(1, rel=1e-12)
+def test_the_coordinate_scale_makes_a_schedule_variance_preserving() -> None:
+    for schedule in SCHEDULES:
+        alpha, sigma = at(schedule, 0.6)
+        scale = coordinate_scale(schedule, 0.6).item()
+        assert (alpha / scale) ** 2 + (sigma / scale) ** 2 == pytest.approx(1, rel=1e-12)

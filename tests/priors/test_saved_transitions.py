@@ -1,4 +1,4 @@
-"""Every adapter by way of a folder: its transition moments are the stochastic step of diffusers' schedulers, to 1e-5.
+"""Loaded priors: their transition moments equal the stochastic steps of diffusers' schedulers, to 1e-5.
 
 Diffusion pipelines have one of their own; EDM and rectified-flow pipelines step deterministically, and are held against
 the first-order SDE step of the multistep schedulers that diffusers has for them.
@@ -49,14 +49,14 @@ def assert_equal(prior: DiffusionPrior, z: Tensor, t: float, s: float, expected:
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("n", [1, 400, 999])
 @torch.no_grad()
-def test_ddpm_pipeline(tmp_path: Path, prediction: str, n: int) -> None:
+def test_ddpm_pipeline(tmp_path: Path, prediction: str) -> None:
     network, scheduler = random_unet(in_channels=4, out_channels=4), pipelines.ddpm(prediction_type=prediction)
     DDPMPipeline(network, scheduler).save_pretrained(tmp_path)
-    z = latents()
-    theirs = ddpm_moments(scheduler, network(z, n).sample, n, z)
-    assert_equal(load_prior(tmp_path), z, (n + 1) / STEPS, n / STEPS, theirs)
+    prior, z = load_prior(tmp_path), latents()
+    for n in (1, 400, 999):
+        theirs = ddpm_moments(scheduler, network(z, n).sample, n, z)
+        assert_equal(prior, z, (n + 1) / STEPS, n / STEPS, theirs)
 
 
 def ddim_pipeline() -> DDIMPipeline:
@@ -64,32 +64,31 @@ def ddim_pipeline() -> DDIMPipeline:
 
 
 @pytest.mark.parametrize("make", [ddim_pipeline, pipelines.ldm_pipeline])
-@pytest.mark.parametrize("n", [980, 500, 20])
 @torch.no_grad()
-def test_ddim_and_latent_diffusion_pipelines(tmp_path: Path, make: Callable[[], Any], n: int) -> None:
+def test_ddim_and_latent_diffusion_pipelines(tmp_path: Path, make: Callable[[], Any]) -> None:
     """DDIM with eta = 1 over fifty steps is the transition over twenty of a thousand."""
     pipeline, z = make(), latents()
     pipeline.save_pretrained(tmp_path)
-    output, scheduler = pipeline.unet(z, n).sample.double(), in_double(pipeline.scheduler)
+    prior, scheduler = load_prior(tmp_path), in_double(pipeline.scheduler)
     scheduler.set_timesteps(50)
-    mean, shifted = (
-        scheduler.step(output, n, z.double(), eta=1.0, variance_noise=torch.full(z.shape, noise, dtype=torch.float64))
-        for noise in (0.0, 1.0)
-    )
-    theirs = mean.prev_sample, shifted.prev_sample - mean.prev_sample
-    assert_equal(load_prior(tmp_path), z, (n + 1) / STEPS, (n - 19) / STEPS, theirs)
+    for n in (980, 500, 20):
+        output = pipeline.unet(z, n).sample.double()
+        noises = (torch.full(z.shape, noise, dtype=torch.float64) for noise in (0.0, 1.0))
+        mean, shifted = (scheduler.step(output, n, z.double(), eta=1.0, variance_noise=noise) for noise in noises)
+        theirs = mean.prev_sample, shifted.prev_sample - mean.prev_sample
+        assert_equal(prior, z, (n + 1) / STEPS, (n - 19) / STEPS, theirs)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("n", [1, 400, 999])
 @torch.no_grad()
-def test_stable_diffusion_pipeline(tmp_path: Path, prediction: str, n: int) -> None:
+def test_stable_diffusion_pipeline(tmp_path: Path, prediction: str) -> None:
     pipeline, z = pipelines.stable_diffusion(prediction_type=prediction), latents()
     pipeline.save_pretrained(tmp_path)
     prior = load_prior(tmp_path)
     condition = prior.encode_prompt("a cat", 2)
-    theirs = ddpm_moments(pipeline.scheduler, pipeline.unet(z, n, **condition).sample, n, z)
-    assert_equal(prior, z, (n + 1) / STEPS, n / STEPS, theirs, **condition)
+    for n in (1, 400, 999):
+        theirs = ddpm_moments(pipeline.scheduler, pipeline.unet(z, n, **condition).sample, n, z)
+        assert_equal(prior, z, (n + 1) / STEPS, n / STEPS, theirs, **condition)
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,16 +27,10 @@ from pyro_vipaint.models.priors.schedules import (
     keypoints,
     lowest_level,
     noise_level,
-    time_of,
 )
+from tests.every_prior import SCHEDULES, TABLE, diagonal_gaussian
 
 GRID = torch.linspace(0, 1, 1001, dtype=torch.float64)
-TABLE = TableVP(DDPMScheduler(100, beta_start=1e-3, beta_end=0.2).alphas_cumprod.tolist())
-PRESERVING: list[Schedule] = [LinearVP(), LinearVP(0.2, 12.0), ScaledLinearVP(), CosineVP(), TABLE]
-EXPLODING: list[Schedule] = [EDM(), EDM(0.01, 20.0, 3.0), GeometricVE()]
-SCHEDULES: list[Schedule] = [*PRESERVING, *EXPLODING, RectifiedFlow(), RectifiedFlow(3.0)]
-
-every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 
 
 def log_alpha_by_quadrature(beta: Callable[[np.ndarray], np.ndarray], t: float) -> float:
@@ -46,19 +39,19 @@ def log_alpha_by_quadrature(beta: Callable[[np.ndarray], np.ndarray], t: float) 
     return float(-0.5 * (t / 2) * (weights * beta((nodes + 1) * t / 2)).sum())
 
 
-@pytest.mark.parametrize("t", [0.01, 0.3, 0.77, 1.0])
-def test_linear_vp_is_the_integral_of_its_beta(t: float) -> None:
+def test_linear_vp_is_the_integral_of_its_beta() -> None:
     """log alpha_t = -1/2 ∫ beta with beta linear from 0.1 to 20."""
-    alpha, _ = LinearVP()(as_time(t))
-    assert alpha.log().item() == pytest.approx(log_alpha_by_quadrature(lambda u: 0.1 + u * 19.9, t), rel=1e-12)
+    for t in (0.01, 0.3, 0.77, 1.0):
+        alpha, _ = LinearVP()(as_time(t))
+        assert alpha.log().item() == pytest.approx(log_alpha_by_quadrature(lambda u: 0.1 + u * 19.9, t), rel=1e-12)
 
 
-@pytest.mark.parametrize("t", [0.01, 0.3, 0.77, 1.0])
-def test_scaled_linear_vp_is_the_integral_of_its_beta(t: float) -> None:
+def test_scaled_linear_vp_is_the_integral_of_its_beta() -> None:
     """log alpha_t = -1/2 ∫ beta with sqrt(beta) linear from sqrt(1.5) to sqrt(19.5)."""
-    alpha, _ = ScaledLinearVP()(as_time(t))
-    expected = log_alpha_by_quadrature(lambda u: (1.5**0.5 + u * (19.5**0.5 - 1.5**0.5)) ** 2, t)
-    assert alpha.log().item() == pytest.approx(expected, rel=1e-12)
+    for t in (0.01, 0.3, 0.77, 1.0):
+        alpha, _ = ScaledLinearVP()(as_time(t))
+        expected = log_alpha_by_quadrature(lambda u: (1.5**0.5 + u * (19.5**0.5 - 1.5**0.5)) ** 2, t)
+        assert alpha.log().item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +61,7 @@ def test_scaled_linear_vp_is_the_integral_of_its_beta(t: float) -> None:
 def test_discrete_betas_converge_to_the_continuous_schedule_at_first_order(
     schedule: Schedule, kind: Any, low: float, high: float
 ) -> None:
-    """N steps of beta/N multiply up to alpha_t^2 with an error proportional to 1/N: four times the steps, a quarter."""
+    """N steps of beta/N multiply up to alpha_t^2 with an error proportional to 1/N."""
 
     def error(steps: int) -> float:
         scheduler = DDPMScheduler(steps, beta_start=low / steps, beta_end=high / steps, beta_schedule=kind)
@@ -81,13 +74,13 @@ def test_discrete_betas_converge_to_the_continuous_schedule_at_first_order(
 
 
 @pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2"])
-@pytest.mark.parametrize("steps", [10, 1000])
-def test_table_is_met_exactly_at_every_integer_step(kind: Any, steps: int) -> None:
+def test_table_is_met_exactly_at_every_integer_step(kind: Any) -> None:
     """alpha^2 at t = (n + 1)/N is entry n of diffusers' alphas_cumprod, the first and the last included."""
-    table = DDPMScheduler(steps, beta_schedule=kind).alphas_cumprod.double()
-    alpha, sigma = TableVP(table.tolist())(torch.arange(1, steps + 1, dtype=torch.float64) / steps)
-    torch.testing.assert_close(alpha**2, table, rtol=1e-9, atol=0)
-    torch.testing.assert_close(sigma**2, 1 - table, rtol=1e-9, atol=0)
+    for steps in (10, 1000):
+        table = DDPMScheduler(steps, beta_schedule=kind).alphas_cumprod.double()
+        alpha, sigma = TableVP(table.tolist())(torch.arange(1, steps + 1, dtype=torch.float64) / steps)
+        torch.testing.assert_close(alpha**2, table, rtol=1e-9, atol=0)
+        torch.testing.assert_close(sigma**2, 1 - table, rtol=1e-9, atol=0)
 
 
 def test_table_is_clean_at_zero_and_log_linear_between_its_entries() -> None:
@@ -126,15 +119,14 @@ def test_cosine_equals_the_cosine_table_of_diffusers() -> None:
     torch.testing.assert_close(alpha[:-1] ** 2, table[:-1], rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("steps", [2, 18, 40])
-@pytest.mark.parametrize("rho", [7.0, 3.0])
-def test_edm_spacing_equals_diffusers(steps: int, rho: float) -> None:
+def test_edm_spacing_equals_diffusers() -> None:
     """n sampling steps of EDMEulerScheduler are n evenly spaced times, from 1 to 0."""
-    scheduler = EDMEulerScheduler(sigma_min=0.004, sigma_max=50.0, rho=rho)
-    scheduler.set_timesteps(steps)
-    alpha, sigma = EDM(0.004, 50.0, rho)(torch.linspace(1, 0, steps, dtype=torch.float64))
-    torch.testing.assert_close(sigma, scheduler.sigmas[:-1].double(), rtol=1e-6, atol=0)
-    assert (alpha == 1).all()
+    for steps, rho in ((2, 7.0), (18, 7.0), (40, 3.0)):
+        scheduler = EDMEulerScheduler(sigma_min=0.004, sigma_max=50.0, rho=rho)
+        scheduler.set_timesteps(steps)
+        alpha, sigma = EDM(0.004, 50.0, rho)(torch.linspace(1, 0, steps, dtype=torch.float64))
+        torch.testing.assert_close(sigma, scheduler.sigmas[:-1].double(), rtol=1e-6, atol=0)
+        assert (alpha == 1).all()
 
 
 def test_geometric_ve_spacing_equals_diffusers() -> None:
@@ -146,120 +138,71 @@ def test_geometric_ve_spacing_equals_diffusers() -> None:
     assert (alpha == 1).all()
 
 
-@pytest.mark.parametrize("shift", [1.0, 3.0, 0.5])
-def test_flow_shift_equals_diffusers(shift: float) -> None:
+def test_flow_shift_equals_diffusers() -> None:
     """sigma at t = n/1000 is that of FlowMatchEulerDiscreteScheduler with the same shift, and alpha = 1 - sigma."""
-    expected = torch.as_tensor(FlowMatchEulerDiscreteScheduler(shift=shift).sigmas, dtype=torch.float64)
-    alpha, sigma = RectifiedFlow(shift)(torch.arange(1000, 0, -1, dtype=torch.float64) / 1000)
-    torch.testing.assert_close(sigma, expected, rtol=1e-6, atol=0)
-    torch.testing.assert_close(alpha[1:], 1 - expected[1:], rtol=1e-4, atol=1e-6)
+    for shift in (1.0, 3.0, 0.5):
+        expected = torch.as_tensor(FlowMatchEulerDiscreteScheduler(shift=shift).sigmas, dtype=torch.float64)
+        alpha, sigma = RectifiedFlow(shift)(torch.arange(1000, 0, -1, dtype=torch.float64) / 1000)
+        torch.testing.assert_close(sigma, expected, rtol=1e-6, atol=0)
+        torch.testing.assert_close(alpha[1:], 1 - expected[1:], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("shift", [3.0, 0.5])
-def test_flow_shift_multiplies_the_noise_level(shift: float) -> None:
+def test_flow_shift_multiplies_the_noise_level() -> None:
     """sigma/alpha with a shift is the shift times sigma/alpha without."""
-    times = GRID[1:-1]
-    torch.testing.assert_close(noise_level(RectifiedFlow(shift), times), shift * noise_level(RectifiedFlow(), times))
+    for shift in (3.0, 0.5):
+        times = GRID[1:-1]
+        torch.testing.assert_close(
+            noise_level(RectifiedFlow(shift), times), shift * noise_level(RectifiedFlow(), times)
+        )
 
 
-@every_schedule
-def test_noise_level_grows_strictly(schedule: Schedule) -> None:
-    """sigma/alpha increases strictly over a thousand steps, is never negative and finite at both ends."""
-    level = noise_level(schedule, GRID)
-    assert level.isfinite().all()
-    assert level[0] >= 0
-    assert (level.diff() > 0).all()
-
-
-@pytest.mark.parametrize("schedule", PRESERVING, ids=repr)
-def test_variance_is_preserved(schedule: Schedule) -> None:
-    """alpha^2 + sigma^2 = 1."""
-    alpha, sigma = schedule(GRID)
-    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(GRID), rtol=0, atol=1e-14)
-
-
-@pytest.mark.parametrize("schedule", [LinearVP(), ScaledLinearVP(), TABLE], ids=repr)
-def test_sigma_keeps_its_digits_near_zero(schedule: Schedule) -> None:
+def test_sigma_keeps_its_digits_near_zero() -> None:
     """sigma_t^2 = -2 log alpha_t to first order as t -> 0: no cancellation of 1 - alpha^2."""
-    t = torch.tensor([1e-12, 1e-10], dtype=torch.float64)
-    _, sigma = schedule(t)
-    alpha_at, _ = schedule(as_time(1e-3))
-    slope = {LinearVP: 0.1, ScaledLinearVP: 1.5}.get(type(schedule), -2 * alpha_at.log().item() / 1e-3)
-    torch.testing.assert_close(sigma**2, slope * t, rtol=1e-6, atol=0)
+    for schedule in (LinearVP(), ScaledLinearVP(), TABLE):
+        t = torch.tensor([1e-12, 1e-10], dtype=torch.float64)
+        _, sigma = schedule(t)
+        alpha_at, _ = schedule(as_time(1e-3))
+        slope = {LinearVP: 0.1, ScaledLinearVP: 1.5}.get(type(schedule), -2 * alpha_at.log().item() / 1e-3)
+        torch.testing.assert_close(sigma**2, slope * t, rtol=1e-6, atol=0)
 
 
-@every_schedule
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_schedule_is_elementwise_in_the_precision_it_is_given(schedule: Schedule, dtype: torch.dtype) -> None:
-    """A tensor of times of any shape gives, element by element, what each time gives alone, in the dtype it came in."""
-    t = torch.tensor([[0.1, 0.5, 0.9], [0.2, 0.4, 0.7]], dtype=dtype)
-    assert all(part.dtype == dtype for part in schedule(t))
-    both = torch.stack(schedule(t))
-    alone = torch.stack([torch.stack(schedule(time)) for time in t.flatten()], -1).reshape(2, 2, 3)
-    torch.testing.assert_close(both, alone)
-    exact = torch.stack(schedule(t.double()))
-    torch.testing.assert_close(both.double(), exact, rtol=1e-12 if dtype == torch.float64 else 1e-4, atol=1e-12)
-
-
-@every_schedule
-@pytest.mark.parametrize("t", [0.02, 0.4, 0.95])
-def test_time_of_inverts_the_noise_level(schedule: Schedule, t: float) -> None:
-    """time_of(noise_level(t)) = t."""
-    assert time_of(schedule, noise_level(schedule, t).item()) == pytest.approx(t, abs=1e-9)
-
-
-@every_schedule
-def test_a_level_out_of_reach_is_refused(schedule: Schedule) -> None:
-    """Levels below t = 0 and above t = 1 have no time; the message names the range."""
-    last = noise_level(schedule, 1.0).item()
-    for level in (-0.1, 1.01 * last, float("nan")):
-        with pytest.raises(InputError, match="outside the schedule's range"):
-            time_of(schedule, level)
-
-
-@pytest.mark.parametrize("table", [[], [0.5, 0.6], [1.2, 0.5], [0.5, -0.1], [[0.9, 0.5]]])
-def test_a_table_that_is_none_is_refused(table: list[float]) -> None:
+def test_an_unusable_table_is_refused() -> None:
     """Empty, increasing, out of [0, 1] or two-dimensional tables raise InputError."""
-    with pytest.raises(InputError, match="alphas_cumprod"):
-        TableVP(table)
+    wrong: tuple[Any, ...] = ([], [0.5, 0.6], [1.2, 0.5], [0.5, -0.1], [[0.9, 0.5]], [0.9, float("nan")])
+    for table in wrong:
+        with pytest.raises(InputError, match="alphas_cumprod"):
+            TableVP(table)
 
 
-@dataclass(frozen=True)
-class Scheduled:
-    """Something with a schedule, which is all that keypoints ask of a prior."""
-
-    schedule: Schedule
-
-
-@every_schedule
-def test_keypoints_by_noise_level_lie_at_these_levels(schedule: Schedule) -> None:
-    """sigma/alpha at the keypoints are the levels asked for."""
-    levels = torch.tensor([5.0, 2.5, 1.3, 0.6], dtype=torch.float64)
-    times = torch.tensor(keypoints(Scheduled(schedule), noise_levels=levels.tolist()), dtype=torch.float64)
-    torch.testing.assert_close(noise_level(schedule, times), levels, rtol=1e-9, atol=0)
+def test_keypoints_by_noise_level_lie_at_these_levels() -> None:
+    """sigma/alpha at the keypoints are the given levels."""
+    for schedule in SCHEDULES:
+        levels = torch.tensor([5.0, 2.5, 1.3, 0.6], dtype=torch.float64)
+        times = torch.tensor(keypoints(diagonal_gaussian(schedule), noise_levels=levels.tolist()), dtype=torch.float64)
+        torch.testing.assert_close(noise_level(schedule, times), levels, rtol=1e-9, atol=0)
 
 
 def test_keypoints_by_time_are_evenly_spaced() -> None:
     """The default is the paper's 0.55, 0.50, 0.45, 0.40; one level is the start alone."""
-    prior = Scheduled(EDM())
+    prior = diagonal_gaussian(EDM())
     assert keypoints(prior) == pytest.approx((0.55, 0.50, 0.45, 0.40))
     assert keypoints(prior, start=0.7, stop=0.3, levels=3) == pytest.approx((0.7, 0.5, 0.3))
     assert keypoints(prior, start=0.7, levels=1) == (0.7,)
 
 
-@pytest.mark.parametrize("times", [(), (0.5, 0.5), (0.4, 0.5), (1.0, 0.5), (0.5, 0.0), (float("nan"),)])
-def test_keypoints_out_of_order_are_refused(times: tuple[float, ...]) -> None:
+def test_keypoints_out_of_order_are_refused() -> None:
     """No times, equal or increasing times, the ends 0 and 1, and NaN raise InputError."""
-    with pytest.raises(InputError, match="keypoints"):
-        check_keypoints(times)
+    for times in ((), (0.5, 0.5), (0.4, 0.5), (1.0, 0.5), (0.5, 0.0), (float("nan"),)):
+        with pytest.raises(InputError, match="keypoints"):
+            check_keypoints(times)
 
 
-def test_keypoints_refuse_what_they_cannot_place() -> None:
-    """No level at all, and a noise level beyond the schedule, raise InputError."""
+def test_keypoints_without_a_level_or_beyond_the_schedule_are_refused() -> None:
+    """Zero levels and a noise level beyond the schedule raise InputError."""
     with pytest.raises(InputError, match="levels"):
-        keypoints(Scheduled(EDM()), levels=0)
+        keypoints(diagonal_gaussian(EDM()), levels=0)
     with pytest.raises(InputError, match="range"):
-        keypoints(Scheduled(EDM()), noise_levels=[100.0, 1.0])
+        keypoints(diagonal_gaussian(EDM()), noise_levels=[100.0, 1.0])
 
 
 def test_time_is_computed_in_double_precision() -> None:
@@ -269,7 +212,7 @@ def test_time_is_computed_in_double_precision() -> None:
 
 
 def test_the_lowest_level_is_the_first_that_was_trained() -> None:
-    """A table begins at its first entry, all else at t = 0."""
+    """The lowest level of a table is that of its first entry, of every other schedule that of t = 0."""
     assert lowest_level(TableVP([0.8, 0.5, 0.1])) == pytest.approx(math.sqrt(0.2 / 0.8))
     assert lowest_level(EDM()) == pytest.approx(0.002)
     assert lowest_level(LinearVP()) == 0

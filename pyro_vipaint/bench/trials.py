@@ -1,7 +1,8 @@
-"""Images, and what is observed of them."""
+"""Images and what is observed of them: the trial that all methods are given."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,27 +13,33 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint._files import read_image
+from pyro_vipaint._torch import NOISE, child_seed, tensors_of
 from pyro_vipaint.bench.grid import Cell
-from pyro_vipaint.bench.tasks import TASKS
-from pyro_vipaint.bench.weights import fingerprint
-from pyro_vipaint.cats.parts import draw_held_out_cats
+from pyro_vipaint.bench.tasks import Task
+from pyro_vipaint.cats.parts import draw_held_out, has_layers
 from pyro_vipaint.checks import check_prior
 from pyro_vipaint.demo import held_out_images
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models import DiffusionPrior
 from pyro_vipaint.models.measurements.operators import Inpainting, Operator
 
-CATS = 256
+DRAWN = 256  # held-out pictures of a layered prior
 SEEDS_APART = 100_000  # images of one seed before those of the next
-NOISE_SEEDS = 2**31  # those of the noise in y begin here: a method's own noise, from a small seed, is another
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
-    """Some images ``(N, C, H, W)``, an operator on them, the observation, and the condition of the denoiser.
+class Trial:
+    """One inverse problem for some images; everything lies on one device.
 
-    Everything lies on one device.
+    Attributes:
+        prior: what the methods know of such images.
+        truth: the images, ``(N, C, H, W)`` in [-1, 1].
+        y: what is observed of them, ``(N, *observation)``.
+        operator: A.
+        noise: standard deviation of the noise in y.
+        condition: of the denoiser.
+        seed: of the method.
     """
 
     prior: DiffusionPrior
@@ -41,11 +48,21 @@ class Problem:
     operator: Operator
     noise: float
     condition: dict[str, Any]
+    seed: int
 
     @property
     def mask(self) -> Tensor | None:
-        """1 = observed, ``(N, 1, H, W)``, where the problem is inpainting."""
+        """1 = observed, ``(N, 1, H, W)``, where the task is inpainting."""
         return self.operator.mask if isinstance(self.operator, Inpainting) else None
+
+    def to(self, device: str) -> Trial:
+        """The trial on another device, where its prior lies already."""
+        operator = self.operator
+        if isinstance(operator, Inpainting):
+            operator = Inpainting(operator.mask.to(device))
+        condition = {name: value.to(device) for name, value in self.condition.items()}
+        truth, y = self.truth.to(device), self.y.to(device)
+        return Trial(self.prior, truth, y, operator, self.noise, condition, self.seed)
 
 
 @lru_cache(maxsize=2)
@@ -60,35 +77,35 @@ def weights_of(name: str, device: str) -> str:
     return fingerprint(warm_prior(name, device))
 
 
-@lru_cache(maxsize=64)
-def pictures_of(name: str, device: str, folder: str | None, start: int, stop: int) -> str:
-    """The fingerprint of the true images ``start`` to ``stop``."""
-    images, _ = load_images(name, warm_prior(name, device), folder, stop)
-    return fingerprint(images[start:])
+def fingerprint(part: Any) -> str:
+    """16 hexadecimal digits of all numbers in a tensor or in the networks of a prior, the same on every device."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors_of(part):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
-def load_problem(cell: Cell, device: str) -> Problem:
-    """The problem of a cell. What is seen of an image depends on its number, the task and the seed alone.
+def load_trial(cell: Cell, task: Task, device: str) -> Trial:
+    """The trial of a cell. What is observed of an image depends on its number, the task and the seed alone.
 
     Raises:
-        InputError: there are not so many images.
+        InputError: there are fewer images.
     """
-    prior, task, here = warm_prior(cell.prior, device), TASKS[cell.task], slice(cell.start, cell.stop)
+    prior, here = warm_prior(cell.prior, device), slice(cell.start, cell.stop)
     images, labels = load_images(cell.prior, prior, cell.images, cell.stop)
     truth = images[here]
     seeds = [cell.seed * SEEDS_APART + number for number in range(cell.start, cell.stop)]
     operator = task.operator(truth.shape[-1], seeds)
-    y = _observe(operator, truth, task.noise, seeds).to(device)
-    if isinstance(operator, Inpainting):
-        operator = Inpainting(operator.mask.to(device))
-    condition = {} if labels is None else {"class_labels": labels[here].to(device)}
-    return Problem(prior, truth.to(device), y, operator, task.noise, condition)
+    y = _observe(operator, truth, task.noise, seeds)
+    condition = {} if labels is None else {"class_labels": labels[here]}
+    return Trial(prior, truth, y, operator, task.noise, condition, cell.seed).to(device)
 
 
 def _observe(operator: Operator, truth: Tensor, noise: float, seeds: Sequence[int]) -> Tensor:
     """y = A(x) + v, the noise of each image from its own seed."""
     clean = operator.A(truth)
-    generators = [torch.Generator().manual_seed(NOISE_SEEDS + seed) for seed in seeds]
+    generators = [torch.Generator().manual_seed(child_seed(seed, NOISE)) for seed in seeds]
     return clean + noise * torch.stack([torch.randn(clean.shape[1:], generator=each) for each in generators])
 
 
@@ -96,14 +113,14 @@ def load_images(name: str, prior: DiffusionPrior, folder: str | None, num: int) 
     """The first ``num`` images and their labels: of a folder of pictures, or held out from an embedded prior.
 
     Raises:
-        InputError: there are not so many, or none come with the prior.
+        InputError: there are fewer, or none come with the prior.
     """
     if folder is not None:
         images, labels = _read_folder(Path(folder), prior, num), None
     elif name == "fashion32":
         images, labels = held_out_images()
-    elif name == "cats64":
-        images, labels = draw_held_out_cats(CATS), None
+    elif has_layers(name):
+        images, labels = draw_held_out(name, DRAWN), None
     else:
         raise InputError(f"No images come with the prior {name}: name a folder of them with --pictures.")
     if len(images) < num:

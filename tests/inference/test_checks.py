@@ -1,0 +1,325 @@
+"""The checks of user input: every form that means the same, and one line for everything that cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import pyro_vipaint as vp
+from pyro_vipaint._torch import device_of, resolve_device
+from pyro_vipaint.checks import check_prior, check_truth, checked, checked_settings, masked
+from pyro_vipaint.models import DiffusionPrior, GaussianPrior
+from pyro_vipaint.models.exact.gaussian import GaussianDenoiser
+from pyro_vipaint.models.measurements.operators import Matrix
+from pyro_vipaint.models.priors.schedules import EDM
+from pyro_vipaint.settings import Settings, default_settings, restoration_settings
+
+SHAPE = (1, 8, 8)
+CPU = torch.device("cpu")
+PLAIN = replace(GaussianPrior.diagonal(torch.zeros(SHAPE), torch.full(SHAPE, 0.5)).diffusion(), name="plain")
+LABELLED = replace(PLAIN, class_names=("dark", "bright"), name="labelled")
+IMAGE = torch.linspace(-0.8, 0.8, 64).reshape(SHAPE)
+MASK = (torch.arange(64).reshape(SHAPE) % 8 < 4).float()
+PAIR = torch.stack([IMAGE, -IMAGE])
+
+
+def inpainting(image: Any = IMAGE, mask: Any = MASK, prior: Any = PLAIN, **named: Any) -> Any:
+    """The problem of ``vp.inpaint``."""
+    y, operator, loaded = masked(image, mask, prior, named.get("device", "cpu"))
+    return checked(y, operator, loaded, **{"device": "cpu", **named})
+
+
+def restoration(y: Any = None, operator: Any = None, **named: Any) -> Any:
+    """The problem of ``vp.restore``; super-resolution by two if not given."""
+    operator = vp.SuperResolution(2) if operator is None else operator
+    return checked(vp.SuperResolution(2).A(PAIR[:1]) if y is None else y, operator, PLAIN, **named)
+
+
+def settings(problem: Any = None, levels: Any = 2, samples: Any = 2, chosen: Any = None, **changes: Any) -> Settings:
+    """The numbers of ``vp.inpaint``."""
+    return checked_settings(problem or inpainting(), levels, samples, chosen, None, changes)
+
+
+# forms that mean the same
+
+IMAGE_FORMS: dict[str, Callable[[Tensor], Any]] = {
+    "a batch of one": lambda x: x.unsqueeze(0),
+    "one channel without its dimension": lambda x: x[0],
+    "an array with negative strides": lambda x: x.flip(-1).numpy()[..., ::-1],
+    "double precision": lambda x: x.double(),
+    "part of a graph": lambda x: x.clone().requires_grad_(),
+}
+MASK_FORMS: dict[str, Callable[[Tensor], Any]] = {
+    "(H, W)": lambda m: m[0],
+    "(1, 1, H, W)": lambda m: m.unsqueeze(0),
+    "bool": lambda m: m.bool(),
+    "bytes": lambda m: m.byte(),
+    "an array of bool": lambda m: m[0].numpy().astype(bool),
+    "nested lists": lambda m: m[0].int().tolist(),
+}
+LABEL_FORMS: dict[str, Any] = {
+    "a number": 1,
+    "(1,)": torch.tensor([1]),
+    "int32": torch.tensor(1, dtype=torch.int32),
+    "array": np.array([1, 1]),
+    "numpy number": np.int64(1),
+    "list": [1, 1],
+}
+
+
+@pytest.mark.parametrize("form", IMAGE_FORMS.values(), ids=IMAGE_FORMS)
+def test_forms_of_an_image(form: Callable[[Tensor], Any]) -> None:
+    assert torch.equal(inpainting(form(IMAGE)).y, (IMAGE * MASK).unsqueeze(0))
+
+
+@pytest.mark.parametrize("form", MASK_FORMS.values(), ids=MASK_FORMS)
+def test_forms_of_a_mask(form: Callable[[Tensor], Any]) -> None:
+    problem = inpainting(mask=form(MASK))
+    assert torch.equal(problem.operator.mask, MASK.unsqueeze(0)) and torch.equal(problem.y[0], IMAGE * MASK)
+
+
+@pytest.mark.parametrize("label", LABEL_FORMS.values(), ids=LABEL_FORMS)
+def test_forms_of_a_label(label: Any) -> None:
+    assert inpainting(PAIR, prior=LABELLED, label=label).condition["class_labels"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("form", [lambda y: y[0], lambda y: y[0].numpy(), lambda y: y.tolist(), lambda y: y.double()])
+def test_forms_of_an_observation(form: Callable[[Tensor], Any]) -> None:
+    y = vp.SuperResolution(2).A(PAIR[:1])
+    assert torch.equal(restoration(form(y)).y, y)
+
+
+def test_images_and_masks_broadcast() -> None:
+    """One mask for two images, two masks for one image, and one mask for all channels."""
+    masks = torch.stack([MASK, 1 - MASK])
+    assert torch.equal(inpainting(PAIR).y, PAIR * MASK)
+    assert torch.equal(inpainting(IMAGE, masks).y, IMAGE * masks)
+    colour = GaussianPrior.diagonal(torch.zeros(3, 8, 8), torch.ones(3, 8, 8)).diffusion()
+    assert torch.equal(inpainting(IMAGE.expand(3, -1, -1), MASK, colour).y[0], (IMAGE * MASK).expand(3, -1, -1))
+
+
+def test_hidden_values_are_zeroed_and_inputs_are_not_changed() -> None:
+    spoilt = torch.where(MASK == 1, IMAGE, torch.nan)
+    before = spoilt.clone(), MASK.clone()
+    assert torch.equal(inpainting(spoilt).y, inpainting().y)
+    assert torch.equal(restoration(spoilt, vp.Inpainting(MASK)).y, inpainting().y)
+    torch.testing.assert_close(spoilt, before[0], rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(MASK, before[1])
+
+
+def test_noise_extends_the_range_of_averages_only() -> None:
+    """Six standard deviations of noise beyond 2; an operator in other units has no range."""
+    far = torch.full((1, 1, 4, 4), 3.0)
+    assert restoration(far, noise=0.4).y.max() == 3
+    assert restoration(torch.full((1, 1, 8, 8), 300.0), Scaled(100.0)).y.max() == 300
+    with pytest.raises(vp.InputError, match="state the noise"):
+        restoration(far)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Images in other units."""
+
+    factor: float
+
+    def A(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self.factor * y
+
+
+# what is refused
+
+
+def spoilt(value: float, shape: tuple[int, ...] = SHAPE) -> Tensor:
+    """Zeros whose first element, which the mask observes, is ``value``."""
+    x = torch.zeros(shape)
+    x.view(-1)[0] = value
+    return x
+
+
+def elsewhere() -> DiffusionPrior:
+    """A prior on the meta device."""
+    numbers = torch.ones(SHAPE, device="meta")
+    return DiffusionPrior(EDM(), GaussianDenoiser(EDM(), numbers, numbers), SHAPE)
+
+
+class NoAdjoint:
+    def A(self, x: Tensor) -> Tensor:
+        return x
+
+
+def chosen(**changes: Any) -> Settings:
+    return replace(default_settings(2), **changes)
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    # images
+    "image of another size": (lambda: inpainting(torch.zeros(1, 10, 12)), r"shape \(1, 10, 12\), .*resize"),
+    "channels last": (lambda: inpainting(torch.zeros(8, 8, 3)), r"image has shape \(8, 8, 3\)"),
+    "a number": (lambda: inpainting(torch.tensor(0.0)), r"image has shape \(\)"),
+    "no images": (lambda: inpainting(torch.zeros(0, *SHAPE)), r"image has shape \(0, 1, 8, 8\)"),
+    "bytes": (lambda: inpainting(np.full(SHAPE, 200, np.uint8)), "image holds torch.uint8, not floats"),
+    "on [0, 255]": (lambda: inpainting(spoilt(200)), r"in \[-1, 1\].* range from 0 to 200"),
+    "NaN": (lambda: inpainting(spoilt(float("nan"))), "must be finite"),
+    "infinite": (lambda: inpainting(spoilt(float("-inf"))), "must be finite"),
+    "a file name": (lambda: inpainting("shoe.png"), "image must be a tensor or an array of numbers, not str"),
+    # masks
+    "mask of another size": (lambda: inpainting(mask=torch.eye(10)), r"mask has shape \(10, 10\), .*resize"),
+    "three channels": (lambda: inpainting(mask=torch.ones(3, 8, 8)), r"mask has shape \(3, 8, 8\)"),
+    "no mask": (lambda: inpainting(mask=torch.ones(0, *SHAPE)), r"mask has shape \(0, 1, 8, 8\)"),
+    "all observed": (lambda: inpainting(mask=torch.ones(8, 8)), "must hold 0"),
+    "one of two hidden": (lambda: inpainting(mask=torch.stack([MASK, 0 * MASK])), "must hold 0"),
+    "0 and 255": (lambda: inpainting(mask=255 * torch.eye(8)), "must hold 0"),
+    "NaN in the mask": (lambda: inpainting(mask=torch.full((8, 8), torch.nan)), "must hold 0"),
+    "nothing": (lambda: inpainting(mask=None), "mask must be a tensor or an array of numbers, not NoneType"),
+    "two and three": (lambda: inpainting(PAIR, MASK.repeat(3, 1, 1, 1)), "2 observations and 3 masks"),
+    # observations and operators
+    "the size of the image": (lambda: restoration(PAIR), r"shape \(2, 1, 8, 8\), the operator makes \(1, 4, 4\)"),
+    "no observation": (lambda: restoration(torch.zeros(0, 1, 4, 4)), r"shape \(0, 1, 4, 4\)"),
+    "bytes observed": (lambda: restoration(torch.zeros(1, 4, 4, dtype=torch.uint8)), "observation holds torch.uint8"),
+    "NaN in other units": (lambda: restoration(spoilt(float("nan")), Scaled(9.0)), "must be finite, they"),
+    "no operator": (lambda: restoration(operator=MASK), "must have A and A_adjoint, Tensor has not"),
+    "no adjoint": (lambda: restoration(operator=NoAdjoint()), "must have A and A_adjoint, NoAdjoint has not"),
+    "a factor that does not divide": (lambda: restoration(operator=vp.SuperResolution(3)), "does not divide a side"),
+    "an operator for vectors": (
+        lambda: restoration(operator=Matrix(torch.ones(2, 5))),
+        r"operator cannot take images of shape \(1, 8, 8\)",
+    ),
+    "three and two": (
+        lambda: restoration(torch.zeros(3, *SHAPE), vp.Inpainting(torch.stack([MASK, 1 - MASK]))),
+        "3 observations and 2 masks",
+    ),
+    "negative noise": (lambda: restoration(noise=-0.1), "noise must be finite and not negative"),
+    "an operator that sees nothing": (
+        lambda: settings(restoration(torch.zeros(1, *SHAPE), Scaled(0.0))),
+        "maps every image to zero",
+    ),
+    "a perceptual term for a small picture": (
+        lambda: settings(restoration(), chosen=replace(restoration_settings(2), perceptual_weight=1.0)),
+        r"LPIPS cannot take observations of shape \(1, 4, 4\)",
+    ),
+    # conditions
+    "no such class": (lambda: inpainting(prior=LABELLED, label=2), "whole number from 0 to 1, .*not 2"),
+    "a negative class": (lambda: inpainting(prior=LABELLED, label=-1), "not -1"),
+    "three labels for one": (lambda: inpainting(prior=LABELLED, label=[1, 1, 1]), "for each of 1 images"),
+    "a matrix of labels": (lambda: inpainting(prior=LABELLED, label=[[1]]), r"not \[\[1\]\]"),
+    "a fraction of a class": (lambda: inpainting(prior=LABELLED, label=1.0), "whole number"),
+    "a truth value": (lambda: inpainting(prior=LABELLED, label=True), "whole number"),
+    "the name of a class": (lambda: inpainting(prior=LABELLED, label="dark"), "label must be a tensor"),
+    "no classes": (lambda: inpainting(label=0), "plain has no classes"),
+    "no text": (lambda: inpainting(prompt="a cat"), "plain takes no text"),
+    "guidance by nothing": (lambda: inpainting(guidance_scale=3), "nothing to guide by"),
+    "no null": (lambda: inpainting(prior=LABELLED, label=0, guidance_scale=3), "no null condition"),
+    # priors, devices, truths
+    "no such prior": (lambda: inpainting(prior="no-such-prior"), "Unknown prior 'no-such-prior': use one of .*cats64"),
+    "no such folder": (lambda: inpainting(prior=Path("no/such/folder/here")), "Unknown prior"),
+    "a network": (lambda: inpainting(prior=torch.nn.Identity()), "not Identity; see from_diffusers"),
+    "vectors": (
+        lambda: inpainting(prior=GaussianPrior.diagonal(torch.zeros(16), torch.ones(16))),
+        r"not GaussianPrior of events \(16,\)",
+    ),
+    "another device": (lambda: inpainting(prior=elsewhere()), "prior lies on meta, not on cpu"),
+    "no such device": (lambda: resolve_device("abacus"), "Device 'abacus' is not available"),
+    "a device without numbers": (lambda: resolve_device("meta"), "Device 'meta' is not available"),
+    "no device": (lambda: resolve_device(1.5), "Device '1.5' is not available"),  # type: ignore[arg-type]
+    "another truth": (lambda: check_truth(PAIR, (1, 8, 9)), r"true image has shape \(1, 8, 8\), the images"),
+    # numbers
+    "no samples": (lambda: settings(samples=0), "samples must be at least 1, not 0"),
+    "2.0 samples": (lambda: settings(samples=2.0), "samples must be a whole number, not 2.0"),
+    "no levels": (lambda: settings(levels=0), "levels must be at least 1, not 0"),
+    "too many levels": (lambda: settings(levels=101), "levels must be at most 100, not 101"),
+    "no steps": (lambda: settings(steps=0), "steps must be at least 1"),
+    "no refinement": (lambda: settings(refine_steps=0), "refine-steps must be at least 1"),
+    "no particles": (lambda: settings(chosen=chosen(num_particles=0)), "num-particles must be at least 1"),
+    "beta": (lambda: settings(beta=0.0), "beta must be positive and finite, not 0"),
+    "infinite beta": (lambda: settings(beta=float("inf")), "beta must be positive and finite, not inf"),
+    "zeta": (lambda: settings(zeta=-1.0), "zeta must be finite and not negative, not -1"),
+    "scale": (lambda: settings(chosen=chosen(scale=0.0)), "scale must be positive"),
+    "tau": (lambda: settings(chosen=chosen(tau_scale=0.0)), "tau-scale must be positive"),
+    "polyak": (lambda: settings(chosen=chosen(polyak=0.0)), "polyak must be positive"),
+    "gamma": (lambda: settings(chosen=chosen(gamma_logit=float("nan"))), "gamma-logit must be finite"),
+    "decay of the rate": (lambda: settings(chosen=chosen(lr_decay=0.0)), "lr-decay must be positive"),
+    "a rate": (lambda: settings(chosen=chosen(lr={"mu": -0.1})), "lr must be finite and not negative"),
+    "a share for an average": (lambda: settings(chosen=chosen(average=0.5)), "average must be a whole number"),
+    "too long an average": (lambda: settings(chosen=chosen(average=31)), "average must be at most .* 30, not 31"),
+    "decay of zeta": (lambda: settings(chosen=chosen(zeta_decay=-0.1)), "zeta-decay must be finite and not negative"),
+    "a perceptual term": (lambda: settings(chosen=chosen(perceptual_weight=1.0)), "LPIPS cannot take"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused_in_one_line_without_a_network_call(call: Callable[[], Any], message: str) -> None:
+    with vp.count_calls() as count, pytest.raises(vp.InputError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    assert count.calls == 0
+
+
+RUNS: dict[str, Callable[[], Any]] = {
+    "image": lambda: vp.inpaint(spoilt(200), MASK, PLAIN),
+    "label": lambda: vp.inpaint(IMAGE, MASK, PLAIN, label=0),
+    "number": lambda: vp.inpaint(IMAGE, MASK, PLAIN, beta=-1.0),
+    "keypoints out of order": lambda: vp.inpaint(IMAGE, MASK, PLAIN, settings=Settings((1.0, 5.0))),
+    "keypoints off the schedule": lambda: vp.inpaint(IMAGE, MASK, PLAIN, settings=Settings((1e9, 1.0))),
+    "fraction of a seed": lambda: vp.inpaint(IMAGE, MASK, PLAIN, seed=1.5),  # type: ignore[arg-type]
+    "seed of 65 bits": lambda: vp.inpaint(IMAGE, MASK, PLAIN, seed=2**64),
+    "restored": lambda: vp.restore(PAIR, vp.SuperResolution(2), PLAIN),
+}
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_the_facades_refuse_before_a_network_call(run: Callable[[], Any]) -> None:
+    with vp.count_calls() as count, pytest.raises(vp.InputError):
+        run()
+    assert count.calls == 0
+
+
+BAD_KEYPOINTS: list[tuple[dict[str, Any], str]] = [
+    ({"start": 0.4, "stop": 0.4}, "must decrease"),
+    ({"start": 1.2}, "strictly between 0 and 1"),
+    ({"start": float("nan")}, "strictly between 0 and 1"),
+    ({"levels": 0}, "levels must be at least 1"),
+    ({"noise_levels": []}, "at least one"),
+    ({"noise_levels": [0.6, 5.0]}, "must decrease"),
+    ({"noise_levels": [5.0, float("nan")]}, "outside the schedule's range"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_KEYPOINTS)
+def test_bad_keypoints(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(vp.InputError, match=message):
+        vp.keypoints(PLAIN, **arguments)
+
+
+# errors of other libraries, devices
+
+
+def test_errors_of_other_libraries_become_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **named: Any) -> None:
+        raise RuntimeError("size mismatch\n\tfor conv_in.weight: " + 300 * "x")
+
+    monkeypatch.setattr("pyro_vipaint.checks.load_prior", fail)
+    with pytest.raises(vp.InputError, match="'any' cannot be loaded: size mismatch for conv_in") as caught:
+        check_prior("any", CPU)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_auto_is_the_device_of_a_loaded_prior() -> None:
+    assert restoration().y.device == device_of(PLAIN) == CPU
+    assert resolve_device("cpu") == resolve_device(CPU) == CPU
+    assert resolve_device("auto").type in {"cpu", "cuda", "mps"}
+    assert device_of(torch.nn.Linear(1, 1, device="meta")) == torch.device("meta")
+    assert device_of(torch.nn.Identity()) is None and device_of(EDM()) is None
+
+
+def test_input_errors_are_value_errors() -> None:
+    assert issubclass(vp.InputError, ValueError) and issubclass(vp.NonFiniteError, ArithmeticError)
