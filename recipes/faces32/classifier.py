@@ -1,6 +1,6 @@
 """Trains the classifier that says which parts a sample of ``faces32`` shows.
 
-The network of :mod:`pyro_vipaint.cats.classifier` with heads for 32×32 pixels minimises the sum over slots of
+The network of :mod:`pyro_vipaint.cats.classifier`, (B, 3, 32, 32) -> one head a slot, minimises the sum over slots of
 
     -E log softmax(f(x))_class
 
@@ -14,17 +14,15 @@ average, in half precision. Interrupted, the same command goes on::
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas
 import torch
 from rich.console import Console
-from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pyro_vipaint.cats.classifier import WIDTHS, PartsClassifier, part_probabilities, save_classifier
+from pyro_vipaint.cats.classifier import PartsClassifier, load_classifier, part_probabilities, save_classifier
 from pyro_vipaint.cats.parts import Layers, draw_parts
 from recipes.cats64.classifier import blurred, labels_of
 from recipes.faces32.parts import SIZE, TARGET
@@ -37,23 +35,6 @@ LEARNING_RATE = 2e-3
 LARGEST_BLUR = 1.0  # its standard deviation, in pixels
 LARGEST_NOISE = 0.2  # standard deviation, in units of [-1, 1]
 CLASSIFIER = TARGET.with_name("classifier.safetensors")
-
-
-class FacesClassifier(PartsClassifier):
-    """Class logits ``(B, n)`` by slot of images ``(B, 3, 32, 32)`` in [-1, 1]."""
-
-    def __init__(self, num_classes: Mapping[str, int]) -> None:
-        super().__init__(num_classes)
-        self.heads = nn.Linear(WIDTHS[-1] * (SIZE // 2 ** len(WIDTHS)) ** 2, sum(self.num_classes.values()))
-
-
-def load_classifier(path: Path = CLASSIFIER) -> FacesClassifier:
-    """The shipped network in single precision on the CPU."""
-    with safe_open(path, framework="pt") as file:
-        entries = (entry.partition("=") for entry in file.metadata()["slots"].split())
-        network = FacesClassifier({slot: int(size) for slot, _, size in entries})
-        network.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})
-    return network.eval().requires_grad_(False)
 
 
 def damaged(x: Tensor) -> Tensor:
@@ -81,7 +62,7 @@ def run(work: Path, iterations: int = ITERATIONS, device: str = "cuda") -> None:
     """Trains from the checkpoint in ``work``, or from the start."""
     layers = layers_on(device)
     torch.manual_seed(0)
-    network = channels_last(FacesClassifier(layers.num_classes).to(device))
+    network = channels_last(PartsClassifier(layers.num_classes, SIZE).to(device))
 
     def batch_loss() -> Tensor:
         index = draw_training_parts(layers, BATCH_SIZE)
@@ -95,7 +76,7 @@ def run(work: Path, iterations: int = ITERATIONS, device: str = "cuda") -> None:
 def export(work: Path, target: Path) -> None:
     """Writes the average in ``work`` and says how good it is, read back as it ships."""
     layers = layers_on("cpu")
-    network = FacesClassifier(layers.num_classes)
+    network = PartsClassifier(layers.num_classes, SIZE)
     load_average(network, work / "checkpoint.pt")
     save_classifier(network, target)
     table = pandas.DataFrame(held_out_accuracies(load_classifier(target), layers))

@@ -32,7 +32,7 @@ from rich.console import Console
 from safetensors import safe_open
 from torch import Tensor
 
-from pyro_vipaint.cats.classifier import PartsClassifier, part_probabilities
+from pyro_vipaint.cats.classifier import PartsClassifier, load_classifier, part_probabilities
 from pyro_vipaint.cats.parts import Layers, draw_parts, is_held_out, load_layers
 from pyro_vipaint.cats.posterior import parts_posterior
 from pyro_vipaint.cats.scores import expected_total_variation
@@ -42,7 +42,7 @@ from pyro_vipaint.models.priors.schedules import time_of
 from recipes.cats64.classifier import labels_of as part_labels
 from recipes.edm import WEIGHTS
 from recipes.evaluation import Result, by_slot, distance, earlier_results, save_grid, timed, write_json
-from recipes.faces32.classifier import CLASSIFIER, held_out_accuracies, load_classifier
+from recipes.faces32.classifier import CLASSIFIER, held_out_accuracies
 from recipes.faces32.export import FOLDER
 from recipes.faces32.parts import HAIR_COLOURS, HAIR_STYLES, labels_of
 from recipes.faces32.train import SIGMA_DATA

@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_vipaint.cats.classifier import part_probabilities
+from pyro_vipaint.cats.classifier import load_classifier, part_probabilities
 from pyro_vipaint.cats.parts import draw_parts, is_held_out, load_layers
 from pyro_vipaint.cats.posterior import parts_posterior
 from pyro_vipaint.models import load_prior
 from pyro_vipaint.models.priors.schedules import time_of
 from recipes.cats64.classifier import blurred, labels_of
 from recipes.faces32 import card, evaluate, parts, train
-from recipes.faces32.classifier import LARGEST_BLUR, load_classifier
+from recipes.faces32.classifier import CLASSIFIER, LARGEST_BLUR
 from tests.statistics import assert_within
 
 LAYERS = load_layers(parts.TARGET)
@@ -120,7 +120,7 @@ def test_the_prior_is_near_the_exact_posterior_mean() -> None:
 
 def test_the_classifier_reads_held_out_faces() -> None:
     """As they are and blurred; and the exact posterior of a whole face is sure of every part."""
-    network = load_classifier()
+    network = load_classifier(CLASSIFIER)
     index = draw_parts(LAYERS, 100, held_out=True, generator=torch.Generator().manual_seed(7))
     x, labels = LAYERS.compose(index), labels_of(LAYERS, index)
     for images in (x, blurred(x, LARGEST_BLUR)):
