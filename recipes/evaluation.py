@@ -1,4 +1,4 @@
-"""What the evaluating recipes share: kernel distances, and results kept with the weights that they belong to."""
+"""What the evaluating recipes share: kernel distances, judgements of parts, and results kept with their weights."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pyro_vipaint.metrics import kernel_distance
+
+CONFIDENT = 0.9  # the probability from which on a classifier of parts is called sure
 
 Result = dict[str, Any]  # a branch of the JSON file
 
@@ -42,3 +45,20 @@ def write_json(path: Path, results: Result) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".part").write_text(json.dumps(results, indent=2) + "\n")
     path.with_suffix(".part").replace(path)
+
+
+def by_slot(probabilities: dict[str, Tensor]) -> dict[str, Result]:
+    """Slot by slot: the share of confident judgements, and how many of the classes were seen with confidence."""
+    result = {}
+    for slot, values in probabilities.items():
+        top, label = values.max(-1)
+        seen = label[top >= CONFIDENT].unique()
+        share = (top >= CONFIDENT).double().mean().item()
+        result[slot] = {"confident": share, "classes_seen": len(seen), "classes": values.shape[-1]}
+    return result
+
+
+def save_grid(path: Path, images: Tensor, columns: int) -> None:
+    """Images ``(N, 3, H, W)`` in [-1, 1] in rows of ``columns``; N is a multiple of it."""
+    rows = images.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    Image.fromarray(((rows + 1) * 127.5).round().byte().numpy()).save(path)

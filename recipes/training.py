@@ -45,8 +45,7 @@ def update_average(average: nn.Module, network: nn.Module, step: int, decay: flo
     """One step of the moving average, faster at the beginning."""
     decay = min(decay, (1 + step) / (10 + step))
     with torch.no_grad():
-        for a, p in zip(average.parameters(), network.parameters(), strict=True):
-            a.lerp_(p, 1 - decay)
+        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
 
 
 def save_checkpoint(path: Path, state: dict[str, object]) -> None:

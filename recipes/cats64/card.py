@@ -15,9 +15,8 @@ from pathlib import Path
 from rich.console import Console
 
 from recipes.cats64 import autoencoder, classifier, prior
-from recipes.cats64.evaluate import CONFIDENT
 from recipes.cats64.export import TARGET
-from recipes.evaluation import Result
+from recipes.evaluation import CONFIDENT, Result
 from recipes.training import plan
 
 FRONT_MATTER = """\

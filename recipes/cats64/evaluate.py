@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from rich.console import Console
 from safetensors import safe_open
 from torch import Tensor
@@ -36,10 +35,9 @@ from pyro_vipaint.metrics import alexnet_features, lpips_distance, psnr
 from pyro_vipaint.models import DiffusionPrior, load_prior
 from recipes.cats64.classifier import held_out_accuracies, through_autoencoder
 from recipes.cats64.export import TARGET, WEIGHTS
-from recipes.evaluation import Result, distance, earlier_results, timed, write_json
+from recipes.evaluation import Result, by_slot, distance, earlier_results, save_grid, timed, write_json
 
 CLASSIFIER = "classifier.safetensors"
-CONFIDENT = 0.9
 CHUNK = 100
 
 
@@ -88,17 +86,6 @@ def draw_samples(prior: DiffusionPrior, sizes: Sizes) -> Tensor:
     return torch.cat([prior.decode(prior.denoise(marginal.sample((n,)), last)).clamp(-1, 1) for n in chunks])
 
 
-def by_slot(probabilities: dict[str, Tensor]) -> dict[str, Result]:
-    """Slot by slot: the share of confident judgements, and how many of the classes were seen with confidence."""
-    result = {}
-    for slot, values in probabilities.items():
-        top, label = values.max(-1)
-        seen = label[top >= CONFIDENT].unique()
-        share = (top >= CONFIDENT).double().mean().item()
-        result[slot] = {"confident": share, "classes_seen": len(seen), "classes": values.shape[-1]}
-    return result
-
-
 def measure_samples(
     prior: DiffusionPrior, layers: Layers, classifier: PartsClassifier, sizes: Sizes, picture: Path
 ) -> Result:
@@ -119,12 +106,6 @@ def measure_samples(
             "training_images": distance(alexnet_features(training), reference),
         },
     }
-
-
-def save_grid(path: Path, images: Tensor, columns: int) -> None:
-    """Images ``(N, 3, H, W)`` in [-1, 1] in rows of ``columns``; N is a multiple of it."""
-    rows = images.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    Image.fromarray(((rows + 1) * 127.5).round().byte().numpy()).save(path)
 
 
 def describe(folder: Path) -> Result:

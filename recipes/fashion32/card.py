@@ -18,8 +18,9 @@ from typing import Any
 
 from rich.console import Console
 
+from recipes.edm import RHO, SIGMA_MAX, SIGMA_MIN
 from recipes.fashion32 import train
-from recipes.fashion32.export import EVENT_SHAPE, RHO, SIGMA_MAX, SIGMA_MIN
+from recipes.fashion32.export import EVENT_SHAPE
 from recipes.training import plan
 
 Result = dict[str, Any]  # a branch of the evaluation's JSON file

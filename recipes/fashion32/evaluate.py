@@ -46,11 +46,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from pyro_vipaint.metrics import alexnet_features
+from recipes.edm import RHO, SIGMA_MAX, SIGMA_MIN, WEIGHTS, load_exported
 from recipes.evaluation import Result, distance, earlier_results, timed, write_json
 from recipes.fashion32.classifier import load_classifier, predict
 from recipes.fashion32.data import CLASS_NAMES, DEFAULT_FOLDER, load_split
-from recipes.fashion32.export import EVENT_SHAPE, RHO, SIGMA_MAX, SIGMA_MIN, load_exported
-from recipes.fashion32.train import NUM_CLASSES, WEIGHTS
+from recipes.fashion32.export import EVENT_SHAPE
+from recipes.fashion32.train import NUM_CLASSES
 from recipes.training import channels_last
 
 LOSS_SIGMAS = (0.05, 0.2, 0.6, 2.0, 10.0)

@@ -1,13 +1,9 @@
 """Trains ``fashion32``: a class-conditional EDM prior on Fashion-MNIST at 32×32.
 
-The objective is the preconditioned denoising loss of Karras et al. (2022), Eq. 8 and Table 1,
-
-    E  lambda(sigma) |c_skip x_sigma + c_out F(c_in x_sigma, c_noise, label) - x|^2,
-    log sigma ~ N(P_MEAN, P_STD^2),
-
-which in the network's own units is the plain squared error of F. The label is replaced by the
-"no label" class with probability 0.1, so that the prior is also unconditional. What ships is an exponential moving
-average. Operations run in bfloat16 where PyTorch's autocast holds that safe, parameters in single precision.
+The objective is the preconditioned denoising loss of Karras et al. (2022), :mod:`recipes.edm`, with log sigma ~
+N(P_MEAN, P_STD^2). The label is replaced by the "no label" class with probability 0.1, so that the prior is also
+unconditional. What ships is an exponential moving average. Operations run in bfloat16 where PyTorch's autocast holds
+that safe, parameters in single precision.
 Interrupted, the same command goes on from the last checkpoint::
 
     python -m recipes.fashion32.train --data FOLDER --work WORKDIR
@@ -23,12 +19,11 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from safetensors.torch import load_file
 from torch import Tensor
 
 from recipes import training
+from recipes.edm import DenoisingLoss, starting_network
 from recipes.fashion32.data import DEFAULT_FOLDER, load_split
-from recipes.training import channels_last
 
 SIGMA_DATA = 0.664  # standard deviation of the padded training images
 P_MEAN, P_STD = -0.9, 1.3  # Karras et al. use -1.2, 1.2; moved up: inpainting works at high noise
@@ -38,7 +33,6 @@ BATCH_SIZE = 64
 LEARNING_RATE = 1e-3
 WARM_UP = 100
 EMA_DECAY = 0.999
-WEIGHTS = Path("unet", "diffusion_pytorch_model.safetensors")
 # The weights that ship come from two runs, the second from the first one's export. Each run shortened its cosine on the
 # way: until batch b it was planned for n batches, as (b, n). The first was in single precision, the second as below.
 SHIPPED_RUNS = (((900, 7500), (2300, 6000), (2650, 5000), (4000, 4000)), ((4000, 9000), (7500, 7500)))
@@ -62,31 +56,14 @@ def build_network() -> UNet2DModel:
 
 def training_loss(network: Callable[..., Any], x: Tensor, labels: Tensor) -> Tensor:
     """The denoising loss of a batch in the network's own units (1 = predicting the mean)."""
-    sigma = torch.exp(P_MEAN + P_STD * torch.randn(len(x)))
-    dropped = torch.rand(len(x)) < LABEL_DROPOUT
-    labels = torch.where(dropped, NUM_CLASSES, labels)
-    s = sigma.view(-1, 1, 1, 1)
-    noise = torch.randn_like(x)
-    norm = torch.sqrt(s**2 + SIGMA_DATA**2)
-    target = (s / SIGMA_DATA * x - SIGMA_DATA * noise) / norm  # (x - c_skip x_sigma) / c_out
-    scaled = ((x + s * noise) / norm).contiguous(memory_format=torch.channels_last)
-    output = network(scaled, sigma.log() / 4, class_labels=labels).sample
-    return torch.nn.functional.mse_loss(output.float(), target)
-
-
-def starting_network(start: Path | None) -> UNet2DModel:
-    """The network before the first step: random, or the exported weights in the folder ``start``."""
-    network = build_network()
-    if start is not None:
-        network.load_state_dict({name: value.float() for name, value in load_file(start / WEIGHTS).items()})
-    return channels_last(network)
+    return DenoisingLoss(SIGMA_DATA, P_MEAN, P_STD, NUM_CLASSES, LABEL_DROPOUT)(network, x, labels)
 
 
 def train(data: Path, work: Path, iterations: int, start: Path | None = None, compiled: bool = False) -> None:
     """Trains for ``iterations`` steps in all, from the checkpoint in ``work`` where there is one."""
     images, labels = load_split(data, train=True)
     torch.manual_seed(0)
-    network = starting_network(start)
+    network = starting_network(build_network, start)
     forward = torch.compile(network) if compiled else network
 
     def batch_loss() -> Tensor:
