@@ -82,6 +82,7 @@ def test_every_cell_becomes_its_rows(finished: tuple[Path, pd.DataFrame]) -> Non
         ("box", "Blended"), ("box", "DPS"), ("super-resolution", "DPS"),
     }  # fmt: skip
     assert (frame["nfe"] <= frame["budget"]).all()
+    assert frame["image"].tolist() == 6 * [0, 1, 2, 3]
     pd.testing.assert_frame_equal(pd.read_parquet(out / "results.parquet"), frame)
 
 
