@@ -23,7 +23,6 @@ from typer.testing import CliRunner
 
 import pyro_vipaint as vp
 from pyro_vipaint._files import read_image, read_mask
-from pyro_vipaint._torch import dtype_name
 from pyro_vipaint.cli.main import app
 from pyro_vipaint.demo import DEMOS, demo_problem, held_out_images
 from pyro_vipaint.models import DiffusionPrior, GaussianPrior, load_prior
@@ -109,7 +108,7 @@ def test_bad_input_is_one_line(folder: Path) -> None:
     refusals: list[tuple[Sequence[object], str]] = [
         (("--samples", 0), "samples must be at least 1, not 0"),
         (("--label", 2), "whole number from 0 to 1"),
-        (("--seed", 2**70), "seed must fit into 64 bits"),
+        (("--seed", 2**70), "seed must be at most 18446744073709551615"),
         (("--device", "abacus"), "Device 'abacus' is not available here"),
         (("--prior", "no-such-prior"), "Unknown prior 'no-such-prior'"),
         (("--mask", folder / "no.png"), "no.png does not exist"),
@@ -144,7 +143,7 @@ def test_a_hub_that_does_not_answer(folder: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     result = inpaint(folder, "--prior", "owner/name")
-    assert_refused(result, folder, {"image.png", "mask.png"}, "neither a folder here nor could it be fetched")
+    assert_refused(result, folder, {"image.png", "mask.png"}, "the id owner/name of a hub that can be reached")
 
 
 def test_a_fit_that_breaks(folder: Path) -> None:
@@ -309,7 +308,6 @@ def test_the_report_of_a_plain_run(folder: Path) -> None:
     (image,) = report["images"]
     assert image.keys() == {"bound", "terms", "observed_error"}
     assert (report["labels"], report["dtype"]) == (None, "float32")
-    assert dtype_name(load_prior("fashion32", dtype=torch.bfloat16)) == "bfloat16"
 
 
 def test_invert_mask(folder: Path) -> None:

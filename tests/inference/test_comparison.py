@@ -299,7 +299,7 @@ MODEL = diagonal_problem(images=2).model()
         ({"elbos": vp.BetaELBO()}, "elbos must map names to objectives .* to BetaELBO"),
         ({"elbos": {"mine": vp.BetaELBO}}, "elbos must map names .* not 'mine' to the class BetaELBO"),
         ({"seeds": (0, None)}, "seed must be a whole number, not None"),
-        ({"seeds": (2**70,)}, "64 bits"),
+        ({"seeds": (2**70,)}, "seed must be at most 1844"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"num_draws": 0}, "num_draws must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
