@@ -31,11 +31,7 @@ def child_seed(seed: int, purpose: int) -> int:
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Runs the block from ``seed`` and restores the global generators after it; ``None`` changes nothing.
-
-    Raises:
-        InputError: the seed is not a whole number of 64 bits.
-    """
+    """Runs the block from ``seed``, of 64 bits, and restores the global generators after it; ``None`` does nothing."""
     if seed is None:
         yield
         return
