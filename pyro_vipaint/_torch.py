@@ -90,6 +90,11 @@ def device_of(part: Any) -> torch.device | None:
     return next((tensor.device for _, tensor in tensors_of(part)), None)
 
 
+def dtype_name(part: Any) -> str:
+    """The data type of the tensors of a network, or of a dataclass around one, such as ``float32``."""
+    return next((str(tensor.dtype).removeprefix("torch.") for _, tensor in tensors_of(part)), "unknown")
+
+
 def tensors_of(part: Any) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a network, or of a dataclass around one, with their names in the network, in a fixed order."""
     if isinstance(part, Tensor):

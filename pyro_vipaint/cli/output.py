@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 from pyro_vipaint._files import REPORT, SAMPLES, SHEET, earlier_samples, sample_names, whole_folder
-from pyro_vipaint._torch import tensors_of
+from pyro_vipaint._torch import dtype_name
 from pyro_vipaint.checks import check_truth
 from pyro_vipaint.cli.options import console
 from pyro_vipaint.models.measurements.operators import apply
@@ -52,8 +52,7 @@ def run_and_write(
         result = run(callback=callback)
     labels = None if label is None else ([label] if isinstance(label, int) else label.tolist())
     with console.status("measuring and writing"):
-        dtypes = (str(tensor.dtype).removeprefix("torch.") for _, tensor in tensors_of(prior))
-        report = build_report(result, truth, seed, prior.name, labels) | entries | {"dtype": next(dtypes, "unknown")}
+        report = build_report(result, truth, seed, prior.name, labels) | entries | {"dtype": dtype_name(prior)}
         write_result(out, result, report, truth)
     _print_table(report, out)
 

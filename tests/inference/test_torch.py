@@ -19,6 +19,9 @@ def test_the_generators_are_restored_also_after_an_error() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     with seeded(3):
         assert torch.equal(torch.rand(2), first)
+    with seeded(None):  # goes on with the caller's
+        torch.rand(2)
+    assert not torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_generator_of_apple_gpus_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
