@@ -101,8 +101,7 @@ def kernel_distance(features_x: Tensor, features_y: Tensor, blocks: int = 10) ->
     as samples for one image, next to each other.
 
     Args:
-        features_x: n rows of d features ``(n, d)``.
-        features_y: m rows ``(m, d)``.
+        features_x, features_y: n and m rows of d features, ``(n, d)`` and ``(m, d)``.
         blocks: the number B of jackknife blocks, 2 or more.
 
     Returns:
