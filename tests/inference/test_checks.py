@@ -298,3 +298,10 @@ def test_auto_is_the_device_of_a_loaded_prior() -> None:
     assert resolve_device("auto").type in {"cpu", "cuda", "mps"}
     assert device_of(torch.nn.Linear(1, 1, device="meta")) == torch.device("meta")
     assert device_of(torch.nn.Identity()) is None and device_of(EDM()) is None
+
+
+@pytest.mark.parametrize(("latent", "start", "stop"), [(False, 3.0, 0.9), (True, 12.0, 3.0)])
+def test_default_noise_levels_fall_geometrically_to_the_last(latent: bool, start: float, stop: float) -> None:
+    assert default_settings(1, latent).noise_levels == (stop,)
+    levels = torch.tensor(default_settings(5, latent).noise_levels)
+    torch.testing.assert_close(levels, torch.logspace(*torch.tensor([start, stop]).log10().tolist(), 5))
