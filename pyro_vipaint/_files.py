@@ -141,10 +141,9 @@ def _read(path: Path, kind: str, parse: Callable[[Path], Content]) -> Content:
     """What ``parse`` makes of the file."""
     try:
         return parse(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist.") from error
     except Exception as error:  # parsers of broken files raise anything
-        raise InputError(f"{path} cannot be read as a {kind}.") from error
+        problem = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read as a {kind}"
+        raise InputError(f"{path} {problem}.") from error
 
 
 def read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -> Tensor:

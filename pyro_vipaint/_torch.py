@@ -21,6 +21,7 @@ from pyro_vipaint.errors import InputError, whole
 # method draws from the same seed.
 JUDGING = NOISE = 2**31
 DIRECTIONS = 2**30
+SEEDS = (-(2**63), 2**64 - 1)  # the least and the largest that torch takes
 
 
 def child_seed(seed: int, purpose: int) -> int:
@@ -28,26 +29,14 @@ def child_seed(seed: int, purpose: int) -> int:
     return seed ^ purpose
 
 
-def check_seed(seed: Any) -> int:
-    """``seed``, refused unless it is a whole number of 64 bits, negative or not."""
-    number = whole("seed", seed, -(2**63))
-    if number >= 2**64:
-        raise InputError(f"seed must fit into 64 bits, {number} does not.")
-    return number
-
-
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Runs the block from ``seed`` and restores the global generators after it; ``None`` changes nothing.
-
-    Raises:
-        InputError: the seed is not a whole number of 64 bits.
-    """
+    """Runs the block from ``seed``, of 64 bits, and restores the global generators after it; ``None`` does nothing."""
     if seed is None:
         yield
         return
     with preserved():
-        torch.manual_seed(check_seed(seed))
+        torch.manual_seed(whole("seed", seed, *SEEDS))
         yield
 
 
@@ -76,34 +65,24 @@ def gradients() -> Iterator[None]:
         yield
 
 
-def resolve_device(name: str | torch.device) -> torch.device:
-    """``auto`` (CUDA, then MPS, then CPU) or a device's own name.
-
-    Raises:
-        InputError: no such device here.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    with suppress(RuntimeError, AssertionError, TypeError):
-        device = torch.empty(0, device=name).device
-        if device.type != "meta":  # holds no numbers
-            return device
-    raise InputError(f"Device {str(name)!r} is not available here: use auto or cpu.")
-
-
-def device_for(prior: Any, name: str | torch.device) -> torch.device:
-    """The device of a run: ``auto`` is where a loaded prior lies, and any other name must agree with it.
+def resolve_device(name: str | torch.device, prior: Any = None) -> torch.device:
+    """A device by its own name, or by ``auto``: where a loaded ``prior`` lies, otherwise CUDA, then MPS, then CPU.
 
     Raises:
         InputError: no such device here, or the prior lies on another one.
     """
     home = device_of(prior)
-    target = home if home is not None and name == "auto" else resolve_device(name)
-    if home not in (None, target):
-        raise InputError(f"The prior lies on {home}, not on {target}: load it with device={str(target)!r}.")
-    return target
+    if name == "auto":
+        gpu = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
+        return home or torch.device(gpu or "cpu")
+    device = torch.device("meta")  # holds no numbers
+    with suppress(RuntimeError, AssertionError, TypeError):
+        device = torch.empty(0, device=name).device
+    if device.type == "meta":
+        raise InputError(f"Device {str(name)!r} is not available here: use auto or cpu.")
+    if home not in (None, device):
+        raise InputError(f"The prior lies on {home}, not on {device}: load it with device={str(device)!r}.")
+    return device
 
 
 def device_of(part: Any) -> torch.device | None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vipaint._torch import device_for, half_precision
+from pyro_vipaint._torch import half_precision, resolve_device
 from pyro_vipaint.errors import InputError, number, whole
 from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models import DiffusionPrior, load_prior
@@ -64,12 +64,8 @@ def checked(
     noise: float | None = None,
     device: str | torch.device = "auto",
 ) -> Problem:
-    """The problem that a user states; see :func:`pyro_vipaint.restore` for the arguments.
-
-    Raises:
-        InputError: an argument cannot be used; the message is one line that says what to do.
-    """
-    target = device_for(prior, device)
+    """The problem that a user states; arguments and errors are those of :func:`pyro_vipaint.restore`."""
+    target = resolve_device(device, prior)
     prior = check_prior(prior, target)
     y = check_observation(y, operator, prior, target, NOISE if noise is None else number("noise", noise))
     condition: dict[str, Any] = {} if label is None else {"class_labels": check_label(label, len(y), prior)}
@@ -86,7 +82,7 @@ def masked(image: Any, mask: Any, prior: Any, device: str | torch.device) -> tup
 
     Hidden values, observed values and the numbers of images and masks are left to :func:`checked`.
     """
-    target = device_for(prior, device)
+    target = resolve_device(device, prior)
     prior = check_prior(prior, target)
     return check_image(image, prior), Inpainting(check_mask(mask, prior).to(target)), prior
 
@@ -103,7 +99,6 @@ def checked_settings(
 
     The likelihood's scale is at least ``noise``. The keypoints are checked where they become times.
     """
-    whole("levels", levels)
     whole("samples", num_samples)
     chosen = settings or settings_for(levels, problem.prior, problem.operator, problem.y)
     chosen = replace(chosen, **{name: value for name, value in changes.items() if value is not None})
@@ -138,22 +133,15 @@ def check_prior(prior: Any, device: torch.device, half: bool = False, checkpoint
 def check_image(image: Any, prior: DiffusionPrior) -> Tensor:
     """``image`` as ``(N, C, H, W)`` floats, refused unless its shape fits the prior."""
     image, expected = as_tensor("image", image, floats=True), prior.image_shape
-    given = image.shape
-    if image.ndim == 2 and expected[0] == 1:
-        image = image.unsqueeze(0)
-    image = image.unsqueeze(0) if image.ndim == 3 else image
     wanted = f"the prior takes (C, H, W) = {tuple(expected)} or (N, C, H, W): resize it (command line: --resize)"
-    check_shape("image", given, image.shape, expected, wanted)
-    return image
+    return as_batch("image", image, expected, wanted)
 
 
 def check_mask(mask: Any, prior: DiffusionPrior) -> Tensor:
     """``mask`` as ``(N, 1, H, W)``, refused unless it is 0/1, of the prior's size, and neither all 0 nor all 1."""
     mask, size = as_tensor("mask", mask), prior.image_shape[1:]
-    given = mask.shape
-    mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape) if mask.ndim in (2, 3) else mask
     wanted = f"the prior takes (H, W) = {tuple(size)}, (1, H, W) or (N, 1, H, W): resize it (command line: --resize)"
-    check_shape("mask", given, mask.shape, (1, *size), wanted)
+    mask = as_batch("mask", mask, (1, *size), wanted)
     share = mask.float().flatten(1).mean(1)
     if not ((mask == 0) | (mask == 1)).all() or (share == 0).any() or (share == 1).any():
         raise InputError(
@@ -162,10 +150,12 @@ def check_mask(mask: Any, prior: DiffusionPrior) -> Tensor:
     return mask.float()
 
 
-def check_shape(name: str, given: Sequence[int], shape: Sequence[int], expected: Sequence[int], wanted: str) -> None:
-    """Refuses what was ``given`` in one shape and has the other now, unless it is N >= 1 of the ``expected`` shape."""
-    if tuple(shape[1:]) != tuple(expected) or shape[0] == 0:
-        raise InputError(f"The {name} has shape {tuple(given)}, {wanted}.")
+def as_batch(name: str, x: Tensor, expected: Sequence[int], wanted: str) -> Tensor:
+    """``x`` as ``(N, *expected)``, N >= 1; leading dimensions of size one may be missing."""
+    batch = x.reshape((1,) * (len(expected) + 1 - x.ndim) + x.shape)
+    if not len(batch) or batch.shape[1:] != torch.Size(expected):
+        raise InputError(f"The {name} has shape {tuple(x.shape)}, {wanted}.")
+    return batch
 
 
 def check_observation(y: Any, operator: Any, prior: DiffusionPrior, device: torch.device, noise: float = 0.0) -> Tensor:
@@ -180,10 +170,8 @@ def check_observation(y: Any, operator: Any, prior: DiffusionPrior, device: torc
         raise InputError(f"{len(y)} observations and {len(mask)} masks do not go together: give one mask, or one each.")
     count = len(y) if y.ndim and has_one_per_image(operator) else 1
     expected = observed_by(operator, torch.zeros(count, *prior.image_shape, device=device)).shape[1:]
-    given = y.shape
-    y = y.unsqueeze(0) if y.ndim == len(expected) else y
     made = f"the operator makes {tuple(expected)} of an image of the prior's, {tuple(prior.image_shape)}"
-    check_shape("observation", given, y.shape, expected, made)
+    y = as_batch("observation", y, expected, made)
     y = y if mask is None else torch.where(mask.to(y.device) != 0, y, 0.0)
     widest = WIDEST + SPREAD * noise if getattr(operator, "keeps_range", False) else math.inf
     low, high = float(y.min()), float(y.max())

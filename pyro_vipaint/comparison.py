@@ -9,14 +9,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from pyro_vipaint._torch import DIRECTIONS, JUDGING, check_seed, child_seed, seeded
+from pyro_vipaint._torch import DIRECTIONS, JUDGING, SEEDS, child_seed, seeded
 from pyro_vipaint.diagnostics import elbo_estimate, iwae_bound, pareto_k, sliced_wasserstein, weighted_draws
 from pyro_vipaint.errors import InputError, NonFiniteError, whole
 from pyro_vipaint.guides.base import LatentGuide
@@ -37,7 +36,7 @@ COLUMNS = (
     *("calls", "nfe", "seconds", "note"),
 )
 NUM_DRAWS = 1000  # the default of the diagnostics; k-hat is then judged against 0.67
-Builder = Callable[[Any], Any]
+Builder = Callable[..., Any]
 FAILURES = (ArithmeticError, ValueError, RuntimeError)  # of one run; others, as TypeError, are a program's mistakes
 
 
@@ -60,7 +59,8 @@ class Comparison:
         not include the spread over seeds and images. Missing figures (NaN) are omitted.
         """
         columns = [name for name in self.table.columns if name not in ("guide", "objective", "seed", "image", "note")]
-        how: dict[str, Any] = dict.fromkeys(columns, "mean") | {"k_hat": "max", "bound_se": _error_of_mean}
+        how: dict[str, Any] = dict.fromkeys(columns, "mean") | {"k_hat": "max"}
+        how["bound_se"] = lambda errors: (errors**2).sum(min_count=1) ** 0.5 / errors.count()
         table = self.table.groupby(["guide", "objective"], sort=False).agg(how)
         return table.sort_values("bound", ascending=False)
 
@@ -128,22 +128,32 @@ def compare(
     """
     import pandas as pd
 
-    _check_named("guides", guides, _makes_guides, "classes or functions of the model that make a fresh guide")
-    _check_named("elbos", elbos, _is_objective, "objectives such as BetaELBO()")
+    wanted = "classes or functions of the model that make a fresh guide"
+    _check_named("guides", guides, lambda guide: callable(guide) and not isinstance(guide, nn.Module), wanted)
+    wanted = "objectives such as BetaELBO()"
+    _check_named("elbos", elbos, lambda elbo: hasattr(elbo, "loss_and_grads") and not isinstance(elbo, type), wanted)
     check_fit_numbers(steps, 0, lr, lr_decay)
     whole("num_draws", num_draws)
     whole("batch_size", num_draws if batch_size is None else batch_size)
-    seeds = [check_seed(seed) for seed in seeds]
+    seeds = [whole("seed", seed, *SEEDS) for seed in seeds]
     posterior = _check_arrays(model, y, evidence, posterior)
-    train = partial(fit, steps=steps, lr=lr, lr_decay=lr_decay)
-    judge = partial(_judge, num_draws=num_draws, batch_size=batch_size, evidence=evidence, posterior=posterior)
     rows: list[dict[str, Any]] = []
     complete = True
     try:
         fresh, runs = _builders(guides, model, y), len(guides) * len(elbos) * len(seeds)
         for (name, build), (objective, elbo), seed in product(fresh.items(), elbos.items(), seeds):
-            figures = _run(model, build, elbo, y, seed, train, judge)
-            rows += _per_image({"guide": name, "objective": objective, "seed": seed} | figures, len(y))
+            figures: dict[str, Any] = {"guide": name, "objective": objective, "seed": seed, "note": ""}
+            try:
+                with seeded(seed):
+                    guide = build(model)
+                fitted = fit(model, guide, y, copy.deepcopy(elbo), steps, lr, lr_decay=lr_decay, seed=seed)
+                figures |= {"calls": fitted.calls, "nfe": fitted.nfe, "seconds": fitted.seconds}
+                figures |= _judge(model, guide, y, seed, num_draws, batch_size, evidence, posterior)
+            except FAILURES as error:
+                figures["note"] = _one_line(error)
+            for n in range(len(y)):
+                row = {column: float(v[n]) if isinstance(v, Tensor) else v for column, v in figures.items()}
+                rows.append({"image": n} | row)
             if callback is not None:
                 callback(Progress("compare", len(rows) // len(y), runs, note=f"{name}, {objective}, seed {seed}"))
     except KeyboardInterrupt:
@@ -151,46 +161,23 @@ def compare(
     return Comparison(pd.DataFrame(rows, columns=list(COLUMNS)), complete)
 
 
-def _run(
-    model: DiffusionModel,
-    build: Callable[[Any], Any],
-    elbo: Any,
-    y: Tensor,
-    seed: int,
-    train: Callable[..., Any],
-    judge: Callable[..., dict[str, Tensor]],
-) -> dict[str, Any]:
-    """The figures of one run; if it fails, those that it reached and a note."""
-    figures: dict[str, Any] = {"note": ""}
-    try:
-        with seeded(seed):
-            guide = build(model)
-        fitted = train(model, guide, y, copy.deepcopy(elbo), seed=seed)
-        figures |= {"calls": fitted.calls, "nfe": fitted.nfe, "seconds": fitted.seconds}
-        figures |= judge(model, guide, y, seed=seed)
-    except FAILURES as error:
-        figures["note"] = _one_line(error)
-    return figures
-
-
 @torch.no_grad()
 def _judge(
     model: DiffusionModel,
     guide: Any,
     y: Tensor,
-    *,
     seed: int,
     num_draws: int,
     batch_size: int | None,
     evidence: Tensor | None,
     posterior: Tensor | None,
-) -> dict[str, Tensor]:
-    """The figures of a fitted guide, ``(N,)`` each."""
+) -> dict[str, Any]:
+    """The figures of a fitted guide, ``(N,)`` each; a note in their place if its weights are not finite."""
     draws = weighted_draws(model, guide, y, num_draws, seed=child_seed(seed, JUDGING), batch_size=batch_size)
     if not draws.log_weights.isfinite().all():
-        raise NonFiniteError("The weights of the fitted guide are not finite: try a lower learning rate.")
+        return {"note": "The weights of the fitted guide are not finite: try a lower learning rate."}
     bound = elbo_estimate(draws.log_weights)
-    figures = {
+    figures: dict[str, Any] = {
         "bound": bound.estimate,
         "bound_se": bound.standard_error,
         "iwae": iwae_bound(draws.log_weights).estimate,
@@ -219,19 +206,6 @@ def _one_line(error: Exception) -> str:
     return " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
 
 
-def _error_of_mean(errors: pd.Series) -> float:
-    """The standard error of a mean of independent estimates, from their standard errors."""
-    return float((errors**2).sum(min_count=1) ** 0.5 / errors.count())
-
-
-def _per_image(figures: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
-    """One run as one row per image."""
-    return [
-        {"image": n} | {name: float(v[n]) if isinstance(v, Tensor) else v for name, v in figures.items()}
-        for n in range(num_images)
-    ]
-
-
 def _builders(guides: Mapping[str, Builder], model: DiffusionModel, y: Tensor) -> dict[str, Builder]:
     """The functions that make the guides; classes of this library start at :func:`initial_latent`, made once."""
     ours = {name for name, build in guides.items() if isinstance(build, type) and issubclass(build, LatentGuide)}
@@ -241,19 +215,10 @@ def _builders(guides: Mapping[str, Builder], model: DiffusionModel, y: Tensor) -
         start = initial_latent(model.prior, model.likelihood, y, **model.condition)
     else:
         start = torch.zeros(len(y), *model.prior.event_shape).to(y)
-    return {name: partial(_started, build, start) if name in ours else build for name, build in guides.items()}
-
-
-def _started(build: Callable[..., Any], start: Tensor, model: DiffusionModel) -> Any:
-    return build(model, start)
-
-
-def _makes_guides(build: Any) -> bool:
-    return callable(build) and not isinstance(build, nn.Module)
-
-
-def _is_objective(elbo: Any) -> bool:
-    return hasattr(elbo, "loss_and_grads") and not isinstance(elbo, type)
+    return {
+        name: (lambda model, build=build: build(model, start)) if name in ours else build
+        for name, build in guides.items()
+    }
 
 
 def _check_named(what: str, values: Any, usable: Callable[[Any], bool], wanted: str) -> None:

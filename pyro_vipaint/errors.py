@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from contextlib import suppress
 from numbers import Real
 from typing import Any
 
@@ -16,18 +17,18 @@ class NonFiniteError(ArithmeticError):
     """A fit became infinite or NaN; the message names the term of the bound in which it did."""
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
+def whole(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
     """``value`` as a Python integer.
 
     Raises:
-        InputError: it is not a whole number, or less than ``least``.
+        InputError: it is not a whole number, less than ``least`` or more than ``most``.
     """
-    try:
+    number = None
+    with suppress(TypeError):
         number = operator.index(value)
-    except TypeError:
-        raise InputError(f"{name} must be a whole number, not {value!r}.") from None
-    if number < least:
-        raise InputError(f"{name} must be at least {least}, not {number}.")
+    if number is None or not least <= number <= most:
+        wanted = "a whole number" if number is None else f"at least {least}" if number < least else f"at most {most}"
+        raise InputError(f"{name} must be {wanted}, not {value!r}.")
     return number
 
 

@@ -7,8 +7,7 @@ length over channels, and :math:`w_l \ge 0` the heads of the ``lpips`` package,
 
 .. math:: \mathrm{LPIPS}(x, y) = \sum_{l=1}^5 \frac{1}{H_l W_l} \sum_{hw} w_l^\top (\phi_l(x) - \phi_l(y))_{hw}^2
 
-(Zhang et al., CVPR 2018). The kernel distance is the unbiased squared maximum mean discrepancy of two sets of
-features f, g in d dimensions with k(f, g) = (f·g / d + 1)³ (Bińkowski et al., *Demystifying MMD GANs*, ICLR 2018).
+(Zhang et al., CVPR 2018).
 
 AlexNet's weights ship with this library (``models/weights/alexnet_features``, half precision), so that figures are the
 same on every machine. Kernel distances use AlexNet instead of KID's Inception: they are comparable with each other, but
@@ -55,8 +54,7 @@ def lpips_distance(x: Tensor, y: Tensor) -> Tensor:
         the half-precision copy shipped with this library, which moves a distance by less than 1e-4.
 
     Raises:
-        InputError: an image is not floating point, is too small or has other than 1 or 3 channels, or the shapes do
-            not broadcast.
+        InputError: an image is not floating point, is too small or has other than 1 or 3 channels.
     """
     x, y, leading = _pairs(x, y)
     network = _lpips_network(x.device)
@@ -73,14 +71,10 @@ def alexnet_features(x: Tensor) -> Tensor:
     """Features for :func:`kernel_distance`: AlexNet's last convolution after its ReLU, averaged over space.
 
     Args:
-        x: images ``(..., C, H, W)`` in [-1, 1], C = 1 (taken three times) or 3, sides of 31 pixels or more; shifted
-            and scaled channel by channel as LPIPS does.
+        x: images as for :func:`lpips_distance`; shifted and scaled channel by channel as LPIPS does.
 
     Returns:
         Features ``(..., 256)``, float32, on the device of ``x``, without gradients.
-
-    Raises:
-        InputError: an image is not floating point, is too small or has other than 1 or 3 channels.
     """
     x = _rgb(x)
     network = _lpips_network(x.device)
@@ -92,12 +86,12 @@ def alexnet_features(x: Tensor) -> Tensor:
 
 
 def kernel_distance(features_x: Tensor, features_y: Tensor, blocks: int = 10) -> KernelDistance:
-    r"""Unbiased squared maximum mean discrepancy with the cubic kernel of KID, from all pairs.
+    r"""Unbiased squared maximum mean discrepancy with the cubic kernel of KID (Bińkowski et al. 2018), from all pairs.
 
     .. math:: \frac{\sum_{i \ne j} k(f_i, f_j)}{n(n-1)} + \frac{\sum_{i \ne j} k(g_i, g_j)}{m(m-1)}
               - \frac{2 \sum_{ij} k(f_i, g_j)}{nm}, \qquad k(f, g) = (f \cdot g / d + 1)^3
 
-    Its expectation is 0 when both sets come from one distribution, so it can be negative.
+    Close to 0 it can be negative.
 
     The standard error is the delete-one-block jackknife's. Both sets are cut, in the order of their rows, into B
     blocks, and with :math:`\hat\theta_{-b}` the estimate without the b-th block of either set it is
@@ -107,8 +101,7 @@ def kernel_distance(features_x: Tensor, features_y: Tensor, blocks: int = 10) ->
     as samples for one image, next to each other.
 
     Args:
-        features_x: n rows of d features ``(n, d)``.
-        features_y: m rows ``(m, d)``.
+        features_x, features_y: n and m rows of d features, ``(n, d)`` and ``(m, d)``.
         blocks: the number B of jackknife blocks, 2 or more.
 
     Returns:
@@ -131,15 +124,14 @@ def restored_kernel_distance(samples: Tensor, truth: Tensor) -> float:
     r"""The unbiased squared distance of :func:`kernel_distance` between samples of given images and such images.
 
     Samples of an image resemble it and each other, so that pairs of the same image would make the estimate negative.
-    Only pairs of different images count, in all three means over :math:`k(f, g) = (f \cdot g / d + 1)^3`.
+    Only pairs of different images count, in all three means.
 
     Args:
         samples: features of S samples of each of N images, ``(N, S, d)``.
         truth: features of the images, ``(N, d)``, N of 2 or more.
 
     Returns:
-        The estimate, in the units of the kernel; computed in float64 on the CPU. Close to 0 it may be negative. NaN for
-        a single image.
+        The estimate, computed as there; NaN for a single image.
     """
     f, g = samples.detach().cpu().double(), truth.detach().cpu().double().unsqueeze(1)
     different = ~torch.eye(len(f), dtype=torch.bool)
@@ -152,17 +144,9 @@ def restored_kernel_distance(samples: Tensor, truth: Tensor) -> float:
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio per image in decibels: 20 log10(2) - 10 log10(mean squared error).
+    """Peak signal-to-noise ratio of images ``(..., C, H, W)`` in decibels: 20 log10(2) - 10 log10(mean squared error).
 
-    The peak is 2, the range of images in [-1, 1]; the mean is over the last three dimensions. Equal images give
-    infinity, and values outside [-1, 1] are not clamped.
-
-    Args:
-        x: images ``(..., C, H, W)`` in [-1, 1].
-        y: images that broadcast against ``x``.
-
-    Returns:
-        Decibels, of the broadcast leading shape.
+    The peak is 2, the range of images in [-1, 1], to which nothing is clamped. Equal images give infinity.
     """
     squared_error = (x - y).square().mean(dim=(-3, -2, -1))
     return 20.0 * math.log10(2.0) - 10.0 * squared_error.log10()
@@ -173,7 +157,7 @@ def observed_error(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         x: images ``(..., C, H, W)``.
-        y: images that broadcast against ``x``; what they hold at hidden pixels has no influence, even NaN.
+        y: images to compare with; what they hold at hidden pixels has no influence, even NaN.
         mask: 1 = observed, 0 = hidden, booleans or numbers, broadcast against the images: ``(H, W)``,
             ``(N, 1, H, W)``, ...
 
@@ -188,7 +172,7 @@ def hidden_std(samples: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         samples: S samples of each image ``(S, ..., C, H, W)``, S of 2 or more; deviations divide by S - 1.
-        mask: 1 = observed, 0 = hidden, booleans or numbers, broadcast against one sample ``(..., C, H, W)``.
+        mask: as for :func:`observed_error`, broadcast against one sample.
 
     Returns:
         Deviations ``(...)`` in units of the [-1, 1] range; NaN for a single sample, or an image without a hidden pixel.
@@ -218,12 +202,8 @@ def _rgb(images: Tensor) -> Tensor:
 
 def _pairs(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
     """Both as AlexNet takes them, broadcast to one leading dimension; and their leading shape."""
-    x, y = _rgb(x), _rgb(y)
-    try:
-        shape = torch.broadcast_shapes(x.shape, y.shape)
-    except RuntimeError as error:
-        raise InputError(f"images of shapes {tuple(x.shape)} and {tuple(y.shape)} do not broadcast") from error
-    return _flat(x.expand(shape)), _flat(y.expand(shape)), shape[:-3]
+    x, y = torch.broadcast_tensors(_rgb(x), _rgb(y))
+    return _flat(x), _flat(y), x.shape[:-3]
 
 
 def _flat(images: Tensor) -> Tensor:

@@ -25,16 +25,12 @@ def contact_sheet(result: Result, truth: Tensor | None = None, max_samples: int 
     (white), in the units of the image. Observations of fewer pixels are enlarged; those that are not pictures are
     omitted.
     """
-    columns: list[tuple[str, list[np.ndarray]]] = []
-    if truth is not None:
-        columns.append(("truth", _pictures(truth.expand(result.mean.shape))))
+    columns = {} if truth is None else {"truth": _pictures(truth.expand(result.mean.shape))}
     if result.observation.ndim == 4 and result.observation.shape[1] in (1, 3):
-        columns.append(("observation", _observations(result)))
-    columns.append(("mean", _pictures(result.mean)))
-    columns.append(("std. dev.", _pictures(2 * result.std - 1)))
-    columns += [(f"sample {i + 1}", _pictures(x)) for i, x in enumerate(result.samples[:max_samples])]
-    titles, pictures = zip(*columns, strict=True)
-    return _mosaic(titles, pictures)
+        columns["observation"] = _observations(result)
+    columns |= {"mean": _pictures(result.mean), "std. dev.": _pictures(2 * result.std - 1)}
+    columns |= {f"sample {i + 1}": _pictures(x) for i, x in enumerate(result.samples[:max_samples])}
+    return _mosaic(list(columns), list(columns.values()))
 
 
 def comparison_figure(table: pd.DataFrame) -> Figure:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,10 +123,7 @@ def inpaint(
         mask: 1 = observed, 0 = hidden, any dtype; ``(1, H, W)``, ``(H, W)`` or ``(N, 1, H, W)``. One mask may serve
             several images, and one image several masks.
         prior, levels, num_samples, label, prompt, guidance_scale, settings, guide, steps, beta, refine_steps, zeta,
-        noise, device, seed, callback: as for :func:`restore`.
-
-    Raises:
-        InputError: an argument cannot be used; the message is one line that says what to do.
+        noise, device, seed, callback: as for :func:`restore`, and so are the errors.
     """
     y, operator, loaded = masked(image, mask, prior, device)
     return restore(
@@ -202,12 +200,8 @@ def restore(
         model = DiffusionModel(prior, likelihood, numbers.keypoints(prior), **condition)
         # a guide approximates its posterior,
         start = initial_latent(prior, likelihood, y, **condition)
-        if guide is None:
-            approximation = HierarchicalGuide(
-                model, start, gamma_logit=numbers.gamma_logit, tau_scale=numbers.tau_scale
-            )
-        else:
-            approximation = guide(model, start)
+        default = partial(HierarchicalGuide, gamma_logit=numbers.gamma_logit, tau_scale=numbers.tau_scale)
+        approximation = (guide or default)(model, start)
         # an ELBO fits the guide,
         elbo = BetaELBO(numbers.beta, numbers.num_particles)
         fitted = fit(

@@ -81,28 +81,21 @@ class Settings:
         return keypoints(prior, noise_levels=[level * prior.sigma_data for level in self.noise_levels])
 
 
-def default_noise_levels(levels: int, start: float = START, stop: float = STOP) -> tuple[float, ...]:
-    """``levels`` noise levels from ``start`` down to ``stop``, geometrically spaced.
+def default_settings(levels: int = 4, latent: bool = False) -> Settings:
+    """The settings of VIPaint-``levels`` for pixel priors, or for latent ones; noise levels spaced geometrically.
 
     Raises:
-        InputError: fewer than one or more than ``MAX_LEVELS``.
+        InputError: fewer than one level or more than ``MAX_LEVELS``.
     """
-    if whole("levels", levels) > MAX_LEVELS:
-        raise InputError(f"levels must be at most {MAX_LEVELS}, not {levels}.")
-    if levels == 1:
-        return (stop,)
-    return tuple(start * (stop / start) ** (i / (levels - 1)) for i in range(levels))
-
-
-def default_settings(levels: int = 4, latent: bool = False) -> Settings:
-    """The settings of VIPaint-``levels`` for pixel priors, or for latent ones."""
-    if latent:
-        noise_levels, steps = default_noise_levels(levels, LATENT_START, LATENT_STOP), LATENT_FIT_CALLS // (levels + 1)
-        return Settings(
-            noise_levels, perceptual_weight=2000.0, steps=steps,
-            refine_steps=22, zeta=8.0, zeta_decay=0.0625, polyak=1.0,
-        )  # fmt: skip
-    return Settings(default_noise_levels(levels))
+    gaps = whole("levels", levels, most=MAX_LEVELS) - 1
+    start, stop = (LATENT_START, LATENT_STOP) if latent else (START, STOP)
+    noise_levels = (*(start * (stop / start) ** (i / gaps) for i in range(levels)),) if gaps else (stop,)
+    if not latent:
+        return Settings(noise_levels)
+    return Settings(
+        noise_levels, perceptual_weight=2000.0, steps=LATENT_FIT_CALLS // (levels + 1),
+        refine_steps=22, zeta=8.0, zeta_decay=0.0625, polyak=1.0,
+    )  # fmt: skip
 
 
 def budget_settings(levels: int, nfe: int, num_samples: int, latent: bool = False) -> Settings:

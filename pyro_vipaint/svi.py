@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,9 +80,7 @@ class Fit:
             InputError: the objective did not report its terms, as Pyro's own do not.
         """
         if not self.terms:
-            raise InputError(
-                "the objective reported no terms: estimate the bound by pyro_vipaint.diagnostics.log_weights."
-            )
+            raise InputError("the objective reported no terms: use pyro_vipaint.diagnostics.log_weights.")
         return -torch.stack(list(self.terms.values())).sum(0)
 
     def final_terms(self, last: int = 10) -> dict[str, Tensor]:
@@ -125,14 +123,8 @@ class Fit:
     def _followed_by(self, later: Fit) -> Fit:
         """Both parts as one record; terms are those that both report."""
         terms = {name: torch.cat([self.terms[name], later.terms[name]]) for name in self.terms if name in later.terms}
-        return Fit(
-            self.losses + later.losses,
-            terms,
-            self.calls + later.calls,
-            self.nfe + later.nfe,
-            self.seconds + later.seconds,
-            later.state,
-        )
+        sums = {name: getattr(self, name) + getattr(later, name) for name in ("losses", "calls", "nfe", "seconds")}
+        return replace(later, terms=terms, **sums)
 
 
 def fit(
@@ -189,29 +181,34 @@ def fit(
     history: list[dict[str, Tensor]] = []
     begun = time.perf_counter()
     with gradients(), count_calls() as count:
-        _create_parameters(guide, y, seed, resumed=resume is not None)
+        if next(guide.parameters(), None) is None:
+            with torch.no_grad(), seeded(seed if earlier is None else 0):  # the earlier state replaces what is drawn
+                guide(y)
         optimizer = torch.optim.Adam(_parameter_groups(guide, lr, earlier), betas=(0.9, 0.99))
         decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, lr_decay ** (1 / steps))
         if earlier is not None:
             earlier.restore(guide, optimizer)
         if hasattr(elbo, "step"):
             elbo.step = 0 if resume is None else len(resume.losses)
-        mean = ParameterAverage(guide)
+        means: list[Tensor] = []
         with seeded(seed) if earlier is None else earlier.randomness(guide):
             for step in range(1, steps + 1):
                 optimizer.zero_grad()
                 losses.append(elbo.loss_and_grads(model, guide, y))
                 history.append(dict(getattr(elbo, "terms", {})))
-                _check_finite(step, losses[-1], history[-1])
+                if not math.isfinite(losses[-1]):
+                    raise _not_finite(step, history[-1])
                 optimizer.step()
                 decay.step()
                 if step > steps - average:
-                    mean.add()
+                    means = _including(guide, means, step - steps + average)
                 if callback is not None:
                     bound = float(torch.stack(list(history[-1].values())).sum(0).sum()) if history[-1] else None
                     callback(Progress("fit", step, steps, losses[-1], bound))
             state = FitState.capture(guide, optimizer)
-    mean.apply()
+    with torch.no_grad():
+        for parameter, mean in zip(guide.parameters(), means, strict=average > 0):
+            parameter.copy_(mean)
     terms = {name: torch.stack([record[name] for record in history]).cpu() for name in history[0]}
     done = Fit(losses, terms, count.calls, count.nfe, time.perf_counter() - begun, state)
     return done if resume is None else resume._followed_by(done)
@@ -219,8 +216,7 @@ def fit(
 
 def check_fit_numbers(steps: Any, average: Any, lr: float | Mapping[str, float] | None, lr_decay: float) -> None:
     """Refuses numbers with which a fit would not run, would go nowhere, or uphill."""
-    if whole("average", average, 0) > whole("steps", steps):
-        raise InputError(f"average must be at most the number of steps, {steps}, not {average}.")
+    whole("average", average, 0, whole("steps", steps))
     for rate in () if lr is None else lr.values() if isinstance(lr, Mapping) else (lr,):
         number("lr", rate)
     number("lr-decay", lr_decay, positive=True)
@@ -231,14 +227,6 @@ def _check_model(model: Callable[..., Any], guide: nn.Module) -> None:
     own = getattr(guide, "model", None)
     if isinstance(guide, GuideMessenger) and own is not model and type(own) is type(model):
         raise InputError("the guide was built on another model, which it would run: build it on this one.")
-
-
-@torch.no_grad()
-def _create_parameters(guide: nn.Module, y: Tensor, seed: int | None, resumed: bool) -> None:
-    """Runs a guide that has no parameters yet; if ``resumed``, from any seed, since its state replaces them."""
-    if next(guide.parameters(), None) is None:
-        with seeded(0 if resumed else seed):
-            guide(y)
 
 
 def _earlier_state(resume: Fit, seed: int | None) -> FitState:
@@ -256,7 +244,8 @@ def _parameter_groups(
     """Optimiser groups by kind; without ``lr`` at the rates of the ``earlier`` state, or at the defaults."""
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in guide.named_parameters():
-        groups.setdefault(_kind(name), []).append(parameter)
+        kind = name.split("_")[0].split(".")[-1]  # tau of tau_3_unconstrained, also below a module's name
+        groups.setdefault(kind, []).append(parameter)
     if lr is None:
         lr = {kind: DEFAULT_LR.get(kind, OTHER_LR) for kind in groups} if earlier is None else earlier.rates
     rates = lr if isinstance(lr, Mapping) else dict.fromkeys(groups, lr)
@@ -265,18 +254,20 @@ def _parameter_groups(
     return [{"params": parameters, "lr": rates[kind], "kind": kind} for kind, parameters in groups.items()]
 
 
-def _kind(parameter: str) -> str:
-    """``tau`` of ``tau_3_unconstrained``, also below a module's name."""
-    return parameter.split("_")[0].split(".")[-1]
+@torch.no_grad()
+def _including(guide: nn.Module, means: list[Tensor], count: int) -> list[Tensor]:
+    """The means of ``count`` values of the unconstrained parameters: of earlier ones and of those now."""
+    means = means or [parameter.clone() for parameter in guide.parameters()]
+    for mean, parameter in zip(means, guide.parameters(), strict=True):
+        mean += (parameter - mean) / count
+    return means
 
 
-def _check_finite(step: int, loss: float, terms: Mapping[str, Tensor]) -> None:
-    """Refuses a loss that is infinite or NaN, and names the terms that made it so."""
-    if math.isfinite(loss):
-        return
+def _not_finite(step: int, terms: Mapping[str, Tensor]) -> NonFiniteError:
+    """The error of a loss that is infinite or NaN; it names the terms that made it so."""
     broken = [name for name, value in terms.items() if not value.isfinite().all()]
     where = f"the term of {', '.join(broken)}" if broken else "the objective"
-    raise NonFiniteError(f"The fit became non-finite at step {step} in {where}: try a lower learning rate.")
+    return NonFiniteError(f"The fit became non-finite at step {step} in {where}: try a lower learning rate.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,7 +290,8 @@ class FitState:
             for key, value in optimizer.state[parameter].items():
                 tensors[f"adam/{name}/{key}"] = value
         tensors["random/cpu"] = torch.get_rng_state()
-        for device in _cuda_devices(guide):
+        device = next(guide.parameters()).device
+        if device.type == "cuda":
             tensors["random/cuda"] = torch.cuda.get_rng_state(device)
         rates = {group["kind"]: float(group["lr"]) for group in optimizer.param_groups}
         return cls({name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}, rates)
@@ -317,10 +309,9 @@ class FitState:
                 raise InputError(f"the guide cannot resume this fit: they do not agree about {name}.")
         guide.load_state_dict(saved)
         for name, parameter in guide.named_parameters():
-            entries = self._part(f"adam/{name}/")
             optimizer.state[parameter] = {
-                key: value.clone() if key == "step" else value.to(parameter.device, copy=True)
-                for key, value in entries.items()
+                key: value.to("cpu" if key == "step" else parameter.device, copy=True)
+                for key, value in self._part(f"adam/{name}/").items()
             }
 
     @contextmanager
@@ -328,40 +319,10 @@ class FitState:
         """Runs the block from the captured random state and leaves the caller's generators as they were."""
         with preserved():
             torch.set_rng_state(self.tensors["random/cpu"])
-            for device in _cuda_devices(guide):
-                if "random/cuda" in self.tensors:
-                    torch.cuda.set_rng_state(self.tensors["random/cuda"], device)
+            device = next(guide.parameters()).device
+            if device.type == "cuda" and "random/cuda" in self.tensors:
+                torch.cuda.set_rng_state(self.tensors["random/cuda"], device)
             yield
 
     def _part(self, prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
-
-
-def _cuda_devices(guide: nn.Module) -> list[torch.device]:
-    """The CUDA device that the guide lies on, if it lies on one."""
-    devices = {parameter.device for parameter in guide.parameters() if parameter.device.type == "cuda"}
-    return sorted(devices, key=str)[:1]
-
-
-@dataclass(eq=False)
-class ParameterAverage:
-    """The mean over the calls of :meth:`add` of the unconstrained parameters of ``guide``."""
-
-    guide: nn.Module
-    count: int = 0
-    means: list[Tensor] = field(default_factory=list)
-
-    @torch.no_grad()
-    def add(self) -> None:
-        """Includes the current parameters in the mean."""
-        self.count += 1
-        if self.count == 1:
-            self.means = [parameter.clone() for parameter in self.guide.parameters()]
-        for mean, parameter in zip(self.means, self.guide.parameters(), strict=True):
-            mean += (parameter - mean) / self.count
-
-    @torch.no_grad()
-    def apply(self) -> None:
-        """Sets the guide's parameters to the mean; without any :meth:`add` they stay."""
-        for mean, parameter in zip(self.means, self.guide.parameters(), strict=False):
-            parameter.copy_(mean)

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from pyro_vipaint.cli.options import Device, Out, console, errors, one_line_errors
-from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint.errors import whole
 from pyro_vipaint.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -75,11 +75,7 @@ def bench(
 
 
 def _budget(text: str) -> int | None:
-    if text == OWN:
-        return None
-    if not text.isdecimal():
-        raise InputError(f"A budget is a whole number of NFE per sample, or {OWN}, not {text!r}.")
-    return int(text)
+    return None if text == OWN else whole(f"A budget that is not {OWN!r}", int(text) if text.isdecimal() else text, 0)
 
 
 def _workers(workers: int | None, device: str, threads: int) -> int:

@@ -8,50 +8,33 @@ from typing import Annotated
 
 import typer
 
-from pyro_vipaint.cli.options import (
-    Beta,
-    Checkpointing,
-    Device,
-    Guidance,
-    Half,
-    InvertMask,
-    Label,
-    Levels,
-    Out,
-    Prior,
-    Prompt,
-    RefineSteps,
-    Seed,
-    Steps,
-    Truth,
-    one_line_errors,
-)
+from pyro_vipaint.cli import options as shared
 from pyro_vipaint.cli.output import run_and_write
 
 
 def inpaint(
     image: Annotated[Path, typer.Argument(help="Picture with a hole; hidden pixels have no influence.")],
     mask: Annotated[Path, typer.Option(help="Mask picture; white means observed.")],
-    out: Out,
-    prior: Prior = "fashion32",
-    levels: Levels = 4,
+    out: shared.Out,
+    prior: shared.Prior = "fashion32",
+    levels: shared.Levels = 4,
     samples: Annotated[int, typer.Option(help="Number of completions.")] = 10,
-    label: Label = None,
-    prompt: Prompt = None,
-    guidance_scale: Guidance = None,
-    steps: Steps = None,
-    refine_steps: RefineSteps = None,
-    beta: Beta = None,
-    device: Device = "auto",
-    half: Half = False,
-    checkpointing: Checkpointing = False,
-    seed: Seed = 0,
+    label: shared.Label = None,
+    prompt: shared.Prompt = None,
+    guidance_scale: shared.Guidance = None,
+    steps: shared.Steps = None,
+    refine_steps: shared.RefineSteps = None,
+    beta: shared.Beta = None,
+    device: shared.Device = "auto",
+    half: shared.Half = False,
+    checkpointing: shared.Checkpointing = False,
+    seed: shared.Seed = 0,
     resize: Annotated[bool, typer.Option("--resize", help="Resize picture and mask to the prior's size.")] = False,
-    invert_mask: InvertMask = False,
-    truth: Truth = None,
+    invert_mask: shared.InvertMask = False,
+    truth: shared.Truth = None,
 ) -> None:
     """Completes IMAGE where MASK is black."""
-    with one_line_errors():
+    with shared.one_line_errors():
         from pyro_vipaint._files import check_out, read_image, read_mask
         from pyro_vipaint._torch import resolve_device
         from pyro_vipaint.checks import check_prior

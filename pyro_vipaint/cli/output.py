@@ -108,11 +108,7 @@ def _plain(value: Any) -> Any:
 
 
 def build_report(
-    result: Result,
-    truth: Tensor | None,
-    seed: int,
-    prior: str,
-    labels: list[int] | None,
+    result: Result, truth: Tensor | None, seed: int, prior: str, labels: list[int] | None
 ) -> dict[str, Any]:
     """Settings, versions, cost, and one entry per image with the bound and its terms; plain numbers only."""
     steps = min(BOUND_STEPS, len(result.fit.losses))
@@ -139,22 +135,23 @@ def measure(result: Result, truth: Tensor | None) -> list[dict[str, Any]]:
     """
     from pyro_vipaint.metrics import hidden_std, lpips_distance, observed_error, psnr, takes_lpips
 
-    terms = result.fit.final_terms(BOUND_STEPS)
-    columns: dict[str, Callable[[int], Any]] = {
-        "bound": lambda n: -sum(float(value[n]) for value in terms.values()),
-        "terms": lambda n: {name: float(value[n]) for name, value in terms.items()},
-    }
+    figures: dict[str, Tensor] = {}
     observed = torch.ones(1) if result.mask is None else result.mask
-    error = observed_error(apply(result.operator, result.samples), result.observation, observed).mean(0)
-    columns["observed_error"] = lambda n: float(error[n])
+    predicted = apply(result.operator, result.samples)
+    figures["observed_error"] = observed_error(predicted, result.observation, observed).mean(0)
     if len(result.samples) > 1:
         whole = result.mask is None or result.mask.shape[-2:] != result.samples.shape[-2:]
-        spread = hidden_std(result.samples, torch.zeros(1) if whole else observed)
-        columns["std" if whole else "hidden_std"] = lambda n: float(spread[n])
+        name = "std" if whole else "hidden_std"
+        figures[name] = hidden_std(result.samples, torch.zeros(1) if whole else observed)
     if truth is not None:
         if takes_lpips(truth.shape):
-            distance = lpips_distance(result.samples, truth).mean(0)
-            columns["lpips"] = lambda n: float(distance[n])
-        ratio = psnr(result.samples, truth).mean(0)
-        columns["psnr"] = lambda n: float(ratio[n])
-    return [{name: column(n) for name, column in columns.items()} for n in range(len(result.observation))]
+            figures["lpips"] = lpips_distance(result.samples, truth).mean(0)
+        figures["psnr"] = psnr(result.samples, truth).mean(0)
+    terms = [
+        {name: float(value[n]) for name, value in result.fit.final_terms(BOUND_STEPS).items()}
+        for n in range(len(result.observation))
+    ]
+    return [
+        {"bound": -sum(each.values()), "terms": each} | {name: float(value[n]) for name, value in figures.items()}
+        for n, each in enumerate(terms)
+    ]

@@ -9,26 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyro_vipaint.cli.options import (
-    Beta,
-    Checkpointing,
-    Device,
-    Guidance,
-    Half,
-    InvertMask,
-    Label,
-    Levels,
-    Out,
-    Prior,
-    Prompt,
-    RefineSteps,
-    Seed,
-    Steps,
-    Truth,
-    one_line_errors,
-)
+from pyro_vipaint.cli import options as shared
 from pyro_vipaint.cli.output import run_and_write
-from pyro_vipaint.errors import InputError, number
+from pyro_vipaint.errors import InputError, number, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +32,7 @@ RELATIVE_STD = 3 / 256  # of the width: the paper's 3 pixels for images of 256
 def restore(
     image: Annotated[Path, typer.Argument(help="The damaged picture at its own size; with --simulate undamaged.")],
     task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")],
-    out: Out,
+    out: shared.Out,
     factor: Annotated[
         int | None, typer.Option(help="Super-resolution: side of the image over side of IMAGE; 4 by default.")
     ] = None,
@@ -60,7 +43,7 @@ def restore(
     length: Annotated[int | None, typer.Option(help="Motion-deblur: length of the line in pixels.")] = None,
     angle: Annotated[float | None, typer.Option(help="Motion-deblur: degrees counter-clockwise; 0 by default.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Inpaint: mask picture; white means observed.")] = None,
-    invert_mask: InvertMask = False,
+    invert_mask: shared.InvertMask = False,
     simulate: Annotated[bool, typer.Option("--simulate", help="Damage IMAGE, which is undamaged, first.")] = False,
     noise: Annotated[
         float | None,
@@ -69,33 +52,36 @@ def restore(
     resize: Annotated[
         bool, typer.Option("--resize", help="Resize IMAGE to the prior's size; with --simulate only.")
     ] = False,
-    prior: Prior = "fashion32",
-    levels: Levels = 4,
+    prior: shared.Prior = "fashion32",
+    levels: shared.Levels = 4,
     samples: Annotated[int, typer.Option(help="Number of restorations.")] = 10,
-    label: Label = None,
-    prompt: Prompt = None,
-    guidance_scale: Guidance = None,
-    steps: Steps = None,
-    refine_steps: RefineSteps = None,
-    beta: Beta = None,
-    device: Device = "auto",
-    half: Half = False,
-    checkpointing: Checkpointing = False,
-    seed: Seed = 0,
-    truth: Truth = None,
+    label: shared.Label = None,
+    prompt: shared.Prompt = None,
+    guidance_scale: shared.Guidance = None,
+    steps: shared.Steps = None,
+    refine_steps: shared.RefineSteps = None,
+    beta: shared.Beta = None,
+    device: shared.Device = "auto",
+    half: shared.Half = False,
+    checkpointing: shared.Checkpointing = False,
+    seed: shared.Seed = 0,
+    truth: shared.Truth = None,
 ) -> None:
     """Restores IMAGE: for super-resolution a small picture, for other tasks one of the prior's size.
 
     With --simulate IMAGE is undamaged: it is damaged as the task says, and the restorations are compared with it.
     """
-    with one_line_errors():
+    with shared.one_line_errors():
         from pyro_vipaint._files import check_out, read_image
         from pyro_vipaint._torch import resolve_device
         from pyro_vipaint.checks import NOISE, check_image, check_prior
         from pyro_vipaint.restoration import restore as run
 
         check_out(out, image, mask, truth)
-        _check_simulation(simulate, resize, truth)
+        if simulate and truth is not None:
+            raise InputError("With --simulate IMAGE itself is the truth: omit --truth.")
+        if resize and not simulate:
+            raise InputError("--resize needs --simulate: an observation has to keep its own pixels.")
         loaded = check_prior(prior, resolve_device(device), half, checkpointing)
         channels, height, width = loaded.image_shape
         given = {
@@ -117,16 +103,6 @@ def restore(
             steps=steps, beta=beta, refine_steps=refine_steps, noise=noise, device=device, seed=seed,
         )  # fmt: skip
         run_and_write(call, true, out, seed, loaded, label, entries)
-
-
-def _check_simulation(simulate: bool, resize: bool, truth: Path | None) -> None:
-    """Refuses options that need --simulate, or contradict it."""
-    conflicts = {
-        "With --simulate IMAGE itself is the truth: omit --truth.": simulate and truth is not None,
-        "--resize needs --simulate: an observation has to keep its own pixels.": resize and not simulate,
-    }
-    for message in (message for message, holds in conflicts.items() if holds):
-        raise InputError(message)
 
 
 def task_options(task: str, given: Mapping[str, Any], width: int) -> dict[str, Any]:
@@ -175,10 +151,11 @@ def simulated(truth: Tensor, operator: Operator, noise: float, seed: int) -> Ten
     """y = A(truth) + noise · N(0, 1), ``(N, *observation)``, from a child of ``seed``."""
     import torch
 
-    from pyro_vipaint._torch import NOISE, check_seed, child_seed
+    from pyro_vipaint._torch import NOISE, SEEDS, child_seed
     from pyro_vipaint.checks import observed_by
 
-    y, generator = observed_by(operator, truth), torch.Generator().manual_seed(child_seed(check_seed(seed), NOISE))
+    generator = torch.Generator().manual_seed(child_seed(whole("seed", seed, *SEEDS), NOISE))
+    y = observed_by(operator, truth)
     return y + noise * torch.randn(y.shape, generator=generator)
 
 

@@ -87,13 +87,11 @@ def test_two_ray_workers_give_the_same_rows(undisturbed: Path, tmp_path: Path) -
     ("options", "message"),
     [
         (["--task", "colouring"], "There is no task 'colouring': choose from rotated-window"),
-        (["--method", "Magic"], "There is no method 'Magic'"),
-        (["--budget", "many"], "A budget is a whole number"),
+        (["--budget", "many"], "A budget that is not 'own' must be a whole number"),
         (["--prior", "nothing-like-it"], "nothing-like-it"),
         (["--engine", "steam"], "There is no engine 'steam': choose one of local, ray."),
         (["--workers", "0"], "workers must be at least 1"),
         (["--pictures", "nowhere"], "nowhere is not a folder of pictures"),
-        (["--samples", "0"], "samples must be at least 1"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(options: list[str], message: str, tmp_path: Path) -> None:

@@ -5,58 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import pyro_vipaint as vp
 from pyro_vipaint._files import read_image
 from pyro_vipaint.cli.main import app
-from pyro_vipaint.cli.restore import RELATIVE_STD, TASKS, simulated, task_operator, task_options
-from pyro_vipaint.models import DiffusionPrior, GaussianPrior, load_prior
-from pyro_vipaint.models.measurements.operators import Inpainting, apply
-
-SIZE, HALF = 8, 4
-QUICK = ("--levels", "2", "--samples", "2", "--steps", "2", "--refine-steps", "2", "--device", "cpu")
-WRITTEN = {"contact_sheet.png", "report.json", "sample_00.png", "sample_01.png", "samples.safetensors"}
-FILES = {"black.png", "image.png", "large.png", "mask.png", "small.png"}
-
-
-@pytest.fixture(autouse=True)
-def tiny_prior(monkeypatch: pytest.MonkeyPatch) -> DiffusionPrior:
-    """Adds the name ``tiny``: independent grey pixels on 8×8."""
-    gaussian = GaussianPrior.diagonal(torch.zeros(1, SIZE, SIZE), torch.full((1, SIZE, SIZE), 0.5))
-    prior = replace(gaussian.diffusion(), name="tiny")
-    monkeypatch.setattr(
-        "pyro_vipaint.checks.load_prior", lambda name, *_, **__: prior if name == "tiny" else load_prior(name)
-    )
-    return prior
-
-
-def save(path: Path, pixels: np.ndarray) -> None:
-    Image.fromarray(pixels.astype(np.uint8)).save(path)
-
-
-def ramp(size: int) -> np.ndarray:
-    return np.linspace(20, 230, size * size).reshape(size, size)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Pictures of 8×8, 4×4 and 16×16, and a mask of 8×8 whose left half is white."""
-    save(tmp_path / "image.png", ramp(SIZE))
-    save(tmp_path / "small.png", ramp(HALF))
-    save(tmp_path / "large.png", ramp(2 * SIZE))
-    save(tmp_path / "black.png", np.zeros((SIZE, SIZE)))
-    save(tmp_path / "mask.png", np.repeat([[255] * HALF + [0] * HALF], SIZE, axis=0))
-    return tmp_path
+from pyro_vipaint.cli.restore import RELATIVE_STD, simulated
+from tests.cli.conftest import QUICK, SIZE, WRITTEN, assert_refused
 
 
 def restore(folder: Path, task: str, *options: object, image: str = "image.png") -> Any:
@@ -75,7 +36,7 @@ RUNS: list[tuple[str, tuple[object, ...], str, dict[str, Any]]] = [
     ("super-resolution", ("--factor", 2, "--mode", "bicubic"), "small.png", {"factor": 2, "mode": "bicubic"}),
     ("deblur", ("--std", 0.8), "image.png", {"std": 0.8}),
     ("motion-deblur", ("--length", 3, "--angle", 30), "image.png", {"length": 3, "angle": 30.0}),
-    ("inpaint", ("--mask", "mask.png"), "image.png", {"invert_mask": False}),
+    ("inpaint", ("--mask", "mask.png", "--invert-mask"), "image.png", {"invert_mask": True}),
 ]
 
 
@@ -95,6 +56,7 @@ def test_a_damaged_picture(
     seen = tensors.get("mask", torch.ones(1))
     assert torch.equal(tensors["observation"][0], read_image(folder / image, 1) * seen[0])
     assert ("mask" in tensors) == (task == "inpaint")
+    assert task != "inpaint" or seen[0, 0, 0].tolist() == [0.0] * 4 + [1.0] * 4
     report = report_of(folder)
     assert report["task"] == task and report["simulated"] is False and report["noise"] is None
     assert {name: report[name] for name in expected} == expected
@@ -178,7 +140,7 @@ BAD: list[tuple[str, tuple[object, ...], str]] = [
     ("deblur", ("--resize",), "--resize needs --simulate"),
     ("deblur", ("--simulate", "--truth", "x.png"), "IMAGE itself is the truth"),
     ("deblur", ("--truth", "{folder}/small.png"), "The true image has shape (1, 4, 4)"),
-    ("deblur", ("--simulate", "--seed", 2**70), "seed must fit into 64 bits"),
+    ("deblur", ("--simulate", "--seed", 2**70), "seed must be at most 18446744073709551615"),
     ("motion-deblur", (), "The task motion-deblur needs --length"),
     ("inpaint", ("--mask", "{folder}/black.png"), "The mask must hold 0"),
 ]
@@ -189,35 +151,7 @@ def test_refused_in_one_line(folder: Path) -> None:
     for task, options, message in BAD:
         with vp.count_calls() as count:
             result = restore(folder, task, *(str(option).format(folder=folder) for option in options))
-        assert result.exit_code == 2, result.output
-        assert result.stderr.count("\n") == 1 and result.stderr.startswith("Error: ")
-        assert message in result.stderr
-        assert set(os.listdir(folder)) == FILES
+        assert_refused(result, folder, message)
         assert count.calls == 0
-
-
-def test_a_picture_of_another_size(folder: Path) -> None:
-    """Damaged or undamaged, it has to be of the size that the task says."""
     for options, message in (((), "the operator makes (1, 8, 8)"), (("--simulate",), "resize it")):
-        result = restore(folder, "deblur", *options, image="large.png")
-        assert result.exit_code == 2 and message in result.stderr
-        assert set(os.listdir(folder)) == FILES
-
-
-# the table of tasks
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_every_task_makes_an_operator_for_the_prior(folder: Path, tiny_prior: DiffusionPrior, task: str) -> None:
-    given = {"motion-deblur": {"length": 3}, "inpaint": {"mask": folder / "mask.png", "invert_mask": True}}
-    options = task_options(task, {"factor": None, **given.get(task, {})}, SIZE)
-    operator = task_operator(task, options, tiny_prior)
-    assert apply(operator, torch.zeros(1, 1, SIZE, SIZE)).ndim == 4
-    if isinstance(operator, Inpainting):
-        assert operator.mask[0, 0, 0].tolist() == [0.0] * HALF + [1.0] * HALF
-
-
-def test_the_help_names_every_task() -> None:
-    result = CliRunner().invoke(app, ["restore", "--help"], env={"COLUMNS": "200"})
-    assert result.exit_code == 0
-    assert all(task in result.stdout for task in TASKS)
+        assert_refused(restore(folder, "deblur", *options, image="large.png"), folder, message)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,16 +57,12 @@ IMAGE_FORMS: dict[str, Callable[[Tensor], Any]] = {
 }
 MASK_FORMS: dict[str, Callable[[Tensor], Any]] = {
     "(H, W)": lambda m: m[0],
-    "(1, 1, H, W)": lambda m: m.unsqueeze(0),
     "bool": lambda m: m.bool(),
-    "bytes": lambda m: m.byte(),
     "an array of bool": lambda m: m[0].numpy().astype(bool),
     "nested lists": lambda m: m[0].int().tolist(),
 }
 LABEL_FORMS: dict[str, Any] = {
     "a number": 1,
-    "(1,)": torch.tensor([1]),
-    "int32": torch.tensor(1, dtype=torch.int32),
     "array": np.array([1, 1]),
     "numpy number": np.int64(1),
     "list": [1, 1],
@@ -164,28 +159,21 @@ def chosen(**changes: Any) -> Settings:
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     # images
     "image of another size": (lambda: inpainting(torch.zeros(1, 10, 12)), r"shape \(1, 10, 12\), .*resize"),
-    "channels last": (lambda: inpainting(torch.zeros(8, 8, 3)), r"image has shape \(8, 8, 3\)"),
     "a number": (lambda: inpainting(torch.tensor(0.0)), r"image has shape \(\)"),
     "no images": (lambda: inpainting(torch.zeros(0, *SHAPE)), r"image has shape \(0, 1, 8, 8\)"),
     "bytes": (lambda: inpainting(np.full(SHAPE, 200, np.uint8)), "image holds torch.uint8, not floats"),
     "on [0, 255]": (lambda: inpainting(spoilt(200)), r"in \[-1, 1\].* range from 0 to 200"),
     "NaN": (lambda: inpainting(spoilt(float("nan"))), "must be finite"),
-    "infinite": (lambda: inpainting(spoilt(float("-inf"))), "must be finite"),
     "a file name": (lambda: inpainting("shoe.png"), "image must be a tensor or an array of numbers, not str"),
     # masks
     "mask of another size": (lambda: inpainting(mask=torch.eye(10)), r"mask has shape \(10, 10\), .*resize"),
-    "three channels": (lambda: inpainting(mask=torch.ones(3, 8, 8)), r"mask has shape \(3, 8, 8\)"),
     "no mask": (lambda: inpainting(mask=torch.ones(0, *SHAPE)), r"mask has shape \(0, 1, 8, 8\)"),
     "all observed": (lambda: inpainting(mask=torch.ones(8, 8)), "must hold 0"),
     "one of two hidden": (lambda: inpainting(mask=torch.stack([MASK, 0 * MASK])), "must hold 0"),
     "0 and 255": (lambda: inpainting(mask=255 * torch.eye(8)), "must hold 0"),
-    "NaN in the mask": (lambda: inpainting(mask=torch.full((8, 8), torch.nan)), "must hold 0"),
-    "nothing": (lambda: inpainting(mask=None), "mask must be a tensor or an array of numbers, not NoneType"),
     "two and three": (lambda: inpainting(PAIR, MASK.repeat(3, 1, 1, 1)), "2 observations and 3 masks"),
     # observations and operators
     "the size of the image": (lambda: restoration(PAIR), r"shape \(2, 1, 8, 8\), the operator makes \(1, 4, 4\)"),
-    "no observation": (lambda: restoration(torch.zeros(0, 1, 4, 4)), r"shape \(0, 1, 4, 4\)"),
-    "bytes observed": (lambda: restoration(torch.zeros(1, 4, 4, dtype=torch.uint8)), "observation holds torch.uint8"),
     "NaN in other units": (lambda: restoration(spoilt(float("nan")), Scaled(9.0)), "must be finite, they"),
     "no operator": (lambda: restoration(operator=MASK), "must have A and A_adjoint, Tensor has not"),
     "no adjoint": (lambda: restoration(operator=NoAdjoint()), "must have A and A_adjoint, NoAdjoint has not"),
@@ -214,14 +202,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a matrix of labels": (lambda: inpainting(prior=LABELLED, label=[[1]]), r"not \[\[1\]\]"),
     "a fraction of a class": (lambda: inpainting(prior=LABELLED, label=1.0), "whole number"),
     "a truth value": (lambda: inpainting(prior=LABELLED, label=True), "whole number"),
-    "the name of a class": (lambda: inpainting(prior=LABELLED, label="dark"), "label must be a tensor"),
     "no classes": (lambda: inpainting(label=0), "plain has no classes"),
     "no text": (lambda: inpainting(prompt="a cat"), "plain takes no text"),
     "guidance by nothing": (lambda: inpainting(guidance_scale=3), "nothing to guide by"),
     "no null": (lambda: inpainting(prior=LABELLED, label=0, guidance_scale=3), "no null condition"),
     # priors, devices, truths
     "no such prior": (lambda: inpainting(prior="no-such-prior"), "Unknown prior 'no-such-prior': use one of .*cats64"),
-    "no such folder": (lambda: inpainting(prior=Path("no/such/folder/here")), "Unknown prior"),
     "a network": (lambda: inpainting(prior=torch.nn.Identity()), "not Identity; see from_diffusers"),
     "vectors": (
         lambda: inpainting(prior=GaussianPrior.diagonal(torch.zeros(16), torch.ones(16))),
@@ -230,7 +216,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "another device": (lambda: inpainting(prior=elsewhere()), "prior lies on meta, not on cpu"),
     "no such device": (lambda: resolve_device("abacus"), "Device 'abacus' is not available"),
     "a device without numbers": (lambda: resolve_device("meta"), "Device 'meta' is not available"),
-    "no device": (lambda: resolve_device(1.5), "Device '1.5' is not available"),  # type: ignore[arg-type]
     "another truth": (lambda: check_truth(PAIR, (1, 8, 9)), r"true image has shape \(1, 8, 8\), the images"),
     # numbers
     "no samples": (lambda: settings(samples=0), "samples must be at least 1, not 0"),
@@ -241,7 +226,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no refinement": (lambda: settings(refine_steps=0), "refine-steps must be at least 1"),
     "no particles": (lambda: settings(chosen=chosen(num_particles=0)), "num-particles must be at least 1"),
     "beta": (lambda: settings(beta=0.0), "beta must be positive and finite, not 0"),
-    "infinite beta": (lambda: settings(beta=float("inf")), "beta must be positive and finite, not inf"),
     "zeta": (lambda: settings(zeta=-1.0), "zeta must be finite and not negative, not -1"),
     "scale": (lambda: settings(chosen=chosen(scale=0.0)), "scale must be positive"),
     "tau": (lambda: settings(chosen=chosen(tau_scale=0.0)), "tau-scale must be positive"),
@@ -250,7 +234,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "decay of the rate": (lambda: settings(chosen=chosen(lr_decay=0.0)), "lr-decay must be positive"),
     "a rate": (lambda: settings(chosen=chosen(lr={"mu": -0.1})), "lr must be finite and not negative"),
     "a share for an average": (lambda: settings(chosen=chosen(average=0.5)), "average must be a whole number"),
-    "too long an average": (lambda: settings(chosen=chosen(average=31)), "average must be at most .* 30, not 31"),
+    "too long an average": (lambda: settings(chosen=chosen(average=31)), "average must be at most 30, not 31"),
     "decay of zeta": (lambda: settings(chosen=chosen(zeta_decay=-0.1)), "zeta-decay must be finite and not negative"),
     "a perceptual term": (lambda: settings(chosen=chosen(perceptual_weight=1.0)), "LPIPS cannot take"),
 }
@@ -266,12 +250,9 @@ def test_refused_in_one_line_without_a_network_call(call: Callable[[], Any], mes
 
 RUNS: dict[str, Callable[[], Any]] = {
     "image": lambda: vp.inpaint(spoilt(200), MASK, PLAIN),
-    "label": lambda: vp.inpaint(IMAGE, MASK, PLAIN, label=0),
-    "number": lambda: vp.inpaint(IMAGE, MASK, PLAIN, beta=-1.0),
     "keypoints out of order": lambda: vp.inpaint(IMAGE, MASK, PLAIN, settings=Settings((1.0, 5.0))),
     "keypoints off the schedule": lambda: vp.inpaint(IMAGE, MASK, PLAIN, settings=Settings((1e9, 1.0))),
     "fraction of a seed": lambda: vp.inpaint(IMAGE, MASK, PLAIN, seed=1.5),  # type: ignore[arg-type]
-    "seed of 65 bits": lambda: vp.inpaint(IMAGE, MASK, PLAIN, seed=2**64),
     "restored": lambda: vp.restore(PAIR, vp.SuperResolution(2), PLAIN),
 }
 
@@ -286,9 +267,7 @@ def test_the_facades_refuse_before_a_network_call(run: Callable[[], Any]) -> Non
 BAD_KEYPOINTS: list[tuple[dict[str, Any], str]] = [
     ({"start": 0.4, "stop": 0.4}, "must decrease"),
     ({"start": 1.2}, "strictly between 0 and 1"),
-    ({"start": float("nan")}, "strictly between 0 and 1"),
-    ({"levels": 0}, "levels must be at least 1"),
-    ({"noise_levels": []}, "at least one"),
+    ({"noise_levels": []}, "not none"),
     ({"noise_levels": [0.6, 5.0]}, "must decrease"),
     ({"noise_levels": [5.0, float("nan")]}, "outside the schedule's range"),
 ]
@@ -321,5 +300,8 @@ def test_auto_is_the_device_of_a_loaded_prior() -> None:
     assert device_of(torch.nn.Identity()) is None and device_of(EDM()) is None
 
 
-def test_input_errors_are_value_errors() -> None:
-    assert issubclass(vp.InputError, ValueError) and issubclass(vp.NonFiniteError, ArithmeticError)
+@pytest.mark.parametrize(("latent", "start", "stop"), [(False, 3.0, 0.9), (True, 12.0, 3.0)])
+def test_default_noise_levels_fall_geometrically_to_the_last(latent: bool, start: float, stop: float) -> None:
+    assert default_settings(1, latent).noise_levels == (stop,)
+    levels = torch.tensor(default_settings(5, latent).noise_levels)
+    torch.testing.assert_close(levels, torch.logspace(*torch.tensor([start, stop]).log10().tolist(), 5))

@@ -56,15 +56,6 @@ def test_a_row_is_the_run_made_alone() -> None:
     assert len(table) == 2 * 2 * 2 * 2
 
 
-def test_the_largest_seed_can_be_judged() -> None:
-    assert not run(seeds=(2**64 - 1, -(2**63)), steps=2, num_draws=10).table["bound"].isna().any()
-
-
-def test_the_same_seeds_give_the_same_table() -> None:
-    tables = [run(elbos={"beta": ELBOS["beta"]}).table.drop(columns="seconds") for _ in range(2)]
-    assert tables[0].equals(tables[1])
-
-
 def test_the_objectives_are_left_as_they_were() -> None:
     elbo = vp.AnnealedELBO(20.0, steps=10)
     run(guides={"prior": PriorGuide}, elbos={"annealed": elbo}, steps=3, num_draws=20)
@@ -105,12 +96,6 @@ def test_a_point_mass_has_a_note_in_place_of_a_bound() -> None:
     table = run(guides={"map": DeltaGuide}, elbos={"beta": ELBOS["beta"]}).table
     assert table["bound"].isna().all() and table["note"].str.contains("point mass").all()
     assert (table["calls"] == STEPS * 3).all()
-
-
-def test_pyros_objectives_compare_as_well() -> None:
-    elbo = Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
-    table = run(elbos={"pyro": elbo}, guides={"hierarchical": HierarchicalGuide}, steps=5).table
-    assert table["bound"].map(math.isfinite).all()
 
 
 def test_the_summary_takes_means_and_the_largest_k_hat() -> None:
@@ -164,7 +149,9 @@ def test_a_likelihood_without_an_operator_starts_a_class_at_zero() -> None:
 
 
 def test_classes_of_pyros_guides_are_called_with_the_model_alone() -> None:
-    table = run(guides={"auto": AutoNormal, "ours": PriorGuide}, elbos={"beta": ELBOS["beta"]}, steps=5).table
+    """Its objectives can be compared as well."""
+    elbos = {"beta": ELBOS["beta"], "pyro": Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1)}
+    table = run(guides={"auto": AutoNormal, "ours": PriorGuide}, elbos=elbos, steps=5).table
     assert (table["note"] == "").all() and table["bound"].map(math.isfinite).all()
 
 
@@ -294,17 +281,14 @@ MODEL = diagonal_problem(images=2).model()
     ("settings", "message"),
     [
         ({"guides": {}}, "guides must map names to classes or functions"),
-        ({"guides": HierarchicalGuide}, "guides must map names"),
         ({"guides": {"mine": PriorGuide(MODEL)}}, "guides must map names .* not 'mine' to PriorGuide"),
         ({"elbos": vp.BetaELBO()}, "elbos must map names to objectives .* to BetaELBO"),
         ({"elbos": {"mine": vp.BetaELBO}}, "elbos must map names .* not 'mine' to the class BetaELBO"),
-        ({"seeds": (0, None)}, "seed must be a whole number, not None"),
-        ({"seeds": (2**70,)}, "64 bits"),
+        ({"seeds": (2**70,)}, "seed must be at most 1844"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"num_draws": 0}, "num_draws must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"lr": {"mu": 0.1, "tau": math.nan}}, "lr must be finite"),
-        ({"lr_decay": 0.0}, "lr-decay must be positive"),
         ({"evidence": torch.zeros(3)}, "evidence has shape"),
         ({"posterior": torch.zeros(5, 3, 16)}, r"\(5, 3, 16\), not \(draws, 2 images"),
         ({"posterior": torch.zeros(5, 2, 4, 5)}, r"with an event of \(16,\)"),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import socket
-import subprocess
-import sys
 import warnings
 from collections.abc import Sequence
 from importlib import resources
@@ -26,12 +24,7 @@ WEIGHTS = resources.files("pyro_vipaint.models") / "weights"
 # LPIPS between shipped images: (first, second, distance)
 DISTANCES = [
     (0, 1, 0.14517),  # ankle boot, pullover
-    (0, 7, 0.28370),  # ankle boot, shirt
-    (0, 9, 0.06155),  # ankle boot, sneaker
-    (1, 4, 0.07475),  # pullover, shirt
-    (2, 3, 0.04978),  # two pairs of trousers
     (2, 5, 0.02324),  # two pairs of trousers
-    (2, 7, 0.33594),  # trousers, shirt
     (7, 8, 0.36501),  # shirt, sandal
 ]
 
@@ -95,18 +88,6 @@ class TestLpips:
         mixed = metrics.lpips_distance(x, y.expand(-1, 3, -1, -1))
         torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=0.0)
 
-    def test_zero_symmetric_positive(self, images: Tensor) -> None:
-        x, y = images[:8], images[8:16]
-        assert torch.equal(metrics.lpips_distance(x, x), torch.zeros(8))
-        forward, backward = metrics.lpips_distance(x, y), metrics.lpips_distance(y, x)
-        torch.testing.assert_close(forward, backward, atol=1e-6, rtol=0.0)
-        assert (forward > 0.01).all()
-
-    def test_grows_with_noise(self, images: Tensor) -> None:
-        noise = torch.randn(images[:16].shape, generator=torch.Generator().manual_seed(0))
-        distances = [metrics.lpips_distance(images[:16] + s * noise, images[:16]).mean() for s in (0.02, 0.1, 0.5)]
-        assert distances[0] < distances[1] < distances[2]
-
     def test_leading_dimensions_broadcast(self, images: Tensor) -> None:
         samples, truth = images[:60].reshape(5, 4, 3, 1, 32, 32), images[60:63]
         together = metrics.lpips_distance(samples, truth)
@@ -121,10 +102,6 @@ class TestLpips:
         monkeypatch.setattr(metrics, "CHUNK", 3)
         parts = metrics.lpips_distance(images[:10], images[10:20]), metrics.alexnet_features(images[:10])
         torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
-
-    def test_no_images(self) -> None:
-        assert metrics.lpips_distance(torch.zeros(0, 1, 32, 32), torch.zeros(1, 32, 32)).shape == (0,)
-        assert metrics.alexnet_features(torch.zeros(0, 1, 32, 32)).shape == (0, 256)
 
     def test_no_gradients_and_single_precision(self, images: Tensor) -> None:
         x = images[:2].double().requires_grad_()
@@ -142,8 +119,6 @@ class TestLpips:
         [
             (torch.zeros(1, 32, 30), torch.zeros(1, 32, 30), "31 pixels"),
             (torch.zeros(2, 32, 32), torch.zeros(2, 32, 32), "C = 1 or 3"),
-            (torch.zeros(2, 1, 32, 32), torch.zeros(3, 1, 32, 32), "do not broadcast"),
-            (torch.zeros(1, 32, 32), torch.zeros(1, 32, 33), "do not broadcast"),
             (torch.zeros(1, 32, 32, dtype=torch.uint8), torch.zeros(1, 32, 32), "must be floats"),
         ],
     )
@@ -173,33 +148,16 @@ class TestLoading:
         metrics._lpips_network.cache_clear()
         assert torch.equal(metrics.lpips_distance(images[0], images[1]), distance)
 
-    def test_frozen_in_evaluation_mode_and_loaded_once(self) -> None:
-        network = metrics._lpips_network(torch.device("cpu"))
-        assert network is metrics._lpips_network(torch.device("cpu"))
-        assert not any(module.training for module in network.modules())
-        assert not any(parameter.requires_grad for parameter in network.parameters())
-
-    @pytest.mark.slow
-    def test_importing_the_module_does_not_import_lpips(self) -> None:
-        code = "import sys, pyro_vipaint.metrics; sys.exit('lpips' in sys.modules)"
-        assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-    def test_size(self) -> None:
-        assert len((WEIGHTS / "alexnet_features" / "model.safetensors").read_bytes()) < 5_000_000
-
 
 class TestFeatures:
     def test_equal_the_last_layer(self, images: Tensor) -> None:
-        features = metrics.alexnet_features(images[:6].reshape(2, 3, 1, 32, 32))
-        assert features.shape == (2, 3, 256)
-        expected = reference_layers(images[:6].expand(-1, 3, -1, -1))[-1].mean((2, 3)).reshape(2, 3, 256)
-        torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-4)
-        assert features.std() > 0.01
-
-    def test_averaged_over_space(self) -> None:
-        x = torch.rand(2, 3, 80, 64, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
-        expected = reference_layers(x)[-1].mean((2, 3))
-        torch.testing.assert_close(metrics.alexnet_features(x), expected, atol=1e-5, rtol=1e-4)
+        """Averaged over space, of grey images and of larger ones in colour."""
+        large = torch.rand(2, 3, 80, 64, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+        for x in (images[:6], large):
+            expected = reference_layers(x.expand(-1, 3, -1, -1))[-1].mean((2, 3))
+            features = metrics.alexnet_features(x.unsqueeze(0))
+            torch.testing.assert_close(features, expected.unsqueeze(0), atol=1e-5, rtol=1e-4)
+            assert features.std() > 0.01
 
 
 class TestKernelDistance:
@@ -231,24 +189,6 @@ class TestKernelDistance:
         population = metrics.kernel_distance(xs, ys, blocks=2).estimate
         assert sum(estimates) / len(estimates) == pytest.approx(population, rel=1e-6)
 
-    def test_standard_error_is_the_spread_of_estimates(self) -> None:
-        generator = torch.Generator().manual_seed(4)
-        shifted = [
-            metrics.kernel_distance(
-                torch.randn(100, 4, generator=generator), 0.7 + torch.randn(120, 4, generator=generator)
-            )
-            for _ in range(60)
-        ]
-        estimates, errors = torch.tensor(shifted).T
-        assert 0.75 < errors.square().mean().sqrt() / estimates.std() < 1.35
-
-    def test_two_halves_of_one_set_and_another_set(self, images: Tensor) -> None:
-        features = metrics.alexnet_features(images)
-        same = metrics.kernel_distance(features[:32], features[32:], blocks=8)
-        assert abs(same.estimate) < 3.0 * same.standard_error
-        other = metrics.kernel_distance(features, metrics.alexnet_features(-images), blocks=8)
-        assert other.estimate > 5.0 * other.standard_error > 0.0
-
     @pytest.mark.parametrize(("rows", "blocks"), [(8, 1), (4, 5), (3, 2)])
     def test_refuses_too_few_rows(self, rows: int, blocks: int) -> None:
         with pytest.raises(ValueError, match="too few"):
@@ -262,13 +202,6 @@ class TestPsnr:
         torch.testing.assert_close(metrics.psnr(y + error, y), torch.tensor([[0.0, 20.0, 40.0]] * 2), atol=1e-3, rtol=0)
         assert metrics.psnr(y, y[0, 0]).shape == (2, 3)
         assert metrics.psnr(y[0, 0], y[0, 0]) == math.inf
-
-    def test_mean_is_over_squares_of_one_image(self) -> None:
-        x = torch.zeros(2, 1, 2, 2)
-        x[0, 0, 0, 0] = 2.0
-        x[1] = 1.0
-        expected = torch.tensor([10 * math.log10(4.0), 10 * math.log10(4.0)])
-        torch.testing.assert_close(metrics.psnr(x, torch.zeros(1, 2, 2)), expected)
 
 
 class TestMasked:
@@ -284,11 +217,6 @@ class TestMasked:
         y[..., 0] = 0.5
         mask = torch.tensor([1, 0]).view(1, 1, 1, 2)
         torch.testing.assert_close(metrics.observed_error(torch.ones(4, 1, 1, 2, 2), y, mask), torch.full((4, 1), 0.5))
-
-    def test_masks_differ_by_image(self) -> None:
-        x = torch.arange(8.0).view(2, 1, 2, 2)
-        mask = torch.tensor([[[[1, 1], [0, 0]]], [[[0, 0], [0, 1]]]])
-        torch.testing.assert_close(metrics.observed_error(x, torch.zeros(1, 2, 2), mask), torch.tensor([0.5, 7.0]))
 
     def test_hidden_std(self) -> None:
         base = torch.rand(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -323,14 +251,10 @@ def test_the_distance_of_restored_images_is_unbiased_where_that_of_sets_is_not()
 def test_the_distance_of_restored_images_is_the_written_out_sum() -> None:
     torch.manual_seed(0)
     samples, truth = torch.randn(3, 2, 4).double(), torch.randn(3, 4).double()
-
-    def k(a: Tensor, b: Tensor) -> float:
-        return float((a @ b / 4 + 1) ** 3)
-
     pairs = [(i, j) for i in range(3) for j in range(3) if i != j]
-    within = [k(samples[i, s], samples[j, r]) for i, j in pairs for s in range(2) for r in range(2)]
-    between = [k(samples[i, s], truth[j]) for i, j in pairs for s in range(2)]
-    real = [k(truth[i], truth[j]) for i, j in pairs]
+    within = [cubic(samples[i, s], samples[j, r]) for i, j in pairs for s in range(2) for r in range(2)]
+    between = [cubic(samples[i, s], truth[j]) for i, j in pairs for s in range(2)]
+    real = [cubic(truth[i], truth[j]) for i, j in pairs]
     expected = sum(within) / len(within) + sum(real) / len(real) - 2 * sum(between) / len(between)
     assert metrics.restored_kernel_distance(samples, truth) == pytest.approx(expected, rel=1e-12)
 

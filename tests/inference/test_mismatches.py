@@ -10,13 +10,13 @@ from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 
 import pyro_vipaint as vp
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.guides import FlowGuide, HierarchicalGuide, MixtureGuide, PriorGuide
+from pyro_vipaint.guides import HierarchicalGuide, MixtureGuide
 from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.models import DiffusionModel, GaussianPrior
 from tests.problems import diagonal_problem
 from tests.statistics import assert_within, mean_and_error
 
-FAMILIES = [HierarchicalGuide, PriorGuide, FlowGuide, MixtureGuide]
+FAMILIES = [HierarchicalGuide, MixtureGuide]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -29,13 +29,6 @@ def test_parameters_of_one_image_are_not_shared_by_all(family: type[LatentGuide]
         vp.sample(family(model, problem.y), problem.y[0])  # one observation without its batch dimension
     with pytest.raises(InputError, match="parameters for 1 images"):
         Trace_ELBO(num_particles=2, vectorize_particles=True).differentiable_loss(model, family(model), problem.y)
-
-
-def test_starts_of_components_are_counted_by_image_too() -> None:
-    problem = diagonal_problem(images=2)
-    guide = MixtureGuide(problem.model(), torch.zeros(1, 3, 16), num_components=3)
-    with pytest.raises(InputError, match="parameters for 1 images and runs on 2"):
-        vp.sample(guide, problem.y)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -108,11 +101,3 @@ def test_an_observation_of_another_shape_does_not_broadcast(shape: tuple[int, ..
             run(wrong)
     with pytest.raises(InputError, match="1 observations, z has latents of 3 images"):
         vp.refine(model, z, y[0], 2)
-
-
-def test_masks_for_other_images_are_refused() -> None:
-    prior = GaussianPrior.diagonal(torch.zeros(1, 4, 4), torch.ones(1, 4, 4))
-    times, y = vp.keypoints(prior, noise_levels=(2.0, 0.5)), torch.randn(1, 1, 4, 4)
-    model = DiffusionModel(prior, vp.Gaussian(vp.Inpainting(torch.ones(3, 1, 4, 4))), times)
-    with pytest.raises(InputError, match="y has shape"):
-        vp.fit(model, HierarchicalGuide(model, y), y, vp.BetaELBO(), 1)

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
-from pyro_vipaint.models import DiffusionPrior, GaussianPrior
+from pyro_vipaint.models import GaussianPrior
 from pyro_vipaint.models.measurements.operators import Operator, apply
 from pyro_vipaint.settings import restoration_settings
 
 QUICK: dict[str, Any] = {"levels": 2, "num_samples": 2, "steps": 2, "refine_steps": 2, "seed": 0, "device": "cpu"}
 SHAPE = (1, 8, 8)
+PRIOR = GaussianPrior.diagonal(torch.zeros(SHAPE), torch.full(SHAPE, 0.5)).diffusion()  # the marginal is estimated
 MASK = (torch.arange(64).reshape(SHAPE) % 3 > 0).float()
 OPERATORS: dict[str, Callable[[], Operator]] = {
     "super-resolution": lambda: vp.SuperResolution(2),
@@ -27,12 +28,6 @@ OPERATORS: dict[str, Callable[[], Operator]] = {
     "hole after a blur": lambda: vp.Compose(vp.Inpainting(MASK), vp.GaussianBlur(0.7)),
 }
 each_operator = pytest.mark.parametrize("make", OPERATORS.values(), ids=OPERATORS.keys())
-
-
-@pytest.fixture(scope="module")
-def prior() -> DiffusionPrior:
-    """Independent pixels N(0, 0.5^2), with the estimated marginal that a network would have."""
-    return GaussianPrior.diagonal(torch.zeros(SHAPE), torch.full(SHAPE, 0.5)).diffusion()
 
 
 def images(count: int = 2) -> Tensor:
@@ -45,45 +40,41 @@ def images(count: int = 2) -> Tensor:
 
 
 @each_operator
-def test_shapes_calls_and_moments(make: Callable[[], Operator], prior: DiffusionPrior) -> None:
-    """Samples are sample × image × event in [-1, 1]; calls are those of inpainting, 1 + steps (K + 1) + K - 1 + DPS."""
+def test_shapes_and_calls(make: Callable[[], Operator]) -> None:
+    """Samples are sample × image × event; calls are those of inpainting, 1 + steps (K + 1) + K - 1 + DPS."""
     operator = make()
     y = apply(operator, images())
     with vp.count_calls() as count:
-        result = vp.restore(y, operator, prior, **QUICK)
-    assert result.samples.shape == (2, 2, *SHAPE) and result.samples.abs().max() <= 1
+        result = vp.restore(y, operator, PRIOR, **QUICK)
+    assert result.samples.shape == (2, 2, *SHAPE)
     assert torch.equal(result.observation, y)
     assert result.calls == count.calls == 1 + 2 * 3 + 1 + 2
     assert result.nfe == count.nfe
-    torch.testing.assert_close(result.mean, result.samples.sum(0) / 2)
-    torch.testing.assert_close(result.std, (result.samples[0] - result.samples[1]).abs() / 2**0.5)
-    bounds = torch.stack(list(result.fit.final_terms().values())).sum(0)
-    assert bounds.shape == (2,) and bounds.isfinite().all()
 
 
 @each_operator
-def test_it_comes_nearer_to_the_observation(make: Callable[[], Operator], prior: DiffusionPrior) -> None:
+def test_it_comes_nearer_to_the_observation(make: Callable[[], Operator]) -> None:
     """Samples explain their own observation several times better than the other one's."""
     operator = make()
     y = apply(operator, images())
-    samples = vp.restore(y, operator, prior, 2, 4, seed=0, device="cpu").samples
+    samples = vp.restore(y, operator, PRIOR, 2, 4, seed=0, device="cpu").samples
     likelihood = vp.Gaussian(operator)
     errors = [float(likelihood.residual(samples, other).abs().mean()) for other in (y, y.flip(0))]
     assert errors[0] < 0.5 * errors[1]
 
 
-def test_an_inpainting_operator_gives_what_inpaint_gives(prior: DiffusionPrior) -> None:
+def test_an_inpainting_operator_gives_what_inpaint_gives() -> None:
     """The two facades are one method with the same defaults, bit for bit, and report the same."""
     image = images(1)[0]
-    inpainted = vp.inpaint(image, MASK, prior, **QUICK)
-    restored = vp.restore(image * MASK, vp.Inpainting(MASK), prior, **QUICK)
+    inpainted = vp.inpaint(image, MASK, PRIOR, **QUICK)
+    restored = vp.restore(image * MASK, vp.Inpainting(MASK), PRIOR, **QUICK)
     assert torch.equal(inpainted.samples, restored.samples)
     assert torch.equal(inpainted.observation, restored.observation)
     assert inpainted.mask is not None and restored.mask is not None and torch.equal(inpainted.mask, restored.mask)
     assert (inpainted.calls, inpainted.nfe) == (restored.calls, restored.nfe)
 
 
-def test_the_posterior_of_independent_pixels(prior: DiffusionPrior) -> None:
+def test_the_posterior_of_independent_pixels() -> None:
     """The mean of a block is y, within a fifth of its prior spread; what the block leaves open stays open.
 
     Four independent pixels N(0, 0.5^2): their mean has spread 0.25 under the prior; y says nothing about contrasts,
@@ -93,26 +84,20 @@ def test_the_posterior_of_independent_pixels(prior: DiffusionPrior) -> None:
     y = 0.3 * torch.ones(1, 1, 4, 4)
     y[..., :2] = -0.3
     settings = replace(restoration_settings(2), scale=0.02, steps=150, zeta=0.4)
-    samples = vp.restore(y, operator, prior, 2, 64, settings=settings, seed=0, device="cpu").samples
+    samples = vp.restore(y, operator, PRIOR, 2, 64, settings=settings, seed=0, device="cpu").samples
     assert float((operator.A(samples) - y).square().mean().sqrt()) < 0.05
     contrasts = (samples[..., ::2, ::2] - samples[..., 1::2, ::2]) / 2**0.5
     assert 0.25 < float(contrasts.std()) < 0.6
 
 
-def test_hidden_elements_have_no_influence(prior: DiffusionPrior) -> None:
+def test_hidden_elements_have_no_influence() -> None:
     """NaN may mark them; here each of two observations has a mask of its own."""
     operator = vp.Inpainting(torch.stack([MASK, 1 - MASK]))
     y = apply(operator, images())
     spoilt = torch.where(operator.mask.bool(), y, torch.nan)
-    results = [vp.restore(each, operator, prior, **QUICK) for each in (y, spoilt)]
+    results = [vp.restore(each, operator, PRIOR, **QUICK) for each in (y, spoilt)]
     assert torch.equal(results[0].samples, results[1].samples)
     assert torch.equal(results[1].observation, y)
-
-
-def test_single_numbers_override_the_settings(prior: DiffusionPrior) -> None:
-    operator = vp.GaussianBlur(0.5)
-    result = vp.restore(operator.A(images(1)), operator, prior, **QUICK, zeta=0.25, beta=2.0)
-    assert (result.settings.zeta, result.settings.beta, result.settings.steps) == (0.25, 2.0, 2)
 
 
 @dataclass(frozen=True)
@@ -130,46 +115,40 @@ class Scaled:
 
 
 @pytest.mark.parametrize("factor", [0.02, 30.0])
-def test_units_of_the_observation_do_not_matter_to_refinement(prior: DiffusionPrior, factor: float) -> None:
+def test_units_of_the_observation_do_not_matter_to_refinement(factor: float) -> None:
     """y and A in other units, the likelihood's scale with them: the same samples by the default zeta."""
     operator, y = vp.GaussianBlur(0.7), vp.GaussianBlur(0.7).A(images())
     scaled = Scaled(operator, factor)
-    expected = vp.restore(y, operator, prior, **QUICK)
-    zeta = vp.restore(factor * y, scaled, prior, **QUICK).settings.zeta
+    expected = vp.restore(y, operator, PRIOR, **QUICK)
+    zeta = vp.restore(factor * y, scaled, PRIOR, **QUICK).settings.zeta
     settings = replace(expected.settings, scale=factor * expected.settings.scale, zeta=zeta)
-    result = vp.restore(factor * y, scaled, prior, **QUICK, settings=settings)
+    result = vp.restore(factor * y, scaled, PRIOR, **QUICK, settings=settings)
     torch.testing.assert_close(result.samples, expected.samples, rtol=1e-3, atol=1e-3)
 
 
-def test_plot_enlarges_the_observation(prior: DiffusionPrior) -> None:
+def test_plot_enlarges_the_observation() -> None:
     """Five panels of the image's size: observation, mean, standard deviation and two samples."""
     scale = 4
     operator = vp.SuperResolution(scale)
-    result = vp.restore(operator.A(images()), operator, prior, **QUICK)
+    result = vp.restore(operator.A(images()), operator, PRIOR, **QUICK)
     assert result.mask is None
     picture = result.plot().axes[0].images[0].get_array()
     assert picture is not None and picture.shape[:2] == (2 * 8 + 1, 5 * 8 + 4)
     block = np.asarray(picture)[:8, :8, 0]
     assert (block == np.kron(block[::scale, ::scale], np.ones((scale, scale)))).all()
-    assert len(result.plot(images()).axes[0].get_xticks()) == 6
+    assert len(result.plot(images().numpy()).axes[0].get_xticks()) == 6
+    with pytest.raises(vp.InputError, match="true image has shape"):
+        result.plot(torch.zeros(2, 1, 4, 4))
 
 
 # noise
 
 
-def test_the_likelihood_is_as_wide_as_the_noise(prior: DiffusionPrior) -> None:
+def test_the_likelihood_is_as_wide_as_the_noise() -> None:
     """More noise than the settings were tuned for widens the likelihood, less of it changes nothing."""
     operator = vp.GaussianBlur(1.0)
     y = operator.A(images())
     tuned = restoration_settings(2).scale
     for noise, scale in ((None, tuned), (0.0, tuned), (tuned / 2, tuned), (0.3, 0.3)):
-        assert vp.restore(y, operator, prior, **QUICK, noise=noise).settings.scale == scale
-    assert vp.restore(images(), vp.Inpainting(MASK), prior, **QUICK, noise=0.01).settings.scale > 0.01
-
-
-def test_a_truth_may_be_an_array_of_the_images_shape(prior: DiffusionPrior) -> None:
-    operator = vp.GaussianBlur(1.0)
-    result = vp.restore(operator.A(images()), operator, prior, **QUICK)
-    assert len(result.plot(images().numpy()).axes[0].get_xticks()) == 6
-    with pytest.raises(vp.InputError, match="true image has shape"):
-        result.plot(torch.zeros(2, 1, 4, 4))
+        assert vp.restore(y, operator, PRIOR, **QUICK, noise=noise).settings.scale == scale
+    assert vp.restore(images(), vp.Inpainting(MASK), PRIOR, **QUICK, noise=0.01).settings.scale > 0.01

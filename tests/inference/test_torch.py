@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from pyro_vipaint._torch import DIRECTIONS, JUDGING, NOISE, check_seed, child_seed, seeded
+from pyro_vipaint._torch import DIRECTIONS, JUDGING, NOISE, child_seed, seeded
 
 
 def test_the_generators_are_restored_also_after_an_error() -> None:
@@ -19,6 +19,9 @@ def test_the_generators_are_restored_also_after_an_error() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     with seeded(3):
         assert torch.equal(torch.rand(2), first)
+    with seeded(None):  # goes on with the caller's
+        torch.rand(2)
+    assert not torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_generator_of_apple_gpus_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +41,7 @@ def test_the_generator_of_apple_gpus_is_restored(monkeypatch: pytest.MonkeyPatch
 def test_child_seeds_are_seeds_of_other_numbers(seed: int) -> None:
     """Every child is a seed of 64 bits, and none draws what its parent or a sibling draws."""
     seeds = [seed, child_seed(seed, JUDGING), child_seed(seed, DIRECTIONS)]
-    draws = [torch.randn(50, generator=torch.Generator().manual_seed(check_seed(each))) for each in seeds]
+    draws = [torch.randn(50, generator=torch.Generator().manual_seed(each)) for each in seeds]
     assert all(not torch.equal(a, b) for a, b in combinations(draws, 2))
 
 

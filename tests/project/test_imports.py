@@ -27,6 +27,12 @@ def sources() -> Iterator[tuple[Path, ast.Module]]:
             yield path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"))
 
 
+def packages(node: ast.AST) -> set[str]:
+    """The top-level packages that an import statement names."""
+    names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None)]
+    return {name.partition(".")[0] for name in names if name}
+
+
 def in_subprocess(code: str) -> subprocess.CompletedProcess[str]:
     """Runs ``code`` in a fresh interpreter in the root of the checkout, on one thread."""
     return subprocess.run(
@@ -57,28 +63,16 @@ def test_imports_are_absolute_and_under_the_packaged_name() -> None:
     """Relative imports would follow the folders of the checkout instead of the packages."""
     for path, tree in sources():
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom):
-                assert not node.level, f"{path}:{node.lineno}: a relative import"
-                names = [node.module or ""]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            else:
-                continue
-            assert not {name.partition(".")[0] for name in names} & set(FOLDERS), f"{path}:{node.lineno}"
+            assert not getattr(node, "level", 0), f"{path} has a relative import"
+            assert not packages(node) & set(FOLDERS), f"{path}: {ast.unparse(node)}"
 
 
 @pytest.mark.parametrize("package", ["guides", f"{PACKAGE}/elbos"])
 def test_guides_and_objectives_import_pyro_and_torch_alone(package: str) -> None:
     for path, tree in sources():
         if path.as_posix().startswith(f"{package}/"):
-            nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
-            names = [name for node in nodes for name in _imported(node)]
-            others = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {PACKAGE, "pyro", "torch"}
-            assert not others, f"{path} imports {', '.join(sorted(others))}"
-
-
-def _imported(node: ast.Import | ast.ImportFrom) -> list[str]:
-    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            others = set().union(*map(packages, ast.walk(tree)))
+            assert not others - sys.stdlib_module_names - {PACKAGE, "pyro", "torch"}, path
 
 
 @pytest.mark.slow
