@@ -18,17 +18,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pyro.distributions import Categorical, TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints
 from torch.utils.checkpoint import checkpoint
 
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.measurements.likelihoods import check_shape, seen
 from pyro_vipaint.models.priors.denoisers import flatten_condition
+from pyro_vipaint.models.priors.marginal import Unconstrained
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import EDM, Schedule, as_time
 
@@ -123,7 +123,7 @@ def _merge(one: Moments, other: Moments) -> Moments:
     return torch.lerp(one[0], other[0], (other[1] - log_mass).exp()[:, None]), log_mass
 
 
-class EmpiricalMarginal(TorchDistribution):
+class EmpiricalMarginal(Unconstrained):
     """The exact p(z_t) under an :class:`EmpiricalPrior`; ``log_prob`` is differentiable, ``sample`` is not.
 
     Args:
@@ -133,19 +133,11 @@ class EmpiricalMarginal(TorchDistribution):
         condition: ``class_labels``, of the batch shape or a number.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
-    has_rsample = False
-
     def __init__(
         self, denoiser: EmpiricalDenoiser, t: float, batch_shape: torch.Size | Sequence[int] = (), **condition: Any
     ) -> None:
         self.denoiser, self.t, self.condition = denoiser, float(t), condition
         super().__init__(torch.Size(batch_shape), denoiser.images.shape[1:], validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """The latent space."""
-        return constraints.independent(constraints.real, len(self.event_shape))
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EmpiricalMarginal:
         """The same distribution with another batch shape."""
@@ -238,8 +230,9 @@ class EmpiricalPrior(DiffusionPrior):
 
     def diffusion(self) -> DiffusionPrior:
         """The same schedule and denoiser as a :class:`DiffusionPrior`, whose marginal is estimated."""
-        options: dict[str, Any] = {"sigma_data": self.sigma_data, "class_names": self.class_names}
-        return DiffusionPrior(self.schedule, self.denoiser, self.event_shape, **options)
+        return DiffusionPrior(
+            self.schedule, self.denoiser, self.event_shape, sigma_data=self.sigma_data, class_names=self.class_names
+        )
 
     def marginal(self, t: float, steps: int = 0, **condition: Any) -> TorchDistribution:
         """The exact p(z_t); ``steps`` has no effect."""

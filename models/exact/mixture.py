@@ -170,20 +170,13 @@ class GaussianMixturePrior(DiffusionPrior):
         return GaussianMixture(choice, MultivariateNormal(means, scale_tril=factors))
 
     def log_evidence(self, likelihood: Gaussian, y: Tensor) -> Tensor:
-        """log p(y) of the prior itself, not of a K-level model, ``(N,)``, in nats.
-
-        The operator of ``likelihood`` must be linear and the same for all N observations.
-
-        Raises:
-            InputError: the likelihood is not Gaussian, or its operator differs between the images.
-        """
+        """log p(y), shape ``(N,)``, in nats; likelihood and errors as for :meth:`GaussianPrior.log_evidence`."""
         return self._observe(likelihood, y).log_joint.logsumexp(-1).to(self.denoiser.means)
 
     def posterior(self, likelihood: Gaussian, y: Tensor) -> GaussianMixture:
-        """p(x given y), flattened, batch ``(N,)``: a mixture of M Gaussians with new weights, means and covariances.
+        """p(x given y), flattened, batch ``(N,)``; likelihood and errors as for :meth:`log_evidence`.
 
-        It has ``sample``, ``log_prob``, ``mean`` and ``variance``; its weights and components are
-        ``mixture_distribution`` and ``component_distribution``. Likelihood and errors as for :meth:`log_evidence`.
+        Its weights and components are ``mixture_distribution`` and ``component_distribution``.
         """
         log_joint, surprise, cross, total = self._observe(likelihood, y)
         means = self.denoiser.means.flatten(1)
@@ -196,17 +189,13 @@ class GaussianMixturePrior(DiffusionPrior):
         return GaussianMixture(Categorical(logits=log_joint.to(means)), components)
 
     def _observe(self, likelihood: Gaussian, y: Tensor) -> _Observed:
-        rows, observed = self._observed_rows(likelihood)
+        matrix, observed = observed_matrix(likelihood, self.denoiser.means.new_zeros(1, *self.event_shape))
+        rows, observed = (v.to(self.denoiser.means.device) for v in (matrix[observed], observed))
         cross = self._covariance_times(rows.T)
         total = rows @ cross + likelihood.sigma**2 * torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
         predicted = self.denoiser.means.flatten(1).to(rows) @ rows.T
         surprise = y.flatten(1)[:, None, observed].to(rows) - predicted
         return _Observed(self.denoiser.log_weights + log_density(surprise, total), surprise, cross, total)
-
-    def _observed_rows(self, likelihood: Gaussian) -> tuple[Tensor, Tensor]:
-        """The matrix R ``(d, D)`` of the observed elements, and their places in the flattened observation."""
-        matrix, observed = observed_matrix(likelihood, self.denoiser.means.new_zeros(1, *self.event_shape))
-        return matrix[observed].to(self.denoiser.means.device), observed.to(self.denoiser.means.device)
 
     def _covariance_times(self, matrix: Tensor) -> Tensor:
         """C_m times a ``(D, k)`` matrix, for each component or one for all, in float64."""

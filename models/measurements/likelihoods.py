@@ -16,17 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pyro.distributions import Laplace as LaplaceDistribution  # pyright: ignore[reportAttributeAccessIssue]
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints
 
 from pyro_vipaint.errors import InputError, number
 from pyro_vipaint.metrics import perceptual_distance
 from pyro_vipaint.models.measurements.operators import Operator, apply, observation_mask
+from pyro_vipaint.models.priors.marginal import Unconstrained
 
 L1_SHARE = 0.64  # the released code divides the L1 term by it
 
@@ -55,9 +55,10 @@ class _Additive:
         difference = y - predicted
         return torch.where(self.observed(difference), difference, torch.zeros_like(difference))
 
-    def _masked(self, distribution: TorchDistribution) -> TorchDistribution:
-        hides = observation_mask(self.operator) is not None
-        return distribution.mask(self.observed(distribution.mean)) if hides else distribution
+    def _about(self, family: type[TorchDistribution], x: Tensor, width: float) -> TorchDistribution:
+        mean = apply(self.operator, x)
+        distribution = family(mean, mean.new_tensor(width).expand(mean.shape), validate_args=False)
+        return distribution if observation_mask(self.operator) is None else distribution.mask(self.observed(mean))
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +80,7 @@ class Gaussian(_Additive):
         return self.sigma
 
     def __call__(self, x: Tensor) -> TorchDistribution:
-        mean = apply(self.operator, x)
-        return self._masked(Normal(mean, mean.new_tensor(self.sigma).expand(mean.shape), validate_args=False))
+        return self._about(Normal, x, self.sigma)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +102,7 @@ class Laplace(_Additive):
         return 2**0.5 * self.scale
 
     def __call__(self, x: Tensor) -> TorchDistribution:
-        mean = apply(self.operator, x)
-        scale = mean.new_tensor(self.scale).expand(mean.shape)
-        return self._masked(LaplaceDistribution(mean, scale, validate_args=False))
+        return self._about(LaplaceDistribution, x, self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,20 +137,12 @@ class Perceptual(Laplace):
         return PerceptualDistribution(base, weight, base.mean)
 
 
-class PerceptualDistribution(TorchDistribution):
+class PerceptualDistribution(Unconstrained):
     """``base`` times exp(-weight LPIPS(image, y)); ``log_prob`` has both factors, ``sample`` draws from the base."""
-
-    arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
-    has_rsample = False
 
     def __init__(self, base: TorchDistribution, weight: float, image: Tensor) -> None:
         self.base, self.weight, self.image = base, weight, image
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """All images."""
-        return constraints.independent(constraints.real, len(self.event_shape))
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> PerceptualDistribution:
         """The same distribution with another batch shape."""
