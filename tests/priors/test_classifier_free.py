@@ -146,13 +146,3 @@ def test_unusable_weights_are_refused() -> None:
     for scale in (-0.1, float("nan"), float("inf"), "3", True, torch.tensor(2.0)):
         with pytest.raises(InputError, match="guidance-scale"):
             check_guidance(scale, {"class_labels": LABELS}, guided_prior(ClassMeans()))
-
-
-def test_a_weight_needs_something_to_weigh() -> None:
-    """A weight without label or prompt, or on a prior without null condition, is refused; None is no condition."""
-    labels, prior = {"class_labels": LABELS}, guided_prior(ClassMeans())
-    assert check_guidance(2, labels, prior) == {"guidance_scale": 2.0}
-    with pytest.raises(InputError, match="nothing to guide by"):
-        check_guidance(2.0, {}, prior)
-    with pytest.raises(InputError, match="no null condition"):
-        check_guidance(2.0, labels, guided_prior(ClassMeans(), null={}))

@@ -166,13 +166,6 @@ def test_many_levels_approach_the_prior() -> None:
     assert errors[2] < 0.05 * covariance.norm().item()
 
 
-def test_operator_matrix_is_the_operator() -> None:
-    """operator_matrix(A) x = A(x) for events of several dimensions."""
-    operator = Inpainting((torch.rand(1, 4, 4) > 0.5).float())
-    x = torch.randn(3, 4, 4)
-    torch.testing.assert_close(operator_matrix(operator, (3, 4, 4)) @ x.flatten(), operator.A(x).flatten())
-
-
 def test_image_shaped_prior_uses_its_event() -> None:
     """Evidence of a diagonal prior on (1, 2, 3) images: the sum of independent Gaussians over observed pixels."""
     mean, std = torch.randn(1, 2, 3, dtype=torch.float64), 0.5 + torch.rand(1, 2, 3, dtype=torch.float64)

@@ -17,7 +17,6 @@ import torch
 from diffusers import (
     DDIMPipeline,
     DDIMScheduler,
-    DDPMPipeline,
     DPMSolverMultistepScheduler,
     EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
@@ -46,17 +45,6 @@ def assert_equal(prior: DiffusionPrior, z: Tensor, t: float, s: float, expected:
     for ours, theirs in zip((step.mean, step.stddev), expected, strict=True):
         torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-5, atol=1e-5 * scale)
     assert float(step.stddev.min()) > 0
-
-
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@torch.no_grad()
-def test_ddpm_pipeline(tmp_path: Path, prediction: str) -> None:
-    network, scheduler = random_unet(in_channels=4, out_channels=4), pipelines.ddpm(prediction_type=prediction)
-    DDPMPipeline(network, scheduler).save_pretrained(tmp_path)
-    prior, z = load_prior(tmp_path), latents()
-    for n in (1, 400, 999):
-        theirs = ddpm_moments(scheduler, network(z, n).sample, n, z)
-        assert_equal(prior, z, (n + 1) / STEPS, n / STEPS, theirs)
 
 
 def ddim_pipeline() -> DDIMPipeline:
