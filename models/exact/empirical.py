@@ -101,20 +101,19 @@ class EmpiricalDenoiser:
         return table
 
     def _scan(self, z: Tensor, alpha: Tensor, sigma: Tensor, index: Tensor, log_weights: Tensor) -> Moments:
-        """Posterior mean ``(B, D)`` and log sum of weighted kernels ``(B,)`` over the images at ``index``."""
+        """Posterior mean ``(B, D)`` and log sum of weighted kernels ``(B,)`` over the images at ``index``.
+
+        The values of a batch are recomputed for the gradient.
+        """
         batches = zip(index.split(self.batch_size), log_weights.split(self.batch_size), strict=True)
-        return reduce(_merge, (_recomputed(self._scan_batch, z, alpha, sigma, i, w) for i, w in batches))
+        recomputed: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+        return reduce(_merge, (checkpoint(self._scan_batch, z, alpha, sigma, i, w, **recomputed) for i, w in batches))
 
     def _scan_batch(self, z: Tensor, alpha: Tensor, sigma: Tensor, index: Tensor, log_weights: Tensor) -> Moments:
         x = self.images[index].flatten(1).to(z)
         distance = z.square().sum(1, keepdim=True) - 2 * alpha * (z @ x.T) + alpha**2 * x.square().sum(1)
         logits = log_weights - distance / (2 * sigma**2)
         return logits.softmax(1) @ x, logits.logsumexp(1)
-
-
-def _recomputed(function: Callable[..., Moments], *arguments: Tensor) -> Moments:
-    """``function(*arguments)``, whose intermediate values are recomputed for the gradient."""
-    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore
 
 
 def _merge(one: Moments, other: Moments) -> Moments:
@@ -187,8 +186,7 @@ class EmpiricalPosterior:
 class EmpiricalPrior(DiffusionPrior):
     """x on a finite set of images, uniform or weighted, as a diffusion prior with exact denoiser and marginal.
 
-    ``diffusion()`` is the same prior with the estimated marginal of a network, :class:`DiffusionMarginal`. Evidence and
-    posterior are those of the prior itself; the K-level model approaches them as its levels are refined.
+    Evidence and posterior are those of the prior itself; the K-level model approaches them as its levels are refined.
     ``sigma_data`` is the standard deviation over all elements of all images, as in Karras et al. 2022.
 
     Args:

@@ -50,8 +50,7 @@ class GaussianDenoiser:
 class GaussianPrior(DiffusionPrior):
     """x ~ N(mean, covariance) as a diffusion prior with the exact denoiser and the exact marginal.
 
-    Constructed by :meth:`diagonal` or :meth:`full`. ``diffusion()`` is the same prior with the estimated marginal of a
-    network, :class:`DiffusionMarginal`.
+    Constructed by :meth:`diagonal` or :meth:`full`.
     """
 
     denoiser: GaussianDenoiser

@@ -76,7 +76,7 @@ class Gaussian(_Additive):
 
     @property
     def noise_std(self) -> float:
-        """Standard deviation of v."""
+        """Standard deviation of v, sigma."""
         return self.sigma
 
     def __call__(self, x: Tensor) -> TorchDistribution:
@@ -134,20 +134,19 @@ class Perceptual(Laplace):
     def __call__(self, x: Tensor) -> TorchDistribution:
         base = super().__call__(x).to_event(3)
         weight = L1_SHARE * base.event_shape.numel() / self.scale if self.weight is None else self.weight
-        return PerceptualDistribution(base, weight, base.mean)
+        return PerceptualDistribution(base, weight)
 
 
 class PerceptualDistribution(Unconstrained):
-    """``base`` times exp(-weight LPIPS(image, y)); ``log_prob`` has both factors, ``sample`` draws from the base."""
+    """``base`` times exp(-weight LPIPS(its mean, y)); ``log_prob`` has both factors, ``sample`` draws from the base."""
 
-    def __init__(self, base: TorchDistribution, weight: float, image: Tensor) -> None:
-        self.base, self.weight, self.image = base, weight, image
+    def __init__(self, base: TorchDistribution, weight: float) -> None:
+        self.base, self.weight = base, weight
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> PerceptualDistribution:
         """The same distribution with another batch shape."""
-        image = self.image.expand(*batch_shape, *self.event_shape)
-        return PerceptualDistribution(self.base.expand(batch_shape), self.weight, image)
+        return PerceptualDistribution(self.base.expand(batch_shape), self.weight)
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
         """Draws of the base, ``sample_shape + batch_shape + event_shape``."""
@@ -155,7 +154,7 @@ class PerceptualDistribution(Unconstrained):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The unnormalised log density, of the leading shape of ``value`` and the batch shape, in nats."""
-        return self.base.log_prob(value) - self.weight * perceptual_distance(self.image, value)
+        return self.base.log_prob(value) - self.weight * perceptual_distance(self.base.mean, value)
 
 
 def check_shape(y: Tensor, expected: Sequence[int]) -> None:

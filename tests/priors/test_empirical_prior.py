@@ -244,8 +244,6 @@ def test_the_facade_takes_its_classes() -> None:
     result = vp.inpaint(image, mask, prior, label=1, **quick)
     own = prior.denoiser.images[labels == 1]
     assert (result.samples[:, 0, None] - own).abs().flatten(2).amax(2).amin(1).max() < 0.2
-    with pytest.raises(InputError, match="no null condition"):
-        vp.inpaint(image, mask, prior, label=1, guidance_scale=2.0, **quick)
     z, labels = torch.randn(2, *SHAPE), torch.tensor([0, 1])
     with pytest.raises(TypeError, match="guidance_scale"):
         prior.denoise(z, 0.5, class_labels=labels, guidance_scale=2.0)

@@ -14,8 +14,6 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DiTTransformer2DModel,
-    EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
 )
 from PIL import Image
 from torch import Tensor
@@ -288,7 +286,7 @@ def test_broken_text_parts_are_refused(tmp_path: Path) -> None:
 
 
 def test_networks_that_would_be_misread_are_refused(tmp_path: Path) -> None:
-    """Other conditions, channels that differ from the autoencoder's and other timesteps raise InputError."""
+    """Other conditions, and channels that differ from the autoencoder's, raise InputError."""
     settings = {"addition_embed_type": "text", "addition_embed_type_num_heads": 2, "encoder_hid_dim": None}
     extra = pipelines.random_conditional_unet(**settings)
     wide = pipelines.random_conditional_unet(in_channels=8, out_channels=8)
@@ -296,12 +294,6 @@ def test_networks_that_would_be_misread_are_refused(tmp_path: Path) -> None:
         pipeline = pipelines.stable_diffusion()
         pipeline.register_modules(unet=network)
         with pytest.raises(InputError, match=reason):
-            from_diffusers(pipeline)
-    pipeline = pipelines.stable_diffusion()
-    continuous: Any = {"timestep_type": "continuous", "prediction_type": "v_prediction"}
-    for scheduler in (EulerDiscreteScheduler(**continuous), FlowMatchEulerDiscreteScheduler(invert_sigmas=True)):
-        pipeline.register_modules(scheduler=scheduler)
-        with pytest.raises(InputError, match=type(scheduler).__name__):
             from_diffusers(pipeline)
     transformer = DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=4, in_channels=4, out_channels=4, num_layers=1, sample_size=8,

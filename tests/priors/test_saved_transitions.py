@@ -79,16 +79,6 @@ def test_stable_diffusion_pipeline(tmp_path: Path, prediction: str) -> None:
         assert_equal(prior, z, (n + 1) / STEPS, n / STEPS, theirs, **condition)
 
 
-@torch.no_grad()
-def test_class_conditional_network(tmp_path: Path) -> None:
-    network, z, n = random_unet(in_channels=4, out_channels=4, num_class_embeds=3), latents(), 400
-    labels = torch.tensor([0, 2])
-    network.save_pretrained(tmp_path / "unet")
-    pipelines.ddpm().save_pretrained(tmp_path / "scheduler")
-    theirs = ddpm_moments(pipelines.ddpm(), network(z, n, class_labels=labels).sample, n, z)
-    assert_equal(load_prior(tmp_path), z, (n + 1) / STEPS, n / STEPS, theirs, class_labels=labels)
-
-
 @pytest.mark.parametrize("index", [0, 4, 7])
 @torch.no_grad()
 def test_edm_folder(tmp_path: Path, index: int) -> None:

@@ -79,36 +79,24 @@ def assert_same_step(scheduler: DDPMScheduler, n: int, previous: int) -> None:
 
 
 @each_prediction
-def test_neighbouring_steps_equal_ddpm(prediction: str) -> None:
-    """Eq. 3 from step n to n - 1 is DDPMScheduler.step, for each kind of prediction, the first and last included."""
+def test_steps_equal_ddpm(prediction: str) -> None:
+    """Eq. 3 is DDPMScheduler.step, from n to n - 1 and over a stride of twenty, the first and last included."""
     for n in (0, 1, 250, 998, 999):
         assert_same_step(ddpm(prediction), n, n - 1)
-
-
-@each_prediction
-def test_strided_steps_equal_ddpm(prediction: str) -> None:
-    """Eq. 3 over a stride of twenty steps is DDPMScheduler.step after set_timesteps(50)."""
+    scheduler = ddpm(prediction)
+    scheduler.set_timesteps(50)
+    steps = [*scheduler.timesteps.tolist(), -1]
     for index in (0, 25, 48, 49):
-        scheduler = ddpm(prediction)
-        scheduler.set_timesteps(50)
-        steps = [*scheduler.timesteps.tolist(), -1]
         assert_same_step(scheduler, steps[index], steps[index + 1])
-
-
-def edm(sigma_data: float = 0.5) -> tuple[UNet2DModel, EDMEulerScheduler, DiffusionPrior]:
-    """A network with the preconditioning of Karras et al., the sampler of diffusers for it, and the prior."""
-    network = random_unet()
-    scheduler = EDMEulerScheduler(sigma_data=sigma_data)
-    scheduler.set_timesteps(10)
-    schedule = EDM()
-    return network, scheduler, DiffusionPrior(schedule, EDMDenoiser(network, schedule, sigma_data=sigma_data), EVENT)
 
 
 @pytest.mark.parametrize("sigma_data", [0.5, 0.66])
 def test_edm_denoiser_equals_the_preconditioning_of_diffusers(sigma_data: float) -> None:
     """c_skip z + c_out F(c_in z, ln(sigma)/4) is EDMEulerScheduler's precondition_inputs, _noise and _outputs."""
+    network, scheduler = random_unet(), EDMEulerScheduler(sigma_data=sigma_data)
+    scheduler.set_timesteps(10)
+    prior = DiffusionPrior(EDM(), EDMDenoiser(network, EDM(), sigma_data=sigma_data), EVENT)
     for index in (0, 4, 9):
-        network, scheduler, prior = edm(sigma_data)
         sigma, t = scheduler.sigmas[index].double(), float(torch.linspace(1, 0, 10, dtype=torch.float64)[index])
         z = torch.randn(2, *EVENT, dtype=torch.float64) * (0.5 + sigma)
         output = network(scheduler.precondition_inputs(z, sigma), scheduler.precondition_noise(sigma)).sample
