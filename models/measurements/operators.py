@@ -5,7 +5,6 @@ such as DeepInverse's physics, take exactly one: images ``(B, C, H, W)``. :func:
 :func:`pseudo_inverse` call both kinds; likelihoods, refinement and baselines call operators through them alone. Of a
 physics they use ``A``, ``A_adjoint`` and ``A_dagger``, never its noise model.
 
-:class:`Inpainting` hides pixels, :class:`Matrix` maps vectors, :class:`Compose` applies one operator after another.
 :class:`Separable` is the base of operators that act on rows and columns separately, A(x) = L x R^T for each channel:
 
 .. math:: A^\top y = L^\top y R, \qquad A^+ y = L^+ y (R^+)^\top

@@ -51,14 +51,9 @@ ASK_FOR = {
 def build_prior(
     parts: Mapping[str, Any], details: Mapping[str, Any], name: str, checkpointing: bool = False
 ) -> DiffusionPrior:
-    """The prior made of the ``parts`` of a pipeline, frozen.
+    """The prior made of the ``parts`` of a pipeline, frozen; arguments as for :func:`from_diffusers` and the prior.
 
-    Args:
-        parts: by name: ``unet`` or ``transformer``; ``scheduler``; for latent priors ``vae`` or ``vqvae``; for text
-            ``text_encoder`` and ``tokenizer``, with ``_2`` and ``_3``.
-        details: the entries of ``prior.json``; see :mod:`pyro_vipaint.models.pretrained.load`.
-        name: the name of the prior in reports.
-        checkpointing: recompute activations instead of keeping them for the gradient.
+    ``details`` are the entries of ``prior.json``; see :mod:`pyro_vipaint.models.pretrained.load`.
 
     Raises:
         InputError: parts are missing, are not supported, or do not fit each other.

@@ -7,9 +7,6 @@ r"""Noise schedules: ``schedule(t) -> (alpha_t, sigma_t)`` for ``t`` in [0, 1] (
 
 *Keypoints* are the times T_e > … > T_s of the model's latent sites (section 4.1 of the paper). They are given as times
 of the schedule, as the paper does for latent priors, or as noise levels, which mean the same on every schedule.
-
-References: Song et al. 2021 (VP, VE); Nichol & Dhariwal 2021 (cosine); Rombach et al. 2022 (scaled linear);
-Karras et al. 2022 (EDM); Liu et al. 2023, Esser et al. 2024 (rectified flow and its shift).
 """
 
 from __future__ import annotations
