@@ -60,7 +60,12 @@ class DiffusionModel:
     ) -> None:
         self.prior, self.likelihood, self.condition = prior, likelihood, condition
         self.keypoints = check_keypoints(keypoints)
-        self.levels = self._describe_levels()
+        levels: list[Level] = []
+        for i, t in enumerate(self.keypoints):
+            alpha, sigma = (float(v) for v in prior.schedule(as_time(t)))
+            step_std = float(bridge_coefficients(prior.schedule, levels[-1].t, t)[2].sqrt()) if levels else sigma
+            levels.append(Level(f"z_{len(self.keypoints) - i}", t, alpha, sigma, step_std))
+        self.levels = tuple(levels)
 
     @property
     def num_images(self) -> int:
@@ -96,14 +101,3 @@ class DiffusionModel:
             transition = self.prior.transition(z, above.t, level.t, **self.condition)
             z = pyro.sample(level.name, transition.to_event(self.prior.event_dim))
         return z
-
-    def _describe_levels(self) -> tuple[Level, ...]:
-        levels: list[Level] = []
-        for i, t in enumerate(self.keypoints):
-            alpha, sigma = (float(v) for v in self.prior.schedule(as_time(t)))
-            step_std = sigma
-            if levels:
-                _, _, variance = bridge_coefficients(self.prior.schedule, levels[-1].t, t)
-                step_std = float(variance.sqrt())
-            levels.append(Level(f"z_{len(self.keypoints) - i}", t, alpha, sigma, step_std))
-        return tuple(levels)

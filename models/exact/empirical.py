@@ -18,17 +18,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pyro.distributions import Categorical, TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints
 from torch.utils.checkpoint import checkpoint
 
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.measurements.likelihoods import check_shape, seen
 from pyro_vipaint.models.priors.denoisers import flatten_condition
+from pyro_vipaint.models.priors.marginal import Unconstrained
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import EDM, Schedule, as_time
 
@@ -101,9 +101,13 @@ class EmpiricalDenoiser:
         return table
 
     def _scan(self, z: Tensor, alpha: Tensor, sigma: Tensor, index: Tensor, log_weights: Tensor) -> Moments:
-        """Posterior mean ``(B, D)`` and log sum of weighted kernels ``(B,)`` over the images at ``index``."""
+        """Posterior mean ``(B, D)`` and log sum of weighted kernels ``(B,)`` over the images at ``index``.
+
+        The values of a batch are recomputed for the gradient.
+        """
         batches = zip(index.split(self.batch_size), log_weights.split(self.batch_size), strict=True)
-        return reduce(_merge, (_recomputed(self._scan_batch, z, alpha, sigma, i, w) for i, w in batches))
+        recomputed: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+        return reduce(_merge, (checkpoint(self._scan_batch, z, alpha, sigma, i, w, **recomputed) for i, w in batches))
 
     def _scan_batch(self, z: Tensor, alpha: Tensor, sigma: Tensor, index: Tensor, log_weights: Tensor) -> Moments:
         x = self.images[index].flatten(1).to(z)
@@ -112,18 +116,13 @@ class EmpiricalDenoiser:
         return logits.softmax(1) @ x, logits.logsumexp(1)
 
 
-def _recomputed(function: Callable[..., Moments], *arguments: Tensor) -> Moments:
-    """``function(*arguments)``, whose intermediate values are recomputed for the gradient."""
-    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore
-
-
 def _merge(one: Moments, other: Moments) -> Moments:
     """Mean and log mass of the union of two disjoint sets."""
     log_mass = torch.logaddexp(one[1], other[1])
     return torch.lerp(one[0], other[0], (other[1] - log_mass).exp()[:, None]), log_mass
 
 
-class EmpiricalMarginal(TorchDistribution):
+class EmpiricalMarginal(Unconstrained):
     """The exact p(z_t) under an :class:`EmpiricalPrior`; ``log_prob`` is differentiable, ``sample`` is not.
 
     Args:
@@ -133,19 +132,11 @@ class EmpiricalMarginal(TorchDistribution):
         condition: ``class_labels``, of the batch shape or a number.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
-    has_rsample = False
-
     def __init__(
         self, denoiser: EmpiricalDenoiser, t: float, batch_shape: torch.Size | Sequence[int] = (), **condition: Any
     ) -> None:
         self.denoiser, self.t, self.condition = denoiser, float(t), condition
         super().__init__(torch.Size(batch_shape), denoiser.images.shape[1:], validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """The latent space."""
-        return constraints.independent(constraints.real, len(self.event_shape))
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EmpiricalMarginal:
         """The same distribution with another batch shape."""
@@ -195,8 +186,7 @@ class EmpiricalPosterior:
 class EmpiricalPrior(DiffusionPrior):
     """x on a finite set of images, uniform or weighted, as a diffusion prior with exact denoiser and marginal.
 
-    ``diffusion()`` is the same prior with the estimated marginal of a network, :class:`DiffusionMarginal`. Evidence and
-    posterior are those of the prior itself; the K-level model approaches them as its levels are refined.
+    Evidence and posterior are those of the prior itself; the K-level model approaches them as its levels are refined.
     ``sigma_data`` is the standard deviation over all elements of all images, as in Karras et al. 2022.
 
     Args:
@@ -238,8 +228,9 @@ class EmpiricalPrior(DiffusionPrior):
 
     def diffusion(self) -> DiffusionPrior:
         """The same schedule and denoiser as a :class:`DiffusionPrior`, whose marginal is estimated."""
-        options: dict[str, Any] = {"sigma_data": self.sigma_data, "class_names": self.class_names}
-        return DiffusionPrior(self.schedule, self.denoiser, self.event_shape, **options)
+        return DiffusionPrior(
+            self.schedule, self.denoiser, self.event_shape, sigma_data=self.sigma_data, class_names=self.class_names
+        )
 
     def marginal(self, t: float, steps: int = 0, **condition: Any) -> TorchDistribution:
         """The exact p(z_t); ``steps`` has no effect."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.measurements.likelihoods import Gaussian
 from pyro_vipaint.models.measurements.operators import Operator
-from pyro_vipaint.models.priors.kernels import Time, bridge_coefficients, expand_event, log_density
+from pyro_vipaint.models.priors.kernels import bridge_coefficients, expand_event, log_density
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import EDM, Schedule, as_time
 
@@ -49,8 +50,7 @@ class GaussianDenoiser:
 class GaussianPrior(DiffusionPrior):
     """x ~ N(mean, covariance) as a diffusion prior with the exact denoiser and the exact marginal.
 
-    Constructed by :meth:`diagonal` or :meth:`full`. ``diffusion()`` is the same prior with the estimated marginal of a
-    network, :class:`DiffusionMarginal`.
+    Constructed by :meth:`diagonal` or :meth:`full`.
     """
 
     denoiser: GaussianDenoiser
@@ -146,8 +146,13 @@ class GaussianPrior(DiffusionPrior):
     def _prediction(self, keypoints: Sequence[float] | None) -> tuple[Tensor, Tensor]:
         """:meth:`prediction_moments` in float64, on the CPU: with little noise covariances of y are nearly singular."""
         variance = self.denoiser.variance.flatten().cpu().double()
-        if keypoints is not None:
-            variance = self._chain_variance(variance, keypoints)
+        if keypoints is not None:  # the variance of E[x given z_1] in the eigenbasis, after the transitions
+            alpha, sigma = (float(v) for v in self.schedule(as_time(keypoints[0])))
+            current = alpha**2 * variance + sigma**2
+            for t, s in pairwise(keypoints):
+                a, b, extra = (float(v) for v in bridge_coefficients(self.schedule, t, s))
+                current = (a + b * self._gain(variance, t)) ** 2 * current + extra
+            variance = self._gain(variance, keypoints[-1]) ** 2 * current
         return self.mean.flatten().cpu().double(), self._rotate(variance)
 
     def _observation(
@@ -160,18 +165,7 @@ class GaussianPrior(DiffusionPrior):
         noise = likelihood.sigma**2 * torch.eye(len(rows), dtype=rows.dtype)
         return matrix, observed, rows @ mean, rows @ covariance @ rows.T + noise
 
-    def _chain_variance(self, variance: Tensor, keypoints: Sequence[float]) -> Tensor:
-        """Variance of E[x given z_1] in the eigenbasis, after the transitions between the keypoints."""
-        t = keypoints[0]
-        alpha, sigma = (float(v) for v in self.schedule(as_time(t)))
-        current = alpha**2 * variance + sigma**2
-        for s in keypoints[1:]:
-            a, b, extra = (float(v) for v in bridge_coefficients(self.schedule, t, s))
-            current = (a + b * self._gain(variance, t)) ** 2 * current + extra
-            t = s
-        return self._gain(variance, t) ** 2 * current
-
-    def _gain(self, variance: Tensor, t: Time) -> Tensor:
+    def _gain(self, variance: Tensor, t: float) -> Tensor:
         alpha, sigma = (float(v) for v in self.schedule(as_time(t)))
         return alpha * variance / (alpha**2 * variance + sigma**2)
 
@@ -209,9 +203,6 @@ def observed_matrix(likelihood: Gaussian, event: Tensor) -> tuple[Tensor, Tensor
     """``(A, observed)``: the matrix of A for images like ``event``, ``(1, *event)``, and the rows that count.
 
     The matrix is in float64 on the CPU, since not every device has float64; A computes in the dtype of ``event``.
-
-    Raises:
-        InputError: the likelihood is not Gaussian, or its operator differs between the images.
     """
     if not isinstance(likelihood, Gaussian) or len(observed := likelihood.observed(likelihood.operator.A(event))) > 1:
         raise InputError(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pyro.distributions import (
@@ -88,23 +88,13 @@ class GaussianMixtureDenoiser:
         return value if self.vectors is None else torch.einsum(equation, value, self.vectors)
 
 
-class _Observed(NamedTuple):
-    """Moments of the observed elements of y under each component, in float64."""
-
-    log_joint: Tensor  # (N, M): log w_m p_m(y)
-    surprise: Tensor  # (N, M, d): y - R m_m
-    cross: Tensor  # (M, D, d): C_m R^T; M may be 1, here and in the next
-    total: Tensor  # (M, d, d): R C_m R^T + s^2 I
-
-
 @dataclass(frozen=True, eq=False)
 class GaussianMixturePrior(DiffusionPrior):
     """x ~ sum_m w_m N(m_m, C_m) as a diffusion prior with the exact denoiser and the exact marginal.
 
-    Constructed by :meth:`diagonal` or :meth:`full`. ``diffusion()`` is the same prior with the estimated marginal of a
-    network, :class:`DiffusionMarginal`. ``sigma_data`` is the root of the variance of x, averaged over coordinates.
-    Evidence and posterior are those of the prior itself, computed in float64; the K-level model approaches them as its
-    levels are refined.
+    Constructed by :meth:`diagonal` or :meth:`full`. ``sigma_data`` is the root of the variance of x, averaged over
+    coordinates. Evidence and posterior are those of the prior itself, computed in float64; the K-level model approaches
+    them as its levels are refined.
     """
 
     denoiser: GaussianMixtureDenoiser
@@ -170,20 +160,13 @@ class GaussianMixturePrior(DiffusionPrior):
         return GaussianMixture(choice, MultivariateNormal(means, scale_tril=factors))
 
     def log_evidence(self, likelihood: Gaussian, y: Tensor) -> Tensor:
-        """log p(y) of the prior itself, not of a K-level model, ``(N,)``, in nats.
-
-        The operator of ``likelihood`` must be linear and the same for all N observations.
-
-        Raises:
-            InputError: the likelihood is not Gaussian, or its operator differs between the images.
-        """
-        return self._observe(likelihood, y).log_joint.logsumexp(-1).to(self.denoiser.means)
+        """log p(y), shape ``(N,)``, in nats; likelihood and errors as for :meth:`GaussianPrior.log_evidence`."""
+        return self._observe(likelihood, y)[0].logsumexp(-1).to(self.denoiser.means)
 
     def posterior(self, likelihood: Gaussian, y: Tensor) -> GaussianMixture:
-        """p(x given y), flattened, batch ``(N,)``: a mixture of M Gaussians with new weights, means and covariances.
+        """p(x given y), flattened, batch ``(N,)``; likelihood and errors as for :meth:`log_evidence`.
 
-        It has ``sample``, ``log_prob``, ``mean`` and ``variance``; its weights and components are
-        ``mixture_distribution`` and ``component_distribution``. Likelihood and errors as for :meth:`log_evidence`.
+        Its weights and components are ``mixture_distribution`` and ``component_distribution``.
         """
         log_joint, surprise, cross, total = self._observe(likelihood, y)
         means = self.denoiser.means.flatten(1)
@@ -195,18 +178,18 @@ class GaussianMixturePrior(DiffusionPrior):
         components = MultivariateNormal(moved.to(means), scale_tril=factors.to(means))
         return GaussianMixture(Categorical(logits=log_joint.to(means)), components)
 
-    def _observe(self, likelihood: Gaussian, y: Tensor) -> _Observed:
-        rows, observed = self._observed_rows(likelihood)
+    def _observe(self, likelihood: Gaussian, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """log w_m p_m(y) ``(N, M)``, y - R m_m ``(N, M, d)``, C_m R^T ``(M, D, d)``, R C_m R^T + s^2 I ``(M, d, d)``.
+
+        They are in float64, for the observed elements of y; M may be 1 in the last two.
+        """
+        matrix, observed = observed_matrix(likelihood, self.denoiser.means.new_zeros(1, *self.event_shape))
+        rows, observed = (v.to(self.denoiser.means.device) for v in (matrix[observed], observed))
         cross = self._covariance_times(rows.T)
         total = rows @ cross + likelihood.sigma**2 * torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
         predicted = self.denoiser.means.flatten(1).to(rows) @ rows.T
         surprise = y.flatten(1)[:, None, observed].to(rows) - predicted
-        return _Observed(self.denoiser.log_weights + log_density(surprise, total), surprise, cross, total)
-
-    def _observed_rows(self, likelihood: Gaussian) -> tuple[Tensor, Tensor]:
-        """The matrix R ``(d, D)`` of the observed elements, and their places in the flattened observation."""
-        matrix, observed = observed_matrix(likelihood, self.denoiser.means.new_zeros(1, *self.event_shape))
-        return matrix[observed].to(self.denoiser.means.device), observed.to(self.denoiser.means.device)
+        return self.denoiser.log_weights + log_density(surprise, total), surprise, cross, total
 
     def _covariance_times(self, matrix: Tensor) -> Tensor:
         """C_m times a ``(D, k)`` matrix, for each component or one for all, in float64."""

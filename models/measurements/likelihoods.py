@@ -16,17 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pyro.distributions import Laplace as LaplaceDistribution  # pyright: ignore[reportAttributeAccessIssue]
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints
 
 from pyro_vipaint.errors import InputError, number
 from pyro_vipaint.metrics import perceptual_distance
 from pyro_vipaint.models.measurements.operators import Operator, apply, observation_mask
+from pyro_vipaint.models.priors.marginal import Unconstrained
 
 L1_SHARE = 0.64  # the released code divides the L1 term by it
 
@@ -55,9 +55,10 @@ class _Additive:
         difference = y - predicted
         return torch.where(self.observed(difference), difference, torch.zeros_like(difference))
 
-    def _masked(self, distribution: TorchDistribution) -> TorchDistribution:
-        hides = observation_mask(self.operator) is not None
-        return distribution.mask(self.observed(distribution.mean)) if hides else distribution
+    def _about(self, family: type[TorchDistribution], x: Tensor, width: float) -> TorchDistribution:
+        mean = apply(self.operator, x)
+        distribution = family(mean, mean.new_tensor(width).expand(mean.shape), validate_args=False)
+        return distribution if observation_mask(self.operator) is None else distribution.mask(self.observed(mean))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +76,11 @@ class Gaussian(_Additive):
 
     @property
     def noise_std(self) -> float:
-        """Standard deviation of v."""
+        """Standard deviation of v, sigma."""
         return self.sigma
 
     def __call__(self, x: Tensor) -> TorchDistribution:
-        mean = apply(self.operator, x)
-        return self._masked(Normal(mean, mean.new_tensor(self.sigma).expand(mean.shape), validate_args=False))
+        return self._about(Normal, x, self.sigma)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +102,7 @@ class Laplace(_Additive):
         return 2**0.5 * self.scale
 
     def __call__(self, x: Tensor) -> TorchDistribution:
-        mean = apply(self.operator, x)
-        scale = mean.new_tensor(self.scale).expand(mean.shape)
-        return self._masked(LaplaceDistribution(mean, scale, validate_args=False))
+        return self._about(LaplaceDistribution, x, self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,28 +134,19 @@ class Perceptual(Laplace):
     def __call__(self, x: Tensor) -> TorchDistribution:
         base = super().__call__(x).to_event(3)
         weight = L1_SHARE * base.event_shape.numel() / self.scale if self.weight is None else self.weight
-        return PerceptualDistribution(base, weight, base.mean)
+        return PerceptualDistribution(base, weight)
 
 
-class PerceptualDistribution(TorchDistribution):
-    """``base`` times exp(-weight LPIPS(image, y)); ``log_prob`` has both factors, ``sample`` draws from the base."""
+class PerceptualDistribution(Unconstrained):
+    """``base`` times exp(-weight LPIPS(its mean, y)); ``log_prob`` has both factors, ``sample`` draws from the base."""
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
-    has_rsample = False
-
-    def __init__(self, base: TorchDistribution, weight: float, image: Tensor) -> None:
-        self.base, self.weight, self.image = base, weight, image
+    def __init__(self, base: TorchDistribution, weight: float) -> None:
+        self.base, self.weight = base, weight
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """All images."""
-        return constraints.independent(constraints.real, len(self.event_shape))
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> PerceptualDistribution:
         """The same distribution with another batch shape."""
-        image = self.image.expand(*batch_shape, *self.event_shape)
-        return PerceptualDistribution(self.base.expand(batch_shape), self.weight, image)
+        return PerceptualDistribution(self.base.expand(batch_shape), self.weight)
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
         """Draws of the base, ``sample_shape + batch_shape + event_shape``."""
@@ -165,7 +154,7 @@ class PerceptualDistribution(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The unnormalised log density, of the leading shape of ``value`` and the batch shape, in nats."""
-        return self.base.log_prob(value) - self.weight * perceptual_distance(self.image, value)
+        return self.base.log_prob(value) - self.weight * perceptual_distance(self.base.mean, value)
 
 
 def check_shape(y: Tensor, expected: Sequence[int]) -> None:

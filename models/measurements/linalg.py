@@ -64,10 +64,6 @@ def operator_norm(operator: Operator, shape: Sequence[int], device: torch.device
     noise = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     x = (1 + 0.1 * noise).to(device)
     for _ in range(POWER_STEPS):
-        x = _unit(adjoint(operator, apply(operator, x)))
+        x = adjoint(operator, apply(operator, x))
+        x = x / _as(x.flatten(1).norm(dim=1).clamp(min=torch.finfo(x.dtype).tiny), x)
     return float(apply(operator, x).flatten(1).norm(dim=1).max())
-
-
-def _unit(x: Tensor) -> Tensor:
-    length = x.flatten(1).norm(dim=1).clamp(min=torch.finfo(x.dtype).tiny)
-    return x / length.reshape(-1, *(1,) * (x.ndim - 1))

@@ -1,11 +1,8 @@
 """The masks of the paper, 1 = observed: rotated window, random (large), small, box.
 
 Each function returns float masks ``(num, 1, size, size)`` that are reproducible from ``seed``. Sizes scale with the
-image.
-
-*Rotated window*: a half plane at a random angle, whose border passes near the centre; about half is observed. *Random*
-and *small*: free-form masks after Zhao et al. 2021 (CoModGAN), thick random strokes and rectangles that are redrawn
-until the hidden share lies in its range. *Box*: only a central square is observed.
+image. Free-form holes are those of Zhao et al. 2021 (CoModGAN), thick random strokes and rectangles, redrawn until the
+hidden share lies in its range.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ such as DeepInverse's physics, take exactly one: images ``(B, C, H, W)``. :func:
 :func:`pseudo_inverse` call both kinds; likelihoods, refinement and baselines call operators through them alone. Of a
 physics they use ``A``, ``A_adjoint`` and ``A_dagger``, never its noise model.
 
-:class:`Inpainting` hides pixels, :class:`Matrix` maps vectors, :class:`Compose` applies one operator after another.
 :class:`Separable` is the base of operators that act on rows and columns separately, A(x) = L x R^T for each channel:
 
 .. math:: A^\top y = L^\top y R, \qquad A^+ y = L^+ y (R^+)^\top
@@ -16,9 +15,8 @@ The matrices include the borders, so adjoint and pseudo-inverse are exact there 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from typing import ClassVar, Protocol
 
 import torch
@@ -44,11 +42,6 @@ class Broadcasting:
 
     keeps_range: ClassVar[bool] = False
 
-    @property
-    def observation_mask(self) -> Tensor | None:
-        """1 where an element of the observation counts, 0 where it is hidden; None where all of them count."""
-        return getattr(self, "mask", None)
-
 
 def apply(operator: Operator, x: Tensor) -> Tensor:
     """A(x) for images ``(…, C, H, W)`` with any leading dimensions."""
@@ -72,12 +65,15 @@ def pseudo_inverse(operator: Operator, y: Tensor) -> Tensor:
 def observation_mask(operator: Operator) -> Tensor | None:
     """The operator's ``mask``, 1 where an element of the observation counts and 0 where it is hidden; None without one.
 
-    The ``mask`` of another library's operator may be something else, such as the singular values of a blur. It counts
-    if it has at most the dimensions of a batch of images and holds only 0 and 1.
+    For a composition it is that of the outer operator. The ``mask`` of another library's operator may be something
+    else, such as the singular values of a blur. It counts if it has at most the dimensions of a batch of images and
+    holds only 0 and 1.
     """
-    if isinstance(operator, Broadcasting):
-        return operator.observation_mask
+    if isinstance(operator, Compose):
+        return observation_mask(operator.outer)
     mask = getattr(operator, "mask", None)
+    if isinstance(operator, Broadcasting):
+        return mask
     if not isinstance(mask, Tensor) or mask.ndim > IMAGE_DIM + 1:
         return None
     return mask if bool(((mask == 0) | (mask == 1)).all()) else None
@@ -95,20 +91,17 @@ def _over_leading(operator: Operator, function: Callable[[Tensor], Tensor], x: T
 
 
 def has_one_per_image(operator: Operator) -> bool:
-    """Whether a mask or filter ``(N, C, H, W)`` of the operator has an entry for each image of a batch."""
-    return any(tensor.ndim > IMAGE_DIM and len(tensor) > 1 for tensor in _tensors(operator))
-
-
-def _tensors(operator: Operator) -> Iterator[Tensor]:
-    """The tensors of the operator and of the operators that it is composed of."""
+    """Whether a mask or filter ``(N, C, H, W)`` of the operator, or of one in it, has an entry for each image."""
     if isinstance(operator, nn.Module):
-        yield from chain(operator.buffers(), operator.parameters())
-        return
-    for value in getattr(operator, "__dict__", {}).values():
-        if isinstance(value, Tensor):
-            yield value
-        elif hasattr(value, "A"):
-            yield from _tensors(value)
+        parts = [*operator.buffers(), *operator.parameters()]
+    else:
+        parts = getattr(operator, "__dict__", {}).values()
+    return any(
+        part.ndim > IMAGE_DIM and len(part) > 1
+        if isinstance(part, Tensor)
+        else hasattr(part, "A") and has_one_per_image(part)
+        for part in parts
+    )
 
 
 class Separable(Broadcasting, ABC):
@@ -178,11 +171,6 @@ class Compose(Broadcasting):
 
     outer: Operator
     inner: Operator
-
-    @property
-    def observation_mask(self) -> Tensor | None:
-        """The mask of the outer operator."""
-        return observation_mask(self.outer)
 
     def A(self, x: Tensor) -> Tensor:
         return apply(self.outer, apply(self.inner, x))

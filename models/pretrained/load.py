@@ -55,7 +55,21 @@ def load_prior(
     Raises:
         InputError: there is no such prior, it has no safetensors weights, or a model in it is not supported.
     """
-    folder = _find_folder(source)
+    name, folder, cause = str(source), Path(source), None
+    if name in embedded_priors():
+        folder = weights_folder() / name
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not folder.exists():
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+        except Exception as error:
+            cause = error
+    if not folder.is_dir():
+        raise InputError(
+            f"Unknown prior {name!r}: use one of {', '.join(embedded_priors())}, a folder in diffusers' layout, "
+            "or the id owner/name of a hub that can be reached."
+        ) from cause
     details = read_json(folder / "prior.json") if (folder / "prior.json").exists() else {}
     return _built(str(folder), read_components(folder, device, dtype), details, Path(source).name, checkpointing)
 
@@ -85,22 +99,3 @@ def _built(
         return build_prior(parts, details, name, checkpointing)
     except InputError as error:
         raise InputError(f"{owner}: {error}") from error
-
-
-def _find_folder(source: str | Path) -> Path:
-    name, cause = str(source), None
-    if name in embedded_priors():
-        return weights_folder() / name
-    if Path(source).is_dir():
-        return Path(source)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(source).exists():
-        from huggingface_hub import snapshot_download
-
-        try:
-            return Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=UNWANTED))
-        except Exception as error:
-            cause = error
-    raise InputError(
-        f"Unknown prior {name!r}: use one of {', '.join(embedded_priors())}, a folder in diffusers' layout, "
-        "or the id owner/name of a hub that can be reached."
-    ) from cause

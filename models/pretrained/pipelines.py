@@ -51,14 +51,9 @@ ASK_FOR = {
 def build_prior(
     parts: Mapping[str, Any], details: Mapping[str, Any], name: str, checkpointing: bool = False
 ) -> DiffusionPrior:
-    """The prior made of the ``parts`` of a pipeline, frozen.
+    """The prior made of the ``parts`` of a pipeline, frozen; arguments as for :func:`from_diffusers` and the prior.
 
-    Args:
-        parts: by name: ``unet`` or ``transformer``; ``scheduler``; for latent priors ``vae`` or ``vqvae``; for text
-            ``text_encoder`` and ``tokenizer``, with ``_2`` and ``_3``.
-        details: the entries of ``prior.json``; see :mod:`pyro_vipaint.models.pretrained.load`.
-        name: the name of the prior in reports.
-        checkpointing: recompute activations instead of keeping them for the gradient.
+    ``details`` are the entries of ``prior.json``; see :mod:`pyro_vipaint.models.pretrained.load`.
 
     Raises:
         InputError: parts are missing, are not supported, or do not fit each other.
@@ -66,26 +61,33 @@ def build_prior(
     module = parts.get("transformer", parts.get("unet"))
     event_shape = _event_shape(module)
     num_classes = module.config.get("num_class_embeds") or 0
-    details = _checked({name: value for name, value in details.items() if value is not None}, num_classes)
+    details = {name: value for name, value in details.items() if value is not None}
+    names, null_label = details.get("classes", []), details.get("null_label")
+    listed = isinstance(names, list) and len(names) <= num_classes and all(isinstance(name, str) for name in names)
+    if not listed or (null_label is not None and null_label not in range(num_classes)):
+        raise InputError(
+            f"The network has {num_classes} classes: classes in prior.json must be a list of at most as many names, "
+            f"not {names!r}, and null_label one of their numbers, not {null_label!r}."
+        )
     codec = build_codec(parts, event_shape, checkpointing)
     freeze(module, checkpointing)
     needed = CONDITIONS[type(module).__name__]
     encode_text = text_encoder(parts) if needed else None
     null = {} if encode_text is None else {name: value[0] for name, value in encode_text([""]).items()}
-    if num_classes and "null_label" in details:
-        null["class_labels"] = torch.tensor(details["null_label"], dtype=torch.long, device=module.device)
+    if null_label is not None:
+        null["class_labels"] = torch.tensor(null_label, dtype=torch.long, device=module.device)
     needed = (*needed, "class_labels") if num_classes else needed
     network = GuidedNetwork(DiffusersNetwork(module), null, {name: ASK_FOR[name] for name in needed})
     denoiser = build_denoiser(network, parts.get("scheduler"))
     unit = 0.5 if isinstance(codec, Identity) else 1.0  # of pixels in [-1, 1]; of scaled latents
-    unnamed = [str(label) for label in range(num_classes)]
+    sigma_data = details.get("sigma_data", getattr(denoiser, "sigma_data", unit))
     return DiffusionPrior(
         denoiser.schedule,
         denoiser,
         event_shape,
         codec,
-        sigma_data=details.get("sigma_data", getattr(denoiser, "sigma_data", unit)),
-        class_names=tuple(details.get("classes", unnamed)),
+        sigma_data=number("sigma_data in prior.json", sigma_data, positive=True),
+        class_names=tuple(details.get("classes", map(str, range(num_classes)))),
         name=name,
         encode_text=encode_text,
         guided_by=tuple(null),
@@ -111,49 +113,21 @@ def build_codec(parts: Mapping[str, Any], event_shape: torch.Size, checkpointing
 def build_denoiser(network: Any, scheduler: Any) -> NetworkDenoiser:
     """``network`` with the noise schedule and the prediction that the scheduler states."""
     kind, config = type(scheduler).__name__, getattr(scheduler, "config", {})
-    build = _edm if kind.startswith("EDM") else _flow if kind.startswith("FlowMatch") else _table
-    denoiser = build(network, scheduler, config)
-    if denoiser is None:
-        stated = ", ".join(f"{name} {config[name]}" for name in STATED if name in config)
-        raise InputError(f"The scheduler {kind} with {stated or 'this configuration'} is not supported.")
-    return denoiser
-
-
-def _edm(network: Any, _scheduler: Any, config: Any) -> NetworkDenoiser | None:
-    if config.prediction_type != "epsilon" or config.sigma_schedule != "karras":
-        return None
-    schedule = EDM(config.sigma_min, config.sigma_max, config.get("rho", 7.0))
-    return EDMDenoiser(network, schedule, sigma_data=config.sigma_data)
-
-
-def _flow(network: Any, _scheduler: Any, config: Any) -> NetworkDenoiser | None:
-    """The timestep of the network is sigma times the number of training steps, for every shift."""
-    if config.get("invert_sigmas", False):
-        return None
-    schedule, steps = RectifiedFlow(config.get("shift", 1.0)), config.num_train_timesteps
-    return FlowDenoiser(network, schedule, lambda t: steps * schedule(t)[1])
-
-
-def _table(network: Any, scheduler: Any, config: Any) -> NetworkDenoiser | None:
-    adapter = BY_PREDICTION.get(config.get("prediction_type", "epsilon"))
-    discrete = config.get("timestep_type", "discrete") == "discrete"
-    if not hasattr(scheduler, "alphas_cumprod") or adapter is None or not discrete:
-        return None
-    schedule = TableVP(scheduler.alphas_cumprod.tolist())
-    return adapter(network, schedule, integer_timestep(schedule.num_steps))
-
-
-def _checked(details: dict[str, Any], num_classes: int) -> dict[str, Any]:
-    """The entries of prior.json, refused where they do not fit the network."""
-    number("sigma_data in prior.json", details.get("sigma_data", 1.0), positive=True)
-    names, null = details.get("classes", []), details.get("null_label")
-    listed = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
-    if not listed or len(names) > num_classes or (null is not None and null not in range(num_classes)):
-        raise InputError(
-            f"The network has {num_classes} classes: classes in prior.json must be a list of at most as many names, "
-            f"not {names!r}, and null_label one of their numbers, not {null!r}."
-        )
-    return details
+    prediction = config.get("prediction_type", "epsilon")
+    if kind.startswith("EDM"):
+        if prediction == "epsilon" and config.sigma_schedule == "karras":
+            schedule = EDM(config.sigma_min, config.sigma_max, config.get("rho", 7.0))
+            return EDMDenoiser(network, schedule, sigma_data=config.sigma_data)
+    elif kind.startswith("FlowMatch"):
+        if not config.get("invert_sigmas", False):
+            flow, steps = RectifiedFlow(config.get("shift", 1.0)), config.num_train_timesteps
+            return FlowDenoiser(network, flow, lambda t: steps * flow(t)[1])  # whatever the shift
+    elif hasattr(scheduler, "alphas_cumprod") and config.get("timestep_type", "discrete") == "discrete":
+        if prediction in BY_PREDICTION:
+            schedule = TableVP(scheduler.alphas_cumprod.tolist())
+            return BY_PREDICTION[prediction](network, schedule, integer_timestep(schedule.num_steps))
+    stated = ", ".join(f"{name} {config[name]}" for name in STATED if name in config)
+    raise InputError(f"The scheduler {kind} with {stated or 'this configuration'} is not supported.")
 
 
 def _event_shape(module: Any) -> torch.Size:

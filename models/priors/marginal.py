@@ -49,7 +49,18 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 250  # close to the continuous limit; sampling costs one network call per step, log_prob one in all
 
 
-class DiffusionMarginal(TorchDistribution):
+class Unconstrained(TorchDistribution):
+    """The base of distributions over all real tensors of the event shape, without reparameterised draws."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
+    has_rsample = False
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+
+class DiffusionMarginal(Unconstrained):
     """p(z_t) of a diffusion prior, for t < 1.
 
     ``sample()`` runs the chain of Eq. 3 from N(0, sigma_1^2) at time 1 down to ``t`` (``steps`` network calls).
@@ -64,9 +75,6 @@ class DiffusionMarginal(TorchDistribution):
         condition: tensors passed on to the denoiser.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
-    has_rsample = False
-
     def __init__(
         self,
         prior: DiffusionPrior,
@@ -76,21 +84,12 @@ class DiffusionMarginal(TorchDistribution):
         **condition: Any,
     ) -> None:
         self.prior, self.t, self.steps, self.condition = prior, float(t), steps, condition
+        self.grid = torch.linspace(self.t, 1.0, steps + 1, dtype=torch.float64)  # t_0 = t < … < t_M = 1
         super().__init__(torch.Size(batch_shape), torch.Size(prior.event_shape), validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """The latent space."""
-        return constraints.independent(constraints.real, len(self.event_shape))
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> DiffusionMarginal:
         """The same distribution with another batch shape."""
         return DiffusionMarginal(self.prior, self.t, torch.Size(batch_shape), self.steps, **self.condition)
-
-    @cached_property
-    def grid(self) -> Tensor:
-        """Times t_0 = t < … < t_M = 1, float64."""
-        return torch.linspace(self.t, 1.0, self.steps + 1, dtype=torch.float64)
 
     @cached_property
     def tables(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,8 +112,7 @@ class DiffusionMarginal(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """An unbiased estimate of the lower bound, of the leading shape of ``value``, in nats."""
-        event_dim, schedule = len(self.event_shape), self.prior.schedule
-        leading = value.shape[: value.ndim - event_dim]
+        schedule, leading = self.prior.schedule, value.shape[: value.ndim - len(self.event_shape)]
         step = self._draw_steps(leading)
         a, s, weights = self.tables
         alpha_e, sigma_e = (float(v) for v in schedule(self.grid[0]))
@@ -122,10 +120,10 @@ class DiffusionMarginal(TorchDistribution):
         noise = torch.randn_like(value)
         x_hat = self.prior.denoise(a_j * value + s_j * noise, self.grid[1:][step], **self.condition)
         trace = (2 * sigma_e**2 * alpha_e) * a_j / s_j * noise * x_hat
-        square = _sum_event((value - alpha_e * x_hat) ** 2 + trace, event_dim)
+        error, norm = (v.flatten(len(leading)).sum(-1) for v in ((value - alpha_e * x_hat) ** 2 + trace, value**2))
         final = float(a[-1] / schedule(self.grid[-1])[1]) ** 2
         constant = self.event_shape.numel() / 2 * math.log(2 * math.pi * sigma_e**2)
-        return -(constant + 0.5 * final * _sum_event(value**2, event_dim) + 0.5 * float(weights.sum()) * square)
+        return -(constant + 0.5 * final * norm + 0.5 * float(weights.sum()) * error)
 
     def _draw_steps(self, leading: torch.Size) -> Tensor:
         """Indices j - 1 of the leading shape, drawn by weight and stratified over particles for each image."""
@@ -136,7 +134,3 @@ class DiffusionMarginal(TorchDistribution):
         cumulative = self.tables[2].cumsum(0)
         step = torch.searchsorted(cumulative, (position * cumulative[-1]).contiguous())
         return step.clamp(max=self.steps - 1).reshape(leading)
-
-
-def _sum_event(value: Tensor, event_dim: int) -> Tensor:
-    return value.flatten(value.ndim - event_dim).sum(-1) if event_dim else value

@@ -7,9 +7,6 @@ r"""Noise schedules: ``schedule(t) -> (alpha_t, sigma_t)`` for ``t`` in [0, 1] (
 
 *Keypoints* are the times T_e > … > T_s of the model's latent sites (section 4.1 of the paper). They are given as times
 of the schedule, as the paper does for latent priors, or as noise levels, which mean the same on every schedule.
-
-References: Song et al. 2021 (VP, VE); Nichol & Dhariwal 2021 (cosine); Rombach et al. 2022 (scaled linear);
-Karras et al. 2022 (EDM); Liu et al. 2023, Esser et al. 2024 (rectified flow and its shift).
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
     from pyro_vipaint.models.priors.prior import DiffusionPrior
 
 
-@runtime_checkable
 class Schedule(Protocol):
     """A pure function of ``t``, of any shape, to two tensors of that shape."""
 
@@ -135,12 +131,6 @@ class RectifiedFlow:
         return (1 - sigma).clamp(min=self.alpha_min), sigma
 
 
-def _floor(table: Tensor) -> Tensor:
-    """The replacement for zeros in a table: small and below every other entry, so that the noise level grows."""
-    positive = table[table > 0]
-    return positive.min().div(4).clamp(max=1e-8) if len(positive) else table.new_tensor(1e-8)
-
-
 @dataclass(frozen=True)
 class TableVP:
     """Variance preserving, from a decreasing table of ``alphas_cumprod`` in [0, 1], as in the schedulers of diffusers.
@@ -159,7 +149,8 @@ class TableVP:
         falls = table.ndim == 1 and len(table) and (table.diff() <= 0).all()  # false with a NaN
         if not falls or not 0 <= table[-1] <= table[0] <= 1:
             raise InputError("alphas_cumprod must be one decreasing row of numbers in [0, 1].")
-        object.__setattr__(self, "alphas_cumprod", tuple(torch.where(table > 0, table, _floor(table)).tolist()))
+        floor = min([1e-8, *(table[table > 0] / 4).tolist()])  # below every other entry, so that the noise level grows
+        object.__setattr__(self, "alphas_cumprod", tuple(torch.where(table > 0, table, floor).tolist()))
 
     @property
     def num_steps(self) -> int:

@@ -204,6 +204,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a truth value": (lambda: inpainting(prior=LABELLED, label=True), "whole number"),
     "no classes": (lambda: inpainting(label=0), "plain has no classes"),
     "no text": (lambda: inpainting(prompt="a cat"), "plain takes no text"),
+    "negative guidance": (lambda: inpainting(guidance_scale=-0.1), "guidance-scale must be finite and not negative"),
     "guidance by nothing": (lambda: inpainting(guidance_scale=3), "nothing to guide by"),
     "no null": (lambda: inpainting(prior=LABELLED, label=0, guidance_scale=3), "no null condition"),
     # priors, devices, truths
@@ -267,6 +268,8 @@ def test_the_facades_refuse_before_a_network_call(run: Callable[[], Any]) -> Non
 BAD_KEYPOINTS: list[tuple[dict[str, Any], str]] = [
     ({"start": 0.4, "stop": 0.4}, "must decrease"),
     ({"start": 1.2}, "strictly between 0 and 1"),
+    ({"start": float("nan")}, "strictly between 0 and 1"),
+    ({"levels": 0}, "levels must be at least 1"),
     ({"noise_levels": []}, "not none"),
     ({"noise_levels": [0.6, 5.0]}, "must decrease"),
     ({"noise_levels": [5.0, float("nan")]}, "outside the schedule's range"),

@@ -74,15 +74,6 @@ def mask_of(operator: Any, y: Tensor) -> Tensor:
 # calls
 
 
-@pytest.mark.parametrize("name", [name for name in PHYSICS if "Matlab" not in name])
-def test_adjoint(name: str) -> None:
-    """⟨Ax, y⟩ = ⟨x, Aᵀy⟩, also for vectors; the adjoint of the one left out is documented as an interpolation."""
-    operator, x = PHYSICS[name](), images(COUNT)
-    y = torch.randn_like(apply(operator, x))
-    inner = (apply(operator, x) * y).flatten(1).sum(1), (x * adjoint(operator, y)).flatten(1).sum(1)
-    torch.testing.assert_close(*inner, rtol=1e-4, atol=1e-4)
-
-
 def test_which_masks_count() -> None:
     """Those of inpainting do; the spectrum that a blur by FFT calls its mask does not."""
     assert [name for name, make in PHYSICS.items() if observation_mask(make()) is not None] == [

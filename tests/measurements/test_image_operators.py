@@ -59,24 +59,14 @@ def test_adjoint(make: Callable[[], Operator]) -> None:
 
 @each_operator
 def test_linear_with_any_leading_dimensions(make: Callable[[], Operator]) -> None:
-    """An image by itself, a batch, and samples of a batch give the same numbers."""
+    """An image by itself, a batch, and samples of a batch give the same numbers, in their own dtype."""
     operator, x = make(), images(3, 2)
     y = operator.A(x)
     torch.testing.assert_close(operator.A(2 * x[:2] - 3 * x[1:]), 2 * y[:2] - 3 * y[1:])
-    assert y.shape[:2] == (3, 2)
+    assert y.shape[:2] == (3, 2) and operator.A(x.float()).dtype == torch.float32
     torch.testing.assert_close(y[1], operator.A(x[1]))
     torch.testing.assert_close(y[1, 0], operator.A(x[1, 0]))
     torch.testing.assert_close(operator.A_adjoint(y)[1, 0], operator.A_adjoint(y[1, 0]))
-
-
-@each_operator
-def test_dtype_and_gradient(make: Callable[[], Operator]) -> None:
-    """A keeps the dtype, and its derivative is the adjoint: the gradient of |Ax|²/2 is AᵀAx."""
-    operator, x = make(), images(2).float().requires_grad_()
-    y = operator.A(x)
-    assert y.dtype == torch.float32
-    (gradient,) = torch.autograd.grad(0.5 * y.square().sum(), x)
-    torch.testing.assert_close(gradient, operator.A_adjoint(y.detach()), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["box", "bicubic"])
@@ -142,17 +132,6 @@ def test_motion_blur_equals_shifted_copies_by_scipy() -> None:
         torch.testing.assert_close(MotionBlur(length, angle).A(x), torch.from_numpy(np.mean(copies, axis=0)))
 
 
-def test_a_horizontal_motion_blurs_along_rows_and_a_quarter_turn_turns_it() -> None:
-    x = images()
-    row = torch.zeros(5, 5, dtype=torch.float64)
-    row[2] = 0.2
-    torch.testing.assert_close(MotionBlur(5).kernel, row)
-    torch.testing.assert_close(MotionBlur(5, 90.0).A(x.mT), MotionBlur(5).A(x).mT)
-    diagonal = torch.eye(3, dtype=torch.float64).flip(0).bool()  # counter-clockwise: up to the right
-    kernel = MotionBlur(3, 45.0).kernel
-    assert kernel[diagonal].sum() > 3 * kernel[~diagonal].sum() / 2
-
-
 def test_operators_that_keep_the_range_do() -> None:
     """The elements of A(x) for images in [-1, 1] lie within the bound that observations are checked against."""
     for operator in (*(make() for make in OPERATORS.values()), Inpainting(MASK)):
@@ -160,15 +139,6 @@ def test_operators_that_keep_the_range_do() -> None:
         if operator.keeps_range:
             assert operator_matrix(operator, SHAPE).abs().sum(1).max() <= WIDEST
     assert not Matrix(torch.eye(3)).keeps_range
-
-
-@each_operator
-def test_constant_images_are_unchanged(make: Callable[[], Operator]) -> None:
-    """Weights sum to one, also at the border, except in a hole."""
-    operator = make()
-    y = operator.A(torch.full((1, *SHAPE), 0.7, dtype=torch.float64))
-    hidden = MASK.expand(y.shape) == 0 if isinstance(getattr(operator, "outer", None), Inpainting) else y < -1
-    torch.testing.assert_close(y[~hidden], torch.full_like(y[~hidden], 0.7))
 
 
 def test_the_default_kernel_is_the_papers() -> None:
@@ -227,15 +197,6 @@ def test_one_step_is_exact_for_holes_and_boxes_and_more_steps_change_nothing() -
             exact = operator.A_dagger(operator.A(x))
             torch.testing.assert_close(cgls(operator, operator.A(x), steps), exact)
     assert torch.equal(cgls(SuperResolution(2), torch.zeros(1, 2, 4, 6)), torch.zeros(1, *SHAPE))
-
-
-def test_few_steps_keep_out_noise_that_the_pseudo_inverse_amplifies() -> None:
-    """White noise through A† and through the default steps of cgls, for a blur of one pixel."""
-    operator = GaussianBlur(1.0)
-    noise = torch.randn(4, 1, 16, 16, dtype=torch.float64)
-    matrix = operator_matrix(operator, (1, 16, 16)).double()
-    assert (torch.linalg.pinv(matrix) @ noise.flatten(1).T).std() > 100
-    assert cgls(operator, noise).std() < 3
 
 
 @each_operator

@@ -49,13 +49,6 @@ def test_the_two_terms_have_the_ratio_of_the_released_code(mask: torch.Tensor) -
     assert torch.allclose(loss / theirs, (loss / theirs)[0].expand(2), rtol=1e-4)
 
 
-def test_without_weight_it_is_the_laplace_likelihood(mask: torch.Tensor) -> None:
-    x, y = images(3, 2), mask * images(2, seed=1)
-    operator = vp.Inpainting(mask)
-    laplace = vp.Laplace(operator, SCALE)(x).to_event(3).log_prob(y)
-    assert torch.equal(vp.Perceptual(operator, SCALE, weight=0.0)(x).log_prob(y), laplace)
-
-
 def test_it_draws_what_the_laplace_likelihood_draws(mask: torch.Tensor) -> None:
     x, operator = images(2), vp.Inpainting(mask)
     torch.manual_seed(0)

@@ -47,16 +47,6 @@ def test_encode_and_decode_are_shifted_and_scaled(make: Callable[[], Any]) -> No
     torch.testing.assert_close(codec.decode(z), expected.reshape(2, 3, *IMAGE), rtol=1e-4, atol=1e-5)
 
 
-@each_autoencoder
-@torch.no_grad()
-def test_an_image_alone_is_the_image_in_a_batch(make: Callable[[], Any]) -> None:
-    """Without leading dimensions an image and a latent give the same result as in a batch."""
-    codec = AutoencoderCodec(make(), SCALE)
-    x, z = torch.rand(2, *IMAGE) * 2 - 1, torch.randn(2, *LATENT)
-    torch.testing.assert_close(codec.encode(x[1]), codec.encode(x)[1], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(codec.decode(z[1]), codec.decode(z)[1], rtol=1e-4, atol=1e-5)
-
-
 def test_the_gradient_through_the_decoder_is_right() -> None:
     """decode agrees with finite differences in double precision, with two leading dimensions."""
     codec = AutoencoderCodec(random_vae().double(), SCALE, SHIFT)

@@ -12,22 +12,15 @@ from torch import Tensor
 
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.priors.denoisers import (
-    EDMDenoiser,
     EpsilonDenoiser,
-    FlowDenoiser,
-    NetworkDenoiser,
     SampleDenoiser,
-    VDenoiser,
     flatten_condition,
     integer_timestep,
 )
-from pyro_vipaint.models.priors.schedules import EDM, LinearVP
+from pyro_vipaint.models.priors.schedules import LinearVP
 from tests.every_prior import SmallNetwork
 
 EVENT = (2, 4, 4)
-ADAPTERS: list[type[NetworkDenoiser]] = [EpsilonDenoiser, VDenoiser, SampleDenoiser, FlowDenoiser, EDMDenoiser]
-
-each_adapter = pytest.mark.parametrize("adapter", ADAPTERS)
 
 
 @dataclass
@@ -54,18 +47,6 @@ def test_event_of_another_dimension() -> None:
     torch.testing.assert_close(denoiser(z, 0.25), 0.25 * z.cumsum(-1))
 
 
-def test_labels_reach_the_network_and_belong_to_their_images() -> None:
-    """Labels of shape (N,) are repeated over samples: image n of every sample sees label n."""
-    denoiser = SampleDenoiser(SmallNetwork(), LinearVP())
-    z, labels = latents(3, 2), torch.tensor([1, 4])
-    together = denoiser(z, 0.4, class_labels=labels)
-    for i in range(3):
-        for j in range(2):
-            alone = denoiser(z[i, j].unsqueeze(0), 0.4, class_labels=labels[j : j + 1])
-            torch.testing.assert_close(together[i, j], alone[0])
-    assert not torch.allclose(together, denoiser(z, 0.4))
-
-
 def test_a_scalar_condition_holds_for_all() -> None:
     """A scalar tensor becomes one entry per image; values that are not tensors are passed on unchanged."""
     recorder = Recorder()
@@ -74,13 +55,6 @@ def test_a_scalar_condition_holds_for_all() -> None:
     assert condition["class_labels"].tolist() == [7] * 6
     assert condition["guidance"] == "strong"
     assert condition["none"] is None
-
-
-def test_condition_with_features_is_repeated_over_samples() -> None:
-    """(N, F) becomes (S N, F) in the order of the flattened latents; so does (1, F), one row for all images."""
-    leading, features = torch.Size((3, 2)), torch.randn(2, 5)
-    torch.testing.assert_close(flatten_condition(features, leading), features.repeat(3, 1))
-    torch.testing.assert_close(flatten_condition(features[:1], leading), features[:1].repeat(6, 1))
 
 
 def test_as_many_samples_as_images_change_nothing() -> None:
@@ -111,16 +85,6 @@ def test_the_network_is_called_once_at_its_own_timestep() -> None:
     torch.testing.assert_close(timestep, torch.tensor([0.0, 1, 2, 499, 998, 999]), rtol=0, atol=1e-3)
 
 
-def test_the_edm_timestep_is_a_quarter_of_the_log_noise_level() -> None:
-    """The network sees z / sqrt(sigma^2 + sigma_data^2) at ln(sigma)/4."""
-    recorder, z = Recorder(), latents(1)
-    EDMDenoiser(recorder, EDM(), sigma_data=0.6)(z, 0.5)
-    seen, timestep, _ = recorder.calls[0]
-    sigma = (0.5 * 0.002 ** (1 / 7) + 0.5 * 80 ** (1 / 7)) ** 7
-    torch.testing.assert_close(seen, z / (sigma**2 + 0.36) ** 0.5)
-    assert timestep.item() == pytest.approx(torch.tensor(sigma).log().item() / 4, rel=1e-6)
-
-
 def test_times_before_the_first_step_use_the_first_step() -> None:
     """The integer timestep is never negative."""
     clock = integer_timestep(10)(torch.tensor([0.0, 0.05, 0.1, 1.0]))
@@ -135,16 +99,14 @@ def test_an_unusable_number_of_timesteps_is_refused() -> None:
             integer_timestep(steps)
 
 
-@each_adapter
-def test_a_module_is_frozen_and_gradients_flow_through_it(adapter: type[NetworkDenoiser]) -> None:
-    """Parameters need no gradient, dropout is off, and the gradient with respect to z is the numerical one."""
+def test_a_module_is_frozen_and_gradients_flow_through_it() -> None:
+    """Parameters need and get no gradient, dropout is off, and z has a gradient."""
     network = SmallNetwork()
     assert all(parameter.requires_grad for parameter in network.parameters())
-    denoiser = adapter(network, LinearVP())
+    denoiser = EpsilonDenoiser(network, LinearVP())
     assert not any(parameter.requires_grad for parameter in network.parameters())
     assert not any(module.training for module in network.modules())
     z = latents(2).requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: denoiser(z, 0.4), (z,))
     denoiser(z, 0.4).square().sum().backward()
     assert z.grad is not None and z.grad.abs().max() > 0
     assert all(parameter.grad is None for parameter in network.parameters())

@@ -16,9 +16,9 @@ from pyro_vipaint.models.exact.gaussian import GaussianDenoiser, operator_matrix
 from pyro_vipaint.models.measurements.likelihoods import Gaussian
 from pyro_vipaint.models.measurements.operators import Inpainting, Matrix
 from pyro_vipaint.models.priors.schedules import EDM, CosineVP, LinearVP, RectifiedFlow, Schedule, as_time
+from tests.every_prior import D, covariances
 from tests.statistics import assert_within
 
-D = 5
 SCHEDULES: list[Schedule] = [LinearVP(), CosineVP(), EDM(), RectifiedFlow(3.0)]
 DTYPES = (torch.float32, torch.float64)
 KEYPOINTS = (0.55, 0.5, 0.4)
@@ -28,9 +28,7 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 
 
 def moments() -> tuple[Tensor, Tensor]:
-    """A mean and a correlated covariance with condition number below a hundred, float64."""
-    factor = torch.randn(D, D, dtype=torch.float64)
-    return torch.randn(D, dtype=torch.float64), factor @ factor.T / D + 0.1 * torch.eye(D, dtype=torch.float64)
+    return torch.randn(D, dtype=torch.float64), covariances(torch.randn).double()
 
 
 def at(schedule: Schedule, t: float) -> tuple[float, float]:
@@ -119,20 +117,6 @@ def test_evidence_and_posterior_are_those_of_the_dense_gaussian(schedule: Schedu
             torch.testing.assert_close(posterior.covariance_matrix[n], expected_covariance, rtol=1e-5, atol=1e-6)
 
 
-def test_evidence_with_an_operator_to_another_space() -> None:
-    """An operator without a mask, from five numbers to three: every row counts."""
-    mean, covariance = moments()
-    matrix = torch.randn(3, D)
-    likelihood, y = Gaussian(Matrix(matrix), 0.3), torch.randn(2, 3, dtype=torch.float64)
-    rows = matrix.double()
-    prior = GaussianPrior.full(mean, covariance)
-    total = rows @ covariance @ rows.T + 0.09 * torch.eye(3, dtype=torch.float64)
-    evidence = MultivariateNormal(rows @ mean, total).log_prob(y)
-    torch.testing.assert_close(prior.log_evidence(likelihood, y), evidence, rtol=1e-5, atol=1e-5)
-    expected, _ = dense_conditional(mean, covariance, rows, y, 0.3)
-    torch.testing.assert_close(prior.posterior(likelihood, y).mean, expected, rtol=1e-4, atol=1e-5)
-
-
 @every_schedule
 def test_prediction_moments_are_those_of_ancestral_samples(schedule: Schedule) -> None:
     """Mean and covariance of E[x | z_1] over 40 000 chains, each within the failure rate of tests.statistics.
@@ -164,13 +148,6 @@ def test_many_levels_approach_the_prior() -> None:
     errors = [error(levels) for levels in (50, 100, 200)]
     assert errors[0] > 1.6 * errors[1] > 1.6**2 * errors[2]
     assert errors[2] < 0.05 * covariance.norm().item()
-
-
-def test_operator_matrix_is_the_operator() -> None:
-    """operator_matrix(A) x = A(x) for events of several dimensions."""
-    operator = Inpainting((torch.rand(1, 4, 4) > 0.5).float())
-    x = torch.randn(3, 4, 4)
-    torch.testing.assert_close(operator_matrix(operator, (3, 4, 4)) @ x.flatten(), operator.A(x).flatten())
 
 
 def test_image_shaped_prior_uses_its_event() -> None:

@@ -15,12 +15,10 @@ from pyro_vipaint.models.priors.kernels import (
     coordinate_scale,
     ddim,
     diffuse,
-    expand_event,
     relative,
 )
 from pyro_vipaint.models.priors.schedules import EDM, LinearVP, Schedule, as_time
 from tests.every_prior import ONE_OF_EACH as SCHEDULES
-from tests.problems import Unscaled
 from tests.statistics import assert_within, mean_and_error
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: repr(schedule)[:40])
@@ -49,19 +47,6 @@ def conditional(schedule: Schedule, z_t: float, x: float, t: float, s: float) ->
 
 
 @every_schedule
-def test_two_diffusions_are_one(schedule: Schedule) -> None:
-    """q(z_t | z_s) followed by q(z_u | z_t) has the mean and variance of q(z_u | z_s)."""
-    s, t, u = 0.1, 0.35, 0.8
-    z_s = torch.randn(4, 2, dtype=torch.float64)
-    first = diffuse(schedule, z_s, s, t)
-    second = diffuse(schedule, first.mean, t, u)
-    slope = diffuse(schedule, torch.ones_like(z_s), t, u).mean
-    whole = diffuse(schedule, z_s, s, u)
-    torch.testing.assert_close(second.mean, whole.mean, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(slope**2 * first.variance + second.variance, whole.variance, rtol=1e-10, atol=0)
-
-
-@every_schedule
 def test_diffusion_keeps_the_schedule(schedule: Schedule) -> None:
     """q(z_s | x) followed by q(z_t | z_s) is q(z_t | x) = N(alpha_t x, sigma_t^2)."""
     for s, t in PAIRS:
@@ -85,33 +70,6 @@ def test_bridge_is_the_conditional_of_the_joint(schedule: Schedule) -> None:
             mean, variance = conditional(schedule, z_t, x, t, s)
             assert step.mean.item() == pytest.approx(mean, rel=1e-6, abs=1e-9)
             assert step.variance.item() == pytest.approx(variance, rel=1e-6)
-
-
-@every_schedule
-def test_bridge_and_diffusion_factorise_the_same_joint(schedule: Schedule) -> None:
-    """q(z_s | x) q(z_t | z_s) = q(z_t | x) q(z_s | z_t, x), as densities."""
-    for s, t in PAIRS:
-        z_s, z_t, x = torch.randn(3, 5, dtype=torch.float64).unbind()
-        (alpha_s, sigma_s), (alpha_t, sigma_t) = at(schedule, s), at(schedule, t)
-        z_s, z_t = alpha_s * x + sigma_s * z_s, alpha_t * x + sigma_t * z_t
-        normal = torch.distributions.Normal
-        forward = normal(alpha_s * x, sigma_s).log_prob(z_s) + diffuse(schedule, z_s, s, t).log_prob(z_t)
-        backward = normal(alpha_t * x, sigma_t).log_prob(z_t) + bridge(schedule, z_t, x, t, s).log_prob(z_s)
-        torch.testing.assert_close(forward, backward, rtol=1e-8, atol=1e-8)
-
-
-@every_schedule
-def test_kernels_do_not_depend_on_the_scale_of_z(schedule: Schedule) -> None:
-    """After z -> z / alpha the kernels are those of the variance exploding schedule with the same noise levels."""
-    for s, t in PAIRS:
-        (alpha_s, _), (alpha_t, _) = at(schedule, s), at(schedule, t)
-        z, x = torch.randn(2, 6, dtype=torch.float64)
-        for scaled, unscaled, alpha in [
-            (bridge(schedule, z, x, t, s), bridge(Unscaled(schedule), z / alpha_t, x, t, s), alpha_s),
-            (diffuse(schedule, z, s, t), diffuse(Unscaled(schedule), z / alpha_s, s, t), alpha_t),
-        ]:
-            torch.testing.assert_close(scaled.mean / alpha, unscaled.mean, rtol=1e-9, atol=1e-12)
-            torch.testing.assert_close(scaled.stddev / alpha, unscaled.stddev, rtol=1e-8, atol=0)
 
 
 @every_schedule
@@ -171,16 +129,6 @@ def test_times_per_element_equal_a_loop() -> None:
         for ours, alone in ((together, back), (forward, on)):
             torch.testing.assert_close(ours.mean[i, j], alone.mean)
             torch.testing.assert_close(ours.stddev[i, j], alone.stddev)
-
-
-def test_values_expand_over_the_event() -> None:
-    """A value of the leading shape is constant over the event; a scalar over everything; the dtype is that of z."""
-    z = torch.zeros(3, 2, 1, 4, 4)
-    value = torch.arange(6, dtype=torch.float64).reshape(3, 2)
-    filled = z + expand_event(value, z)
-    assert filled.dtype == torch.float32
-    assert (filled.flatten(2) == value.float().unsqueeze(-1)).all()
-    assert (z + expand_event(torch.tensor(2.0), z) == 2).all()
 
 
 @every_schedule

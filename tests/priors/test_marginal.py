@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
 from pyro_vipaint.models import DiffusionPrior, GaussianPrior
-from pyro_vipaint.models.priors.kernels import bridge_coefficients, relative
-from pyro_vipaint.models.priors.schedules import EDM, LinearVP, Schedule, noise_level, time_of
+from pyro_vipaint.models.priors.kernels import relative
+from pyro_vipaint.models.priors.schedules import EDM, LinearVP, Schedule, time_of
 from tests.statistics import STANDARD_ERRORS, assert_within, mean_and_error
 
 SCHEDULES: list[Schedule] = [EDM(sigma_max=20.0), LinearVP()]
@@ -102,11 +102,3 @@ def test_steps_are_stratified_over_particles_for_each_image() -> None:
     assert (position > strata - 1e-9).all()
     assert (position < strata + 1 / particles + weights.max() / weights.sum()).all()
     assert not torch.equal(step[:, 0], step[:, 1]), "each image has its own draws"
-
-
-def test_the_weights_are_differences_of_the_signal_to_noise_ratio() -> None:
-    schedule = LinearVP()
-    marginal = build_prior(schedule).diffusion().marginal(0.4, steps=12)
-    ratio = noise_level(schedule, marginal.grid) ** -2 / schedule(marginal.grid[:1])[0] ** 2
-    assert torch.allclose(marginal.tables[2], ratio[:-1] - ratio[1:])
-    assert (bridge_coefficients(schedule, 0.5, 0.4)[2] > 0).all()

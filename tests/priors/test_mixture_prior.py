@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -61,28 +59,6 @@ def test_denoiser_and_marginal_are_the_integrals_over_x(schedule: Schedule) -> N
         torch.testing.assert_close(
             prior.denoise(z, t)[:, 0], torch.trapezoid(joint * x, x) / density, rtol=1e-6, atol=1e-6
         )
-
-
-def test_posterior_and_evidence_are_those_of_a_grid() -> None:
-    """In two dimensions, one linear combination of which is observed, by summing p(x) p(y | x) over a fine grid."""
-    prior = GaussianMixturePrior.full(
-        torch.tensor([1.0, 2.0]).double(),
-        torch.tensor([[-1.0, 1.0], [1.5, 0.0]]).double(),
-        torch.tensor([[[0.5, 0.2], [0.2, 0.3]], [[0.3, -0.1], [-0.1, 0.6]]]).double(),
-    )
-    matrix, sigma, y = torch.tensor([[0.8, -0.5]]).double(), 0.4, torch.tensor([[0.3], [-1.5]]).double()
-    axis = torch.linspace(-6, 7, 521, dtype=torch.float64)
-    x = torch.cartesian_prod(axis, axis)
-    joint = log_density(prior, x) + Normal(x @ matrix.T, sigma).log_prob(y.T).T  # (2 observations, grid)
-    cell = 2 * math.log(float(axis[1] - axis[0]))
-    likelihood = vp.Gaussian(Matrix(matrix), sigma)
-    evidence = joint.logsumexp(1) + cell
-    torch.testing.assert_close(prior.log_evidence(likelihood, y), evidence, rtol=1e-6, atol=1e-6)
-    posterior, weights = prior.posterior(likelihood, y), joint.softmax(1)
-    torch.testing.assert_close(posterior.mean, weights @ x, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(posterior.variance, weights @ x**2 - (weights @ x) ** 2, rtol=1e-6, atol=1e-6)
-    density = joint[0] - evidence[0]
-    torch.testing.assert_close(posterior.log_prob(x[::97, None])[:, 0], density[::97], rtol=1e-6, atol=1e-6)
 
 
 @every_kind

@@ -37,12 +37,6 @@ def run_block(containing: str, **names: Any) -> dict[str, Any]:
     return names
 
 
-def test_every_file_it_names_exists() -> None:
-    """Links in the document lead to files; cats64's own are named without a link."""
-    for path in re.findall(r"\]\(([^)#]+)\)", DOCUMENT.read_text(encoding="utf-8")):
-        assert (DOCUMENT.parent / path).exists(), path
-
-
 # a user's network and autoencoder
 
 
@@ -115,66 +109,60 @@ def test_diffusers_refuses_what_step_one_runs(tmp_path: Path, monkeypatch: pytes
 
 # ImageNet-256: from the names of diffusers to those of the authors
 
-RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-ENDS = {
+UNET = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
     "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
+    "down_blocks.0.resnets.0": "input_blocks.1.0",
+    "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
+    "down_blocks.1.resnets.0": "input_blocks.3.0",
+    "down_blocks.1.attentions.0": "input_blocks.3.1",
     "mid_block.resnets.0": "middle_block.0",
     "mid_block.attentions.0": "middle_block.1",
     "mid_block.resnets.1": "middle_block.2",
+    "up_blocks.0.resnets.0": "output_blocks.0.0",
+    "up_blocks.0.attentions.0": "output_blocks.0.1",
+    "up_blocks.0.resnets.1": "output_blocks.1.0",
+    "up_blocks.0.attentions.1": "output_blocks.1.1",
+    "up_blocks.0.upsamplers.0": "output_blocks.1.2",
+    "up_blocks.1.resnets.0": "output_blocks.2.0",
+    "up_blocks.1.resnets.1": "output_blocks.3.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+RESNET = {
+    ".norm1.": ".in_layers.0.",
+    ".conv1.": ".in_layers.2.",
+    ".time_emb_proj.": ".emb_layers.1.",
+    ".norm2.": ".out_layers.0.",
+    ".conv2.": ".out_layers.3.",
+    ".conv_shortcut.": ".skip_connection.",
+}
+AUTOENCODER = {
+    "up_blocks.0": "up.1",
+    "up_blocks.1": "up.0",
+    "down_blocks": "down",
+    "mid_block.resnets.0": "mid.block_1",
+    "mid_block.resnets.1": "mid.block_2",
+    "mid_block.attentions.0": "mid.attn_1",
+    ".resnets.": ".block.",
+    "samplers.0.conv": "sample.conv",
+    "group_norm": "norm",
+    "conv_norm_out": "norm_out",
+    "conv_shortcut": "nin_shortcut",
+    "to_out.0": "proj_out",
+    "to_q.": "q.",
+    "to_k.": "k.",
+    "to_v.": "v.",
 }
 WIDTHS, LAYERS = (32, 32), 1
 
 
-def unet_name(name: str) -> str:
-    """A weight of ``UNet2DConditionModel`` under its name in latent diffusion; the second level has attention."""
-    step = LAYERS + 1
-    if found := re.match(r"down_blocks\.(\d)\.(resnets|attentions|downsamplers)\.(\d)\.(conv\.)?", name):
-        block, kind, layer = int(found[1]), found[2], int(found[3])
-        first = step * (block + 1) if kind == "downsamplers" else 1 + step * block + layer
-        part = {"resnets": "0.", "attentions": "1.", "downsamplers": "0.op."}[kind]
-        name = f"input_blocks.{first}.{part}{name[found.end() :]}"
-    elif found := re.match(r"up_blocks\.(\d)\.(resnets|attentions|upsamplers)\.(\d)\.", name):
-        block, kind, layer = int(found[1]), found[2], int(found[3])
-        layer = LAYERS if kind == "upsamplers" else layer
-        part = {"resnets": "0.", "attentions": "1.", "upsamplers": "2."}[kind]
-        name = f"output_blocks.{step * block + layer}.{part}{name[found.end() :]}"
-    for ours, theirs in ENDS.items():
-        name = re.sub(rf"^{re.escape(ours)}\b", theirs, name)
-    if ".transformer_blocks." not in name:
-        for ours, theirs in RESNET.items():
-            name = re.sub(rf"\.{ours}\.(?=weight|bias)", f".{theirs}.", name)
-    return name
-
-
-def autoencoder_name(name: str) -> str:
-    """A weight of ``VQModel`` under its name in latent diffusion."""
-    if found := re.search(r"up_blocks\.(\d)", name):
-        name = name.replace(found[0], f"up.{len(WIDTHS) - 1 - int(found[1])}")
-    if found := re.search(r"mid_block\.resnets\.(\d)", name):
-        name = name.replace(found[0], f"mid.block_{int(found[1]) + 1}")
-    for ours, theirs in {
-        "down_blocks": "down",
-        ".resnets.": ".block.",
-        "samplers.0.conv": "sample.conv",
-        "mid_block.attentions.0": "mid.attn_1",
-        "group_norm": "norm",
-        "conv_norm_out": "norm_out",
-        "conv_shortcut": "nin_shortcut",
-        "to_out.0": "proj_out",
-    }.items():
+def renamed(name: str, table: dict[str, str]) -> str:
+    """A weight of diffusers under its name in latent diffusion."""
+    for ours, theirs in table.items():
         name = name.replace(ours, theirs)
-    return re.sub(r"\.to_([qkv])\.", r".\1.", name)
+    return name
 
 
 def as_theirs(name: str, weight: Tensor) -> Tensor:
@@ -184,13 +172,16 @@ def as_theirs(name: str, weight: Tensor) -> Tensor:
 
 def first_stage(autoencoder: nn.Module) -> dict[str, Tensor]:
     """The autoencoder's part of a state dict of latent diffusion."""
-    named = {autoencoder_name(name): weight for name, weight in autoencoder.state_dict().items()}
+    named = {renamed(name, AUTOENCODER): weight for name, weight in autoencoder.state_dict().items()}
     return {f"first_stage_model.{name}": as_theirs(name, weight) for name, weight in named.items()}
 
 
 def checkpoint(unet: nn.Module, vqvae: nn.Module, table: Tensor) -> dict[str, Tensor]:
     """The state dict of a latent diffusion of classes."""
-    weights = {f"model.diffusion_model.{unet_name(name)}": weight for name, weight in unet.state_dict().items()}
+    weights = {}
+    for name, weight in unet.state_dict().items():
+        inside = {} if ".transformer_blocks." in name else RESNET
+        weights[f"model.diffusion_model.{renamed(name, {**UNET, **inside})}"] = weight
     return {**weights, **first_stage(vqvae), "cond_stage_model.embedding.weight": table}
 
 
@@ -343,12 +334,6 @@ def test_its_memory_table_is_that_of_the_results() -> None:
     (check,) = (row for row in rows if row["fraction"] == memory.HELD_OUT)
     for on in (False, True):
         assert memory.line(rows, on, memory.HELD_OUT) == pytest.approx(check["peak"][on], rel=1e-3)
-
-
-def test_operations_by_hand() -> None:
-    """A linear map of n to m on a batch of b takes 2 b n m; its gradient with respect to the input as many again."""
-    x, weight = torch.randn(4, 8, requires_grad=True), torch.randn(8, 16)
-    assert memory._operations(lambda: x @ weight) == 2 * (2 * 4 * 8 * 16)
 
 
 @pytest.mark.slow

@@ -17,7 +17,6 @@ import torch
 from diffusers import (
     DDIMPipeline,
     DDIMScheduler,
-    DDPMPipeline,
     DPMSolverMultistepScheduler,
     EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
@@ -46,17 +45,6 @@ def assert_equal(prior: DiffusionPrior, z: Tensor, t: float, s: float, expected:
     for ours, theirs in zip((step.mean, step.stddev), expected, strict=True):
         torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-5, atol=1e-5 * scale)
     assert float(step.stddev.min()) > 0
-
-
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@torch.no_grad()
-def test_ddpm_pipeline(tmp_path: Path, prediction: str) -> None:
-    network, scheduler = random_unet(in_channels=4, out_channels=4), pipelines.ddpm(prediction_type=prediction)
-    DDPMPipeline(network, scheduler).save_pretrained(tmp_path)
-    prior, z = load_prior(tmp_path), latents()
-    for n in (1, 400, 999):
-        theirs = ddpm_moments(scheduler, network(z, n).sample, n, z)
-        assert_equal(prior, z, (n + 1) / STEPS, n / STEPS, theirs)
 
 
 def ddim_pipeline() -> DDIMPipeline:
@@ -89,16 +77,6 @@ def test_stable_diffusion_pipeline(tmp_path: Path, prediction: str) -> None:
     for n in (1, 400, 999):
         theirs = ddpm_moments(pipeline.scheduler, pipeline.unet(z, n, **condition).sample, n, z)
         assert_equal(prior, z, (n + 1) / STEPS, n / STEPS, theirs, **condition)
-
-
-@torch.no_grad()
-def test_class_conditional_network(tmp_path: Path) -> None:
-    network, z, n = random_unet(in_channels=4, out_channels=4, num_class_embeds=3), latents(), 400
-    labels = torch.tensor([0, 2])
-    network.save_pretrained(tmp_path / "unet")
-    pipelines.ddpm().save_pretrained(tmp_path / "scheduler")
-    theirs = ddpm_moments(pipelines.ddpm(), network(z, n, class_labels=labels).sample, n, z)
-    assert_equal(load_prior(tmp_path), z, (n + 1) / STEPS, n / STEPS, theirs, class_labels=labels)
 
 
 @pytest.mark.parametrize("index", [0, 4, 7])
