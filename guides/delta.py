@@ -26,10 +26,6 @@ class DeltaGuide(LatentGuide):
     With Pyro's ``Trace_ELBO`` and ``TraceMeanField_ELBO`` and with :class:`BetaELBO` the objective is
     -log p(z, y), where beta weights the part of the prior. One particle is enough, except for the estimate of
     log p(z_K), which is random for a diffusion prior.
-
-    Args:
-        model: the :class:`DiffusionModel` to be approximated.
-        init: initial value of mu at every level, shape ``(N, *event)``, clean scale; zeros if not given.
     """
 
     def __init__(self, model: DiffusionModel, init: Tensor | None = None) -> None:

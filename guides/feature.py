@@ -36,10 +36,6 @@ class FeatureGuide(LatentGuide):
     """The diffusion of one clean point: ``mu_0``, ``(N, *event)``, is the only parameter; all KL terms are analytic.
 
     Its spread is that of the noise alone: after refinement its samples represent one mode, as those of RED-Diff do.
-
-    Args:
-        model: the :class:`DiffusionModel` to be approximated.
-        init: initial value of mu, shape ``(N, *event)``, clean scale; zeros if not given.
     """
 
     def __init__(self, model: DiffusionModel, init: Tensor | None = None) -> None:

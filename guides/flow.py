@@ -29,7 +29,6 @@ from pyro_vipaint.guides.hierarchical import ChainGuide
 if TYPE_CHECKING:
     from pyro_vipaint.models import DiffusionModel
 
-Conv2d: Any = PyroModule[nn.Conv2d]
 ModuleList: Any = PyroModule[nn.ModuleList]
 
 
@@ -87,12 +86,10 @@ class FlowGuide(ChainGuide):
     with dense layers has millions), a coupling of a vector of 16 elements about 2 600.
 
     Args:
-        model: the :class:`DiffusionModel` to be approximated; its event has at least two elements.
-        init: initial value of mu at every level, ``(N, *event)``, clean scale; zeros if not given.
         num_couplings: L >= 1; with 2 or more every element is moved. 4 is a choice of this library, not tuned.
         width: hidden channels of a conditioner; 32 is a choice of this library, not tuned.
         generator: for the initial values of the conditioners; torch's global one if not given.
-        gamma_logit, tau_scale, gamma, tau: as in :class:`ChainGuide`.
+        model, init, gamma_logit, tau_scale, gamma, tau: as for :class:`ChainGuide`.
 
     Raises:
         InputError: no coupling, an event of a single element, or an error of :class:`ChainGuide`.
@@ -142,10 +139,10 @@ def _grouped(images: int, sizes: tuple[int, int], kernel: int, generator: torch.
     Its parameters are Pyro's: Pyro's own SVI fails on parameters of a plain module that are in no global store.
     """
     channels_in, channels_out = (images * size for size in sizes)
-    with torch.random.fork_rng(
-        devices=(), enabled=generator is not None
-    ):  # the constructor draws from the global generator
-        layer = Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, groups=images)
+    convolution: Any = PyroModule[nn.Conv2d]
+    # The constructor draws from the global generator.
+    with torch.random.fork_rng(devices=(), enabled=generator is not None):
+        layer = convolution(channels_in, channels_out, kernel, padding=kernel // 2, groups=images)
     weight = nn.init.kaiming_uniform_(torch.empty_like(layer.weight), a=5**0.5, generator=generator)
     layer.weight, layer.bias = PyroParam(weight), PyroParam(torch.zeros(channels_out))
     return layer

@@ -38,10 +38,8 @@ class LowRankGuide(ChainGuide):
     sigma at T_e. F starts at fixed pseudo-random numbers, the same for each image and each new guide.
 
     Args:
-        model: the :class:`DiffusionModel` to be approximated.
-        init: initial value of mu at every level, shape ``(N, *event)``, clean scale; zeros if not given.
         rank: columns of F, from 1 to D.
-        gamma_logit, tau_scale, gamma, tau: as in :class:`ChainGuide`; tau_K is the diagonal part at T_e.
+        model, init, gamma_logit, tau_scale, gamma, tau: as for :class:`ChainGuide`; tau_K is the diagonal part at T_e.
 
     Raises:
         InputError: a rank outside 1 … D, or an error of :class:`ChainGuide`.

@@ -25,16 +25,7 @@ if TYPE_CHECKING:
 class MeanFieldGuide(LatentGuide):
     """Independent Gaussians: ``mu_i`` (clean scale) and ``tau_i`` at every level, each ``(N, *event)``.
 
-    KL terms below T_e are analytic given the level above.
-
-    Args:
-        model: the :class:`DiffusionModel` to be approximated.
-        init: initial value of mu at every level, shape ``(N, *event)``, clean scale; zeros if not given.
-        tau_scale: initial value of tau below T_e, in units of the prior's standard deviation there; 0.7 as for
-            :class:`HierarchicalGuide`. At T_e tau starts at sigma.
-
-    Raises:
-        InputError: ``tau_scale`` is not positive and finite.
+    KL terms below T_e are analytic given the level above. ``tau_scale`` is that of :class:`ChainGuide`.
     """
 
     def __init__(self, model: DiffusionModel, init: Tensor | None = None, *, tau_scale: float = 0.7) -> None:

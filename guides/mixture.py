@@ -170,20 +170,16 @@ class MixtureGuide(LatentGuide):
     KL terms are analytic given the component; the docstring of the module derives the gradient estimator.
 
     Args:
-        model: the :class:`DiffusionModel` to be approximated.
         init: ``(N, *event)``, clean scale: mu of the first component starts at ``init``, the others start at draws of
             N(init, (spread × sigma_data)²). Or ``(N, M, *event)``: the initial mu of each component, for instance
             draws of the prior. Zeros if not given.
         num_components: M >= 1. 8 is a choice of this library, not tuned.
         spread: in units of the prior's ``sigma_data``, so that 1 covers the space of clean latents.
         generator: for the initial values of mu; torch's global one if not given.
-        gamma_logit: initial logit of gamma, a number or a tensor that broadcasts to ``(N, *event)``; 4 as for
-            :class:`HierarchicalGuide`.
-        tau_scale: initial value of tau below T_e, in units of the prior's standard deviation there; 0.7 likewise.
+        model, gamma_logit, tau_scale: as for :class:`ChainGuide`.
 
     Raises:
-        InputError: ``num_components`` is below 1 or is not the M of ``init``, ``gamma_logit`` does not broadcast, or
-            ``tau_scale`` is not positive and finite.
+        InputError: ``num_components`` is below 1 or is not the M of ``init``, or an error of :class:`ChainGuide`.
     """
 
     def __init__(
@@ -205,7 +201,7 @@ class MixtureGuide(LatentGuide):
             start = _spread_out(start, num_components, spread * model.prior.sigma_data, generator)
         if start.shape[1] != num_components:
             raise InputError(f"init has {start.shape[1]} components, num_components is {num_components}.")
-        gamma = expand_logit(gamma_logit, start, start[:, 0].shape).sigmoid().unsqueeze(1).expand(start.shape)
+        gamma = expand_logit(gamma_logit, start[:, 0]).sigmoid().unsqueeze(1).expand(start.shape)
         for level in model.levels:
             tau = torch.full_like(start, self._initial_tau(level, tau_scale))
             self._create("mu", level.name, start)

@@ -33,12 +33,8 @@ def to_arviz(
     """Draws of ``guide`` on the unscaled ``model`` as one chain, S × N × (K + 1) NFE.
 
     Args:
-        model: the Pyro program, called as ``model(y)``.
-        guide: any guide of the model that has a density, fitted.
-        y: observations ``(N, *observation)``.
-        num_samples: S.
+        model, guide, y, num_samples, seed, batch_size: as for :func:`weighted_draws`.
         losses: the objective at each step of the fit, stored with the draws.
-        seed, batch_size: see :func:`weighted_draws`.
 
     Returns:
         Groups ``posterior`` (z_Ts, ``z_Ts``), ``sample_stats`` (``log_weight``, in nats; ``loss`` along ``step``),

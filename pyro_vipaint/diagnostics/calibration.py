@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -68,10 +69,8 @@ class SBC:
         import pandas as pd
 
         ranks = torch.stack(list(self.ranks.values()), -1)
-        columns = {"ecdf": ecdf_test(ranks, self.num_draws), "chi_square": chi_square_test(ranks, self.num_draws)}
-        return pd.DataFrame(
-            {"quantity": list(self.ranks)} | {name: values.tolist() for name, values in columns.items()}
-        )
+        ecdf, chi_square = (test(ranks, self.num_draws).tolist() for test in (ecdf_test, chi_square_test))
+        return pd.DataFrame({"quantity": list(self.ranks), "ecdf": ecdf, "chi_square": chi_square})
 
     def data_averaged(self) -> pd.DataFrame:
         """The data-averaged posterior against the prior, by ``quantity``, as paired z-scores.
@@ -144,8 +143,7 @@ def sbc_of_guide(
         model: a :class:`DiffusionModel`; its conditions, if any, are for ``num_simulations`` images.
         guide_factory: ``(model, y) -> guide``, unfitted.
         fit: ``(model, guide, y)``; fits the guide in place, for instance by :func:`pyro_vipaint.fit`.
-        quantities: functions of (z_Ts, y) by name.
-        num_simulations, num_draws, seed: N, L and the seed, as for :func:`sbc`.
+        quantities, num_simulations, num_draws, seed: as for :func:`sbc`; the quantities are functions of (z_Ts, y).
 
     The truth comes from the model's own chain: the test judges the *guide* as an approximation of the K-level model's
     posterior, not the prior as a description of images.
@@ -156,14 +154,8 @@ def sbc_of_guide(
         fit(model, guide, y)
         return sample(guide, y, count)
 
-    return sbc(
-        lambda count: draw_latent_and_data(model, count),
-        posterior_sampler,
-        quantities,
-        num_simulations,
-        num_draws,
-        seed=seed,
-    )
+    simulate = partial(draw_latent_and_data, model)
+    return sbc(simulate, posterior_sampler, quantities, num_simulations, num_draws, seed=seed)
 
 
 @torch.no_grad()

@@ -8,10 +8,9 @@ and a tight IWAE bound is a lower estimate of the guide's KL. The bounds do not 
 where the evidence is unknown, nor whether means or tails are right. KL(q || p) is small for a guide that covers one of
 several modes.
 
-**The estimated marginal.** :meth:`DiffusionMarginal.log_prob` is log p(z_Te) minus a slack plus noise e of mean zero.
-The ELBO is linear in it and remains a bound. The IWAE bound does not: the weights contain exp(e), whose mean exceeds 1
-by Jensen's inequality, so that the estimate can lie *above* log p(y). On such a model it is an optimistic figure, and
-compares only guides of similar noise. On exact priors it is a bound.
+**The estimated marginal.** :meth:`DiffusionMarginal.log_prob` is log p(z_Te) minus a slack plus noise of mean zero. The
+ELBO is linear in it and remains a bound. The IWAE bound does not (:mod:`pyro_vipaint.elbos.renyi`): it is an optimistic
+figure there, and compares only guides of similar noise.
 """
 
 from __future__ import annotations
@@ -48,8 +47,7 @@ def log_weights(
 ) -> Tensor:
     """log p(y, z) - log q(z) of ``num_samples`` draws of the guide, ``(S, N)``, float64, in nats.
 
-    One vectorised run of S × N × (K + 1) NFE, or several of ``batch_size`` draws of each image; arguments and
-    errors are those of :func:`weighted_draws`, which returns the draws as well.
+    Arguments, costs and errors are those of :func:`weighted_draws`, which returns the draws as well.
     """
     return weighted_draws(model, guide, y, num_samples, seed=seed, batch_size=batch_size).log_weights
 

@@ -41,7 +41,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, num_projections: int = 100, *, seed
     """Sliced 1-Wasserstein distance between samples ``(n, *event)`` and ``(m, *event)``, in their units.
 
     Args:
-        x, y: samples of one event shape; n and m may differ.
+        x, y: the samples; n and m may differ.
         num_projections: directions, uniform on the sphere; 100 as in Cardoso et al. (ICLR 2024).
         seed: seed of the directions: use the same seed for all distances to be compared.
 

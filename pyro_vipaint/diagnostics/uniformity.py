@@ -18,9 +18,6 @@ from torch import Tensor
 
 from pyro_vipaint.errors import InputError
 
-RANKS_PER_BIN = 20  # Talts et al. (2018): about N / 20 bins
-LARGEST_HISTOGRAM = 20
-
 
 def rank_histogram(ranks: Tensor, num_draws: int, bins: int | None = None) -> Tensor:
     """Counts of ranks ``(N, ...)`` in equal bins, ``(bins, ...)``.
@@ -38,10 +35,9 @@ def rank_histogram(ranks: Tensor, num_draws: int, bins: int | None = None) -> Te
     if bins is None:
         bins = max((b for b in range(2, _most_bins(len(ranks), values) + 1) if values % b == 0), default=1)
     if bins < 2 or values % bins:
-        wanted = "equal bins" if bins < 2 else f"{bins} equal bins"
         raise InputError(
-            f"num_draws={num_draws} gives {values} possible ranks, which cannot be divided into {wanted}: choose "
-            "num_draws such that num_draws + 1 has small divisors, for example 99."
+            f"num_draws={num_draws} gives {values} possible ranks, which cannot be divided into equal bins as asked: "
+            "choose num_draws such that num_draws + 1 has small divisors, for example 99."
         )
     return _counts(ranks, values, bins)
 
@@ -53,10 +49,9 @@ def chi_square_test(ranks: Tensor, num_draws: int, bins: int | None = None) -> T
     valid for 5 or more ranks per bin.
 
     Args:
-        ranks: integers in 0 … num_draws.
-        num_draws: L >= 1, the posterior draws behind each rank.
+        ranks, num_draws: as for :func:`rank_histogram`.
         bins: 2 … L + 1, as equal as possible: if it does not divide L + 1, some bins are one rank wider and expect
-            more. If not given, between 2 and 20 bins with 20 ranks per bin on average (Talts et al. 2018).
+            more. If not given, between 2 and 20 bins with 20 ranks per bin on average.
 
     Raises:
         InputError: ``num_draws`` or ``bins`` is out of range.
@@ -125,8 +120,8 @@ def symmetry_test(p: Tensor) -> Tensor:
 
 
 def _most_bins(count: int, values: int) -> int:
-    """The largest number of bins for ``count`` ranks with ``values`` possible values."""
-    return min(values, max(2, min(LARGEST_HISTOGRAM, count // RANKS_PER_BIN)))
+    """2 to 20 bins for ``count`` ranks with ``values`` possible values, 20 ranks per bin where that is possible."""
+    return min(values, max(2, min(20, count // 20)))
 
 
 def _counts(ranks: Tensor, values: int, bins: int) -> Tensor:

@@ -42,17 +42,13 @@ class GeometricSchedule:
 class AnnealedELBO(BetaELBO):
     """:class:`BetaELBO` whose beta goes geometrically from ``start`` to ``stop`` within the first ``steps`` steps.
 
-    After these steps, with ``stop`` = 1, it is the true bound on -log p(y): continue the fit beyond them. Costs and
-    ``terms`` are those of :class:`BetaELBO`; the terms are unweighted and sum to the bound at every step.
+    After these steps, with ``stop`` = 1, it is the true bound on -log p(y): continue the fit beyond them. Costs,
+    ``terms`` and ``num_particles`` are those of :class:`BetaELBO`, errors those of :class:`GeometricSchedule`.
 
     Args:
         start: beta of the first step, positive; above 1 to start near the prior.
         stop: beta of step number ``steps`` and of all later steps, positive.
         steps: number of steps, at least 2; about half of the fit's steps leave the other half to the true bound.
-        num_particles: Monte-Carlo draws of the guide in one step, run as one batch (5 in the paper's code).
-
-    Raises:
-        InputError: fewer than 2 steps, or a weight that is not positive and finite.
     """
 
     def __init__(self, start: float, stop: float = 1.0, *, steps: int, num_particles: int = 5) -> None:

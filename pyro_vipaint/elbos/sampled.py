@@ -109,16 +109,12 @@ def _posteriors(
 ) -> Iterator[tuple[str, Any]]:
     """The guide's distributions one by one, built again on the draws of ``guide_trace``."""
     program, names = poutine.unwrap(guide), latent_sites(guide_trace)
-    if isinstance(program, GuideMessenger):
-        yield from ((name, _posterior(program, name, model_trace.nodes[name]["fn"])) for name in names)
-    else:
+    if not isinstance(program, GuideMessenger):
         again = poutine.trace(poutine.replay(guide, trace=guide_trace)).get_trace(*args, **kwargs)
         yield from ((name, again.nodes[name]["fn"]) for name in names)
-
-
-def _posterior(guide: GuideMessenger, name: str, prior: Any) -> Any:
-    """The guide's distribution in place of ``prior``, the model's one given the draws above: no network call."""
-    posterior = guide.get_posterior(name, prior)
-    if isinstance(posterior, Tensor):
-        return Delta(posterior, event_dim=prior.event_dim).expand(prior.batch_shape)
-    return posterior.expand(prior.batch_shape) if posterior.batch_shape != prior.batch_shape else posterior
+        return
+    for name in names:
+        prior: Any = model_trace.nodes[name]["fn"]  # given the draws above: no network call
+        q: Any = program.get_posterior(name, prior)
+        q = Delta(q, event_dim=prior.event_dim) if isinstance(q, Tensor) else q
+        yield name, q if q.batch_shape == prior.batch_shape else q.expand(prior.batch_shape)
