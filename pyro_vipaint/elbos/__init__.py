@@ -1,6 +1,6 @@
 """Objectives, one file each. The objectives of ``pyro.infer`` work on the same models and guides.
 
-Pyro's own objectives have three limitations (each is tested):
+Pyro's own objectives have three limitations:
 
 - ``RenyiELBO`` has one weight per image as long as every site is in the plate of images. With a guide's site outside
   the plate (``AutoDiagonalNormal``) it subtracts log q of all images from the weight of each: no bound for N > 1.

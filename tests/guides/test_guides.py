@@ -228,7 +228,7 @@ def test_below_t_e_the_terms_of_the_prior_guide_are_zero() -> None:
     ("family", "limit"),
     [(PriorGuide, {"gamma_logit": 30.0, "tau_scale": 1.0}), (MeanFieldGuide, {"gamma_logit": -30.0})],
 )
-def test_limits_of_the_hierarchical_guide(family: type[LatentGuide], limit: dict[str, float]) -> None:
+def test_limits_of_the_hierarchical_guide(family: type[LatentGuide], limit: dict[str, Any]) -> None:
     """gamma = 1 is the prior guide, gamma = 0 the mean field."""
     model, y = network_model(3)
     draws = [vp.sample(guide, y, 4, seed=5) for guide in (family(model, y), HierarchicalGuide(model, y, **limit))]
