@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ from pyro.nn.module import pyro_method
 from pyro.poutine.runtime import Message, get_plates
 from torch import Tensor
 from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from pyro_vipaint._files import FilePair
 from pyro_vipaint.errors import InputError, number
@@ -53,6 +54,7 @@ class LatentGuide(AutoMessenger):
         self.num_images = model.num_images if init is None else len(init)
         self._shaped_for: int | None = None  # N of the parameters; a guide without any runs on any number of images
         self._levels = {level.name: level for level in model.levels}
+        self._above = {lower.name: upper for upper, lower in pairwise(model.levels)}
         self._top = model.levels[0].name
 
     def _pyro_sample(self, msg: Message) -> None:
@@ -119,9 +121,7 @@ class LatentGuide(AutoMessenger):
         scale = number("tau_scale", tau_scale, positive=True)
         return level.sigma if level.name == self._top else scale * level.step_std
 
-    def _create(
-        self, kind: str, name: str, value: Tensor, constraint: constraints.Constraint = constraints.real
-    ) -> None:
+    def _create(self, kind: str, name: str, value: Tensor, constraint: Constraint = constraints.real) -> None:
         """A parameter of this kind at the site ``name``, with the initial value ``value``."""
         setattr(self, f"{kind}_{name.removeprefix('z_')}", PyroParam(value.clone(), constraint=constraint))
 

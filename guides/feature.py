@@ -20,7 +20,6 @@ time weighting of RED-Diff corresponds to one beta per site.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pyro.distributions import TorchDistribution
@@ -40,7 +39,6 @@ class FeatureGuide(LatentGuide):
 
     def __init__(self, model: DiffusionModel, init: Tensor | None = None) -> None:
         super().__init__(model, init)
-        self._above = {lower.name: upper for upper, lower in pairwise(model.levels)}
         self._create("mu", "0", self._start(model, init))
 
     def get_posterior(self, name: str, prior: Any) -> TorchDistribution:

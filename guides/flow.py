@@ -11,7 +11,6 @@ vector) and change roles from one coupling to the next. Each f starts at the ide
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,15 +34,10 @@ ModuleList: Any = PyroModule[nn.ModuleList]
 class Conditioner(PyroModule):
     """Shift and log scale of one half of the elements as functions of the other half, with one network per image.
 
-    A network has three convolutions with SiLU between them; the networks of the images are the groups of grouped
-    convolutions. The kernels are 3 × 3 for events ``(C, H, W)``; for any other event they are 1 × 1 over the flattened
-    elements, which is a dense layer. The last convolution starts at zero.
-
-    Args:
-        inputs: boolean, of the event shape: True for the half that the network reads.
-        num_images: N.
-        width: hidden channels.
-        generator: for the initial values.
+    A network has three convolutions, ``width`` hidden channels and SiLU between them; the networks of the images are
+    the groups of grouped convolutions. The kernels are 3 × 3 for events ``(C, H, W)``; for any other event they are
+    1 × 1 over the flattened elements, which is a dense layer. The last convolution starts at zero. ``inputs``, boolean
+    and of the event shape, is True for the half that the network reads.
     """
 
     def __init__(self, inputs: Tensor, num_images: int, width: int, generator: torch.Generator | None = None) -> None:
@@ -78,12 +72,10 @@ class Conditioner(PyroModule):
 class FlowGuide(ChainGuide):
     """A coupling flow at T_e on top of the hierarchical Gaussian, the levels of :class:`ChainGuide` below.
 
-    Every image has its own flow, mu and tau: the fit of one image does not depend on the others. At T_e the KL is
-    sampled, not analytic. At the first step only the last layer of each conditioner has a gradient, because its
-    weights are zero.
+    Every image has its own flow: the fit of one image does not depend on the others. At T_e the KL is sampled, not
+    analytic. At the first step only the last layer of each conditioner, whose weights are zero, has a gradient.
 
-    With width 32, a coupling of a ``(1, 32, 32)`` event has about 10 000 parameters per image (an autoregressive flow
-    with dense layers has millions), a coupling of a vector of 16 elements about 2 600.
+    With width 32, a coupling of a ``(1, 32, 32)`` event has about 10 000 parameters per image.
 
     Args:
         num_couplings: L >= 1; with 2 or more every element is moved. 4 is a choice of this library, not tuned.
@@ -113,8 +105,9 @@ class FlowGuide(ChainGuide):
         whole("num_couplings", num_couplings)
         whole("the number of elements of the event", event.numel(), least=2)
         self.settings |= {"num_couplings": num_couplings, "width": width}
-        colours = [checkerboard(event), ~checkerboard(event)]
-        conditioners = [Conditioner(colours[i % 2], self.num_images, width, generator) for i in range(num_couplings)]
+        even = torch.stack(torch.meshgrid(*map(torch.arange, event), indexing="ij")).sum(0) % 2 == 0
+        halves = [even, ~even]
+        conditioners = [Conditioner(halves[i % 2], self.num_images, width, generator) for i in range(num_couplings)]
         self.flow_conditioners = ModuleList(conditioners).to(self._location(self._top))
 
     def get_top(self, prior: Any) -> TorchDistribution:
@@ -126,11 +119,6 @@ class FlowGuide(ChainGuide):
         to_event = ReshapeTransform(torch.Size([event.numel()]), event, cache_size=1)
         to_site = AffineTransform(loc, tau.expand(loc.shape), event_dim=len(event), cache_size=1)
         return TransformedDistribution(noise, [*flow, to_event, to_site], validate_args=False)
-
-
-def checkerboard(shape: Sequence[int]) -> Tensor:
-    """True where the sum of the indices of an element is even."""
-    return torch.stack(torch.meshgrid(*(torch.arange(size) for size in shape), indexing="ij")).sum(0) % 2 == 0
 
 
 def _grouped(images: int, sizes: tuple[int, int], kernel: int, generator: torch.Generator | None) -> Any:

@@ -6,8 +6,6 @@ r"""The hierarchical posterior of VIPaint (Eq. 11-12).
 
 z_hat is the mean of the *prior* at that site, which Pyro passes to ``get_posterior``: the guide makes no network call
 of its own. mu is in the scale of the clean latent, one number per element; gamma in (0, 1) and tau > 0 may be coarser.
-
-:class:`ChainGuide` holds the levels below T_e (Eq. 12), which other families share; a family differs in q(z_Te).
 """
 
 from __future__ import annotations
@@ -48,8 +46,7 @@ class ChainGuide(LatentGuide):
     ===========  ==============================================================  ==================
 
     Args:
-        model, init: as for :class:`LatentGuide`; init is for mu at every level, see
-            :func:`pyro_vipaint.initial_latent`.
+        model, init: as for :class:`LatentGuide`; see :func:`pyro_vipaint.initial_latent`.
         gamma_logit: initial logit of gamma, a number or a tensor that broadcasts to the shape of gamma: with a lower
             value on observed pixels these follow mu, and so the observation, from the first step on.
         tau_scale: initial value of tau below T_e, in units of the prior's standard deviation there.

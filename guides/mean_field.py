@@ -3,8 +3,7 @@ r"""Independent Gaussians: no dependence between the levels.
 .. math:: q(z_K, \dots, z_1) = \prod_i N(\alpha_i \mu_i, \tau_i^2)
 
 The levels of the true posterior depend strongly on each other, because each is the level above with some noise
-removed. The bound is therefore looser the closer the levels are. Mean field is the usual first choice in variational
-inference; here it serves as a comparison.
+removed. The bound is therefore looser the closer the levels are: this guide serves as a comparison.
 """
 
 from __future__ import annotations

@@ -12,11 +12,8 @@ quantity measures. A sampler that ignores the data and returns the prior passes 
 (Modrák et al. 2023): use a quantity of the data as well, such as :func:`log_likelihood`.
 
 VSBC (Yao, Vehtari, Simpson & Gelman, *Yes, but did it work?*, ICML 2018) tests the marginals of a variational
-approximation by p_j = P(theta < theta_j) per dimension. An asymmetric p means that the point estimate is biased: the
-guide is too low if p is mostly above 1/2. A symmetric p with the wrong spread shows in the uniformity only; dependence
-between dimensions shows in neither.
-
-The N data sets are in one plate: images are independent there, so that one fit serves all of them.
+approximation by p_j = P(theta < theta_j) per dimension. The guide is too low if p is mostly above 1/2. A symmetric p
+with the wrong spread shows in the uniformity only; dependence between dimensions shows in neither.
 """
 
 from __future__ import annotations
@@ -154,8 +151,8 @@ def sbc_of_guide(
         fit(model, guide, y)
         return sample(guide, y, count)
 
-    simulate = partial(draw_latent_and_data, model)
-    return sbc(simulate, posterior_sampler, quantities, num_simulations, num_draws, seed=seed)
+    simulator = partial(draw_latent_and_data, model)
+    return sbc(simulator, posterior_sampler, quantities, num_simulations, num_draws, seed=seed)
 
 
 @torch.no_grad()
@@ -172,11 +169,7 @@ def draw_latent_and_data(model: Any, num_images: int) -> tuple[Tensor, Tensor]:
 
 def coordinates(indices: range | list[int], event_dim: int) -> dict[str, Quantity]:
     """Elements of theta as test quantities, by their index in the flattened event."""
-
-    def element(index: int) -> Quantity:
-        return lambda theta, y: theta.flatten(theta.ndim - event_dim)[..., index]
-
-    return {f"theta[{index}]": element(index) for index in indices}
+    return {f"theta[{i}]": lambda theta, y, i=i: theta.flatten(theta.ndim - event_dim)[..., i] for i in indices}
 
 
 def log_likelihood(model: Any) -> Quantity:

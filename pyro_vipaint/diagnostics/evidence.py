@@ -55,9 +55,8 @@ def log_weights(
 def elbo_estimate(log_weights: Tensor) -> Estimate:
     """The true (beta = 1) bound on log p(y) per image, in nats: the mean of the log weights ``(S, N)``.
 
-    The standard error is that of independent draws; it is NaN for a single draw. With an estimated marginal
-    (:class:`DiffusionMarginal`) it may be too large, never too small: the times of its draws are stratified, so that
-    the draws of one run are negatively correlated.
+    The standard error is that of independent draws, NaN for a single one. With an estimated marginal it may be too
+    large, never too small: the times of :class:`DiffusionMarginal` are stratified, its draws negatively correlated.
     """
     return _mean(log_weights)
 
@@ -86,9 +85,8 @@ def iwae_bound(log_weights: Tensor, num_weights: int | None = None) -> Estimate:
 def terms_by_level(draws: WeightedDraws) -> pd.DataFrame:
     """The terms of the bound on -log p(y), one row per image and site, in nats.
 
-    Columns ``image``, ``site``, ``term`` and ``standard_error``: E_q[log q - log p] at each latent site, the KL term of
-    that level, and -E_q[log p(y | z_1)] at ``y``. They sum to minus the ELBO. A small term means that the guide is
-    close to the prior at that level, which may be right or wrong.
+    Columns ``image``, ``site``, ``term`` and ``standard_error``: E_q[log q - log p] at each latent site, small
+    where the guide is close to the prior, and -E_q[log p(y | z_1)] at ``y``. They sum to minus the ELBO.
     """
     import pandas as pd
 

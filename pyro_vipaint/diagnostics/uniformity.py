@@ -6,7 +6,7 @@ therefore a product of transition matrices (Säilynoja, Bürkner & Vehtari, *Gra
 Statistics and Computing 2022), which gives both the p-value of the simultaneous ECDF test and the band for plots
 without simulation.
 
-A test can show that ranks are not uniform, never that they are; with few simulations it finds only large errors.
+A test can show that ranks are not uniform, never that they are.
 """
 
 from __future__ import annotations
@@ -45,8 +45,7 @@ def rank_histogram(ranks: Tensor, num_draws: int, bins: int | None = None) -> Te
 def chi_square_test(ranks: Tensor, num_draws: int, bins: int | None = None) -> Tensor:
     """p-value of the chi-square test of uniformity, of the trailing shape of ``ranks`` ``(N, ...)``.
 
-    It ignores the order of the bins: use :func:`ecdf_test` for shifts and wrong spreads. Its p-value is asymptotic, and
-    valid for 5 or more ranks per bin.
+    It ignores the order of the bins; its p-value is asymptotic, and valid for 5 or more ranks per bin.
 
     Args:
         ranks, num_draws: as for :func:`rank_histogram`.
@@ -69,8 +68,8 @@ def chi_square_test(ranks: Tensor, num_draws: int, bins: int | None = None) -> T
 def ecdf_test(ranks: Tensor, num_draws: int) -> Tensor:
     """Exact p-value of the simultaneous ECDF test, of the trailing shape of ``ranks`` ``(N, ...)``.
 
-    The statistic is the smallest two-sided binomial tail over the L inner points of the ECDF. Time and memory grow as
-    L N^2 and N^2: it is meant for up to a few thousand simulations. A p-value below 1e-13 is lost to rounding.
+    The statistic is the smallest two-sided binomial tail over the L inner points of the ECDF. Time grows as L N^2,
+    memory as N^2. A p-value below 1e-13 is lost to rounding.
     """
     count, shape = len(ranks), ranks.shape[1:]
     below = torch.stack([(ranks < i).sum(0).flatten() for i in range(1, num_draws + 1)]).cpu()

@@ -1,8 +1,7 @@
 r"""The base of the objectives: terms by site and image, and the weight beta of the prior side (Eq. 13).
 
-One run of guide and model, on P particles of N images at once, gives each site a term of shape ``(P, N)``, in nats:
--log p(y | z) at the observed site; at a latent site log q(z_i | z_{i+1}) - log p(z_i | z_{i+1}) or its conditional
-mean, the KL divergence. The mean of their sum is a bound on -log p(y):
+One run of guide and model, on P particles of N images at once, gives each site a term of shape ``(P, N)``, in nats;
+that of a latent site may be a KL divergence, its conditional mean:
 
 .. math::
     -\log p(y) \le E_q\Big[ -\log p(y \mid z_1) + \sum_i \log q(z_i \mid z_{i+1}) - \log p(z_i \mid z_{i+1}) \Big].
@@ -31,9 +30,6 @@ Beta = Weights | Callable[[int], Weights]
 
 class PerImageELBO(Trace_ELBO, ABC):
     """An objective that keeps the terms of each image apart; a subclass combines them into one loss.
-
-    Args:
-        num_particles: Monte-Carlo draws of the guide in one step, run as one batch.
 
     After each evaluation ``terms`` holds the terms of a one-step estimate of the bound on -log p(y), each of shape
     ``(N,)``, in nats, without any weight: they sum to the bound. The term of a guide's site outside the plate of images
@@ -129,9 +125,7 @@ def check_weights(beta: Weights) -> Weights:
 
 
 def site_terms(model_trace: Trace, guide_trace: Trace, latent_term: Callable[[Any, Any], Tensor]) -> dict[str, Tensor]:
-    """The unweighted terms by site, of the batch shape: ``(P, N)`` for P > 1 particles, else ``(N,)``.
-
-    A site that only the guide has (an auxiliary site, which determines others) contributes log q.
+    """The unweighted terms by site, of the batch shape; a site that only the guide has contributes log q.
 
     Raises:
         NotImplementedError: a site of the guide is not reparameterised, so that its gradient would be wrong.

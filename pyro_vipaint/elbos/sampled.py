@@ -38,9 +38,8 @@ from pyro_vipaint.elbos.base import WeightedELBO, latent_sites, sampled_term
 class SampledELBO(WeightedELBO):
     """-log p(y | z) + beta × (log q(z) - log p(z)) at the draw, a Monte-Carlo KL; minimised.
 
-    At beta = 1 it is the bound on -log p(y), as :class:`BetaELBO` is. The guide needs only reparameterised draws and a
-    density, and no particular dependency structure. The variance of its *value* vanishes as q approaches the posterior;
-    the variance of its gradient does not (that of :class:`StickingTheLandingELBO` does).
+    The guide needs only reparameterised draws and a density, no particular dependency structure. The variance of the
+    *value* vanishes as q approaches the posterior; that of the gradient does not.
 
     Arguments, costs, ``terms`` and errors are those of :class:`WeightedELBO`.
     """
@@ -61,7 +60,7 @@ class StickingTheLandingELBO(WeightedELBO):
     autoregressive flow that means inverting it, one pass per dimension.
 
     The guide's parameters must be known to Pyro, as parameters of a module or by ``pyro.param``; the score of others
-    stays in the gradient. A flow must have an inverse (coupling and autoregressive flows do, planar flows do not).
+    stays in the gradient. A flow must have an inverse.
     """
 
     def _latent_term(self, model_site: Any, guide_site: Any) -> Tensor:
