@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import isclose
+import math
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,10 +12,10 @@ from pyro.distributions import Normal, TorchDistribution
 from pyro.infer.autoguide import AutoMessenger
 from pyro.nn import PyroParam
 from pyro.nn.module import pyro_method
-from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.runtime import Message, get_plates
 from torch import Tensor
 from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from pyro_vipaint._files import FilePair
 from pyro_vipaint.errors import InputError, number
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pyro_vipaint.models import DiffusionModel, Level
 
 FILES = FilePair("guide.json", "model.safetensors")
-IMAGES = "images"  # the plate of :class:`DiffusionModel`
 Guide = TypeVar("Guide", bound="LatentGuide")
 
 
@@ -55,41 +54,33 @@ class LatentGuide(AutoMessenger):
         self.num_images = model.num_images if init is None else len(init)
         self._shaped_for: int | None = None  # N of the parameters; a guide without any runs on any number of images
         self._levels = {level.name: level for level in model.levels}
+        self._above = {lower.name: upper for upper, lower in pairwise(model.levels)}
         self._top = model.levels[0].name
 
     def _pyro_sample(self, msg: Message) -> None:
-        if msg["name"] == self._top:
-            self._check_images(msg["cond_indep_stack"])
-        super()._pyro_sample(msg)
-
-    def _check_images(self, plates: Sequence[CondIndepStackFrame]) -> None:
-        """Without this check the parameters of one image would broadcast silently over all images."""
-        for plate in plates:
-            if plate.name == IMAGES and self._shaped_for not in (None, plate.size):
+        for plate in msg["cond_indep_stack"]:
+            # The parameters of one image would otherwise broadcast silently over all images.
+            if plate.name == "images" and self._shaped_for not in (None, plate.size):
                 raise InputError(
                     f"the guide has parameters for {self._shaped_for} images and runs on {plate.size}: build it with "
                     f"init of shape (N, *event), e.g. from pyro_vipaint.initial_latent, and give y as (N, ...)."
                 )
-
-    @property
-    def model(self) -> DiffusionModel:
-        """The model that the guide was built on."""
-        model: Any = super().model
-        return model
+        super()._pyro_sample(msg)
 
     @pyro_method
     def sample_latents(self, num_images: int) -> Tensor:
         """Draws z_K … z_1 from the guide and returns z_1: K - 1 network calls, none for the observation."""
         self._outer_plates = tuple(frame.name for frame in get_plates())
         try:
+            model: Any = self.model
             with self:
-                return self.model.sample_latents(num_images)
+                return model.sample_latents(num_images)
         finally:
             del self._outer_plates
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes ``model.safetensors`` (the parameters, unconstrained) and ``guide.json`` into ``folder``."""
-        record = {"num_images": self.num_images, "settings": self.settings, "levels": self._noise()}
+        record = {"num_images": self.num_images, "settings": self.settings, "levels": _noise(self)}
         FILES.write(folder, type(self).__name__, record, self.state_dict())
 
     @classmethod
@@ -105,25 +96,17 @@ class LatentGuide(AutoMessenger):
             init = torch.zeros(record["num_images"], *model.prior.event_shape, dtype=dtype)
             with torch.random.fork_rng(devices=[]):  # random initial values are overwritten below
                 guide = cls(model, init, **record["settings"])
-            noise = {name: tuple(map(float, pair)) for name, pair in record["levels"].items()}
+            saved = {name: tuple(map(float, pair)) for name, pair in record["levels"].items()} | _shapes(tensors)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(f"{Path(folder) / FILES.record} does not describe a {cls.__name__}.") from error
-        guide._check_fit(folder, noise, tensors)
+        needed = _noise(guide) | _shapes(guide.state_dict())
+        for name in sorted(saved.keys() | needed.keys()):
+            theirs, ours = saved.get(name), needed.get(name)
+            pairs = zip_longest(theirs or (), ours or (), fillvalue=math.nan)
+            if None in (theirs, ours) or not all(math.isclose(*pair, rel_tol=1e-6) for pair in pairs):
+                raise InputError(f"{folder} holds {theirs} for {name}, the model needs {ours}.")
         guide.load_state_dict(tensors)
         return guide
-
-    def _noise(self) -> dict[str, tuple[float, ...]]:
-        """(alpha, sigma) by level: the meaning of the parameters depends on them."""
-        return {name: (level.alpha, level.sigma) for name, level in self._levels.items()}
-
-    def _check_fit(self, folder: str | Path, noise: dict[str, tuple[float, ...]], tensors: dict[str, Tensor]) -> None:
-        """Refuses levels of another noise, and parameters of other names or shapes."""
-        for name, saved, ours in _pairs(noise, self._noise()):
-            if None in (saved, ours) or not all(isclose(*pair, rel_tol=1e-6) for pair in zip(saved, ours, strict=True)):
-                raise InputError(f"{folder} has (alpha, sigma) = {saved} at {name}, the model has {ours}.")
-        for name, saved, ours in _pairs(_shapes(tensors), _shapes(self.state_dict())):
-            if saved != ours:
-                raise InputError(f"{folder} holds {saved} for {name}, the model needs {ours}.")
 
     def _start(self, model: DiffusionModel, init: Tensor | None) -> Tensor:
         """``init``, or zeros; marks the guide as one with parameters for ``num_images`` images."""
@@ -138,9 +121,7 @@ class LatentGuide(AutoMessenger):
         scale = number("tau_scale", tau_scale, positive=True)
         return level.sigma if level.name == self._top else scale * level.step_std
 
-    def _create(
-        self, kind: str, name: str, value: Tensor, constraint: constraints.Constraint = constraints.real
-    ) -> None:
+    def _create(self, kind: str, name: str, value: Tensor, constraint: Constraint = constraints.real) -> None:
         """A parameter of this kind at the site ``name``, with the initial value ``value``."""
         setattr(self, f"{kind}_{name.removeprefix('z_')}", PyroParam(value.clone(), constraint=constraint))
 
@@ -158,10 +139,10 @@ def gaussian(mean: Tensor, std: Tensor, event_dim: int) -> TorchDistribution:
     return Normal(mean, std.expand(mean.shape), validate_args=False).to_event(event_dim)
 
 
-def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def _noise(guide: LatentGuide) -> dict[str, tuple[float, ...]]:
+    """(alpha, sigma) by level: the meaning of the parameters depends on them."""
+    return {name: (level.alpha, level.sigma) for name, level in guide._levels.items()}
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[float, ...]]:
     return {name: tuple(value.shape) for name, value in tensors.items()}
-
-
-def _pairs(saved: dict[str, Any], ours: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(name, saved, ours) for every name of either, ``None`` where it is missing."""
-    return [(name, saved.get(name), ours.get(name)) for name in sorted(saved.keys() | ours.keys())]

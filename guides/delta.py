@@ -3,8 +3,7 @@ r"""The mode of the posterior over all levels (MAP): one point per level.
 .. math:: q(z_i) = \delta(z_i - \alpha_i \mu_i), \quad
     \mu = \arg\min\, -\log p(z_K) - \sum_i \log p_\theta(z_i \mid z_{i+1}) - \log p(y \mid z_1)
 
-A density at a point is not a probability: the objective reports -log p(z, y), which may lie on either side of
--log p(y) and must not be compared with the bound of another guide.
+The objective reports -log p(z, y), a density, which must not be compared with the bound of another guide.
 """
 
 from __future__ import annotations
@@ -26,10 +25,6 @@ class DeltaGuide(LatentGuide):
     With Pyro's ``Trace_ELBO`` and ``TraceMeanField_ELBO`` and with :class:`BetaELBO` the objective is
     -log p(z, y), where beta weights the part of the prior. One particle is enough, except for the estimate of
     log p(z_K), which is random for a diffusion prior.
-
-    Args:
-        model: the :class:`DiffusionModel` to be approximated.
-        init: initial value of mu at every level, shape ``(N, *event)``, clean scale; zeros if not given.
     """
 
     def __init__(self, model: DiffusionModel, init: Tensor | None = None) -> None:

@@ -20,7 +20,6 @@ time weighting of RED-Diff corresponds to one beta per site.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pyro.distributions import TorchDistribution
@@ -36,15 +35,10 @@ class FeatureGuide(LatentGuide):
     """The diffusion of one clean point: ``mu_0``, ``(N, *event)``, is the only parameter; all KL terms are analytic.
 
     Its spread is that of the noise alone: after refinement its samples represent one mode, as those of RED-Diff do.
-
-    Args:
-        model: the :class:`DiffusionModel` to be approximated.
-        init: initial value of mu, shape ``(N, *event)``, clean scale; zeros if not given.
     """
 
     def __init__(self, model: DiffusionModel, init: Tensor | None = None) -> None:
         super().__init__(model, init)
-        self._above = {lower.name: upper for upper, lower in pairwise(model.levels)}
         self._create("mu", "0", self._start(model, init))
 
     def get_posterior(self, name: str, prior: Any) -> TorchDistribution:

@@ -11,7 +11,6 @@ vector) and change roles from one coupling to the next. Each f starts at the ide
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,22 +28,16 @@ from pyro_vipaint.guides.hierarchical import ChainGuide
 if TYPE_CHECKING:
     from pyro_vipaint.models import DiffusionModel
 
-Conv2d: Any = PyroModule[nn.Conv2d]
 ModuleList: Any = PyroModule[nn.ModuleList]
 
 
 class Conditioner(PyroModule):
     """Shift and log scale of one half of the elements as functions of the other half, with one network per image.
 
-    A network has three convolutions with SiLU between them; the networks of the images are the groups of grouped
-    convolutions. The kernels are 3 × 3 for events ``(C, H, W)``; for any other event they are 1 × 1 over the flattened
-    elements, which is a dense layer. The last convolution starts at zero.
-
-    Args:
-        inputs: boolean, of the event shape: True for the half that the network reads.
-        num_images: N.
-        width: hidden channels.
-        generator: for the initial values.
+    A network has three convolutions, ``width`` hidden channels and SiLU between them; the networks of the images are
+    the groups of grouped convolutions. The kernels are 3 × 3 for events ``(C, H, W)``; for any other event they are
+    1 × 1 over the flattened elements, which is a dense layer. The last convolution starts at zero. ``inputs``, boolean
+    and of the event shape, is True for the half that the network reads.
     """
 
     def __init__(self, inputs: Tensor, num_images: int, width: int, generator: torch.Generator | None = None) -> None:
@@ -79,20 +72,16 @@ class Conditioner(PyroModule):
 class FlowGuide(ChainGuide):
     """A coupling flow at T_e on top of the hierarchical Gaussian, the levels of :class:`ChainGuide` below.
 
-    Every image has its own flow, mu and tau: the fit of one image does not depend on the others. At T_e the KL is
-    sampled, not analytic. At the first step only the last layer of each conditioner has a gradient, because its
-    weights are zero.
+    Every image has its own flow: the fit of one image does not depend on the others. At T_e the KL is sampled, not
+    analytic. At the first step only the last layer of each conditioner, whose weights are zero, has a gradient.
 
-    With width 32, a coupling of a ``(1, 32, 32)`` event has about 10 000 parameters per image (an autoregressive flow
-    with dense layers has millions), a coupling of a vector of 16 elements about 2 600.
+    With width 32, a coupling of a ``(1, 32, 32)`` event has about 10 000 parameters per image.
 
     Args:
-        model: the :class:`DiffusionModel` to be approximated; its event has at least two elements.
-        init: initial value of mu at every level, ``(N, *event)``, clean scale; zeros if not given.
         num_couplings: L >= 1; with 2 or more every element is moved. 4 is a choice of this library, not tuned.
         width: hidden channels of a conditioner; 32 is a choice of this library, not tuned.
         generator: for the initial values of the conditioners; torch's global one if not given.
-        gamma_logit, tau_scale, gamma, tau: as in :class:`ChainGuide`.
+        model, init, gamma_logit, tau_scale, gamma, tau: as for :class:`ChainGuide`.
 
     Raises:
         InputError: no coupling, an event of a single element, or an error of :class:`ChainGuide`.
@@ -116,8 +105,9 @@ class FlowGuide(ChainGuide):
         whole("num_couplings", num_couplings)
         whole("the number of elements of the event", event.numel(), least=2)
         self.settings |= {"num_couplings": num_couplings, "width": width}
-        colours = [checkerboard(event), ~checkerboard(event)]
-        conditioners = [Conditioner(colours[i % 2], self.num_images, width, generator) for i in range(num_couplings)]
+        even = torch.stack(torch.meshgrid(*map(torch.arange, event), indexing="ij")).sum(0) % 2 == 0
+        halves = [even, ~even]
+        conditioners = [Conditioner(halves[i % 2], self.num_images, width, generator) for i in range(num_couplings)]
         self.flow_conditioners = ModuleList(conditioners).to(self._location(self._top))
 
     def get_top(self, prior: Any) -> TorchDistribution:
@@ -131,21 +121,16 @@ class FlowGuide(ChainGuide):
         return TransformedDistribution(noise, [*flow, to_event, to_site], validate_args=False)
 
 
-def checkerboard(shape: Sequence[int]) -> Tensor:
-    """True where the sum of the indices of an element is even."""
-    return torch.stack(torch.meshgrid(*(torch.arange(size) for size in shape), indexing="ij")).sum(0) % 2 == 0
-
-
 def _grouped(images: int, sizes: tuple[int, int], kernel: int, generator: torch.Generator | None) -> Any:
     """One convolution per image, initialised as torch does by default, but with zero bias.
 
     Its parameters are Pyro's: Pyro's own SVI fails on parameters of a plain module that are in no global store.
     """
     channels_in, channels_out = (images * size for size in sizes)
-    with torch.random.fork_rng(
-        devices=(), enabled=generator is not None
-    ):  # the constructor draws from the global generator
-        layer = Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, groups=images)
+    convolution: Any = PyroModule[nn.Conv2d]
+    # The constructor draws from the global generator.
+    with torch.random.fork_rng(devices=(), enabled=generator is not None):
+        layer = convolution(channels_in, channels_out, kernel, padding=kernel // 2, groups=images)
     weight = nn.init.kaiming_uniform_(torch.empty_like(layer.weight), a=5**0.5, generator=generator)
     layer.weight, layer.bias = PyroParam(weight), PyroParam(torch.zeros(channels_out))
     return layer

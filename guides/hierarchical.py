@@ -6,8 +6,6 @@ r"""The hierarchical posterior of VIPaint (Eq. 11-12).
 
 z_hat is the mean of the *prior* at that site, which Pyro passes to ``get_posterior``: the guide makes no network call
 of its own. mu is in the scale of the clean latent, one number per element; gamma in (0, 1) and tau > 0 may be coarser.
-
-:class:`ChainGuide` holds the levels below T_e (Eq. 12), which other families share; a family differs in q(z_Te).
 """
 
 from __future__ import annotations
@@ -48,9 +46,7 @@ class ChainGuide(LatentGuide):
     ===========  ==============================================================  ==================
 
     Args:
-        model: the :class:`DiffusionModel` to be approximated.
-        init: initial value of mu at every level, shape ``(N, *event)``, clean scale; zeros if not given. See
-            :func:`pyro_vipaint.initial_latent`.
+        model, init: as for :class:`LatentGuide`; see :func:`pyro_vipaint.initial_latent`.
         gamma_logit: initial logit of gamma, a number or a tensor that broadcasts to the shape of gamma: with a lower
             value on observed pixels these follow mu, and so the observation, from the first step on.
         tau_scale: initial value of tau below T_e, in units of the prior's standard deviation there.
@@ -78,7 +74,7 @@ class ChainGuide(LatentGuide):
         self._start_tau = {level.name: self._initial_tau(level, tau_scale) for level in model.levels}
         start = self._start(model, init)
         ones = start.new_ones(granular_shape(tau, start.shape))
-        gamma_start = expand_logit(gamma_logit, start, granular_shape(gamma, start.shape)).sigmoid()
+        gamma_start = expand_logit(gamma_logit, start.new_empty(granular_shape(gamma, start.shape))).sigmoid()
         for name, initial_tau in self._start_tau.items():
             self._create("mu", name, start)
             if tau != "shared":
@@ -96,16 +92,12 @@ class ChainGuide(LatentGuide):
             return self._start_tau[name] * self.tau_shared
         return self._of("tau", name)
 
-    def get_gamma(self, name: str) -> Tensor:
-        """gamma at the site ``name``, below T_e; broadcasts to ``(N, *event)``."""
-        return self._of("gamma", "shared" if self.settings["gamma"] == "shared" else name)
-
     def get_posterior(self, name: str, prior: Any) -> TorchDistribution:
         """q at the site ``name``; ``prior`` is the prior's distribution there given the levels above."""
         if name == self._top:
             return self.get_top(prior)
-        mean = self._location(name)
-        mean = mean + self.get_gamma(name) * (prior.mean - mean)
+        mean, gamma = self._location(name), self._of("gamma", "shared" if self.settings["gamma"] == "shared" else name)
+        mean = mean + gamma * (prior.mean - mean)
         return gaussian(mean, self.get_tau(name), prior.event_dim)
 
     @abstractmethod
@@ -137,10 +129,10 @@ def granular_shape(granularity: str, shape: Sequence[int]) -> tuple[int, ...]:
     return (*shape[:kept], *(1 for _ in shape[kept:]))
 
 
-def expand_logit(gamma_logit: float | Tensor, start: Tensor, shape: Sequence[int]) -> Tensor:
-    """``gamma_logit`` as a tensor of ``shape``, with the dtype and the device of ``start``."""
-    logit = torch.as_tensor(gamma_logit).to(start)
+def expand_logit(gamma_logit: float | Tensor, like: Tensor) -> Tensor:
+    """``gamma_logit`` as a tensor with the shape, dtype and device of ``like``."""
+    logit, shape = torch.as_tensor(gamma_logit).to(like), tuple(like.shape)
     try:
-        return logit.expand(tuple(shape)).contiguous()
+        return logit.expand(shape).contiguous()
     except RuntimeError as error:
-        raise InputError(f"gamma_logit of shape {tuple(logit.shape)} does not broadcast to {tuple(shape)}.") from error
+        raise InputError(f"gamma_logit of shape {tuple(logit.shape)} does not broadcast to {shape}.") from error

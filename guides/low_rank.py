@@ -27,9 +27,6 @@ from pyro_vipaint.guides.hierarchical import ChainGuide
 if TYPE_CHECKING:
     from pyro_vipaint.models import DiffusionModel
 
-DEFAULT_RANK = 8  # fewer numbers per element than the eleven of four levels without it; not tuned
-FACTOR_START = 0.1  # F F^T is 0.01 I on average: small beside tau = sigma, and not zero, which is a saddle point
-
 
 class LowRankGuide(ChainGuide):
     """Low rank plus diagonal at T_e, the levels of :class:`ChainGuide` below.
@@ -38,10 +35,8 @@ class LowRankGuide(ChainGuide):
     sigma at T_e. F starts at fixed pseudo-random numbers, the same for each image and each new guide.
 
     Args:
-        model: the :class:`DiffusionModel` to be approximated.
-        init: initial value of mu at every level, shape ``(N, *event)``, clean scale; zeros if not given.
-        rank: columns of F, from 1 to D.
-        gamma_logit, tau_scale, gamma, tau: as in :class:`ChainGuide`; tau_K is the diagonal part at T_e.
+        rank: columns of F, from 1 to D; 8 are fewer numbers than the other eleven of four levels; not tuned.
+        model, init, gamma_logit, tau_scale, gamma, tau: as for :class:`ChainGuide`; tau_K is the diagonal part at T_e.
 
     Raises:
         InputError: a rank outside 1 … D, or an error of :class:`ChainGuide`.
@@ -52,7 +47,7 @@ class LowRankGuide(ChainGuide):
         model: DiffusionModel,
         init: Tensor | None = None,
         *,
-        rank: int = DEFAULT_RANK,
+        rank: int = 8,
         gamma_logit: float | Tensor = 4.0,
         tau_scale: float = 0.7,
         gamma: str = "element",
@@ -62,7 +57,8 @@ class LowRankGuide(ChainGuide):
         self.settings["rank"] = rank
         mu = self._location(self._top)
         size = whole(f"rank is {rank}: the event's number of elements", mu[0].numel(), least=whole("rank", rank))
-        factor = torch.randn(size, rank, generator=torch.Generator().manual_seed(0)) * FACTOR_START / rank**0.5
+        # F F^T is 0.01 I on average: small beside tau = sigma, and not zero, which is a saddle point.
+        factor = torch.randn(size, rank, generator=torch.Generator().manual_seed(0)) * 0.1 / rank**0.5
         self._create("factor", self._top, factor.to(mu).repeat(len(mu), 1, 1))
 
     def get_top(self, prior: Any) -> TorchDistribution:

@@ -3,8 +3,7 @@ r"""Independent Gaussians: no dependence between the levels.
 .. math:: q(z_K, \dots, z_1) = \prod_i N(\alpha_i \mu_i, \tau_i^2)
 
 The levels of the true posterior depend strongly on each other, because each is the level above with some noise
-removed. The bound is therefore looser the closer the levels are. Mean field is the usual first choice in variational
-inference; here it serves as a comparison.
+removed. The bound is therefore looser the closer the levels are: this guide serves as a comparison.
 """
 
 from __future__ import annotations
@@ -25,16 +24,7 @@ if TYPE_CHECKING:
 class MeanFieldGuide(LatentGuide):
     """Independent Gaussians: ``mu_i`` (clean scale) and ``tau_i`` at every level, each ``(N, *event)``.
 
-    KL terms below T_e are analytic given the level above.
-
-    Args:
-        model: the :class:`DiffusionModel` to be approximated.
-        init: initial value of mu at every level, shape ``(N, *event)``, clean scale; zeros if not given.
-        tau_scale: initial value of tau below T_e, in units of the prior's standard deviation there; 0.7 as for
-            :class:`HierarchicalGuide`. At T_e tau starts at sigma.
-
-    Raises:
-        InputError: ``tau_scale`` is not positive and finite.
+    KL terms below T_e are analytic given the level above. ``tau_scale`` is that of :class:`ChainGuide`.
     """
 
     def __init__(self, model: DiffusionModel, init: Tensor | None = None, *, tau_scale: float = 0.7) -> None:

@@ -14,8 +14,7 @@ density of a site sums over the components, and is a function of the sites above
 
 *Sampling.* Where a gradient is taken, the components of S particles are drawn by systematic sampling for each image:
 component m gets n_m = floor(S w_m) or ceil(S w_m) of them, in random order. Each particle alone is an exact draw of q;
-the particles of one image are dependent. Under ``torch.no_grad``, as in :func:`pyro_vipaint.sample` and in all
-diagnostics, they are independent.
+the particles of one image are dependent. Under ``torch.no_grad`` (samples, diagnostics) they are independent.
 
 *Gradients.* The gradient of means and spreads is pathwise, through the particle's own component. The gradient of the
 weights is that of the stratified bound sum_m w_m E_m[f] (Morningstar et al. 2021), with E_m[f] estimated by the mean of
@@ -44,7 +43,6 @@ another fit).
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,10 +67,9 @@ class StratifiedMixture(MixtureSameFamily):
     images plate, those before it are particles. ``carried`` fixes the component of each particle where a level above
     has chosen it; after a draw ``which``, ``component`` and ``value`` hold its components and its value.
 
-    Stratification does not change the law of one particle; means over particles stay unbiased and have less variance.
-    It changes the joint law of the particles of an image: a component that one particle has taken is rarer among the
-    others, so that ranks, order statistics and standard errors of such draws are wrong. It is therefore used only
-    where a gradient is taken (``torch.is_grad_enabled``); under ``torch.no_grad`` the draws are independent.
+    A component that one particle has taken is rarer among the others, so that ranks, order statistics and standard
+    errors of such draws are wrong. Draws are therefore stratified only where a gradient is taken
+    (``torch.is_grad_enabled``).
 
     ``kl_divergence(q, p)`` of a drawn mixture is an unbiased estimate from that draw,
     KL(q_c || p) + log q(z) - log q_c(z): analytic given the component c, sampled in the overlap only.
@@ -93,12 +90,18 @@ class StratifiedMixture(MixtureSameFamily):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draws of shape ``sample_shape + batch_shape + event_shape``, pathwise in means and spreads."""
         shape = torch.Size(sample_shape) + self.batch_shape
-        self.which = self._draw_components(shape) if self.carried is None else self.carried.expand(shape)
+        mixture = self.mixture_distribution
+        if self.carried is not None:
+            which = self.carried.expand(shape)
+        elif torch.is_grad_enabled():
+            which = systematic(mixture.probs.detach(), shape)
+        else:
+            which = mixture.sample(shape[: len(shape) - len(self.batch_shape)])
         normal = self.component_distribution.base_dist
-        loc, scale = (self._pick(value, self.which) for value in (normal.loc, normal.scale))
+        loc, scale = (self._pick(value, which) for value in (normal.loc, normal.scale))
         self.component = gaussian(loc, scale, len(self.event_shape))
         value: Tensor = self.component.rsample()
-        self.value = value
+        self.which, self.value = which, value
         return value
 
     def posterior_logits(self, value: Tensor) -> Tensor:
@@ -112,12 +115,6 @@ class StratifiedMixture(MixtureSameFamily):
         weights = self.mixture_distribution.probs
         weights = weights.reshape(-1, *weights.shape[-2:])[0] if weights.ndim > 1 else weights[None]
         return weight_gradient(weights, self.which.reshape(-1, len(weights))).reshape(self.which.shape)
-
-    def _draw_components(self, shape: torch.Size) -> Tensor:
-        """Components, stratified where a gradient is taken, independent otherwise."""
-        if torch.is_grad_enabled():
-            return systematic(self.mixture_distribution.probs.detach(), shape)
-        return self.mixture_distribution.sample(shape[: len(shape) - len(self.batch_shape)])
 
     def _pick(self, value: Tensor, which: Tensor) -> Tensor:
         """The rows ``which`` of ``value``, ``(*batch, M, *event)``, without the component dimension."""
@@ -167,23 +164,19 @@ class MixtureGuide(LatentGuide):
     Parameters are ``mu_i`` (clean scale) and ``tau_i`` for every level and ``gamma_i`` below T_e, each of shape
     ``(N, M, *event)``, and ``weight_logits``, ``(N, M)``, which start equal. Use at least as many particles as
     components, better twice as many: a component of weight w < 1 / S is drawn only in the fraction S w of the steps.
-    KL terms are analytic given the component; the docstring of the module derives the gradient estimator.
+    KL terms are analytic given the component.
 
     Args:
-        model: the :class:`DiffusionModel` to be approximated.
         init: ``(N, *event)``, clean scale: mu of the first component starts at ``init``, the others start at draws of
             N(init, (spread × sigma_data)²). Or ``(N, M, *event)``: the initial mu of each component, for instance
             draws of the prior. Zeros if not given.
         num_components: M >= 1. 8 is a choice of this library, not tuned.
         spread: in units of the prior's ``sigma_data``, so that 1 covers the space of clean latents.
         generator: for the initial values of mu; torch's global one if not given.
-        gamma_logit: initial logit of gamma, a number or a tensor that broadcasts to ``(N, *event)``; 4 as for
-            :class:`HierarchicalGuide`.
-        tau_scale: initial value of tau below T_e, in units of the prior's standard deviation there; 0.7 likewise.
+        model, gamma_logit, tau_scale: as for :class:`ChainGuide`.
 
     Raises:
-        InputError: ``num_components`` is below 1 or is not the M of ``init``, ``gamma_logit`` does not broadcast, or
-            ``tau_scale`` is not positive and finite.
+        InputError: ``num_components`` is below 1 or is not the M of ``init``, or an error of :class:`ChainGuide`.
     """
 
     def __init__(
@@ -199,13 +192,18 @@ class MixtureGuide(LatentGuide):
     ) -> None:
         super().__init__(model, init)
         self.settings = {"num_components": num_components}
-        self._above = {low.name: high.name for high, low in pairwise(model.levels)}
-        start = self._start(model, init)
-        if start.ndim == len(model.prior.event_shape) + 1:
-            start = _spread_out(start, num_components, spread * model.prior.sigma_data, generator)
-        if start.shape[1] != num_components:
-            raise InputError(f"init has {start.shape[1]} components, num_components is {num_components}.")
-        gamma = expand_logit(gamma_logit, start, start[:, 0].shape).sigmoid().unsqueeze(1).expand(start.shape)
+        whole("num_components", num_components)
+        given = init if init is not None and init.ndim == len(model.prior.event_shape) + 2 else None
+        start = self._start(model, init if given is None else given[:, 0])
+        if given is None:
+            noise = torch.randn(len(start), num_components - 1, *start.shape[1:], generator=generator).to(start)
+            start = start[:, None]
+            start = torch.cat([start, start + spread * model.prior.sigma_data * noise], 1)
+        elif len(given[0]) == num_components:
+            start = given.detach()
+        else:
+            raise InputError(f"init has {len(given[0])} components, num_components is {num_components}.")
+        gamma = expand_logit(gamma_logit, start[:, 0]).sigmoid().unsqueeze(1).expand(start.shape)
         for level in model.levels:
             tau = torch.full_like(start, self._initial_tau(level, tau_scale))
             self._create("mu", level.name, start)
@@ -213,14 +211,6 @@ class MixtureGuide(LatentGuide):
             if level.name != self._top:
                 self._create("gamma", level.name, gamma, constraints.unit_interval)
         self._create("weight", "logits", start.new_zeros(start.shape[:2]))
-
-    def _start(self, model: DiffusionModel, init: Tensor | None) -> Tensor:
-        """``init``, which may have a dimension of components, or zeros."""
-        event = tuple(model.prior.event_shape)
-        if init is not None and init.ndim == len(event) + 2 and init.shape[2:] == event:
-            self._shaped_for = self.num_images
-            return init.detach()
-        return super()._start(model, init)
 
     @property
     def weights(self) -> Tensor:
@@ -232,7 +222,7 @@ class MixtureGuide(LatentGuide):
         mean, logits, carried = self._location(name), self.weight_logits, None
         if name != self._top:
             mean = mean + self._of("gamma", name) * (prior.mean.unsqueeze(-1 - prior.event_dim) - mean)
-            above: Any = self.trace.nodes[self._above[name]]
+            above: Any = self.trace.nodes[self._above[name].name]
             logits, carried = above["fn"].posterior_logits(above["value"]), above["fn"].which
         components = gaussian(mean, self._of("tau", name), prior.event_dim)
         mixture = StratifiedMixture(Categorical(logits=logits, validate_args=False), components, validate_args=False)
@@ -244,10 +234,3 @@ class MixtureGuide(LatentGuide):
             top: Any = msg if msg["name"] == self._top else self.trace.nodes[self._top]
             msg["scale"] = msg["scale"] * top["fn"].gradient_factor()
         super()._pyro_post_sample(msg)
-
-
-def _spread_out(init: Tensor, num_components: int, std: float, generator: torch.Generator | None) -> Tensor:
-    """``(N, M, *event)``: ``init`` itself, then draws around it."""
-    others = whole("num_components", num_components) - 1
-    noise = torch.randn(len(init), others, *init.shape[1:], generator=generator).to(init)
-    return torch.cat([init[:, None], init[:, None] + std * noise], 1)

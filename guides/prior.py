@@ -22,12 +22,7 @@ if TYPE_CHECKING:
 
 
 class PriorGuide(LatentGuide):
-    """A Gaussian at T_e, ``mu_K`` (clean scale) and ``tau_K`` of shape ``(N, *event)``, and the prior below it.
-
-    Args:
-        model: the :class:`DiffusionModel` to be approximated.
-        init: initial value of mu, shape ``(N, *event)``, clean scale; zeros if not given. tau starts at sigma.
-    """
+    """``mu_K`` (clean scale) and ``tau_K``, which starts at sigma, of shape ``(N, *event)``; the prior below them."""
 
     def __init__(self, model: DiffusionModel, init: Tensor | None = None) -> None:
         super().__init__(model, init)

@@ -41,12 +41,12 @@ class ExactGuide(LatentGuide):
         self.messages = _messages(problem, model, y)
 
     def get_posterior(self, name: str, prior: Any) -> TorchDistribution:
-        if name == self.model.levels[0].name:
+        if name == self._top:
             prior = self.top_prior
         precision, linear = self.messages[name]
         variance = 1 / (1 / prior.variance + precision)
         mean, std = variance * (prior.mean / prior.variance + linear), variance.sqrt()
-        if name == self.model.levels[-1].name:
+        if name == "z_1":
             mean, std = mean + self.shift * std, self.scale * std
         return Normal(mean, std.expand(mean.shape)).to_event(1)
 

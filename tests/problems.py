@@ -61,3 +61,11 @@ def bound_draws(model: DiffusionModel, guide: Any, y: Tensor, repeats: int = 30,
         elbo.differentiable_loss(model, guide, y)
         draws.append(-torch.stack(list(elbo.terms.values())).sum(0))
     return torch.stack(draws)
+
+
+def perturbed(guide: Any, scale: float = 0.1) -> Any:
+    """The guide away from its start, where nothing cancels."""
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter.add_(scale * torch.randn_like(parameter))
+    return guide

@@ -1,8 +1,6 @@
 """The quality of a guide: evidence bounds, importance weights, calibration, coverage, distances; export to ArviZ.
 
-The exact posterior of layered pictures, which needs no guide and no network, is exported here too.
-
-Each module states what its figures can show and what they cannot. All of them run the unscaled model.
+All of them run the unscaled model. The exact posterior of layered pictures is exported here too.
 """
 
 from pyro_vipaint.cats.posterior import PartsPosterior, parts_posterior

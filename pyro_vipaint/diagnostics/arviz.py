@@ -1,9 +1,8 @@
 """Export to ArviZ: draws of a guide as an ``InferenceData``, with their importance weights.
 
 ArviZ's summaries and plots then work on the guide's draws as on any posterior. Its convergence diagnostics (R-hat, ESS)
-do not apply: draws of a guide are independent, even if the guide is wrong. ``az.psislw`` on ``log_weight`` gives
-k-hat as :func:`pareto_k` does. The pointwise log likelihood has one value per image, so that ``az.loo`` would omit
-whole images, each of which has its own posterior: it does not compare guides.
+do not apply: draws of a guide are independent, even if the guide is wrong. The pointwise log likelihood has one value
+per image, so that ``az.loo`` would omit whole images, each of which has its own posterior: it does not compare guides.
 """
 
 from __future__ import annotations
@@ -33,12 +32,8 @@ def to_arviz(
     """Draws of ``guide`` on the unscaled ``model`` as one chain, S × N × (K + 1) NFE.
 
     Args:
-        model: the Pyro program, called as ``model(y)``.
-        guide: any guide of the model that has a density, fitted.
-        y: observations ``(N, *observation)``.
-        num_samples: S.
+        model, guide, y, num_samples, seed, batch_size: as for :func:`weighted_draws`.
         losses: the objective at each step of the fit, stored with the draws.
-        seed, batch_size: see :func:`weighted_draws`.
 
     Returns:
         Groups ``posterior`` (z_Ts, ``z_Ts``), ``sample_stats`` (``log_weight``, in nats; ``loss`` along ``step``),
@@ -54,18 +49,15 @@ def to_arviz(
     import xarray
 
     draws = weighted_draws(model, guide, y, num_samples, seed=seed, batch_size=batch_size)
+    values = (draws.z, draws.log_weights, -draws.terms["y"])
+    z, weights, likelihood = (value.detach().cpu().numpy()[None] for value in values)  # one chain
     data = arviz.from_dict(
-        posterior={"z_Ts": _chain(draws.z)},
-        sample_stats={"log_weight": _chain(draws.log_weights)},
-        log_likelihood={"y": _chain(-draws.terms["y"])},
+        posterior={"z_Ts": z},
+        sample_stats={"log_weight": weights},
+        log_likelihood={"y": likelihood},
         observed_data={"y": y.detach().cpu().numpy()},
         dims={name: ["image"] for name in ("z_Ts", "log_weight", "y")},
     )
     if len(losses):
         data["sample_stats"]["loss"] = xarray.DataArray(list(losses), dims="step")
     return data
-
-
-def _chain(values: Tensor) -> Any:
-    """``(S, ...)`` as an array ``(1, S, ...)``, one chain in ArviZ."""
-    return values.detach().cpu().numpy()[None]

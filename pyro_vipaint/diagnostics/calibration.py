@@ -12,11 +12,8 @@ quantity measures. A sampler that ignores the data and returns the prior passes 
 (Modrák et al. 2023): use a quantity of the data as well, such as :func:`log_likelihood`.
 
 VSBC (Yao, Vehtari, Simpson & Gelman, *Yes, but did it work?*, ICML 2018) tests the marginals of a variational
-approximation by p_j = P(theta < theta_j) per dimension. An asymmetric p means that the point estimate is biased: the
-guide is too low if p is mostly above 1/2. A symmetric p with the wrong spread shows in the uniformity only; dependence
-between dimensions shows in neither.
-
-The N data sets are in one plate: images are independent there, so that one fit serves all of them.
+approximation by p_j = P(theta < theta_j) per dimension. The guide is too low if p is mostly above 1/2. A symmetric p
+with the wrong spread shows in the uniformity only; dependence between dimensions shows in neither.
 """
 
 from __future__ import annotations
@@ -24,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -68,10 +66,8 @@ class SBC:
         import pandas as pd
 
         ranks = torch.stack(list(self.ranks.values()), -1)
-        columns = {"ecdf": ecdf_test(ranks, self.num_draws), "chi_square": chi_square_test(ranks, self.num_draws)}
-        return pd.DataFrame(
-            {"quantity": list(self.ranks)} | {name: values.tolist() for name, values in columns.items()}
-        )
+        ecdf, chi_square = (test(ranks, self.num_draws).tolist() for test in (ecdf_test, chi_square_test))
+        return pd.DataFrame({"quantity": list(self.ranks), "ecdf": ecdf, "chi_square": chi_square})
 
     def data_averaged(self) -> pd.DataFrame:
         """The data-averaged posterior against the prior, by ``quantity``, as paired z-scores.
@@ -144,8 +140,7 @@ def sbc_of_guide(
         model: a :class:`DiffusionModel`; its conditions, if any, are for ``num_simulations`` images.
         guide_factory: ``(model, y) -> guide``, unfitted.
         fit: ``(model, guide, y)``; fits the guide in place, for instance by :func:`pyro_vipaint.fit`.
-        quantities: functions of (z_Ts, y) by name.
-        num_simulations, num_draws, seed: N, L and the seed, as for :func:`sbc`.
+        quantities, num_simulations, num_draws, seed: as for :func:`sbc`; the quantities are functions of (z_Ts, y).
 
     The truth comes from the model's own chain: the test judges the *guide* as an approximation of the K-level model's
     posterior, not the prior as a description of images.
@@ -156,14 +151,8 @@ def sbc_of_guide(
         fit(model, guide, y)
         return sample(guide, y, count)
 
-    return sbc(
-        lambda count: draw_latent_and_data(model, count),
-        posterior_sampler,
-        quantities,
-        num_simulations,
-        num_draws,
-        seed=seed,
-    )
+    simulator = partial(draw_latent_and_data, model)
+    return sbc(simulator, posterior_sampler, quantities, num_simulations, num_draws, seed=seed)
 
 
 @torch.no_grad()
@@ -180,11 +169,7 @@ def draw_latent_and_data(model: Any, num_images: int) -> tuple[Tensor, Tensor]:
 
 def coordinates(indices: range | list[int], event_dim: int) -> dict[str, Quantity]:
     """Elements of theta as test quantities, by their index in the flattened event."""
-
-    def element(index: int) -> Quantity:
-        return lambda theta, y: theta.flatten(theta.ndim - event_dim)[..., index]
-
-    return {f"theta[{index}]": element(index) for index in indices}
+    return {f"theta[{i}]": lambda theta, y, i=i: theta.flatten(theta.ndim - event_dim)[..., i] for i in indices}
 
 
 def log_likelihood(model: Any) -> Quantity:

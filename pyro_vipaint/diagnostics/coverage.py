@@ -4,9 +4,8 @@ The central interval of level c lies between the order statistics at positions (
 S draws, interpolated (Weibull's quantiles). For draws from the exact posterior and integer positions it covers the
 truth with probability c exactly, for any S; the usual quantiles would cover about 2c/S less.
 
-Coverage shows whether marginal uncertainty has the right size on average over images and elements. It does not show
-the coverage given one image, joint uncertainty, or how sharp the posterior could be: the prior has the right coverage
-too, so compare the widths as well.
+Coverage shows whether marginal uncertainty has the right size on average over images and elements, not for one image or
+jointly. The prior has the right coverage too: compare the widths as well.
 """
 
 from __future__ import annotations
@@ -48,9 +47,19 @@ def coverage(
     import pandas as pd
 
     counted = torch.ones_like(truth, dtype=torch.bool) if where is None else (where != 0).expand(truth.shape)
-    whole("the number of elements with nonzero where", int(counted.sum()))
-    ordered = samples.sort(0).values
-    rows = [(level, *_coverage_at(ordered, truth, counted, level)) for level in levels]
+    sizes, images = counted.flatten(1).sum(1).double(), len(truth)
+    total = float(sizes.sum())
+    whole("the number of elements with nonzero where", int(total))
+    ordered, rows = samples.sort(0).values, []
+    for level in levels:
+        lower, upper = credible_interval(ordered, level)
+        covered = ((lower <= truth) & (truth <= upper) & counted).flatten(1).sum(1).double()
+        share = float(covered.sum() / total)
+        binomial = math.sqrt(share * (1 - share) / total)
+        # The error of a ratio of sums over independent images; the elements of one image are dependent.
+        spread = (covered - share * sizes).square().sum() * images / max(images - 1, 1)
+        error = float(spread.sqrt() / total) if images > 1 else math.nan
+        rows.append((level, share, binomial, error, float((upper - lower)[counted].mean()), int(total)))
     return pd.DataFrame(rows, columns=["level", "coverage", "binomial_error", "standard_error", "width", "elements"])
 
 
@@ -66,17 +75,3 @@ def credible_interval(ordered: Tensor, level: float) -> tuple[Tensor, Tensor]:
     ends = np.quantile(ordered.cpu().numpy(), (tail, 1 - tail), axis=0, method="weibull")
     lower, upper = torch.as_tensor(ends, dtype=ordered.dtype, device=ordered.device)
     return lower, upper
-
-
-def _coverage_at(
-    ordered: Tensor, truth: Tensor, counted: Tensor, level: float
-) -> tuple[float, float, float, float, int]:
-    lower, upper = credible_interval(ordered, level)
-    covered = ((lower <= truth) & (truth <= upper) & counted).flatten(1).sum(1).double()
-    sizes = counted.flatten(1).sum(1).double()
-    total, share = float(sizes.sum()), float(covered.sum() / sizes.sum())
-    # The error of a ratio of sums over independent images; the elements of one image are dependent.
-    spread = (covered - share * sizes).square().sum() * len(truth) / max(len(truth) - 1, 1)
-    error = float(spread.sqrt() / total) if len(truth) > 1 else math.nan
-    width = float((upper - lower)[counted].mean())
-    return share, math.sqrt(share * (1 - share) / total), error, width, int(total)

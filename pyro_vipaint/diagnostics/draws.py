@@ -3,9 +3,8 @@ r"""Draws of a guide and the terms of their importance weights.
 .. math::
     \log w = \log p(y \mid z_1) + \sum_i \log p_\theta(z_i \mid z_{i+1}) - \log q(z_i \mid z_{i+1}), \qquad z \sim q
 
-The model is the *unscaled* one: the weights of a beta-scaled model belong to no posterior, so that a scale set by
-handlers is ignored. Guide and model run together, K + 1 network calls per batch. KL terms are sampled, never analytic:
-a weight belongs to one draw.
+The model is the *unscaled* one, a scale set by handlers is ignored: the weights of a beta-scaled model belong to no
+posterior. Guide and model run together, K + 1 network calls per batch. KL terms are sampled, never analytic.
 """
 
 from __future__ import annotations

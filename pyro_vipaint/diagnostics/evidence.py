@@ -8,10 +8,9 @@ and a tight IWAE bound is a lower estimate of the guide's KL. The bounds do not 
 where the evidence is unknown, nor whether means or tails are right. KL(q || p) is small for a guide that covers one of
 several modes.
 
-**The estimated marginal.** :meth:`DiffusionMarginal.log_prob` is log p(z_Te) minus a slack plus noise e of mean zero.
-The ELBO is linear in it and remains a bound. The IWAE bound does not: the weights contain exp(e), whose mean exceeds 1
-by Jensen's inequality, so that the estimate can lie *above* log p(y). On such a model it is an optimistic figure, and
-compares only guides of similar noise. On exact priors it is a bound.
+**The estimated marginal.** :meth:`DiffusionMarginal.log_prob` is log p(z_Te) minus a slack plus noise of mean zero. The
+ELBO is linear in it and remains a bound. The IWAE bound does not (:mod:`pyro_vipaint.elbos.renyi`): it is an optimistic
+figure there, and compares only guides of similar noise.
 """
 
 from __future__ import annotations
@@ -48,8 +47,7 @@ def log_weights(
 ) -> Tensor:
     """log p(y, z) - log q(z) of ``num_samples`` draws of the guide, ``(S, N)``, float64, in nats.
 
-    One vectorised run of S × N × (K + 1) NFE, or several of ``batch_size`` draws of each image; arguments and
-    errors are those of :func:`weighted_draws`, which returns the draws as well.
+    Arguments, costs and errors are those of :func:`weighted_draws`, which returns the draws as well.
     """
     return weighted_draws(model, guide, y, num_samples, seed=seed, batch_size=batch_size).log_weights
 
@@ -57,9 +55,8 @@ def log_weights(
 def elbo_estimate(log_weights: Tensor) -> Estimate:
     """The true (beta = 1) bound on log p(y) per image, in nats: the mean of the log weights ``(S, N)``.
 
-    The standard error is that of independent draws; it is NaN for a single draw. With an estimated marginal
-    (:class:`DiffusionMarginal`) it may be too large, never too small: the times of its draws are stratified, so that
-    the draws of one run are negatively correlated.
+    The standard error is that of independent draws, NaN for a single one. With an estimated marginal it may be too
+    large, never too small: the times of :class:`DiffusionMarginal` are stratified, its draws negatively correlated.
     """
     return _mean(log_weights)
 
@@ -88,9 +85,8 @@ def iwae_bound(log_weights: Tensor, num_weights: int | None = None) -> Estimate:
 def terms_by_level(draws: WeightedDraws) -> pd.DataFrame:
     """The terms of the bound on -log p(y), one row per image and site, in nats.
 
-    Columns ``image``, ``site``, ``term`` and ``standard_error``: E_q[log q - log p] at each latent site, the KL term of
-    that level, and -E_q[log p(y | z_1)] at ``y``. They sum to minus the ELBO. A small term means that the guide is
-    close to the prior at that level, which may be right or wrong.
+    Columns ``image``, ``site``, ``term`` and ``standard_error``: E_q[log q - log p] at each latent site, small
+    where the guide is close to the prior, and -E_q[log p(y | z_1)] at ``y``. They sum to minus the ELBO.
     """
     import pandas as pd
 

@@ -4,11 +4,11 @@ r"""Importance refinement: guide draws, resampled by their weights under the uns
           ESS = \frac{(\sum_s w_s)^2}{\sum_s w_s^2}, \qquad z \sim \sum_s \frac{w_s}{\sum_r w_r} \delta_{z^{(s)}}
 
 The law of the draws tends to the posterior of the K-level model as the number of proposals grows, for any guide that
-covers the posterior. The effective sample size is the number of independent draws that the proposals are worth; more
-draws than that are copies. It does not show regions that were never proposed: a guide on one of two modes has a large
+covers the posterior. The effective sample size is the number of independent draws that the proposals are worth. It does
+not show regions that were never proposed: a guide on one of two modes has a large
 ESS and misses half of the posterior. Judge the ESS together with k-hat (:mod:`pareto`). With the estimated marginal of
-a network prior the estimate at T_e is log p(z) - slack(z) + noise (:mod:`evidence`): the target is the posterior's
-density times exp(-slack(z)) E[exp(noise) given z], and the noise lowers the ESS.
+a network prior (:mod:`evidence`) the target is the posterior's density times exp(-slack(z)) E[exp(noise) given z], and
+the noise lowers the ESS.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Resampled:
 
     Attributes:
         z: draws of z_Ts, ``(num_samples, N, *event)``; copies are neighbours.
-        effective_sample_size: of the weights used, ``(N,)``, between 1 and the number of proposals.
+        effective_sample_size: of the weights used, ``(N,)``.
         pareto_k: k-hat of the raw weights, ``(N,)``.
         nfe: images passed through the network.
     """
@@ -57,14 +57,10 @@ def resample(
     """Self-normalised importance resampling of guide draws: num_proposals × N × (K + 1) NFE.
 
     Args:
-        model: the Pyro program, called as ``model(y)``.
-        guide: any guide of the model that has a density, fitted.
-        y: observations ``(N, *observation)``.
+        model, guide, y, seed, batch_size: as for :func:`weighted_draws`.
         num_proposals: draws of the guide for each image.
         num_samples: draws returned for each image, by systematic resampling.
-        seed: seed of proposals and resampling; ``None`` continues the global generator.
         smooth: whether to use Pareto smoothed weights, which have less variance and a small bias.
-        batch_size: proposals of each image in one pass; all of them if not given.
 
     Raises:
         InputError: a number of draws is not positive, or an error of :func:`weighted_draws`.

@@ -11,11 +11,9 @@ importance sampling*, JMLR 2024, appendix), k = .5 with the weight of ten observ
 
 Below :func:`pareto_threshold` importance estimates with these weights, and the bounds of :mod:`evidence`, are reliable
 at this S; above it the guide misses mass that S draws cannot compensate for. k-hat does not show where the guide is
-wrong, or whether the error matters; and a mode that no draw has visited does not affect the weights at all. k grows
-with the dimension: for a joint density over 1000 pixels it exceeds 1 even for guides with good marginals, and joint
-weights do not give a k for marginals. Use :mod:`projections` there. With the estimated marginal of a network prior the
-weights also contain the noise of the estimate (:mod:`evidence`), so that k is pessimistic: it measures guide and noise
-together.
+wrong, and a mode that no draw has visited does not affect the weights at all. k grows with the dimension: for a joint
+density over 1000 pixels it exceeds 1 even for guides with good marginals; use :mod:`projections` there. With the
+estimated marginal of a network prior k is pessimistic: it measures guide and noise (:mod:`evidence`) together.
 """
 
 from __future__ import annotations
@@ -26,8 +24,6 @@ from typing import NamedTuple
 import torch
 from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
-
-SHORTEST_TAIL = 5  # Vehtari et al.: no fit to fewer points
 
 
 class SmoothedWeights(NamedTuple):
@@ -70,14 +66,11 @@ def _smooth(log_weights: Tensor) -> tuple[Tensor, float]:
     ordered, order = x.sort()
     cut = max(float(ordered[max(len(x) - size - 1, 0)]), math.log(torch.finfo(x.dtype).tiny))
     tail, k = order[ordered > cut], math.inf
-    if len(tail) >= SHORTEST_TAIL:
+    if len(tail) >= 5:  # Vehtari et al.: no fit to fewer points
         excess = x[tail].exp() - math.exp(cut)
         k, sigma = fit_generalized_pareto(excess.cpu())
         probability = (torch.arange(len(tail), dtype=x.dtype, device=x.device) + 0.5) / len(tail)
-        x[tail] = (_quantile(probability, k, sigma) + math.exp(cut)).log().clamp(max=0)
+        exponential = -torch.log1p(-probability)
+        quantile = sigma * (exponential if abs(k) < 1e-15 else torch.expm1(k * exponential) / k)
+        x[tail] = (quantile + math.exp(cut)).log().clamp(max=0)
     return x - x.logsumexp(0), k
-
-
-def _quantile(probability: Tensor, k: float, sigma: float) -> Tensor:
-    exponential = -torch.log1p(-probability)
-    return sigma * (exponential if abs(k) < 1e-15 else torch.expm1(k * exponential) / k)

@@ -5,9 +5,8 @@ For random unit vectors u, u·z under the guide is compared with u·z under the 
 .. math:: \frac{u \cdot (\bar z - m)}{\sqrt{u^\top C u}}, \qquad \frac{\mathrm{sd}(u \cdot z)}{\sqrt{u^\top C u}}
 
 The projections show errors of mean and covariance, in reference standard deviations, at a precision that does not
-depend on the dimension. They show nothing beyond two moments: in high dimension a random projection of almost any law
-is nearly Gaussian, an error confined to a few pixels is diluted over all directions, and a guide with the right
-covariance on the wrong modes passes. A reference is needed, exact moments or samples, and its own errors enter.
+depend on the dimension. They show nothing beyond two moments: an error confined to a few pixels is diluted over all
+directions, and a guide with the right covariance on the wrong modes passes. The errors of the reference enter.
 """
 
 from __future__ import annotations

@@ -8,9 +8,8 @@ is a metric, in the units of the samples. Between two finite samples of one law 
 it with the distance of two reference samples. In high dimension it is most sensitive to mean and covariance.
 
 C2ST (Lopez-Paz & Oquab, ICLR 2017) is the held-out accuracy of a classifier between the two. An accuracy above 1/2
-proves a difference; 1/2 means only that this classifier found none with so many samples. It saturates at 1 for laws
-that differ a little in each of many dimensions, so that it cannot rank bad approximations of images; sliced Wasserstein
-can. Both take samples for *one* data set, independent within each set.
+proves a difference; 1/2 means only that this classifier found none. It saturates at 1 for laws that differ a little in
+each of many dimensions, where sliced Wasserstein still ranks. Both take independent samples for *one* data set.
 """
 
 from __future__ import annotations
@@ -41,7 +40,6 @@ def sliced_wasserstein(x: Tensor, y: Tensor, num_projections: int = 100, *, seed
     """Sliced 1-Wasserstein distance between samples ``(n, *event)`` and ``(m, *event)``, in their units.
 
     Args:
-        x, y: samples of one event shape; n and m may differ.
         num_projections: directions, uniform on the sphere; 100 as in Cardoso et al. (ICLR 2024).
         seed: seed of the directions: use the same seed for all distances to be compared.
 

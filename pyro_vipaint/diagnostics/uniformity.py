@@ -6,7 +6,7 @@ therefore a product of transition matrices (Säilynoja, Bürkner & Vehtari, *Gra
 Statistics and Computing 2022), which gives both the p-value of the simultaneous ECDF test and the band for plots
 without simulation.
 
-A test can show that ranks are not uniform, never that they are; with few simulations it finds only large errors.
+A test can show that ranks are not uniform, never that they are.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint.errors import InputError
-
-RANKS_PER_BIN = 20  # Talts et al. (2018): about N / 20 bins
-LARGEST_HISTOGRAM = 20
 
 
 def rank_histogram(ranks: Tensor, num_draws: int, bins: int | None = None) -> Tensor:
@@ -38,10 +35,9 @@ def rank_histogram(ranks: Tensor, num_draws: int, bins: int | None = None) -> Te
     if bins is None:
         bins = max((b for b in range(2, _most_bins(len(ranks), values) + 1) if values % b == 0), default=1)
     if bins < 2 or values % bins:
-        wanted = "equal bins" if bins < 2 else f"{bins} equal bins"
         raise InputError(
-            f"num_draws={num_draws} gives {values} possible ranks, which cannot be divided into {wanted}: choose "
-            "num_draws such that num_draws + 1 has small divisors, for example 99."
+            f"num_draws={num_draws} gives {values} possible ranks, which cannot be divided into equal bins as asked: "
+            "choose num_draws such that num_draws + 1 has small divisors, for example 99."
         )
     return _counts(ranks, values, bins)
 
@@ -49,14 +45,12 @@ def rank_histogram(ranks: Tensor, num_draws: int, bins: int | None = None) -> Te
 def chi_square_test(ranks: Tensor, num_draws: int, bins: int | None = None) -> Tensor:
     """p-value of the chi-square test of uniformity, of the trailing shape of ``ranks`` ``(N, ...)``.
 
-    It ignores the order of the bins: use :func:`ecdf_test` for shifts and wrong spreads. Its p-value is asymptotic, and
-    valid for 5 or more ranks per bin.
+    It ignores the order of the bins; its p-value is asymptotic, and valid for 5 or more ranks per bin.
 
     Args:
-        ranks: integers in 0 … num_draws.
-        num_draws: L >= 1, the posterior draws behind each rank.
+        ranks, num_draws: as for :func:`rank_histogram`.
         bins: 2 … L + 1, as equal as possible: if it does not divide L + 1, some bins are one rank wider and expect
-            more. If not given, between 2 and 20 bins with 20 ranks per bin on average (Talts et al. 2018).
+            more. If not given, between 2 and 20 bins with 20 ranks per bin on average.
 
     Raises:
         InputError: ``num_draws`` or ``bins`` is out of range.
@@ -74,8 +68,8 @@ def chi_square_test(ranks: Tensor, num_draws: int, bins: int | None = None) -> T
 def ecdf_test(ranks: Tensor, num_draws: int) -> Tensor:
     """Exact p-value of the simultaneous ECDF test, of the trailing shape of ``ranks`` ``(N, ...)``.
 
-    The statistic is the smallest two-sided binomial tail over the L inner points of the ECDF. Time and memory grow as
-    L N^2 and N^2: it is meant for up to a few thousand simulations. A p-value below 1e-13 is lost to rounding.
+    The statistic is the smallest two-sided binomial tail over the L inner points of the ECDF. Time grows as L N^2,
+    memory as N^2. A p-value below 1e-13 is lost to rounding.
     """
     count, shape = len(ranks), ranks.shape[1:]
     below = torch.stack([(ranks < i).sum(0).flatten() for i in range(1, num_draws + 1)]).cpu()
@@ -125,8 +119,8 @@ def symmetry_test(p: Tensor) -> Tensor:
 
 
 def _most_bins(count: int, values: int) -> int:
-    """The largest number of bins for ``count`` ranks with ``values`` possible values."""
-    return min(values, max(2, min(LARGEST_HISTOGRAM, count // RANKS_PER_BIN)))
+    """2 to 20 bins for ``count`` ranks with ``values`` possible values, 20 ranks per bin where that is possible."""
+    return min(values, max(2, min(20, count // 20)))
 
 
 def _counts(ranks: Tensor, values: int, bins: int) -> Tensor:

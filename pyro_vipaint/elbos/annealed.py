@@ -3,8 +3,7 @@ r"""beta from a high value to 1: the fit starts near the prior and lets the obse
 .. math::
     \beta_k = \beta_0 (\beta_{stop} / \beta_0)^{\min(k / (n - 1), 1)}, \quad k = 0, 1, \ldots
 
-While beta is high the optimum is the posterior with its likelihood tempered to the power 1/beta, which is smoother
-than the posterior and closer to the prior.
+While beta is high the optimum (:mod:`.beta`) is smoother than the posterior and closer to the prior.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ class GeometricSchedule:
 
     Any objective with a beta takes it: ``SampledELBO(GeometricSchedule(20.0, 1.0, 50))``.
 
-    Raises:
-        InputError: fewer than 2 steps, or a weight that is not positive and finite.
+    Fewer than 2 steps, or a weight that is not positive and finite, raise ``InputError``.
     """
 
     start: float
@@ -42,17 +40,10 @@ class GeometricSchedule:
 class AnnealedELBO(BetaELBO):
     """:class:`BetaELBO` whose beta goes geometrically from ``start`` to ``stop`` within the first ``steps`` steps.
 
-    After these steps, with ``stop`` = 1, it is the true bound on -log p(y): continue the fit beyond them. Costs and
-    ``terms`` are those of :class:`BetaELBO`; the terms are unweighted and sum to the bound at every step.
+    After these steps, with ``stop`` = 1, it is the true bound on -log p(y): continue the fit beyond them. Costs,
+    ``terms`` and ``num_particles`` are those of :class:`BetaELBO`, errors those of :class:`GeometricSchedule`.
 
-    Args:
-        start: beta of the first step, positive; above 1 to start near the prior.
-        stop: beta of step number ``steps`` and of all later steps, positive.
-        steps: number of steps, at least 2; about half of the fit's steps leave the other half to the true bound.
-        num_particles: Monte-Carlo draws of the guide in one step, run as one batch (5 in the paper's code).
-
-    Raises:
-        InputError: fewer than 2 steps, or a weight that is not positive and finite.
+    ``start`` > 1 begins near the prior; about half of the fit's steps leave the other half to the true bound.
     """
 
     def __init__(self, start: float, stop: float = 1.0, *, steps: int, num_particles: int = 5) -> None:

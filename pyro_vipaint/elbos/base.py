@@ -1,8 +1,7 @@
 r"""The base of the objectives: terms by site and image, and the weight beta of the prior side (Eq. 13).
 
-One run of guide and model, on P particles of N images at once, gives each site a term of shape ``(P, N)``, in nats:
--log p(y | z) at the observed site; at a latent site log q(z_i | z_{i+1}) - log p(z_i | z_{i+1}) or its conditional
-mean, the KL divergence. The mean of their sum is a bound on -log p(y):
+One run of guide and model, on P particles of N images at once, gives each site a term of shape ``(P, N)``, in nats;
+that of a latent site may be a KL divergence, its conditional mean:
 
 .. math::
     -\log p(y) \le E_q\Big[ -\log p(y \mid z_1) + \sum_i \log q(z_i \mid z_{i+1}) - \log p(z_i \mid z_{i+1}) \Big].
@@ -19,9 +18,7 @@ from typing import Any
 import torch
 from pyro.infer import Trace_ELBO
 from pyro.infer.util import check_fully_reparametrized
-from pyro.poutine.scale_messenger import ScaleMessenger
 from pyro.poutine.trace_struct import Trace
-from pyro.poutine.util import site_is_subsample
 from pyro.util import warn_if_nan
 from torch import Tensor
 
@@ -33,9 +30,6 @@ Beta = Weights | Callable[[int], Weights]
 
 class PerImageELBO(Trace_ELBO, ABC):
     """An objective that keeps the terms of each image apart; a subclass combines them into one loss.
-
-    Args:
-        num_particles: Monte-Carlo draws of the guide in one step, run as one batch.
 
     After each evaluation ``terms`` holds the terms of a one-step estimate of the bound on -log p(y), each of shape
     ``(N,)``, in nats, without any weight: they sum to the bound. The term of a guide's site outside the plate of images
@@ -80,16 +74,13 @@ class PerImageELBO(Trace_ELBO, ABC):
 class WeightedELBO(PerImageELBO):
     """-log p(y | z) + beta × (the prior side), minimised; a subclass implements the term of a latent site.
 
+    A step costs K + 1 network calls for a K-level model, each on ``num_particles`` × N images.
+
     Args:
         beta: weight of the latent sites: a positive number, a mapping from site names to such numbers (omitted sites
             keep 1; sites that only the guide has are named as the guide names them), or a schedule: a function of the
             number of steps already taken that returns either.
         num_particles: Monte-Carlo draws of the guide in one step, run as one batch (5 in the paper's code).
-
-    After each evaluation ``terms`` holds the *unweighted* terms by site, each of shape ``(N,)``, in nats: for every
-    beta they sum to a one-step estimate of the bound on -log p(y).
-
-    A step costs K + 1 network calls for a K-level model, each on ``num_particles`` × N images.
 
     ``step`` counts the evaluations with gradients, and so the steps taken; a schedule receives it. :func:`fit` sets it,
     so that a second fit starts at 0 and a resumed fit where it stopped; elsewhere it may be set by hand.
@@ -104,49 +95,22 @@ class WeightedELBO(PerImageELBO):
         self.beta = beta if callable(beta) else check_weights(beta)
         self.step = 0
 
-    def beta_at(self, step: int) -> Weights:
-        """The weight of the latent sites after ``step`` steps."""
-        return check_weights(self.beta(step)) if callable(self.beta) else self.beta
-
     @abstractmethod
     def _latent_term(self, model_site: Any, guide_site: Any) -> Tensor:
         """An unbiased estimate of KL(q || p) at one site, unweighted, of the batch shape."""
 
-    def _get_trace(
-        self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
-    ) -> tuple[Trace, Trace]:
-        beta = self.beta_at(self.step)
-        with LatentScale(beta):
-            model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
-        if isinstance(beta, Mapping) and (unknown := beta.keys() - latent_sites(guide_trace).keys()):
+    def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        # Not poutine.scale: it scales observations too, and one on the model alone misses the terms of the guide.
+        beta = check_weights(self.beta(self.step)) if callable(self.beta) else self.beta
+        weights = beta if isinstance(beta, Mapping) else dict.fromkeys(latent_sites(guide_trace), beta)
+        if unknown := weights.keys() - latent_sites(guide_trace).keys():
             raise InputError(f"beta names {', '.join(sorted(unknown))}, which the guide does not sample.")
         self.step += int(torch.is_grad_enabled())
-        return model_trace, guide_trace
-
-    def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         terms = site_terms(model_trace, guide_trace, self._latent_term)
         self.terms = image_means(terms)
         sites = {**guide_trace.nodes, **model_trace.nodes}
-        weighted = [(sites[name]["scale"] * term).sum() for name, term in terms.items()]
+        weighted = [(weights.get(name, 1.0) * sites[name]["scale"] * term).sum() for name, term in terms.items()]
         return torch.stack(weighted).sum() / self.num_particles
-
-
-class LatentScale(ScaleMessenger):
-    """``poutine.scale`` for latent sites only, with one number for all or one by site name (omitted sites keep 1).
-
-    It scales model and guide when both run inside it. Scaling the model alone does not change the latent terms of
-    ``TraceMeanField_ELBO``, which uses the guide's scale, and weights those of ``Trace_ELBO`` inconsistently.
-    """
-
-    def __init__(self, beta: Weights) -> None:
-        super().__init__(1.0)
-        self.beta = beta
-
-    def _process_message(self, msg: Any) -> None:
-        if msg["type"] != "sample" or msg["is_observed"] or site_is_subsample(msg):
-            return
-        self.scale = self.beta.get(msg["name"], 1.0) if isinstance(self.beta, Mapping) else self.beta
-        super()._process_message(msg)
 
 
 def check_weights(beta: Weights) -> Weights:
@@ -161,9 +125,7 @@ def check_weights(beta: Weights) -> Weights:
 
 
 def site_terms(model_trace: Trace, guide_trace: Trace, latent_term: Callable[[Any, Any], Tensor]) -> dict[str, Tensor]:
-    """The unweighted terms by site, of the batch shape: ``(P, N)`` for P > 1 particles, else ``(N,)``.
-
-    A site that only the guide has (an auxiliary site, which determines others) contributes log q.
+    """The unweighted terms by site, of the batch shape; a site that only the guide has contributes log q.
 
     Raises:
         NotImplementedError: a site of the guide is not reparameterised, so that its gradient would be wrong.
@@ -190,10 +152,8 @@ def sampled_term(model_site: Any, guide_site: Any) -> Tensor:
 def image_means(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Means over particles by site, ``(N,)`` each, detached."""
     count = max(term.shape[-1] if term.ndim else 1 for term in terms.values())
-    return {name: _image_mean(term.detach(), count) for name, term in terms.items()}
-
-
-def _image_mean(term: Tensor, count: int) -> Tensor:
-    if term.ndim and term.shape[-1] == count:
-        return term.reshape(-1, count).mean(0)
-    return (term.mean() / count).expand(count)
+    means = {}
+    for name, term in terms.items():
+        per_image = term.ndim and term.shape[-1] == count
+        means[name] = (term.reshape(-1, count).mean(0) if per_image else (term.mean() / count).expand(count)).detach()
+    return means

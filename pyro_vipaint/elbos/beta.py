@@ -4,11 +4,12 @@ r"""The bound of VIPaint with its prior side weighted by beta (Eq. 13), analytic
     -E_q \log p(y \mid z_1) + \sum_i \beta_i\, E_q KL(q(z_i \mid z_{i+1}) \| p_\theta(z_i \mid z_{i+1}))
     + \beta_K \big( E_q[-\log p(z_K)] - H[q(z_K)] \big)
 
-For beta = 1 it is a bound on -log p(y). KL terms and entropies are analytic where the distributions allow it.
+KL terms and entropies are analytic where the distributions allow it.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from pyro.distributions import Delta
@@ -32,18 +33,9 @@ class BetaELBO(WeightedELBO, TraceMeanField_ELBO):
 
     def _latent_term(self, model_site: Any, guide_site: Any) -> Tensor:
         q, p = guide_site["fn"], model_site["fn"]
-        if isinstance(q, Delta):
-            # Pyro's KL of a Delta omits its log_density and evaluates p again: another network call where p is one.
-            return sampled_term(model_site, guide_site)
-        try:
-            return kl_divergence(q, p)
-        except NotImplementedError:
-            return -_entropy(q, guide_site) - model_site["unscaled_log_prob"]
-
-
-def _entropy(q: Any, guide_site: Any) -> Tensor:
-    """H[q], or its one-sample estimate where it has no closed form."""
-    try:
-        return q.entropy()
-    except NotImplementedError:
-        return -guide_site["unscaled_log_prob"]
+        if not isinstance(q, Delta):  # whose KL in Pyro omits log_density and evaluates p, maybe a network, again
+            with suppress(NotImplementedError):
+                return kl_divergence(q, p)
+            with suppress(NotImplementedError):
+                return -q.entropy() - model_site["unscaled_log_prob"]
+        return sampled_term(model_site, guide_site)

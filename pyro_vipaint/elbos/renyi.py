@@ -7,8 +7,8 @@ alpha = 0),
     L_\alpha = \frac{1}{1 - \alpha} \log \frac{1}{P} \sum_p w_p^{1 - \alpha}, \quad \log p(y) \ge E\, L_\alpha
     \quad (\alpha \ge 0, \alpha \ne 1).
 
-For alpha < 1 the mean grows with P from the ELBO (P = 1), for alpha = 0 towards log p(y). For alpha > 1 it falls with P
-below the ELBO. A single weight for a whole batch, the product over its images, would degenerate as the batch grows.
+alpha tending to 1 gives the ELBO. For alpha < 1 the mean grows with P from the ELBO (P = 1), for alpha = 0 towards
+log p(y). For alpha > 1 it falls with P below the ELBO.
 
 **It is not a bound when the marginal is estimated.** :class:`DiffusionMarginal` gives an estimate l of log p(z_K) with
 E[l | z_K] <= log p(z_K). The ELBO is linear in l and stays a bound in the mean. Here l is in an exponent: by Jensen's
@@ -17,9 +17,8 @@ inequality E[exp l | z_K] >= exp E[l | z_K], which may exceed p(z_K), and as P g
 .. math::
     \log \int E[e^{l(z_K)}] \prod_i p_\theta(z_i \mid z_{i+1})\, p(y \mid z_1)\, dz,
 
-which lies above the same integral with exp E[l] (a lower bound on log p(y)), but may lie above log p(y) itself: by
-v/2 nats for an l that is normal with mean log p(z_K) and variance v. It is then an optimistic estimate. The bound
-holds for priors whose ``marginal(t).log_prob`` is exact, as for those in ``models/exact``.
+which may lie above log p(y): by v/2 nats for an l that is normal with mean log p(z_K) and variance v. The bound holds
+for priors whose ``marginal(t).log_prob`` is exact, as for those in ``models/exact``.
 """
 
 from __future__ import annotations
@@ -35,21 +34,17 @@ from pyro_vipaint.errors import InputError
 
 
 class RenyiELBO(PerImageELBO):
-    """Minus Rényi's bound on log p(y), -log(mean_p w_p^(1 - alpha)) / (1 - alpha) for each image, summed; minimised.
+    """-L_alpha, a bound on -log p(y) for each image, summed; minimised.
 
-    alpha = 0 is IWAE; as alpha tends to 1 it becomes the ELBO. **It is a bound only where the prior's marginal is
-    exact**; for the prior of a network, whose marginal is estimated, it is an optimistic estimate (see the module).
-    The weights are those of the unscaled model: there is no beta, and a scale set by ``poutine.scale`` is ignored.
-
-    A step costs K + 1 network calls for a K-level model, each on ``num_particles`` × N images.
+    **It is a bound only where the prior's marginal is exact**, an optimistic estimate for a network's prior (see the
+    module). There is no beta, and a scale set by ``poutine.scale`` is ignored.
 
     Args:
         alpha: order, >= 0 and not 1. Negative orders, which Pyro allows, give no bound.
         num_particles: P, the draws whose weights are averaged (5, the default of the other objectives).
 
-    After each evaluation ``terms`` holds, each of shape ``(N,)`` and in nats, the terms of the ELBO by site (means over
-    particles, unweighted) and ``importance``, the correction by the weights, <= 0 for alpha < 1: their sum is the
-    objective of each image, a bound on -log p(y) where the marginal is exact.
+    ``terms`` holds those of :class:`SampledELBO` and ``importance``, the correction by the weights, <= 0 for alpha < 1:
+    their sum is the objective of each image. Costs are those of :class:`WeightedELBO`.
 
     Raises:
         InputError: alpha is below 0 or equal to 1; or the guide has a site outside the plate of images, so that there

@@ -38,9 +38,8 @@ from pyro_vipaint.elbos.base import WeightedELBO, latent_sites, sampled_term
 class SampledELBO(WeightedELBO):
     """-log p(y | z) + beta × (log q(z) - log p(z)) at the draw, a Monte-Carlo KL; minimised.
 
-    At beta = 1 it is the bound on -log p(y), as :class:`BetaELBO` is. The guide needs only reparameterised draws and a
-    density, and no particular dependency structure. The variance of its *value* vanishes as q approaches the posterior;
-    the variance of its gradient does not (that of :class:`StickingTheLandingELBO` does).
+    The guide needs only reparameterised draws and a density, no particular dependency structure. The variance of the
+    *value* vanishes as q approaches the posterior; that of the gradient does not.
 
     Arguments, costs, ``terms`` and errors are those of :class:`WeightedELBO`.
     """
@@ -61,7 +60,7 @@ class StickingTheLandingELBO(WeightedELBO):
     autoregressive flow that means inverting it, one pass per dimension.
 
     The guide's parameters must be known to Pyro, as parameters of a module or by ``pyro.param``; the score of others
-    stays in the gradient. A flow must have an inverse (coupling and autoregressive flows do, planar flows do not).
+    stays in the gradient. A flow must have an inverse.
     """
 
     def _latent_term(self, model_site: Any, guide_site: Any) -> Tensor:
@@ -109,16 +108,12 @@ def _posteriors(
 ) -> Iterator[tuple[str, Any]]:
     """The guide's distributions one by one, built again on the draws of ``guide_trace``."""
     program, names = poutine.unwrap(guide), latent_sites(guide_trace)
-    if isinstance(program, GuideMessenger):
-        yield from ((name, _posterior(program, name, model_trace.nodes[name]["fn"])) for name in names)
-    else:
+    if not isinstance(program, GuideMessenger):
         again = poutine.trace(poutine.replay(guide, trace=guide_trace)).get_trace(*args, **kwargs)
         yield from ((name, again.nodes[name]["fn"]) for name in names)
-
-
-def _posterior(guide: GuideMessenger, name: str, prior: Any) -> Any:
-    """The guide's distribution in place of ``prior``, the model's one given the draws above: no network call."""
-    posterior = guide.get_posterior(name, prior)
-    if isinstance(posterior, Tensor):
-        return Delta(posterior, event_dim=prior.event_dim).expand(prior.batch_shape)
-    return posterior.expand(prior.batch_shape) if posterior.batch_shape != prior.batch_shape else posterior
+        return
+    for name in names:
+        prior: Any = model_trace.nodes[name]["fn"]  # given the draws above: no network call
+        q: Any = program.get_posterior(name, prior)
+        q = Delta(q, event_dim=prior.event_dim) if isinstance(q, Tensor) else q
+        yield name, q if q.batch_shape == prior.batch_shape else q.expand(prior.batch_shape)

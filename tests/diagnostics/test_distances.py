@@ -16,12 +16,10 @@ from pyro_vipaint.diagnostics import (
     project_onto_moments,
     project_onto_samples,
     sliced_wasserstein,
-    to_arviz,
     wasserstein,
     weighted_draws,
 )
 from pyro_vipaint.guides import HierarchicalGuide
-from tests.exact_guide import ExactGuide
 from tests.problems import diagonal_problem
 from tests.statistics import STANDARD_ERRORS, assert_within, critical_value
 
@@ -101,32 +99,21 @@ def test_projections_of_the_exact_law_agree_and_of_a_wrong_one_do_not() -> None:
     assert summary.mean_shift.abs().max() > 1
 
 
-def test_the_export_holds_draws_weights_and_data() -> None:
+def test_the_export_of_a_fit_holds_draws_weights_data_and_losses() -> None:
     arviz = pytest.importorskip("arviz")
     problem = diagonal_problem(images=2)
     model = problem.model()
-    guide = ExactGuide(problem, model, problem.y, scale=0.8)
-    data = to_arviz(model, guide, problem.y, 400, losses=[3.0, 2.0, 1.0], seed=7)
+    guide = HierarchicalGuide(model, problem.y)
+    fit = vp.fit(model, guide, problem.y, vp.BetaELBO(), steps=3, seed=8)
+    data = fit.to_arviz(guide, problem.y, 400, seed=7)
     draws = weighted_draws(model, guide, problem.y, 400, seed=7)
     assert torch.equal(torch.as_tensor(data["posterior"]["z_Ts"].values[0]), draws.z)
     assert torch.equal(torch.as_tensor(data["sample_stats"]["log_weight"].values[0]), draws.log_weights)
     assert torch.equal(torch.as_tensor(data["log_likelihood"]["y"].values[0]), -draws.terms["y"])
     assert torch.equal(torch.as_tensor(data["observed_data"]["y"].values), problem.y)
-    assert data["sample_stats"]["loss"].values.tolist() == [3.0, 2.0, 1.0]
+    assert data["sample_stats"]["loss"].values.tolist() == fit.losses
     summary = arviz.summary(data, kind="stats")
     assert len(summary) == 32
     assert torch.allclose(torch.tensor(summary["mean"].tolist()), draws.z.mean(0).flatten(), atol=1e-3)
     _, k = arviz.psislw(data["sample_stats"]["log_weight"].values[0].T.copy())
     assert torch.allclose(torch.as_tensor(k), pareto_k(log_weights(model, guide, problem.y, 400, seed=7)), atol=1e-6)
-
-
-def test_a_fit_exports_its_guide_with_its_losses() -> None:
-    pytest.importorskip("arviz")
-    problem = diagonal_problem()
-    model = problem.model()
-    guide = HierarchicalGuide(model, problem.y)
-    fit = vp.fit(model, guide, problem.y, vp.BetaELBO(), steps=3, seed=8)
-    data = fit.to_arviz(guide, problem.y, 50, seed=9)
-    assert data["sample_stats"]["loss"].values.tolist() == fit.losses
-    weights = log_weights(model, guide, problem.y, 50, seed=9)
-    assert torch.equal(torch.as_tensor(data["sample_stats"]["log_weight"].values[0]), weights)

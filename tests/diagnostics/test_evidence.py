@@ -152,8 +152,7 @@ def test_a_joint_guide_of_pyro_works_on_one_image() -> None:
     truth = problem.prior.log_evidence(problem.likelihood, problem.y, problem.keypoints)
     assert draws.log_weights.shape == (2000, 1)
     entropy = Normal(0.0, 0.5).entropy() * 48
-    term = -draws.terms["_AutoDiagonalNormal_latent"] if "_AutoDiagonalNormal_latent" in draws.terms else None
-    assert term is not None
+    term = -draws.terms["_AutoDiagonalNormal_latent"]
     assert_within(term.mean(), entropy, term.std() / 2000**0.5)
     assert (elbo_estimate(draws.log_weights).estimate < truth).all()
 
@@ -170,14 +169,6 @@ def test_k_hat_of_pareto_weights(rate: float) -> None:
     assert_within(pareto_k((rate - 1) * z), pulled, (1 + k) / math.sqrt(size))
 
 
-@pytest.mark.parametrize("freedom", [1.0, 4.0])
-def test_k_hat_of_student_weights(freedom: float) -> None:
-    """|t| has k = 1/freedom; .1 allows for a tail that is a power law only far out."""
-    w = torch.distributions.StudentT(freedom).sample((200_000, 1)).abs()
-    k, size = 1 / freedom, 3 * math.sqrt(200_000)
-    assert_within(pareto_k(w.log()), k, (1 + k) / math.sqrt(size), slack=0.1)
-
-
 @pytest.mark.parametrize(("count", "spread"), [(40, 0.3), (40, 4.0), (1000, 1.0), (5000, 4.0)])
 def test_smoothing_is_arvizs(count: int, spread: float) -> None:
     arviz = pytest.importorskip("arviz")
@@ -192,17 +183,6 @@ def test_k_hat_of_no_tail_and_of_too_few_weights() -> None:
     assert pareto_k(torch.full((100, 1), 3.0)).item() == -math.inf
     assert pareto_k(torch.randn(4, 1)).item() == math.inf
     assert pareto_threshold(10**6) == 0.7 and math.isclose(pareto_threshold(100), 0.5)
-
-
-def test_k_hat_of_a_guide_grows_with_its_error() -> None:
-    """A guide too narrow by c in one coordinate has k = 1 - c^2, up to a slowly varying factor; a wide one none."""
-    k = {}
-    for scale in (0.4, 0.7, 1.3):
-        problem, model, guide, _ = build(scale=scale)
-        k[scale] = pareto_k(log_weights(model, guide, problem.y, 20_000, seed=9))
-    assert_within(k[0.4], 1 - 0.4**2, (1 + 0.84) / 424**0.5, slack=0.15)
-    assert_within(k[0.7], 1 - 0.7**2, (1 + 0.51) / 424**0.5, slack=0.15)
-    assert (k[1.3] < 0.2).all()
 
 
 @pytest.mark.parametrize("smooth", [False, True])

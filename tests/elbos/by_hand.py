@@ -1,4 +1,4 @@
-"""Problems and hand-written sums that the tests of the objectives share."""
+"""Problems that the tests of the objectives share."""
 
 from __future__ import annotations
 
@@ -7,52 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal, kl_divergence
 
 import pyro_vipaint as vp
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.models import DiffusionModel, GaussianPrior
-from tests.problems import Problem, diagonal_problem
+from tests.problems import Problem, diagonal_problem, perturbed
 
 
 def build(images: int = 2) -> tuple[DiffusionModel, HierarchicalGuide, Tensor]:
     problem = diagonal_problem(images=images)
     model = problem.model()
-    guide = HierarchicalGuide(model, problem.y, gamma_logit=0.5)
-    with torch.no_grad():
-        for parameter in guide.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model, guide, problem.y
-
-
-def weight(beta: float | dict[str, float], name: str) -> float:
-    return beta.get(name, 1.0) if isinstance(beta, dict) else beta
-
-
-def drawn_by_hand(
-    model: DiffusionModel, guide: HierarchicalGuide, y: Tensor, seed: int
-) -> tuple[dict[str, tuple[Any, Any, Tensor]], Tensor]:
-    """(q, p, draw) at each latent site and -log p(y | z), one particle, in plain torch, with the noise of ``seed``."""
-    torch.manual_seed(seed)
-    top, *below = model.levels
-    q = Independent(Normal(top.alpha * guide.mu_3, guide.tau_3), 1)
-    z, t = q.rsample(), top.t
-    sites: dict[str, tuple[Any, Any, Tensor]] = {"z_3": (q, model.prior.marginal(top.t), z)}
-    for level in below:
-        i = level.name[-1]
-        prior = model.prior.transition(z, t, level.t)
-        gamma, mu, tau = (getattr(guide, f"{kind}_{i}") for kind in ("gamma", "mu", "tau"))
-        q = Independent(Normal(gamma * prior.mean + (1 - gamma) * level.alpha * mu, tau), 1)
-        z, t = q.rsample(), level.t
-        sites[level.name] = (q, Independent(prior, 1), z)
-    x = model.prior.denoise(z, t)
-    return sites, -Normal(x, 0.1).log_prob(y)[:, :6].sum(-1)
-
-
-def by_hand(model: DiffusionModel, guide: HierarchicalGuide, y: Tensor, seed: int) -> dict[str, Tensor]:
-    """The terms of Eq. 13 for one particle."""
-    sites, observed = drawn_by_hand(model, guide, y, seed)
-    return {name: kl_divergence(q, p) for name, (q, p, _) in sites.items()} | {"y": observed}
+    return model, perturbed(HierarchicalGuide(model, problem.y, gamma_logit=0.5), 0.2), problem.y
 
 
 def gradients(

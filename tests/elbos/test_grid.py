@@ -17,7 +17,7 @@ import pyro.infer
 import pytest
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Independent, Laplace, Normal, kl_divergence
 
 import pyro_vipaint as vp
@@ -27,8 +27,10 @@ from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior, EmpiricalPrior, GaussianMixturePrior, GaussianPrior
 from pyro_vipaint.models.priors.denoisers import EDMDenoiser
 from pyro_vipaint.models.priors.schedules import EDM, CosineVP
+from tests.networks import random_unet
+from tests.problems import perturbed
 
-EVENT, IMAGES, PARTICLES = (1, 4, 4), 2, 4
+EVENT, IMAGES, PARTICLES = (1, 8, 8), 2, 4
 NOISE = (3.0, 1.0, 0.3)
 BETA, ALPHA = 3.0, 0.5
 PYROS: dict[str, Any] = {"num_particles": PARTICLES, "max_plate_nesting": 1, "vectorize_particles": True}
@@ -98,6 +100,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "SampledELBO": {"beta": BETA},
     "StickingTheLandingELBO": {"beta": BETA},
 }
+TERMS = {"AnnealedELBO": beta_term, "BetaELBO": beta_term}  # the others report sampled terms
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "AnnealedELBO": weighted(beta_term, 2 * BETA),
     "RenyiELBO": renyi(uses_factor=False),
@@ -120,26 +123,11 @@ def objective(name: str) -> Any:
 # --- the models ----------------------------------------------------------------------------------------------------
 
 
-class RandomNetwork(nn.Module):
-    """Two convolutions that depend on the noise and, where it is given, on the class."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
-        self.label = nn.Embedding(3, 4)
-
-    def forward(self, z: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        hidden = self.first(z) + timestep.view(-1, 1, 1, 1)
-        if class_labels is not None:
-            hidden = hidden + self.label(class_labels)[..., None, None]
-        return self.last(torch.tanh(hidden))
-
-
-PRIORS: dict[str, Callable[[], DiffusionPrior]] = {
-    "Gaussian": lambda: GaussianPrior.diagonal(0.5 * torch.randn(EVENT), 0.3 + torch.rand(EVENT), CosineVP()),
-    "mixture": lambda: GaussianMixturePrior.diagonal(torch.ones(3), torch.randn(3, *EVENT), 0.4, CosineVP()),
-    "empirical": lambda: EmpiricalPrior(torch.rand(9, *EVENT) * 2 - 1, labels=torch.arange(9) % 3),
-    "network": lambda: DiffusionPrior(EDM(), EDMDenoiser(RandomNetwork(), EDM()), EVENT),
+PRIORS: dict[str, Callable[[int | None], DiffusionPrior]] = {
+    "Gaussian": lambda _: GaussianPrior.diagonal(0.5 * torch.randn(EVENT), 0.3 + torch.rand(EVENT), CosineVP()),
+    "mixture": lambda _: GaussianMixturePrior.diagonal(torch.ones(3), torch.randn(3, *EVENT), 0.4, CosineVP()),
+    "empirical": lambda _: EmpiricalPrior(torch.rand(9, *EVENT) * 2 - 1, labels=torch.arange(9) % 3),
+    "network": lambda classes: DiffusionPrior(EDM(), EDMDenoiser(random_unet(num_class_embeds=classes), EDM()), EVENT),
 }
 FACTORS: dict[str, Sequence[Any]] = {
     "family": guides.__all__,
@@ -152,21 +140,13 @@ FACTORS: dict[str, Sequence[Any]] = {
 def build(prior_name: str, levels: int, labels: Sequence[int] = (0, 2)) -> tuple[DiffusionModel, Tensor]:
     """Two images of which the left half is observed."""
     kind, _, labelled = prior_name.partition(", ")
-    prior = PRIORS[kind]()
+    prior = PRIORS[kind](3 if labelled else None)
     mask = torch.zeros(EVENT)
-    mask[..., :2] = 1
+    mask[..., :4] = 1
     times = vp.keypoints(prior, noise_levels=NOISE[-levels:])
     condition = {"class_labels": torch.tensor(labels)} if labelled else {}
     model = DiffusionModel(prior, vp.Laplace(vp.Inpainting(mask)), times, **condition)
     return model, torch.rand(IMAGES, *EVENT) * mask
-
-
-def perturbed(guide: LatentGuide) -> LatentGuide:
-    """The guide away from its start, where a flow is the identity and components have equal weights."""
-    with torch.no_grad():
-        for parameter in guide.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return guide
 
 
 def transition(model: DiffusionModel, z_t: Tensor, t: float, s: float) -> Independent:
@@ -193,7 +173,7 @@ def draw(model: DiffusionModel, guide: LatentGuide, y: Tensor) -> tuple[dict[str
         if below is not None:
             prior = transition(model, z, level.t, below.t)
     x = model.prior.denoise(values["z_1"], model.keypoints[-1], **model.condition)
-    return values, sites, -Laplace(x, 0.2).log_prob(y)[..., :2].flatten(2).sum(-1)
+    return values, sites, -Laplace(x, 0.2).log_prob(y)[..., :4].flatten(2).sum(-1)
 
 
 def score(guide: LatentGuide, values: dict[str, Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -268,8 +248,9 @@ def test_value_gradient_and_calls_are_those_by_hand(family: str, name: str, prio
     guide = perturbed(getattr(guides, family)(model, y))
     names, parameters = zip(*guide.named_parameters(), strict=True)
     torch.manual_seed(5)
+    elbo = objective(name)
     with vp.count_calls() as count:
-        loss = objective(name).loss_and_grads(model, guide, y)
+        loss = elbo.loss_and_grads(model, guide, y)
     assert count.calls == levels + prior.startswith("network")
     assert count.nfe == count.calls * PARTICLES * IMAGES
 
@@ -284,6 +265,10 @@ def test_value_gradient_and_calls_are_those_by_hand(family: str, name: str, prio
     factor = getattr(sites[0].q, "gradient_factor", lambda: 1.0)()
     expected = LOSSES[name](sites, observed, factor)
     assert loss == pytest.approx(expected.item(), rel=1e-9)
+    if name in vp.__all__:
+        for level, site in zip(model.levels, sites, strict=True):
+            torch.testing.assert_close(elbo.terms[level.name], TERMS.get(name, sampled)(site).mean(0))
+        torch.testing.assert_close(elbo.terms["y"], observed.mean(0))
     gradients = torch.autograd.grad(expected, parameters, retain_graph=True)
     left_out = score(guide, values, parameters) if name == "StickingTheLandingELBO" else [0.0] * len(parameters)
     for label, parameter, gradient, part in zip(names, parameters, gradients, left_out, strict=True):

@@ -10,21 +10,17 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 import pyro_vipaint as vp
-from pyro_vipaint.calls import count_calls
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior
 from pyro_vipaint.models.priors.denoisers import EDMDenoiser
 from pyro_vipaint.models.priors.schedules import EDM
+from tests.networks import random_unet
 from tests.problems import diagonal_problem
 
 
 def network_model(levels: int, images: int = 2) -> tuple[DiffusionModel, Tensor, nn.Module]:
     """A class-conditional model on a small random UNet."""
-    network = UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
-        norm_num_groups=4, num_class_embeds=3,
-    )  # fmt: skip
+    network = random_unet(num_class_embeds=3)
     prior = DiffusionPrior(EDM(), EDMDenoiser(network, EDM()), (1, 8, 8))
     mask = torch.zeros(1, 8, 8)
     mask[..., :4] = 1
@@ -32,15 +28,6 @@ def network_model(levels: int, images: int = 2) -> tuple[DiffusionModel, Tensor,
     labels = torch.arange(images) % 3
     model = DiffusionModel(prior, vp.Laplace(vp.Inpainting(mask)), times, class_labels=labels)
     return model, torch.rand(images, 1, 8, 8) * mask, network
-
-
-def test_sampling_makes_k_minus_one_calls_and_none_for_y() -> None:
-    model, y, _ = network_model(4)
-    guide = HierarchicalGuide(model, y)
-    with count_calls() as count:
-        z = vp.sample(guide, y, 6)
-    assert (count.calls, count.nfe) == (3, 3 * 6 * 2)
-    assert z.shape == (6, 2, 1, 8, 8)
 
 
 def test_two_fits_in_one_process_do_not_influence_each_other() -> None:

@@ -14,11 +14,10 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint import guides
-from pyro_vipaint.guides import HierarchicalGuide, LowRankGuide, MeanFieldGuide, PriorGuide
-from pyro_vipaint.guides.base import LatentGuide
+from pyro_vipaint.guides import HierarchicalGuide, MeanFieldGuide, PriorGuide
 from pyro_vipaint.models import DiffusionModel, GaussianPrior
 from pyro_vipaint.svi import Fit
-from tests.problems import diagonal_problem
+from tests.problems import diagonal_problem, perturbed
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "HierarchicalGuide": {"gamma": "level", "tau": "shared", "tau_scale": 0.2, "gamma_logit": 1.0},
@@ -27,26 +26,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def build(levels: int = 3, images: int = 2) -> tuple[DiffusionModel, Tensor]:
-    problem = diagonal_problem((3.0, 1.0, 0.3)[-levels:], images)
+    problem = diagonal_problem((5.0, 3.0, 1.0, 0.3)[-levels:], images)
     return problem.model(), problem.y
-
-
-def moved_guide(name: str, model: DiffusionModel, y: Tensor) -> LatentGuide:
-    """A guide of the class ``name`` away from its start."""
-    guide = getattr(guides, name)(model, y, **SETTINGS.get(name, {}))
-    with torch.no_grad():
-        for parameter in guide.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return guide
-
-
-# guides
 
 
 @pytest.mark.parametrize(("name", "levels"), [*((name, 3) for name in guides.__all__), ("HierarchicalGuide", 1)])
 def test_a_loaded_guide_is_the_saved_one_bit_for_bit(name: str, levels: int, tmp_path: Path) -> None:
     model, y = build(levels)
-    guide = moved_guide(name, model, y)
+    guide = perturbed(getattr(guides, name)(model, y, **SETTINGS.get(name, {})))
     guide.save_pretrained(tmp_path / "a" / "folder")
     assert sorted(path.name for path in (tmp_path / "a" / "folder").iterdir()) == ["guide.json", "model.safetensors"]
     loaded = type(guide).load(tmp_path / "a" / "folder", model)
@@ -74,21 +61,13 @@ def test_another_class_another_shape_and_other_levels_are_refused(tmp_path: Path
     model, y = build()
     MeanFieldGuide(model, y).save_pretrained(tmp_path)
     refused(lambda: HierarchicalGuide.load(tmp_path, model), "holds class 'MeanFieldGuide', not 'HierarchicalGuide'")
-    refused(lambda: MeanFieldGuide.load(tmp_path, build(levels=2)[0]), "at z_3, the model has None")
+    refused(lambda: MeanFieldGuide.load(tmp_path, build(levels=2)[0]), "the model needs None")
+    refused(lambda: MeanFieldGuide.load(tmp_path, build(levels=4)[0]), "holds None for mu_4")
     other = DiffusionModel(model.prior, model.likelihood, [t + 0.01 for t in model.keypoints])
-    refused(lambda: MeanFieldGuide.load(tmp_path, other), "alpha, sigma")
+    refused(lambda: MeanFieldGuide.load(tmp_path, other), "for z_1, the model needs")
     small = GaussianPrior.diagonal(torch.zeros(4), torch.ones(4))
     narrow = DiffusionModel(small, model.likelihood, model.keypoints)
     refused(lambda: MeanFieldGuide.load(tmp_path, narrow), r"holds \(2, 16\) for mu_1_unconstrained.* needs \(2, 4\)")
-
-
-def test_missing_and_surplus_parameters_are_refused(tmp_path: Path) -> None:
-    model, y = build()
-    LowRankGuide(model, y, rank=2).save_pretrained(tmp_path)
-    record = json.loads((tmp_path / "guide.json").read_text())
-    record["settings"]["gamma"] = "shared"
-    (tmp_path / "guide.json").write_text(json.dumps(record))
-    refused(lambda: LowRankGuide.load(tmp_path, model), "None")
 
 
 BROKEN: dict[str, Callable[[Path], Any]] = {
@@ -117,26 +96,15 @@ def test_broken_files_are_refused(damage: str, tmp_path: Path) -> None:
     refused(lambda: PriorGuide.load(tmp_path, model), "guide.json|model.safetensors|version 2")
 
 
-def test_a_save_that_fails_while_writing_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, y = build()
-    old, new = PriorGuide(model, y), PriorGuide(model, y + 1)
-    old.save_pretrained(tmp_path)
-
-    def full(*args: Any, **kwargs: Any) -> None:
-        raise OSError("No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("safetensors.torch.save", full)
-        with pytest.raises(OSError, match="space"):
-            new.save_pretrained(tmp_path)
-    assert torch.equal(PriorGuide.load(tmp_path, model).mu_3, old.mu_3)
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_a_save_interrupted_between_the_files_leaves_no_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_save_leaves_the_old_guide_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """New tensors beside the old record must be refused."""
     model, y = build()
     PriorGuide(model, y).save_pretrained(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save", None)
+        with pytest.raises(TypeError):
+            PriorGuide(model, y + 1).save_pretrained(tmp_path)
+    assert torch.equal(PriorGuide.load(tmp_path, model).mu_3, y)
     replace, moved = os.replace, []
 
     def stop_at_the_second(source: Any, target: Any) -> None:
@@ -188,20 +156,15 @@ def assert_same(fit: Fit, guide: Any, whole: Fit, whole_guide: Any) -> None:
     assert all(torch.equal(fit.state.tensors[name], value) for name, value in whole.state.tensors.items())
 
 
-def test_two_halves_equal_one_fit(unbroken: tuple[HierarchicalGuide, Fit]) -> None:
-    model, y, guide, first = first_half()
-    fit = vp.fit(model, guide, y, objective(), steps=HALF, resume=first)
-    assert_same(fit, guide, unbroken[1], unbroken[0])
-
-
 def test_other_work_between_the_halves_does_not_matter(unbroken: tuple[HierarchicalGuide, Fit]) -> None:
-    """Random numbers, more steps of the guide, another objective: a resumed fit starts where the first one stopped."""
+    """More steps of the guide, another objective: a resumed fit starts where the first one stopped, every time."""
     model, y, guide, first = first_half()
-    vp.fit(model, guide, y, vp.BetaELBO(), steps=3)
-    fit = vp.fit(model, guide, y, objective(), steps=HALF, resume=first)
-    assert_same(fit, guide, unbroken[1], unbroken[0])
-    again = vp.fit(model, guide, y, objective(), steps=HALF, resume=first)
-    assert_same(again, guide, unbroken[1], unbroken[0])
+    for _ in range(2):
+        vp.fit(model, guide, y, vp.BetaELBO(), steps=3)
+        state = torch.get_rng_state()
+        fit = vp.fit(model, guide, y, objective(), steps=HALF, resume=first)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert_same(fit, guide, unbroken[1], unbroken[0])
 
 
 def test_the_files_of_a_fit_resume_it_with_a_fresh_guide(
@@ -213,26 +176,9 @@ def test_the_files_of_a_fit_resume_it_with_a_fresh_guide(
     for fresh in (HierarchicalGuide(model, y), HierarchicalGuide.load(tmp_path, model)):
         fit = vp.fit(model, fresh, y, objective(), steps=HALF, resume=Fit.load(tmp_path))
         assert_same(fit, fresh, unbroken[1], unbroken[0])
-
-
-def test_a_loaded_fit_is_the_saved_one(tmp_path: Path) -> None:
-    _, _, guide, fit = first_half()
-    fit.save_pretrained(tmp_path)
-    loaded = Fit.load(tmp_path)
-    assert_same(loaded, guide, fit, guide)
-    assert loaded.seconds == fit.seconds
-    assert torch.equal(loaded.bounds, fit.bounds)
+    assert Fit.load(tmp_path).seconds == first.seconds
     (tmp_path / "fit.json").write_text('{"class": "Fit", "version": 1}')
     refused(lambda: Fit.load(tmp_path), "fit.json does not describe a fit")
-    (tmp_path / "fit.safetensors").write_bytes(b"")
-    refused(lambda: Fit.load(tmp_path), "fit.safetensors cannot be read")
-
-
-def test_resuming_does_not_change_the_global_generator() -> None:
-    model, y, guide, first = first_half()
-    state = torch.get_rng_state()
-    vp.fit(model, guide, y, objective(), steps=2, resume=first)
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_without_a_seed_the_global_generator_is_continued() -> None:
@@ -250,23 +196,19 @@ def test_without_a_seed_the_global_generator_is_continued() -> None:
     assert losses[0] == losses[1]
 
 
-def test_the_decays_of_resumed_fits_multiply() -> None:
+def test_the_decays_of_resumed_fits_multiply_and_a_new_rate_replaces_the_last_one() -> None:
     """10 steps to a tenth and 10 more to a tenth of that are 20 steps to a hundredth, up to rounding."""
     model, y = build()
     whole, halves = HierarchicalGuide(model, y), HierarchicalGuide(model, y)
     long = vp.fit(model, whole, y, vp.BetaELBO(), steps=20, lr=0.1, lr_decay=0.01, seed=1)
     short = vp.fit(model, halves, y, vp.BetaELBO(), steps=10, lr=0.1, lr_decay=0.1, seed=1)
     both = vp.fit(model, halves, y, vp.BetaELBO(), steps=10, lr_decay=0.1, resume=short)
+    other = vp.fit(model, halves, y, vp.BetaELBO(), steps=1, lr=0.02, resume=short)
+    assert other.state is not None and set(other.state.rates.values()) == {0.02}
     assert long.state is not None and short.state is not None and both.state is not None
     assert short.state.rates["mu"] == pytest.approx(0.01)
     assert both.state.rates == pytest.approx(long.state.rates)
     assert both.losses == pytest.approx(long.losses, rel=1e-4)
-
-
-def test_a_new_rate_replaces_the_last_one() -> None:
-    model, y, guide, first = first_half()
-    fit = vp.fit(model, guide, y, objective(), steps=1, lr=0.02, resume=first)
-    assert fit.state is not None and set(fit.state.rates.values()) == {0.02}
 
 
 def test_what_cannot_be_resumed_is_refused() -> None:
