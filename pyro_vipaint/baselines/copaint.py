@@ -11,10 +11,9 @@ u = z / c_t, c_t = sqrt(alpha_t^2 + sigma_t^2), the variance-preserving coordina
 
 and each sample by itself shrinks its eta by 0.8 until its own L does not rise. Then z_s by DDIM.
 
-Defaults are those of the authors' code, ``configs/imagenet.yaml``: 250 steps, G = 2, 0.02, 1.012, 0.8, lambda 1e-2
-(the setting for many classes; ``configs/celebahq.yaml``, for faces alone, has lambda 1e-4, growing by 1.01 a step).
-With other than 250 steps the rate runs through the same range, 1.012^(250 i / steps); so does the authors' fast
-version, 100 steps with 1.03.
+Defaults are those of the authors' code, ``configs/imagenet.yaml`` (``configs/celebahq.yaml``, for faces alone, has
+lambda 1e-4, growing by 1.01 a step). With other than 250 steps the rate runs through the same range,
+1.012^(250 i / steps); so does the authors' fast version, 100 steps with 1.03.
 
 Deviations: the authors shrink the rate of the whole batch, and call the network again at a point that they have just
 accepted. Here only samples that failed are evaluated again, and the prediction at the accepted point serves the next
@@ -67,12 +66,10 @@ def copaint(
     """Images by CoPaint; the arguments of all baselines are described in :mod:`pyro_vipaint.baselines`.
 
     Args:
-        likelihood: its operator may be any differentiable one.
-        steps: 250 in the authors' code. :func:`copaint_calls` gives the network calls.
-        gradient_steps: G at each time; 2 in the authors' code. With 0 it is the prior's own DDIM chain.
-        lr: rate of the gradient steps at t = 1, without the factor alpha_t / c_t; 0.02 in the authors' code.
-        growth: factor of the rate from step to step, of 250; 1.012 in the authors' code.
-        regularisation: lambda, the weight of the distance to the DDIM chain; 1e-2 in the authors' code for ImageNet.
+        gradient_steps: G at each time; as all defaults, that of the authors' code. With 0 it is the prior's DDIM chain.
+        lr: rate of the gradient steps at t = 1, without the factor alpha_t / c_t.
+        growth: factor of the rate from step to step, of 250.
+        regularisation: lambda, the weight of the distance to the DDIM chain.
     """
     coherence = Coherence(prior, likelihood, y, condition, gradient_steps, lr, growth, regularisation)
 

@@ -8,11 +8,10 @@ times that the chain arrives at a landing it takes its gradient steps, is noised
 and descends from there again, with the rates that belong to those times; after that it passes. Unlike the rest of the
 chain this adds noise, which the later gradient steps can use to make seams agree.
 
-Defaults are those of the authors' script ``copaint-tt.sh``: tau 10, r = 2, and CoPaint's own. The authors undo one step
-after the other; ten of them together have the law above. As in their code (``new_scheduler.py``) the last landing is
-the least noisy time at which the network is called. With at most tau steps there is no landing, and it is CoPaint.
-
-The causes of its bias are CoPaint's; travelling does not remove them.
+Defaults are those of the authors' script ``copaint-tt.sh``, and CoPaint's own. The authors undo one step after the
+other; ten of them together have the law above. As in their code (``new_scheduler.py``) the last landing is the least
+noisy time at which the network is called. With at most tau steps there is no landing, and it is CoPaint, whose bias
+travelling does not remove.
 """
 
 from __future__ import annotations
@@ -52,9 +51,9 @@ def copaint_tt(
     """Images by CoPaint-TT; the arguments of all baselines are described in :mod:`pyro_vipaint.baselines`.
 
     Args:
-        steps: 250 in the authors' code. ``callback`` is called more often, once for each move of :func:`itinerary`.
-        tau: how many steps are undone at once, at least 1; 10 in the authors' script.
-        repeats: r, how often each stretch is passed; 2 in the authors' script. With 1 it is CoPaint.
+        steps: ``callback`` is called more often, once for each move of :func:`itinerary`.
+        tau: how many steps are undone at once, at least 1.
+        repeats: r, how often each stretch is passed. With 1 it is CoPaint.
         gradient_steps, lr, growth, regularisation: as for :func:`pyro_vipaint.baselines.copaint`.
     """
     moves = itinerary(steps, tau, repeats)

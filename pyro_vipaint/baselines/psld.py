@@ -57,8 +57,6 @@ def psld(
     """Draws by PSLD; the arguments of all baselines are described in :mod:`pyro_vipaint.baselines`.
 
     Args:
-        prior: a latent one.
-        likelihood: its noise level has no part in PSLD.
         steps: 1000 in the authors' code, of deterministic DDIM.
         omega: weight of the residual norm; 1 in the authors' code, and 0.1 for a hidden box.
         gamma: weight of the gluing norm; 0.1 in the authors' code, and 0.01 for a hidden box.

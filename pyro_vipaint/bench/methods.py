@@ -156,20 +156,3 @@ def _restoration_zeta(trial: Trial, latent_zeta: float) -> float:
     prior = trial.prior
     restored = settings_for(2, prior, trial.operator, trial.y).zeta
     return restored / restoration_settings(2, latent=True).zeta * latent_zeta if prior.is_latent else restored
-
-
-@dataclass(frozen=True)
-class Held:
-    """A method that is held to a ``budget`` of its own, whatever that of the plan is."""
-
-    method: Method
-    budget: int
-
-    def applies(self, prior: DiffusionPrior, is_inpainting: bool) -> bool:
-        return self.method.applies(prior, is_inpainting)
-
-    def numbers(self) -> str:
-        return f"{self.method.numbers()} at {self.budget}"
-
-    def __call__(self, trial: Trial, num_samples: int, budget: int | None) -> Outcome:
-        return self.method(trial, num_samples, self.budget)

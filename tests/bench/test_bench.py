@@ -60,7 +60,7 @@ def local() -> Engine:
 def counting(done: list[Cell]) -> Engine:
     """The local engine, which adds the cells that it computes to ``done``."""
 
-    def go(cells: list[Cell], suite: Suite = SUITE) -> Finished:
+    def go(cells: list[Cell], suite: Suite) -> Finished:
         for cell, record in local()(cells, suite):
             done.append(cell)
             yield cell, record
@@ -164,8 +164,8 @@ def test_two_runs_at_a_time_do_not_share_a_folder(finished: tuple[Path, pd.DataF
     out = tmp_path / "out"
     copytree(finished[0], out)
     half = out / "cells" / ".half-written.part"
-    half.touch()
     with Store(out).locked(), pytest.raises(vp.InputError, match="Another run writes into"):
+        half.touch()
         run(PLAN, out, local(), "cpu")
     assert half.exists()
     run(PLAN, out, local(), "cpu")
@@ -301,7 +301,7 @@ def test_an_interrupted_run_does_not_wait_for_its_workers(tmp_path: Path) -> Non
     """Closing the engine ends the process that computes a cell of several minutes."""
     others = set(active_children())
     cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (1, 100_000, 100_001)]
-    results = engine("local", 2, "cpu", 1)(cells)
+    results = engine("local", 2, "cpu", 1)(cells, SUITE)
     next(results)
     results.close()
     deadline = time.monotonic() + 20
@@ -388,9 +388,9 @@ def test_an_address_is_not_ignored() -> None:
 def test_a_worker_that_dies_is_an_error_of_its_cell_and_the_others_are_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engines, "worker", lambda suite, device, threads: _die_at_three)
+    monkeypatch.setattr(engines, "compute", _die_at_three)
     cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (2, 3, 4, 5, 6)]
-    records = list(engine("local", 2, "cpu", 1)(cells))
+    records = list(engine("local", 2, "cpu", 1)(cells, SUITE))
     errors = {cell.budget: record.plain["error"] for cell, record in records}
     assert len(records) == 5 and errors == {2: None, 3: engines.ABRUPT, 4: None, 5: None, 6: None}
 
@@ -400,9 +400,9 @@ def test_a_ray_worker_that_dies_is_an_error_of_its_cell_and_the_others_are_compu
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("ray")
-    monkeypatch.setattr(engines, "worker", lambda suite, device, threads: _die_at_three)
+    monkeypatch.setattr(engines, "compute", _die_at_three)
     cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (2, 3, 4, 5, 6)]
-    records = list(engine("ray", 3, "cpu", 1)(cells))  # more workers than some machines have CPUs
+    records = list(engine("ray", 3, "cpu", 1)(cells, SUITE))  # more workers than some machines have CPUs
     errors = {cell.budget: record.plain["error"] for cell, record in records}
     assert len(records) == 5 and errors == {2: None, 3: engines.ABRUPT, 4: None, 5: None, 6: None}
 
@@ -416,7 +416,7 @@ def test_a_cluster_that_is_too_small_is_refused(has: dict[str, float], message: 
         engines._check_resources(has, workers=2, cpus=2, gpus=1)
 
 
-def _die_at_three(cell: Cell) -> Record:
+def _die_at_three(cell: Cell, **settings: Any) -> Record:
     if cell.budget == 3:
         os._exit(1)
     return Record({"cell": asdict(cell), "error": None, "rows": [], "bounds": []})
