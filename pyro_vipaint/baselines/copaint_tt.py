@@ -17,12 +17,14 @@ travelling does not remove.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.baselines.copaint import GRADIENT_STEPS, GROWTH, LR, REGULARISATION, STEPS, Coherence, copaint_calls
+from pyro_vipaint.baselines.repaint import call_levels
 from pyro_vipaint.errors import whole
 from pyro_vipaint.models.priors.kernels import ddim, diffuse
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -84,17 +86,15 @@ def itinerary(steps: int, tau: int, repeats: int) -> list[tuple[int, int]]:
     >>> itinerary(4, 2, 2)
     [(0, 1), (1, 2), (2, 3), (3, 1), (1, 2), (2, 3), (3, 4)]
 
+    The landings are those of RePaint, which does not call the network there before it jumps.
+
     Raises:
-        InputError: ``steps`` or ``tau`` is less than 1.
+        InputError: an argument is less than 1.
     """
-    steps, tau = whole("steps", steps), whole("tau", tau)
-    travels = {steps - 1 - above: repeats - 1 for above in range(0, steps - tau, tau)}
-    moves, here = [], 0
-    while here < steps:
-        back = travels.get(here, 0) > 0
-        if back:
-            travels[here] -= 1
-        there = here - tau if back else here + 1
-        moves.append((here, there))
-        here = there
+    moves = []
+    for level, following in pairwise([*call_levels(steps, whole("tau", tau), whole("repeats", repeats)), 0]):
+        landing = steps - level + 1
+        moves.append((landing - 1, landing))
+        if following >= level:
+            moves.append((landing, steps - following))
     return moves

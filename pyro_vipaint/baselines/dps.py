@@ -73,17 +73,13 @@ def dps_chain(
     condition: dict[str, Any],
     limit: Limit | None = None,
 ) -> Iterator[Tensor]:
-    """The predictions along ``times``, which decrease, with one of the ``zetas`` for each step but the last two times.
-
-    There is one network call for each time but the last; the last call has no correction after it.
-    """
+    """The predictions along ``times``, which decrease: one network call each but the last, ``zetas`` between them."""
     for t, s, zeta in zip(times[:-2], times[1:-1], zetas, strict=True):
         z, x_hat = dps_step(prior, likelihood, z, y, (t, s), zeta, condition, limit)
         yield x_hat
     yield prior.denoise(z, times[-2], **condition)
 
 
-@torch.no_grad()
 def dps_step(
     prior: DiffusionPrior,
     likelihood: Any,

@@ -26,10 +26,10 @@ residual over the observed elements is at most the standard deviation of the noi
 Iterations of the first kind cost neither network nor decoder, those of the second one pass of the decoder and its
 gradient.
 
-Deviations: norms and stops are those of each sample by itself, the authors' are of the batch; descent stops at the
-noise level, where their code has a residual of 0.001 and says that this needs tuning; z_hat is the chain's own
-prediction, as in Algorithm 1, where their code first runs five more DDIM steps; v_t is the paper's, their code divides
-by 1 - abar_t; their latent descent also ends where it has not improved for 200 iterations.
+Deviations: the authors' norms and stops are of the batch; descent stops at the noise level, where their code has a
+residual of 0.001; z_hat is the chain's own prediction, as in Algorithm 1, where their code first runs five more DDIM
+steps; v_t is the paper's, their code divides by 1 - abar_t; their latent descent also ends where it has not improved
+for 200 iterations.
 
 Bias: z* stands for a draw of z_0 but is made from its expectation, which lacks the spread of z_0 given z_t; the
 observed pixels have the spread of the last DPS steps, whose length does not shrink with the residual.

@@ -14,11 +14,10 @@ from pyro_vipaint.baselines import BaselineResult
 from pyro_vipaint.bench.trials import Trial
 from pyro_vipaint.models import DiffusionPrior
 from pyro_vipaint.models.measurements.likelihoods import Gaussian
-from pyro_vipaint.restoration import GuideFactory, inpaint, restore
+from pyro_vipaint.restoration import GuideFactory, restore
 from pyro_vipaint.settings import (
     FIT_SHARE,
     Settings,
-    budget_settings,
     default_settings,
     restoration_settings,
     settings_for,
@@ -76,25 +75,15 @@ class VIPaint:
         return repr([self.settings or defaults, self.guide, FIT_SHARE])
 
     def __call__(self, trial: Trial, num_samples: int, budget: int | None) -> Outcome:
-        common: dict[str, Any] = {
-            "prior": trial.prior, "num_samples": num_samples, "seed": trial.seed, "guide": self.guide,
-            "settings": self.settings or self._settings(trial, num_samples, budget),
-            "label": trial.condition.get("class_labels"),
-        }  # fmt: skip
-        if trial.mask is not None:
-            result = inpaint(trial.y, trial.mask, **common)
-        else:
-            result = restore(trial.y, trial.operator, **common)
+        settings = self.settings or settings_for(self.levels, trial.prior, trial.operator, trial.y)
+        if self.settings is None and budget is not None:
+            settings = within(settings, budget, num_samples)
+        result = restore(
+            trial.y, trial.operator, trial.prior, num_samples=num_samples, seed=trial.seed, guide=self.guide,
+            settings=settings, label=trial.condition.get("class_labels"),
+        )  # fmt: skip
         bounds = result.fit.bounds.mean(-1).tolist()
         return Outcome(result.samples, result.calls, result.nfe, result.seconds, bounds)
-
-    def _settings(self, trial: Trial, num_samples: int, budget: int | None) -> Settings:
-        if trial.mask is None:
-            settings = settings_for(self.levels, trial.prior, trial.operator, trial.y)
-            return settings if budget is None else within(settings, budget, num_samples)
-        if budget is None:
-            return default_settings(self.levels, trial.prior.is_latent)
-        return budget_settings(self.levels, budget, num_samples, trial.prior.is_latent)
 
 
 @dataclass(frozen=True)

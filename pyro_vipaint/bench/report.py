@@ -9,7 +9,6 @@ import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,21 +48,13 @@ th:first-child, td:first-child {{ text-align: left; }}
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A heading and its content."""
+    """A heading and its content; ``name`` is that of its picture, a PNG."""
 
     title: str
     text: str = ""
     table: pd.DataFrame | None = None
-    figure: Figure | None = None
+    picture: bytes = b""
     name: str = ""
-
-    @cached_property
-    def picture(self) -> bytes:
-        """The figure as a PNG."""
-        buffer = io.BytesIO()
-        if self.figure is not None:
-            self.figure.savefig(buffer, dpi=DPI, format="png")
-        return buffer.getvalue()
 
 
 def write_report(out: Path, frame: pd.DataFrame, title: str = "Benchmark") -> None:
@@ -71,7 +62,7 @@ def write_report(out: Path, frame: pd.DataFrame, title: str = "Benchmark") -> No
     sections = list(build(frame, Store(out)))
     with whole_folder(out) as folder:
         for section in sections:
-            if section.figure is not None:
+            if section.picture:
                 (folder / f"{section.name}.png").write_bytes(section.picture)
         (folder / "report.md").write_text(_markdown(title, sections), encoding="utf-8")
         (folder / "report.html").write_text(_html(title, sections), encoding="utf-8")
@@ -156,14 +147,20 @@ def _figures(prior: str, rows: pd.DataFrame, records: list[dict[str, Any]], stor
     slug = re.sub(r"[\W_]", "-", f"{prior}-{rows['num_samples'].iloc[0]}")[
         -100:
     ]  # the end of a path tells folders apart
+
+    def section(title: str, figure: Figure, name: str) -> Section:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=DPI, format="png")
+        return Section(f"{prior}{title}", picture=buffer.getvalue(), name=f"figure-{slug}-{name}")
+
     for task in dict.fromkeys(rows["task"]):
-        figure = sample_figure([record for record in records if record["cell"]["task"] == task], store)
-        yield Section(f"{prior}, {task}: samples", figure=figure, name=f"figure-{slug}-{task}")
-    yield Section(f"{prior}: quality against NFE", figure=quality_figure(rows), name=f"figure-{slug}-quality")
-    yield Section(f"{prior}: time per image", figure=cost_figure(rows), name=f"figure-{slug}-time")
+        here = [record for record in records if record["cell"]["task"] == task]
+        yield section(f", {task}: samples", sample_figure(here, store), task)
+    yield section(": quality against NFE", quality_figure(rows), "quality")
+    yield section(": time per image", cost_figure(rows), "time")
     bounds = progress_figure(records)
     if bounds is not None:
-        yield Section(f"{prior}: the bound over SVI steps", figure=bounds, name=f"figure-{slug}-bound")
+        yield section(": the bound over SVI steps", bounds, "bound")
 
 
 def _markdown(title: str, sections: list[Section]) -> str:
@@ -172,7 +169,7 @@ def _markdown(title: str, sections: list[Section]) -> str:
         parts += [f"## {section.title}", *filter(None, [section.text])]
         if section.table is not None:
             parts.append(section.table.to_markdown(index=False))
-        if section.figure is not None:
+        if section.picture:
             parts.append(f"![{section.title}]({section.name}.png)")
     return "\n\n".join(parts) + "\n"
 
@@ -184,7 +181,7 @@ def _html(title: str, sections: list[Section]) -> str:
         if section.table is not None:
             table = section.table.to_html(index=False, border=0, na_rep="–")
             parts.append(re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", table))
-        if section.figure is not None:
+        if section.picture:
             data = base64.b64encode(section.picture).decode()
             parts.append(f'<img alt="{html.escape(section.title)}" src="data:image/png;base64,{data}">')
     return PAGE.format(title=html.escape(title), body="\n".join(parts))

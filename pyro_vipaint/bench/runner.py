@@ -86,8 +86,8 @@ def applicable(plan: Plan, device: str, suite: Suite = SUITE) -> list[Cell]:
     """The cells of the plan, without methods that are not made for the prior or the task."""
 
     def applies(cell: Cell) -> bool:
-        method, task = suite.methods[cell.method], suite.tasks[cell.task]
-        return method.applies(warm_prior(cell.prior, device), task.is_inpainting)
+        prior, task = warm_prior(cell.prior, device), suite.tasks[cell.task]
+        return suite.methods[cell.method].applies(prior, task.is_inpainting)
 
     return list(dict.fromkeys(plan.cells(applies)))
 

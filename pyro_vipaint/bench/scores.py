@@ -14,7 +14,6 @@ from pyro_vipaint.bench.trials import Trial
 from pyro_vipaint.metrics import hidden_std, lpips_distance, observed_error, psnr
 from pyro_vipaint.models.measurements.operators import apply
 
-RANGE = 2.0  # of images in [-1, 1]
 SCORES_VERSION = 2  # to be raised when a score is redefined; a folder keeps to one version
 
 Score = Callable[[Tensor, Trial], pd.DataFrame]
@@ -56,7 +55,7 @@ def ssim(samples: Tensor, truth: Tensor) -> Tensor:
     def one(x: Tensor, y: Tensor) -> float:
         pair = (x.numpy().astype(np.float64) + 1, y.numpy().astype(np.float64) + 1)
         value: Any = structural_similarity(
-            *pair, data_range=RANGE, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+            *pair, data_range=2.0, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
         )
         return float(value)
 

@@ -61,11 +61,6 @@ def is_shown(marginals: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {slot: p.max(-1).values >= SHOWN for slot, p in marginals.items()}
 
 
-def frequencies(labels: Tensor, num_classes: int) -> Tensor:
-    """Shares ``(N, num_classes)`` of the classes among S samples ``(S, N)``, float64."""
-    return one_hot(labels, num_classes).double().mean(0)
-
-
 def part_scores(marginals: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> pd.DataFrame:
     """All scores, one row per image and slot.
 
@@ -81,8 +76,8 @@ def part_scores(marginals: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -
 
     tables = []
     for slot, p in marginals.items():
-        count, shares, shown = len(labels[slot]), frequencies(labels[slot], p.shape[-1]), p.max(-1).values >= SHOWN
-        largest, best = p.max(-1)
+        count, (largest, best) = len(labels[slot]), p.max(-1)
+        shares, shown = one_hot(labels[slot], p.shape[-1]).double().mean(0), largest >= SHOWN
         columns = {
             "total_variation": total_variation(shares, p),
             "total_variation_exact": expected_total_variation(p, count),

@@ -333,7 +333,7 @@ def test_numbers_of_samples_have_pictures_of_their_own(finished: tuple[Path, pd.
     """Two groups of one prior in a folder have figures of different names."""
     copytree(finished[0], tmp_path / "both")
     frame = run(replace(PLAN, tasks=("box",), num_samples=1), tmp_path / "both", local(), "cpu")
-    sections = [section for section in build(frame, Store(tmp_path / "both")) if section.figure is not None]
+    sections = [section for section in build(frame, Store(tmp_path / "both")) if section.picture]
     assert len({section.name for section in sections}) == len(sections) == 7
     assert {section.name.split("-")[2] for section in sections} == {"1", "2"}
 

@@ -13,14 +13,13 @@ from pyro_vipaint.cats.classifier import (
     draw_labels,
     load_classifier,
     part_probabilities,
-    save_classifier,
     shipped_classifier,
 )
 from pyro_vipaint.cats.parts import draw_parts, shipped_layers
 from pyro_vipaint.diagnostics import is_shown, parts_posterior
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models import load_prior
-from recipes.cats64.classifier import LARGEST_BLUR, blurred, labels_of, through_autoencoder
+from recipes.cats64.classifier import LARGEST_BLUR, blurred, labels_of, save_classifier, through_autoencoder
 from tests.statistics import assert_within
 
 SLOTS = {"body": 3, "mouth": 2}
