@@ -9,7 +9,7 @@ and descends from there again, with the rates that belong to those times; after 
 chain this adds noise, which the later gradient steps can use to make seams agree.
 
 Defaults are those of the authors' script ``copaint-tt.sh``, and CoPaint's own. The authors undo one step after the
-other; ten of them together have the law above. As in their code (``new_scheduler.py``) the last landing is the least
+other, with the same law. As in their code (``new_scheduler.py``) the last landing is the least
 noisy time at which the network is called. With at most tau steps there is no landing, and it is CoPaint, whose bias
 travelling does not remove.
 """

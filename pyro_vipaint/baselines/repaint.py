@@ -15,8 +15,8 @@ Bias: the observed pixels are y itself, noise included. The hidden ones tend to 
 
 Differences
 - A jump is one draw from q(z_t given z_s); the authors draw its ten steps one by one. The distribution is the same.
-- The variance is that of the bridge (Eq. 3) for every prior; the authors' networks learned theirs. Predictions are not
-  clamped: a mean of images in [-1, 1] lies in this range anyway.
+- The variance is that of the bridge (Eq. 3) for every prior; the authors' networks learned theirs, and they clamp
+  predictions.
 - Levels are evenly spaced in time and the highest is t = 1. diffusers' ``RePaintScheduler`` rounds: on a table of N
   timesteps its stride is floor(N / L), and its levels are cleaner than these by less than a stride. Its jump from
   timestep a to a + stride uses the betas from a + stride on instead of a + 1, too much noise unless the stride is 1.
@@ -109,5 +109,5 @@ def call_levels(steps: int = 250, jump_length: int = 10, resamples: int = 10) ->
 
 
 def repaint_calls(steps: int = 250, jump_length: int = 10, resamples: int = 10) -> int:
-    """Network calls of :func:`repaint`; errors are those of :func:`call_levels`."""
+    """Network calls of :func:`repaint`."""
     return len(call_levels(steps, jump_length, resamples))

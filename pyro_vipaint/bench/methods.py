@@ -132,16 +132,12 @@ class Baseline:
         likelihood = Gaussian(trial.operator, trial.noise or SIGMA)
         chosen = {} if budget is None else self.at(budget, trial.prior.is_latent)
         if "zeta" in chosen and trial.mask is None:
-            chosen["zeta"] = _restoration_zeta(trial, chosen["zeta"])
+            zeta = settings_for(2, trial.prior, trial.operator, trial.y).zeta
+            if trial.prior.is_latent:
+                zeta = zeta / restoration_settings(2, latent=True).zeta * chosen["zeta"]
+            chosen["zeta"] = zeta
         with torch.no_grad():
             result = self.run(
                 trial.prior, likelihood, trial.y, num_samples, seed=trial.seed, **chosen, **trial.condition
             )
         return Outcome(result.samples.cpu(), result.calls, result.nfe, result.seconds)
-
-
-def _restoration_zeta(trial: Trial, latent_zeta: float) -> float:
-    """For pixels, the zeta of :func:`restore`; for latents, ``latent_zeta`` over the operator's norm."""
-    prior = trial.prior
-    restored = settings_for(2, prior, trial.operator, trial.y).zeta
-    return restored / restoration_settings(2, latent=True).zeta * latent_zeta if prior.is_latent else restored

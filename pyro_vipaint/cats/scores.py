@@ -6,8 +6,7 @@ it. A slot is *shown* if its largest p_c is at least .99, else *open*.
 - Total variation, every slot: :math:`\tfrac12 \sum_c |f_c - p_c|`, in [0, 1].
 - Agreement, shown slots: f_c of the class that is shown. It measures whether the sampler keeps visible parts.
 - Coverage, open slots: :math:`\sum_c p_c\, 1[f_c > 0]`, the exact mass of the classes drawn at least once. It measures
-  diversity, and does not count classes that should *not* be drawn: a sampler that draws everything covers everything.
-  Read it beside the total variation, which counts those.
+  diversity; the total variation also counts classes that should *not* be drawn.
 
 All depend on S. With few samples even exact ones are far from f = p, so that each stands beside its expectation under S
 exact draws, which is exact too because S f_c is binomial:
