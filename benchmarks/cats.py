@@ -28,9 +28,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.plans import Blocks, block_task, command, nfe_per_sample
+from benchmarks.plans import Blocks, Held, block_task, command, nfe_per_sample
 from pyro_vipaint.bench import METHODS, Plan, Suite
-from pyro_vipaint.bench.methods import Held, Method, Outcome, VIPaint
+from pyro_vipaint.bench.methods import Method, Outcome, VIPaint
 from pyro_vipaint.bench.scores import image_scores
 from pyro_vipaint.bench.summary import paired
 from pyro_vipaint.bench.trials import Trial

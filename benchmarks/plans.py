@@ -16,8 +16,10 @@ from torch import Tensor
 
 from pyro_vipaint import Inpainting
 from pyro_vipaint.bench import Cell, Plan, Suite, engine, run
+from pyro_vipaint.bench.methods import Method, Outcome
 from pyro_vipaint.bench.tasks import Task
 from pyro_vipaint.bench.trials import Trial, warm_prior
+from pyro_vipaint.models import DiffusionPrior
 from pyro_vipaint.progress import progress_bar
 from pyro_vipaint.settings import Settings
 
@@ -60,6 +62,23 @@ def block_task(masks: Masks, noise: float = 0.0) -> Task:
 
 def _block_operator(masks: Masks, size: int, seeds: Sequence[int]) -> Inpainting:
     return Inpainting(masks(size, len(seeds), seed=seeds[0]))
+
+
+@dataclass(frozen=True)
+class Held:
+    """A method that is held to a ``budget`` of its own, whatever that of the plan is."""
+
+    method: Method
+    budget: int
+
+    def applies(self, prior: DiffusionPrior, is_inpainting: bool) -> bool:
+        return self.method.applies(prior, is_inpainting)
+
+    def numbers(self) -> str:
+        return f"{self.method.numbers()} at {self.budget}"
+
+    def __call__(self, trial: Trial, num_samples: int, budget: int | None) -> Outcome:
+        return self.method(trial, num_samples, self.budget)
 
 
 def nfe_per_sample(settings: Settings, num_samples: int) -> int:

@@ -18,10 +18,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.plans import Blocks, block_task, command, nfe_per_sample
+from benchmarks.plans import Blocks, Held, block_task, command, nfe_per_sample
 from pyro_vipaint import InputError, baselines
 from pyro_vipaint.bench import Plan, Suite
-from pyro_vipaint.bench.methods import Baseline, Held, Method, VIPaint
+from pyro_vipaint.bench.methods import Baseline, Method, VIPaint
 from pyro_vipaint.bench.summary import paired
 from pyro_vipaint.demo import held_out_images
 from pyro_vipaint.models.measurements.masks import rotated_window

@@ -1,12 +1,7 @@
 r"""Phase 2: from z_Ts to an image by diffusion posterior sampling (section 4.3; Chung et al. 2023).
 
-The chain is that of :mod:`pyro_vipaint.baselines.dps`, started at T_s; one correction step from t to s is
-
-.. math::
-    z_s \sim p_\theta(z_s \mid z_t), \qquad z_s \leftarrow z_s - \zeta\, c_t c_s \nabla_{z_t} r,
-    \qquad c_t = \sqrt{\alpha_t^2 + \sigma_t^2},
-
-with r = |y - A(decode(x_hat))| for *each sample by itself*. Three things are added.
+The chain, the residual r and the scales c are those of :mod:`pyro_vipaint.baselines.dps`, started at T_s. Three things
+are added.
 
 **The times** are those at which the noise level falls as in Karras et al. 2022 (Eq. 5, rho = 7), on every schedule.
 Evenly spaced times have this spacing only on Karras' own schedule. On a variance-preserving schedule their last network
@@ -19,9 +14,8 @@ a norm does not shrink with the residual, so that the last steps of a constant z
 one such step ruins a sample. A sample's step is therefore at most twice as long as the noise of the transition, which
 has the length sqrt(D) times its standard deviation (Yang et al. 2024 fix it to once that length). This limit
 never shortens a gradient with respect to z_t / c_t that is no longer than |A|; close to t = 0 this is the larger bound.
-With ``polyak`` a step is also at most that many times :math:`r / |\nabla r|`, Polyak's (1969) step, after which the
-residual would be zero if it were linear; the gradient is again that with respect to z_t / c_t. A sample that explains y
-has a short residual and, where the noise is high, at times a long gradient; a step past the zero changes the image.
+With ``polyak`` a step is also at most that many times :math:`r / |\nabla r|`, Polyak's (1969) step, after which a
+linear residual would be zero; the gradient is again that with respect to z_t / c_t.
 """
 
 from __future__ import annotations
@@ -34,7 +28,6 @@ from pyro.distributions import Normal
 from torch import Tensor
 
 from pyro_vipaint._torch import seeded
-from pyro_vipaint.baselines.base import last_image
 from pyro_vipaint.baselines.dps import dps_chain
 from pyro_vipaint.errors import InputError, number, whole
 from pyro_vipaint.models.measurements.linalg import operator_norm
@@ -42,7 +35,7 @@ from pyro_vipaint.models.measurements.operators import Inpainting
 from pyro_vipaint.models.priors.classifier_free import WEIGHT
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import lowest_level, noise_level, time_of
-from pyro_vipaint.progress import Callback
+from pyro_vipaint.progress import Callback, Progress
 
 if TYPE_CHECKING:
     from pyro_vipaint.models import DiffusionModel
@@ -131,9 +124,12 @@ def refine(
     shape = (len(y), *prior.image_shape)
     masked = isinstance(likelihood.operator, Inpainting)
     limit = StepLimit(LIMIT, 1.0 if masked else operator_norm(likelihood.operator, shape, y.device), polyak)
-    with seeded(seed):
-        chain = dps_chain(prior, likelihood, z, y, times, zetas, condition, limit)
-        return last_image(prior, z, chain, "refine", steps, callback)
+    with seeded(seed), torch.no_grad():
+        for step, z_hat in enumerate(dps_chain(prior, likelihood, z, y, times, zetas, condition, limit), 1):
+            z = z_hat
+            if callback is not None:
+                callback(Progress("refine", step, steps))
+        return prior.decode(z).clamp(-1, 1)
 
 
 def refinement_times(prior: DiffusionPrior, start: float, steps: int) -> list[float]:

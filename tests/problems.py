@@ -10,7 +10,16 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior, GaussianPrior
-from pyro_vipaint.models.priors.schedules import Schedule
+from pyro_vipaint.models.priors.schedules import EDM, Schedule
+
+MASK = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])  # of four pixels, the upper two are observed
+LIKELIHOOD = vp.Gaussian(vp.Inpainting(MASK), sigma=0.1)
+Y = torch.tensor([[[[0.5, -0.3], [0.0, 0.0]]]])
+
+
+def four_pixels(schedule: Schedule | None = None) -> GaussianPrior:
+    """Independent pixels of mean 0.2 and standard deviation 0.3, ``(1, 2, 2)``."""
+    return GaussianPrior.diagonal(torch.full((1, 2, 2), 0.2), torch.full((1, 2, 2), 0.3), schedule or EDM())
 
 
 @dataclass(frozen=True)

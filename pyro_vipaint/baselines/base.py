@@ -1,9 +1,8 @@
 """The driver of all baselines: from pure noise along a method's chain to images, with their cost.
 
-A method is a *chain*, a generator: it starts at z_1, makes one step after the other, and yields after each the clean
-latent ``(S, N, *event)`` that it predicts. The image is the last of them, decoded and clamped to [-1, 1]. Seeds,
-noise, times, progress and counts are the driver's. Chains run without gradients; a step that needs them opens
-:func:`pyro_vipaint._torch.gradients`.
+A method is a *chain*, a generator: it starts at z_1 and yields after each step the clean latent ``(S, N, *event)`` that
+it predicts. The image is the last of them, decoded and clamped to [-1, 1]. Chains run without gradients; a step that
+needs them opens :func:`pyro_vipaint._torch.gradients`.
 """
 
 from __future__ import annotations
@@ -59,21 +58,14 @@ def run(
     steps = whole("steps", steps)
     times = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64).tolist()
     begun = time.perf_counter()
-    with seeded(seed), count_calls() as count:
+    with seeded(seed), count_calls() as count, torch.no_grad():
         if start is None:
             _, sigma = prior.schedule(as_time(1.0))
             start = float(sigma) * torch.randn(num_samples, len(y), *prior.event_shape, device=y.device)
-        samples = last_image(prior, start, chain(start, times), method, total or steps, callback)
+        z = start
+        for step, z_hat in enumerate(chain(start, times), 1):
+            z = z_hat
+            if callback is not None:
+                callback(Progress(method, step, total or steps))
+        samples = prior.decode(z).clamp(-1, 1)
     return BaselineResult(samples, count.calls, count.nfe, time.perf_counter() - begun)
-
-
-@torch.no_grad()
-def last_image(
-    prior: DiffusionPrior, z: Tensor, predictions: Iterator[Tensor], phase: str, total: int, callback: Callback | None
-) -> Tensor:
-    """The last of the ``predictions`` that are made from ``z`` as an image; ``callback`` is called after each."""
-    for step, z_hat in enumerate(predictions, 1):
-        z = z_hat
-        if callback is not None:
-            callback(Progress(phase, step, total))
-    return prior.decode(z).clamp(-1, 1)

@@ -14,8 +14,7 @@ Bias: the observed pixels are y itself, noise included. Each step draws the hidd
 the last pasted noise, without regard to the next, so that they follow the observation too little, with any number of
 steps.
 
-Defaults: 250 steps of deterministic DDIM (eta = 0), the setting of the VIPaint paper's comparison; RePaint has 250
-levels as well. With ``eta`` = 1 it is RePaint without jumps.
+With ``eta`` = 1 it is RePaint without jumps.
 """
 
 from __future__ import annotations
@@ -49,9 +48,8 @@ def blended(
     """Draws by Blended; the arguments of all baselines are described in :mod:`pyro_vipaint.baselines`.
 
     Args:
-        likelihood: its operator must be an inpainting mask.
         steps: 250 in the VIPaint paper.
-        eta: noise of the DDIM step, from 0 for none to 1 for that of the DDPM chain.
+        eta: noise of the DDIM step, from 0 for none, as in the VIPaint paper, to 1 for that of the DDPM chain.
     """
     observed = observed_pixels(likelihood, y, prior.image_shape)
 

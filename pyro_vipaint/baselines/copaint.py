@@ -11,15 +11,14 @@ u = z / c_t, c_t = sqrt(alpha_t^2 + sigma_t^2), the variance-preserving coordina
 
 and each sample by itself shrinks its eta by 0.8 until its own L does not rise. Then z_s by DDIM.
 
-Defaults are those of the authors' code, ``configs/imagenet.yaml``: 250 steps, G = 2, 0.02, 1.012, 0.8, lambda 1e-2
-(the setting for many classes; ``configs/celebahq.yaml``, for faces alone, has lambda 1e-4, growing by 1.01 a step).
-With other than 250 steps the rate runs through the same range, 1.012^(250 i / steps); so does the authors' fast
-version, 100 steps with 1.03.
+Defaults are those of the authors' code, ``configs/imagenet.yaml`` (``configs/celebahq.yaml``, for faces alone, has
+lambda 1e-4, growing by 1.01 a step). With other than 250 steps the rate runs through the same range,
+1.012^(250 i / steps); so does the authors' fast version, 100 steps with 1.03.
 
 Deviations: the authors shrink the rate of the whole batch, and call the network again at a point that they have just
 accepted. Here only samples that failed are evaluated again, and the prediction at the accepted point serves the next
-gradient and the DDIM step: G + 1 calls a step instead of 2 G + 1. They clamp predictions to [-1, 1], which has no
-meaning in latents; here only the image is clamped. The image is the last prediction.
+gradient and the DDIM step: G + 1 calls a step instead of 2 G + 1. They clamp predictions to [-1, 1]; here only the
+image, the last prediction, is clamped.
 
 Bias: L takes the observation as free of noise, so that every sample repeats it exactly; hidden pixels move with the
 gradient of the prediction, which is not that of the posterior.
@@ -27,8 +26,9 @@ gradient of the prediction, which is not that of the posterior.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -67,12 +67,10 @@ def copaint(
     """Images by CoPaint; the arguments of all baselines are described in :mod:`pyro_vipaint.baselines`.
 
     Args:
-        likelihood: its operator may be any differentiable one.
-        steps: 250 in the authors' code. :func:`copaint_calls` gives the network calls.
-        gradient_steps: G at each time; 2 in the authors' code. With 0 it is the prior's own DDIM chain.
-        lr: rate of the gradient steps at t = 1, without the factor alpha_t / c_t; 0.02 in the authors' code.
-        growth: factor of the rate from step to step, of 250; 1.012 in the authors' code.
-        regularisation: lambda, the weight of the distance to the DDIM chain; 1e-2 in the authors' code for ImageNet.
+        gradient_steps: G at each time; as all defaults, that of the authors' code. With 0 it is the prior's DDIM chain.
+        lr: rate of the gradient steps at t = 1, without the factor alpha_t / c_t.
+        growth: factor of the rate from step to step, of 250.
+        regularisation: lambda, the weight of the distance to the DDIM chain.
     """
     coherence = Coherence(prior, likelihood, y, condition, gradient_steps, lr, growth, regularisation)
 
@@ -105,12 +103,30 @@ class Coherence:
 
     def __call__(self, z: Tensor, t: float, progress: float) -> tuple[Tensor, Tensor]:
         """``(z, prediction)`` after them, ``(S, N, *event)`` as ``z``, at time t and ``progress`` i / steps."""
-        objective, rows = Objective(self, z, t), torch.arange(z.shape[:2].numel(), device=z.device)
+        objective, rows = partial(self.point, z, t), torch.arange(z.shape[:2].numel(), device=z.device)
+        alpha, _ = self.prior.schedule(as_time(t))
+        unit = float(alpha * coordinate_scale(self.prior.schedule, t))
         here = objective(z.flatten(0, 1), rows, self.gradient_steps > 0)
         rate = here.loss.new_full(here.loss.shape, self.lr * self.growth ** (STEPS * progress))
         for step in range(self.gradient_steps):
-            here, rate = gradient_step(objective, here, rate, step + 1 < self.gradient_steps)
+            here, rate = gradient_step(objective, unit, here, rate, step + 1 < self.gradient_steps)
         return here.z.unflatten(0, z.shape[:2]), here.x_hat.unflatten(0, z.shape[:2])
+
+    def point(self, origin: Tensor, t: float, z: Tensor, rows: Tensor, with_gradient: bool) -> Point:
+        """The samples ``rows``, of S × N that were at ``origin``, moved to ``z``, ``(B, *event)``: one network call."""
+        leading = origin.shape[:2]
+        flat = {name: flatten_condition(value, leading) for name, value in self.condition.items()}
+        condition = {name: value[rows] if isinstance(value, Tensor) else value for name, value in flat.items()}
+        with gradients() if with_gradient else torch.no_grad():
+            z = z.detach().requires_grad_(with_gradient)
+            x_hat = self.prior.denoise(z, t, **condition)
+            way = (z - origin.flatten(0, 1)[rows]) / float(coordinate_scale(self.prior.schedule, t))
+            x = self.prior.decode(x_hat)  # the operator sees all S × N images: it may have a mask for each of the N
+            images = x.new_zeros(leading.numel(), *x.shape[1:]).index_copy(0, rows, x).unflatten(0, leading)
+            misfit = self.likelihood.residual(images, self.y).flatten(2).square().sum(-1).flatten()[rows]
+            loss = misfit + self.regularisation * way.flatten(1).square().sum(-1)
+            gradient = torch.autograd.grad(loss.sum(), z)[0] if with_gradient else torch.zeros_like(z)
+        return Point(z.detach(), x_hat.detach(), gradient, loss.detach())
 
 
 class Point(NamedTuple):
@@ -122,44 +138,14 @@ class Point(NamedTuple):
     loss: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Objective:
-    """L at time ``t`` of samples that were at ``origin``, ``(S, N, *event)``; rows count through S × N."""
-
-    settings: Coherence
-    origin: Tensor
-    t: float
-
-    def __call__(self, z: Tensor, rows: Tensor, with_gradient: bool) -> Point:
-        """The samples ``rows`` moved to ``z``, ``(B, *event)``: one network call."""
-        prior, leading = self.settings.prior, self.origin.shape[:2]
-        flat = {name: flatten_condition(value, leading) for name, value in self.settings.condition.items()}
-        condition = {name: value[rows] if isinstance(value, Tensor) else value for name, value in flat.items()}
-        with gradients() if with_gradient else torch.no_grad():
-            z = z.detach().requires_grad_(with_gradient)
-            x_hat = prior.denoise(z, self.t, **condition)
-            way = (z - self.origin.flatten(0, 1)[rows]) / float(coordinate_scale(prior.schedule, self.t))
-            distance = way.flatten(1).square().sum(-1)
-            loss = self._misfit(prior.decode(x_hat), rows) + self.settings.regularisation * distance
-            gradient = torch.autograd.grad(loss.sum(), z)[0] if with_gradient else torch.zeros_like(z)
-        return Point(z.detach(), x_hat.detach(), gradient, loss.detach())
-
-    def _misfit(self, x: Tensor, rows: Tensor) -> Tensor:
-        """|y - A(x)|^2, ``(B,)``. The operator sees all S × N images, since it may have a mask for each of the N."""
-        leading = self.origin.shape[:2]
-        images = x.new_zeros(leading.numel(), *x.shape[1:]).index_copy(0, rows, x).unflatten(0, leading)
-        return self.settings.likelihood.residual(images, self.settings.y).flatten(2).square().sum(-1).flatten()[rows]
-
-
-def gradient_step(objective: Objective, here: Point, rate: Tensor, with_gradient: bool) -> tuple[Point, Tensor]:
+def gradient_step(
+    objective: Callable[..., Point], unit: float, here: Point, rate: Tensor, with_gradient: bool
+) -> tuple[Point, Tensor]:
     """``(point, rate)`` after one step, for each sample at the first of its rates that does not raise its L.
 
-    A sample for which none does stays where it is. ``with_gradient``: whether the new point's gradient is needed. A
-    step of rate eta_0 alpha_t / c_t in u is one of rate c_t alpha_t eta_0 in z.
+    A sample for which none does stays where it is. ``with_gradient``: whether the new point's gradient is needed.
+    ``unit`` is c_t alpha_t: a step of rate eta_0 alpha_t / c_t in u is one of rate c_t alpha_t eta_0 in z.
     """
-    schedule = objective.settings.prior.schedule
-    alpha, _ = schedule(as_time(objective.t))
-    unit = float(alpha * coordinate_scale(schedule, objective.t))
     found, failed = here, torch.arange(len(rate), device=rate.device)
     for _ in range(TRIES):
         step = expand_event(unit * rate[failed], here.z) * here.gradient[failed]

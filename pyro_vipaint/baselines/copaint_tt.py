@@ -8,22 +8,23 @@ times that the chain arrives at a landing it takes its gradient steps, is noised
 and descends from there again, with the rates that belong to those times; after that it passes. Unlike the rest of the
 chain this adds noise, which the later gradient steps can use to make seams agree.
 
-Defaults are those of the authors' script ``copaint-tt.sh``: tau 10, r = 2, and CoPaint's own. The authors undo one step
-after the other; ten of them together have the law above. As in their code (``new_scheduler.py``) the last landing is
-the least noisy time at which the network is called. With at most tau steps there is no landing, and it is CoPaint.
-
-The causes of its bias are CoPaint's; travelling does not remove them.
+Defaults are those of the authors' script ``copaint-tt.sh``, and CoPaint's own. The authors undo one step after the
+other, with the same law. As in their code (``new_scheduler.py``) the last landing is the least
+noisy time at which the network is called. With at most tau steps there is no landing, and it is CoPaint, whose bias
+travelling does not remove.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.baselines.copaint import GRADIENT_STEPS, GROWTH, LR, REGULARISATION, STEPS, Coherence, copaint_calls
+from pyro_vipaint.baselines.repaint import call_levels
 from pyro_vipaint.errors import whole
 from pyro_vipaint.models.priors.kernels import ddim, diffuse
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -52,9 +53,9 @@ def copaint_tt(
     """Images by CoPaint-TT; the arguments of all baselines are described in :mod:`pyro_vipaint.baselines`.
 
     Args:
-        steps: 250 in the authors' code. ``callback`` is called more often, once for each move of :func:`itinerary`.
-        tau: how many steps are undone at once, at least 1; 10 in the authors' script.
-        repeats: r, how often each stretch is passed; 2 in the authors' script. With 1 it is CoPaint.
+        steps: ``callback`` is called more often, once for each move of :func:`itinerary`.
+        tau: how many steps are undone at once, at least 1.
+        repeats: r, how often each stretch is passed. With 1 it is CoPaint.
         gradient_steps, lr, growth, regularisation: as for :func:`pyro_vipaint.baselines.copaint`.
     """
     moves = itinerary(steps, tau, repeats)
@@ -85,17 +86,15 @@ def itinerary(steps: int, tau: int, repeats: int) -> list[tuple[int, int]]:
     >>> itinerary(4, 2, 2)
     [(0, 1), (1, 2), (2, 3), (3, 1), (1, 2), (2, 3), (3, 4)]
 
+    The landings are those of RePaint, which does not call the network there before it jumps.
+
     Raises:
-        InputError: ``steps`` or ``tau`` is less than 1.
+        InputError: an argument is less than 1.
     """
-    steps, tau = whole("steps", steps), whole("tau", tau)
-    travels = {steps - 1 - above: repeats - 1 for above in range(0, steps - tau, tau)}
-    moves, here = [], 0
-    while here < steps:
-        back = travels.get(here, 0) > 0
-        if back:
-            travels[here] -= 1
-        there = here - tau if back else here + 1
-        moves.append((here, there))
-        here = there
+    moves = []
+    for level, following in pairwise([*call_levels(steps, whole("tau", tau), whole("repeats", repeats)), 0]):
+        landing = steps - level + 1
+        moves.append((landing - 1, landing))
+        if following >= level:
+            moves.append((landing, steps - following))
     return moves

@@ -7,8 +7,8 @@ With x_hat = E[z_0 given z_t] and the residual r = |y - A(decode(x_hat))| of *ea
     \qquad c_t = \sqrt{\alpha_t^2 + \sigma_t^2},
 
 one network call with its gradient. The factors c take the step in the variance-preserving coordinates z / c, in which
-the authors define it, so that the same zeta means the same on every schedule. The authors take the norm over the
-batch; here a sample does not depend on its neighbours. The image is the last prediction.
+the authors define it, so that the same zeta means the same on every schedule. The authors' norm is of the batch. The
+image is the last prediction.
 
 Bias: the gradient of a norm that is not squared has the same length however small the residual and whatever the noise
 of y. The last steps oscillate around y, and the hidden pixels follow the noise of y.
@@ -73,17 +73,13 @@ def dps_chain(
     condition: dict[str, Any],
     limit: Limit | None = None,
 ) -> Iterator[Tensor]:
-    """The predictions along ``times``, which decrease, with one of the ``zetas`` for each step but the last two times.
-
-    There is one network call for each time but the last; the last call has no correction after it.
-    """
+    """The predictions along ``times``, which decrease: one network call each but the last, ``zetas`` between them."""
     for t, s, zeta in zip(times[:-2], times[1:-1], zetas, strict=True):
         z, x_hat = dps_step(prior, likelihood, z, y, (t, s), zeta, condition, limit)
         yield x_hat
     yield prior.denoise(z, times[-2], **condition)
 
 
-@torch.no_grad()
 def dps_step(
     prior: DiffusionPrior,
     likelihood: Any,

@@ -59,8 +59,6 @@ def pi_gdm(
     """Draws by Pi-GDM; the arguments of all baselines are described in :mod:`pyro_vipaint.baselines`.
 
     Args:
-        prior: one of pixels; its ``sigma_data`` is s.
-        likelihood: sigma_y is the standard deviation of its noise.
         steps: 100 in the paper's experiments.
         eta: share of fresh noise in a step; 1, the ancestral chain, in the paper's experiments; 0 is deterministic.
     """

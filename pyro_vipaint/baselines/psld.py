@@ -9,18 +9,16 @@ with the observation glued in. With x_hat = D(z_hat), z_hat = E[z_0 given z_t], 
 
 where x_hat + A^T (y - A x_hat) is the authors' A^T y + (I - A^T A) x_hat. Both norms are Euclidean, not squared (the
 authors' code; their Algorithm 2 squares them), and the gradient passes decoder, operator and encoder. The factors c
-take the step in variance-preserving coordinates, in which the authors define it.
+are those of :mod:`pyro_vipaint.baselines.dps`.
 
 Where A A^T = I (a mask) the glued image fits y exactly. For other operators A^T is the adjoint, so that a blur's
 A^T (y - A x_hat) is only a step towards y; the authors' code takes bicubic enlargement for super-resolution and the
 identity for blur. The glued image is the same in all three once A x_hat = y.
 
-Deviations: norms are taken of each sample by itself, those of the authors of the batch; the prediction A x_hat is used
-without the fresh noise that their code adds to it; the image is the last clean prediction.
+Deviations: the authors' norms are of the batch; A x_hat is used without the fresh noise that their code adds to it; the
+image is the last clean prediction.
 
-Bias: the gradient of a norm that is not squared has the same length however small the residual and whatever the noise
-of y. With large weights the last steps oscillate around y; with small weights they end on y itself, whose noise the
-hidden pixels then follow.
+Bias: that of DPS. With small weights the last steps end on y itself, whose noise the hidden pixels then follow.
 """
 
 from __future__ import annotations
@@ -57,8 +55,6 @@ def psld(
     """Draws by PSLD; the arguments of all baselines are described in :mod:`pyro_vipaint.baselines`.
 
     Args:
-        prior: a latent one.
-        likelihood: its noise level has no part in PSLD.
         steps: 1000 in the authors' code, of deterministic DDIM.
         omega: weight of the residual norm; 1 in the authors' code, and 0.1 for a hidden box.
         gamma: weight of the gluing norm; 0.1 in the authors' code, and 0.01 for a hidden box.

@@ -13,10 +13,9 @@ with means over the elements of y and of mu. Since eps_hat - eps = (alpha_t / si
 is lambda (mu - z_hat) / D on every schedule: mu is drawn to its own denoised image with the same weight at every noise
 level. The chain starts at E(A^+ y), or at E(A^T y) for operators without a pseudo-inverse; the image is the last mu.
 
-Defaults: Adam with rate 0.1 and betas (0.9, 0.99), no weight decay, lambda 0.25 with the weight sigma / alpha, width 0,
-as in the authors' code (``algos/reddiff.py``, ``_configs/algo/reddiff.yaml``); 1000 steps as in the script of their
-tables (``sample_batch.sh``). Their mean over the batch is omitted, which changes Adam only by its epsilon of 1e-8. An
-element of an inpainting observation that is hidden counts in the mean with a zero, as in their ``Inpainting2``.
+Defaults are those of the authors' code (``algos/reddiff.py``, ``_configs/algo/reddiff.yaml``), the steps those of the
+script of their tables (``sample_batch.sh``). Their mean over the batch is omitted, which changes Adam only by its
+epsilon of 1e-8. A hidden element counts in the mean with a zero, as in their ``Inpainting2``.
 
 Bias: the misfit outweighs the prior as if the observation had no noise. All samples start at the same point and the
 objective seeks one mode: the spread on hidden pixels is the jitter of Adam, not uncertainty, and falls with the rate.
@@ -55,10 +54,8 @@ def red_diff(
     """Samples of RED-Diff; the arguments of all baselines are described in :mod:`pyro_vipaint.baselines`.
 
     Args:
-        likelihood: its operator may be any differentiable one.
-        steps: 1000 in the authors' script; no network call needs a gradient.
-        lr, betas: of Adam, in the units of the latents; 0.1 and (0.9, 0.99) in the authors' code.
-        weight: lambda, of the prior; 0.25 in the authors' code.
+        lr, betas: of Adam, in the units of the latents; as all defaults, those of the authors' code.
+        weight: lambda, of the prior.
     """
 
     def chain(mu: Tensor, times: list[float]) -> Iterator[Tensor]:

@@ -10,22 +10,16 @@ and from every tenth level the chain jumps ten levels back up, z_t ~ q(z_t given
 part, which is drawn without regard to the known one, is drawn again beside it. At level 0 the known pixels are y and
 the others are x_hat.
 
-Defaults: 250 levels, jumps of length 10, each stretch passed 10 times, DDPM: the paper and the authors' configuration
-files. That makes 2410 network calls.
-
 Bias: the observed pixels are y itself, noise included. The hidden ones tend to the posterior of a y without noise as
 ``resamples`` grows, so that part of their shift is the noise of y and part is what ten passes have not yet harmonised.
 
 Differences
 - A jump is one draw from q(z_t given z_s); the authors draw its ten steps one by one. The distribution is the same.
-- The variance is that of the bridge (Eq. 3) for every prior; the authors' networks learned theirs. Predictions are not
-  clamped: a mean of images in [-1, 1] lies in this range anyway.
+- The variance is that of the bridge (Eq. 3) for every prior; the authors' networks learned theirs, and they clamp
+  predictions.
 - Levels are evenly spaced in time and the highest is t = 1. diffusers' ``RePaintScheduler`` rounds: on a table of N
-  timesteps its stride is floor(N / L) and its level k - 1 is the timestep (k - 1) stride, where t = k / L is timestep
-  k stride - 1; its levels are cleaner than these by less than a stride.
-- Its jump from timestep a to a + stride uses the betas a + stride ... a + 2 stride - 1 instead of a + 1 ...
-  a + stride, which is too much noise unless the stride is 1. And its pipeline jumps after the network's step at the
-  level of the jump, from one level below the authors'.
+  timesteps its stride is floor(N / L), and its levels are cleaner than these by less than a stride. Its jump from
+  timestep a to a + stride uses the betas from a + stride on instead of a + 1, too much noise unless the stride is 1.
 - Latent priors: see :mod:`pyro_vipaint.baselines.replacement`. The paper has none.
 """
 
@@ -63,8 +57,7 @@ def repaint(
     """Draws by RePaint; the arguments of all baselines are described in :mod:`pyro_vipaint.baselines`.
 
     Args:
-        likelihood: its operator must be an inpainting mask.
-        steps: L, the number of noise levels; 250 in the paper. :func:`repaint_calls` gives the network calls.
+        steps: L, the number of noise levels; 250 in the paper, which with its jumps makes 2410 network calls.
         jump_length: levels that a jump goes back up, at least 1; 10 in the paper.
         resamples: how often each stretch of that length is passed, 1 for no jumps; 10 in the paper.
     """
@@ -116,5 +109,5 @@ def call_levels(steps: int = 250, jump_length: int = 10, resamples: int = 10) ->
 
 
 def repaint_calls(steps: int = 250, jump_length: int = 10, resamples: int = 10) -> int:
-    """Network calls of :func:`repaint`; errors are those of :func:`call_levels`."""
+    """Network calls of :func:`repaint`."""
     return len(call_levels(steps, jump_length, resamples))

@@ -3,11 +3,10 @@ r"""The step that Blended and RePaint share: what is known of z_t is pasted into
 .. math:: z_t \leftarrow m \odot (\alpha_t x^\star + \sigma_t \epsilon) + (1 - m) \odot z_t,
           \qquad \epsilon \sim N(0, I)
 
-with :math:`x^\star = y` for pixel priors. For a latent prior the hole has to be filled before y can be encoded. It is
-filled with the decoded prediction of the chain's first call, made from noise before anything is pasted:
-:math:`x^\star = E(m \odot y + (1 - m) \odot D(\hat z))`. The encoder sees a neighbourhood of each latent pixel, so that
-next to the hole it sees what the prior expects there instead of grey; and this costs no further call. A latent pixel is
-known only where all image pixels that it covers are observed.
+with :math:`x^\star = y` for pixel priors. For a latent prior the hole is filled before y is encoded, with the decoded
+prediction of the chain's first call, made from noise before anything is pasted:
+:math:`x^\star = E(m \odot y + (1 - m) \odot D(\hat z))`. Next to the hole the encoder then sees what the prior expects
+there instead of grey. A latent pixel is known only where all image pixels that it covers are observed.
 
 These methods do not know the noise of y: they paste y as if it were the image.
 """

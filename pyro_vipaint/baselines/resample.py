@@ -24,15 +24,15 @@ The last clean prediction is moved in latent space once more before it is decode
 Both inner problems are solved by AdamW (with torch's own weight decay, as theirs), until the root mean square of the
 residual over the observed elements is at most the standard deviation of the noise of y; each sample stops by itself.
 Iterations of the first kind cost neither network nor decoder, those of the second one pass of the decoder and its
-gradient: :class:`ReSampleResult` counts all passes of the decoder.
+gradient.
 
-Deviations: norms and stops are those of each sample by itself, the authors' are of the batch; descent stops at the
-noise level, where their code has a residual of 0.001 and says that this needs tuning; z_hat is the chain's own
-prediction, as in Algorithm 1, where their code first runs five more DDIM steps; v_t is the paper's, their code divides
-by 1 - abar_t; their latent descent also ends where it has not improved for 200 iterations.
+Deviations: the authors' norms and stops are of the batch; descent stops at the noise level, where their code has a
+residual of 0.001; z_hat is the chain's own prediction, as in Algorithm 1, where their code first runs five more DDIM
+steps; v_t is the paper's, their code divides by 1 - abar_t; their latent descent also ends where it has not improved
+for 200 iterations.
 
-Bias: z* stands for a draw of z_0 but is made from its expectation, which lacks the spread that z_0 still has given z_t;
-the observed pixels have the spread of the last DPS steps, whose length does not shrink with the residual.
+Bias: z* stands for a draw of z_0 but is made from its expectation, which lacks the spread of z_0 given z_t; the
+observed pixels have the spread of the last DPS steps, whose length does not shrink with the residual.
 """
 
 from __future__ import annotations
@@ -115,8 +115,6 @@ def resample(
     All defaults are those of the authors' code.
 
     Args:
-        prior: a latent one.
-        likelihood: hard data consistency stops at its noise level.
         zeta: weight of the DPS steps in units of abar_t.
         variance_factor: the factor of v_t; towards infinity the resampled latent is z* with fresh noise.
         pixel_lr, pixel_iterations: AdamW's rate in pixels, for images in [-1, 1], and the most iterations each time.
@@ -142,7 +140,7 @@ def resample(
             third = third_of_hard_step(steps, steps - 1 - step)
             if third:
                 z_star = consistent(counted, likelihood, z_hat, y, pixel if third == 2 else latent)
-                z = stochastic_resample(prior, z, z_star, (t, s), variance_factor)
+                z = stochastic_resample(prior, z, z_star, t, s, variance_factor)
             yield z_hat
         yield consistent(counted, likelihood, prior.denoise(z, times[-2], **condition), y, latent)
 
@@ -211,10 +209,9 @@ def descend(
 
 
 def stochastic_resample(
-    prior: DiffusionPrior, z: Tensor, z_star: Tensor, interval: tuple[float, float], variance_factor: float
+    prior: DiffusionPrior, z: Tensor, z_star: Tensor, t: float, s: float, variance_factor: float
 ) -> Tensor:
     """A draw of z_s, of the shape of ``z`` = z'_s, given the consistent clean latent ``z_star``."""
-    t, s = interval
     scale = float(coordinate_scale(prior.schedule, s))
     signal_t, signal_s = signal_share(prior, t), signal_share(prior, s)
     noise = 1 - signal_s

@@ -11,29 +11,24 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from importlib.util import find_spec
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from pyro_vipaint.bench.grid import Cell
-from pyro_vipaint.bench.registry import SUITE, Suite
-from pyro_vipaint.bench.work import Record, failed, worker
+from pyro_vipaint.bench.registry import Suite
+from pyro_vipaint.bench.work import Record, compute, failed
 from pyro_vipaint.errors import InputError
 
+Compute = Callable[[Cell], Record]
 Finished = Generator[tuple[Cell, Record], None, None]
-ENGINES = ("local", "ray")
+Engine = Callable[[list[Cell], Suite], Finished]
 ABRUPT = "the worker ended abruptly, perhaps for lack of memory: try --retry with a smaller --chunk"
 
 
-class Engine(Protocol):
-    """Where cells are computed."""
-
-    def __call__(self, cells: list[Cell], suite: Suite = SUITE) -> Finished:
-        """Yields each cell with its record as it finishes, in any order."""
-        ...
-
-
 def engine(name: str, workers: int, device: str, threads: int | None, address: str | None = None) -> Engine:
-    """The engine of that name.
+    """The engine of that name: a function of the cells and the suite that their names belong to.
 
     Args:
         name: ``local`` or ``ray``.
@@ -47,35 +42,30 @@ def engine(name: str, workers: int, device: str, threads: int | None, address: s
     """
     if address is not None and name != "ray":
         raise InputError("The address is that of a Ray cluster: it goes with the engine ray.")
-    if name == "ray":
-        return _ray(workers, device, threads, address)
-    if name != "local":
-        raise InputError(f"There is no engine {name!r}: choose one of {', '.join(ENGINES)}.")
-    return _processes(workers, device, threads) if workers > 1 else _here(device, threads)
+    if name not in ("local", "ray"):
+        raise InputError(f"There is no engine {name!r}: choose one of local, ray.")
+    if name == "ray" and find_spec("ray") is None:
+        raise InputError("The engine ray needs Ray: pip install 'pyro-vipaint[ray]'.")
 
-
-def _here(device: str, threads: int | None) -> Engine:
-    def run(cells: list[Cell], suite: Suite = SUITE) -> Finished:
-        compute = worker(suite, device, threads)
-        for cell in cells:
-            yield cell, compute(cell)
+    def run(cells: list[Cell], suite: Suite) -> Finished:
+        one = partial(compute, suite=suite, device=device, threads=threads)
+        if name == "ray":
+            return _on_ray(one, cells, workers, threads or 1, int(device.startswith("cuda")), address)
+        return _in_processes(one, cells, workers) if workers > 1 else ((cell, one(cell)) for cell in cells)
 
     return run
 
 
-def _processes(workers: int, device: str, threads: int | None) -> Engine:
-    def run(cells: list[Cell], suite: Suite = SUITE) -> Finished:
-        compute, left = worker(suite, device, threads), iter(cells)
-        while suspects := (yield from _in_processes(compute, left, workers)):
-            for cell in suspects:  # one of them ended its process: each is computed alone, in its own process
-                if (yield from _in_processes(compute, iter([cell]), 1)):
-                    yield cell, failed(cell, ABRUPT)
-
-    return run
+def _in_processes(one: Compute, cells: list[Cell], workers: int) -> Finished:
+    left = iter(cells)
+    while suspects := (yield from _until_one_dies(one, left, workers)):
+        for cell in suspects:  # one of them ended its process: each is computed alone, in its own process
+            if (yield from _until_one_dies(one, iter([cell]), 1)):
+                yield cell, failed(cell, ABRUPT)
 
 
-def _in_processes(
-    compute: Callable[[Cell], Record], cells: Iterator[Cell], workers: int
+def _until_one_dies(
+    one: Compute, cells: Iterator[Cell], workers: int
 ) -> Generator[tuple[Cell, Record], None, list[Cell]]:
     """Yields the finished ``cells``; when a process dies, returns those that were being computed or next.
 
@@ -88,7 +78,7 @@ def _in_processes(
     try:
         while taken or running:
             while taken:
-                running[pool.submit(compute, taken[0])] = taken[0]
+                running[pool.submit(one, taken[0])] = taken[0]
                 del taken[0]  # only now: a broken pool takes none
             future = next(iter(wait(running, return_when=FIRST_COMPLETED).done))
             record = future.result()
@@ -120,39 +110,32 @@ def _end_with_the_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _ray(workers: int, device: str, threads: int | None, address: str | None) -> Engine:
+def _on_ray(one: Compute, cells: list[Cell], workers: int, cpus: int, gpus: int, address: str | None) -> Finished:
+    """On a cluster, with ``cpus`` and ``gpus`` for every worker."""
+    import ray
+    from ray.exceptions import WorkerCrashedError
+
+    def task(cell: Cell) -> Record:
+        return one(cell)
+
+    own = max(os.cpu_count() or 1, workers * cpus) if address is None else None  # CPUs of a cluster started here
+    ray.init(address, num_cpus=own, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
     try:
-        import ray
-        from ray.exceptions import WorkerCrashedError
-    except ImportError as error:
-        raise InputError("The engine ray needs Ray: pip install 'pyro-vipaint[ray]'.") from error
-    cpus, gpus = threads or 1, 1 if device.startswith("cuda") else 0
-
-    def run(cells: list[Cell], suite: Suite = SUITE) -> Finished:
-        own = max(os.cpu_count() or 1, workers * cpus) if address is None else None  # CPUs of a cluster started here
-        ray.init(address, num_cpus=own, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
-        compute, left = worker(suite, device, threads), iter(cells)
-
-        def on_ray(cell: Cell) -> Record:
-            return compute(cell)
-
-        try:
-            _check_resources(ray.cluster_resources(), workers, cpus, gpus)
-            task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(on_ray)
-            running = {task.remote(cell): cell for cell in islice(left, workers)}
-            while running:
-                (reference, *_), _ = ray.wait(list(running))
-                cell = running.pop(reference)
-                try:
-                    record = ray.get(reference)
-                except WorkerCrashedError:
-                    record = failed(cell, ABRUPT)
-                running |= {task.remote(cell): cell for cell in islice(left, 1)}
-                yield cell, record
-        finally:
-            ray.shutdown()
-
-    return run
+        _check_resources(ray.cluster_resources(), workers, cpus, gpus)
+        remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(task)
+        left = iter(cells)
+        running = {remote.remote(cell): cell for cell in islice(left, workers)}
+        while running:
+            (reference, *_), _ = ray.wait(list(running))
+            cell = running.pop(reference)
+            try:
+                record = ray.get(reference)
+            except WorkerCrashedError:
+                record = failed(cell, ABRUPT)
+            running |= {remote.remote(cell): cell for cell in islice(left, 1)}
+            yield cell, record
+    finally:
+        ray.shutdown()
 
 
 def _check_resources(resources: Mapping[str, float], workers: int, cpus: int, gpus: int) -> None:

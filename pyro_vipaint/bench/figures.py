@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch.nn.functional import interpolate
 
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.store import Store
@@ -20,14 +19,15 @@ def sample_figure(records: list[dict[str, Any]], store: Store, max_images: int =
 
     The cell with most images counts, where a method has several; the figure has the images that all methods have.
     """
+    cells = [Cell(**record["cell"]) for record in records]
+    seen = min(_seen(cell) for cell in cells)
     chosen: dict[str, Cell] = {}
-    cells = sorted((Cell(**record["cell"]) for record in records), key=_order)
-    for cell in cells:
-        if _seen(cell) == _seen(cells[0]):
+    for cell in sorted(cells, key=lambda cell: (-(cell.budget or 0), -cell.stop)):
+        if _seen(cell) == seen:
             chosen.setdefault(cell.method, cell)
     tensors = {method: store.tensors(cell) for method, cell in chosen.items()}
-    first = next(iter(tensors.values()))
-    columns = {"truth": first["truth"], "observation": _enlarged(first["observation"], first["truth"])}
+    truth, y = (next(iter(tensors.values()))[name] for name in ("truth", "observation"))
+    columns = {"truth": truth, "observation": interpolate(y.float(), truth.shape[-2:], mode="nearest")}
     columns |= {method: each["samples"][0] for method, each in tensors.items()}
     rows = min(max_images, *(len(each["truth"]) for each in tensors.values()))
     figure = Figure(figsize=(1.1 * len(columns), 1.1 * rows + 0.3), layout="constrained")
@@ -43,15 +43,6 @@ def sample_figure(records: list[dict[str, Any]], store: Store, max_images: int =
 def _seen(cell: Cell) -> tuple[int, int, str]:
     """The part of a cell that decides about its images and observations."""
     return cell.seed, cell.start, cell.images or ""
-
-
-def _order(cell: Cell) -> tuple[Any, ...]:
-    return (*_seen(cell), -(cell.budget or 0), -cell.stop)
-
-
-def _enlarged(y: Tensor, truth: Tensor) -> Tensor:
-    """Observations at the size of the images, by repeating pixels."""
-    return torch.nn.functional.interpolate(y.float(), truth.shape[-2:], mode="nearest")
 
 
 def quality_figure(rows: pd.DataFrame) -> Figure:

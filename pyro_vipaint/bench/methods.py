@@ -14,11 +14,10 @@ from pyro_vipaint.baselines import BaselineResult
 from pyro_vipaint.bench.trials import Trial
 from pyro_vipaint.models import DiffusionPrior
 from pyro_vipaint.models.measurements.likelihoods import Gaussian
-from pyro_vipaint.restoration import GuideFactory, inpaint, restore
+from pyro_vipaint.restoration import GuideFactory, restore
 from pyro_vipaint.settings import (
     FIT_SHARE,
     Settings,
-    budget_settings,
     default_settings,
     restoration_settings,
     settings_for,
@@ -76,25 +75,15 @@ class VIPaint:
         return repr([self.settings or defaults, self.guide, FIT_SHARE])
 
     def __call__(self, trial: Trial, num_samples: int, budget: int | None) -> Outcome:
-        common: dict[str, Any] = {
-            "prior": trial.prior, "num_samples": num_samples, "seed": trial.seed, "guide": self.guide,
-            "settings": self.settings or self._settings(trial, num_samples, budget),
-            "label": trial.condition.get("class_labels"),
-        }  # fmt: skip
-        if trial.mask is not None:
-            result = inpaint(trial.y, trial.mask, **common)
-        else:
-            result = restore(trial.y, trial.operator, **common)
+        settings = self.settings or settings_for(self.levels, trial.prior, trial.operator, trial.y)
+        if self.settings is None and budget is not None:
+            settings = within(settings, budget, num_samples)
+        result = restore(
+            trial.y, trial.operator, trial.prior, num_samples=num_samples, seed=trial.seed, guide=self.guide,
+            settings=settings, label=trial.condition.get("class_labels"),
+        )  # fmt: skip
         bounds = result.fit.bounds.mean(-1).tolist()
         return Outcome(result.samples, result.calls, result.nfe, result.seconds, bounds)
-
-    def _settings(self, trial: Trial, num_samples: int, budget: int | None) -> Settings:
-        if trial.mask is None:
-            settings = settings_for(self.levels, trial.prior, trial.operator, trial.y)
-            return settings if budget is None else within(settings, budget, num_samples)
-        if budget is None:
-            return default_settings(self.levels, trial.prior.is_latent)
-        return budget_settings(self.levels, budget, num_samples, trial.prior.is_latent)
 
 
 @dataclass(frozen=True)
@@ -143,33 +132,12 @@ class Baseline:
         likelihood = Gaussian(trial.operator, trial.noise or SIGMA)
         chosen = {} if budget is None else self.at(budget, trial.prior.is_latent)
         if "zeta" in chosen and trial.mask is None:
-            chosen["zeta"] = _restoration_zeta(trial, chosen["zeta"])
+            zeta = settings_for(2, trial.prior, trial.operator, trial.y).zeta
+            if trial.prior.is_latent:
+                zeta = zeta / restoration_settings(2, latent=True).zeta * chosen["zeta"]
+            chosen["zeta"] = zeta
         with torch.no_grad():
             result = self.run(
                 trial.prior, likelihood, trial.y, num_samples, seed=trial.seed, **chosen, **trial.condition
             )
         return Outcome(result.samples.cpu(), result.calls, result.nfe, result.seconds)
-
-
-def _restoration_zeta(trial: Trial, latent_zeta: float) -> float:
-    """For pixels, the zeta of :func:`restore`; for latents, ``latent_zeta`` over the operator's norm."""
-    prior = trial.prior
-    restored = settings_for(2, prior, trial.operator, trial.y).zeta
-    return restored / restoration_settings(2, latent=True).zeta * latent_zeta if prior.is_latent else restored
-
-
-@dataclass(frozen=True)
-class Held:
-    """A method that is held to a ``budget`` of its own, whatever that of the plan is."""
-
-    method: Method
-    budget: int
-
-    def applies(self, prior: DiffusionPrior, is_inpainting: bool) -> bool:
-        return self.method.applies(prior, is_inpainting)
-
-    def numbers(self) -> str:
-        return f"{self.method.numbers()} at {self.budget}"
-
-    def __call__(self, trial: Trial, num_samples: int, budget: int | None) -> Outcome:
-        return self.method(trial, num_samples, self.budget)

@@ -6,9 +6,9 @@ import base64
 import html
 import io
 import platform
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 OURS = "VIPaint-4"
 DPI = 110
-DIGITS = dict.fromkeys(MEASURES, 4) | {"psnr": 2, "ssim": 3}
-DIGITS |= {"NFE": 1, "seconds": 1, "kernel_distance": 2}
+DIGITS = dict.fromkeys(MEASURES, 4) | {"psnr": 2, "ssim": 3, "NFE": 1, "seconds": 1, "kernel_distance": 2}
 HEADERS = {"nfe": "NFE"}
 SECTION = ["prior", "images", "num_samples"]  # rows that agree in these share tables and figures
 LEGEND = (
@@ -49,21 +48,13 @@ th:first-child, td:first-child {{ text-align: left; }}
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A heading and its content."""
+    """A heading and its content; ``name`` is that of its picture, a PNG."""
 
     title: str
     text: str = ""
     table: pd.DataFrame | None = None
-    figure: Figure | None = None
+    picture: bytes = b""
     name: str = ""
-
-    @cached_property
-    def picture(self) -> bytes:
-        """The figure as a PNG."""
-        buffer = io.BytesIO()
-        if self.figure is not None:
-            self.figure.savefig(buffer, dpi=DPI, format="png")
-        return buffer.getvalue()
 
 
 def write_report(out: Path, frame: pd.DataFrame, title: str = "Benchmark") -> None:
@@ -71,7 +62,7 @@ def write_report(out: Path, frame: pd.DataFrame, title: str = "Benchmark") -> No
     sections = list(build(frame, Store(out)))
     with whole_folder(out) as folder:
         for section in sections:
-            if section.figure is not None:
+            if section.picture:
                 (folder / f"{section.name}.png").write_bytes(section.picture)
         (folder / "report.md").write_text(_markdown(title, sections), encoding="utf-8")
         (folder / "report.html").write_text(_html(title, sections), encoding="utf-8")
@@ -79,17 +70,22 @@ def write_report(out: Path, frame: pd.DataFrame, title: str = "Benchmark") -> No
 
 def build(frame: pd.DataFrame, store: Store) -> Iterator[Section]:
     """The sections of the report: tables by budget and figures for each prior; at the end the cells that failed."""
-    yield Section("What was run", f"{_machine()}. {LEGEND}")
+    versions = ", ".join(f"{package} {version(package)}" for package in ("pyro-vipaint", "torch"))
+    machine = f"{versions}, Python {platform.python_version()}, {platform.system()} on {platform.machine()}"
+    yield Section("What was run", f"{machine}. {LEGEND}")
+    records = [record for record in store.records() if record["error"] is None]
     done: Any = frame[frame["error"].isna()]
-    for (prior, images, number), rows in done.groupby(SECTION, sort=False, dropna=False):
-        source = str(prior) if pd.isna(images) else f"{prior} on {images}"
+    for key, rows in done.groupby(SECTION, sort=False, dropna=False):
+        prior, images, number = here = [None if pd.isna(value) else value for value in key]
+        source = str(prior) if images is None else f"{prior} on {images}"
         for budget, part in rows.groupby("budget", sort=True, dropna=False):
             name = f"{source}, {budget_name(budget)}, {number} {'sample' if number == 1 else 'samples'}"
             yield Section(f"{name}: LPIPS", against(part), lpips_table(part))
             yield Section(f"{name}: all measures", table=full_table(part))
             if part["task"].nunique() > 1:
                 yield Section(f"{name}: all measures, means over the tasks", table=overall_table(part))
-        yield from _figures(source, rows, _records_of(rows, store), store)
+        behind = [record for record in records if [record["cell"][name] for name in SECTION] == here]
+        yield from _figures(source, rows, behind, store)
     failed: Any = frame[frame["error"].notna()]
     if len(failed):
         columns = ["prior", "task", "budget", "method", "seed", "image", "error"]
@@ -124,8 +120,7 @@ def overall_table(rows: pd.DataFrame) -> pd.DataFrame:
     table = groups[_measures(table)].mean().rename(columns=HEADERS)
     if tasks.nunique() > 1:
         table.insert(0, "tasks", tasks)
-    table = table.reset_index()
-    return table.sort_values("lpips", ignore_index=True).round(DIGITS)
+    return table.reset_index().sort_values("lpips", ignore_index=True).round(DIGITS)
 
 
 def _measures(table: pd.DataFrame) -> list[str]:
@@ -147,45 +142,34 @@ def against(rows: pd.DataFrame, ours: str = OURS) -> str:
     return f"{ours} minus, paired over images: {'; '.join(differences)}." if pairs else ""
 
 
-def _records_of(rows: pd.DataFrame, store: Store) -> list[dict[str, Any]]:
-    """The records behind ``rows`` of one prior, folder of pictures and number of samples."""
-    here = [None if pd.isna(value) else value for value in rows[SECTION].iloc[0]]
-    done = [record for record in store.records() if record["error"] is None]
-    return [record for record in done if [record["cell"][name] for name in SECTION] == here]
-
-
 def _figures(prior: str, rows: pd.DataFrame, records: list[dict[str, Any]], store: Store) -> Iterator[Section]:
     """Sample grids by task, quality against NFE, time per image, the bound over SVI steps."""
-    name = f"{prior}-{rows['num_samples'].iloc[0]}"
-    slug = "".join(letter if letter.isalnum() else "-" for letter in name)[
+    slug = re.sub(r"[\W_]", "-", f"{prior}-{rows['num_samples'].iloc[0]}")[
         -100:
     ]  # the end of a path tells folders apart
+
+    def section(title: str, figure: Figure, name: str) -> Section:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=DPI, format="png")
+        return Section(f"{prior}{title}", picture=buffer.getvalue(), name=f"figure-{slug}-{name}")
+
     for task in dict.fromkeys(rows["task"]):
-        figure = sample_figure([record for record in records if record["cell"]["task"] == task], store)
-        yield Section(f"{prior}, {task}: samples", figure=figure, name=f"figure-{slug}-{task}")
-    yield Section(f"{prior}: quality against NFE", figure=quality_figure(rows), name=f"figure-{slug}-quality")
-    yield Section(f"{prior}: time per image", figure=cost_figure(rows), name=f"figure-{slug}-time")
+        here = [record for record in records if record["cell"]["task"] == task]
+        yield section(f", {task}: samples", sample_figure(here, store), task)
+    yield section(": quality against NFE", quality_figure(rows), "quality")
+    yield section(": time per image", cost_figure(rows), "time")
     bounds = progress_figure(records)
     if bounds is not None:
-        yield Section(f"{prior}: the bound over SVI steps", figure=bounds, name=f"figure-{slug}-bound")
-
-
-def _machine() -> str:
-    return (
-        f"pyro_vipaint {version('pyro-vipaint')}, torch {version('torch')}, Python {platform.python_version()}, "
-        f"{platform.system()} on {platform.machine()}"
-    )
+        yield section(": the bound over SVI steps", bounds, "bound")
 
 
 def _markdown(title: str, sections: list[Section]) -> str:
     parts = [f"# {title}"]
     for section in sections:
-        parts.append(f"## {section.title}")
-        if section.text:
-            parts.append(section.text)
+        parts += [f"## {section.title}", *filter(None, [section.text])]
         if section.table is not None:
             parts.append(section.table.to_markdown(index=False))
-        if section.figure is not None:
+        if section.picture:
             parts.append(f"![{section.title}]({section.name}.png)")
     return "\n\n".join(parts) + "\n"
 
@@ -193,19 +177,11 @@ def _markdown(title: str, sections: list[Section]) -> str:
 def _html(title: str, sections: list[Section]) -> str:
     parts = [f"<h1>{html.escape(title)}</h1>"]
     for section in sections:
-        parts.append(f"<h2>{html.escape(section.title)}</h2>")
-        if section.text:
-            parts.append(f"<p>{html.escape(section.text)}</p>")
+        parts += [f"<h2>{html.escape(section.title)}</h2>", f"<p>{html.escape(section.text)}</p>"]
         if section.table is not None:
-            parts.append(_bold(section.table.to_html(index=False, border=0, na_rep="–")))
-        if section.figure is not None:
+            table = section.table.to_html(index=False, border=0, na_rep="–")
+            parts.append(re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", table))
+        if section.picture:
             data = base64.b64encode(section.picture).decode()
             parts.append(f'<img alt="{html.escape(section.title)}" src="data:image/png;base64,{data}">')
     return PAGE.format(title=html.escape(title), body="\n".join(parts))
-
-
-def _bold(text: str) -> str:
-    """Markdown's ``**bold**`` in a table, as HTML."""
-    for tag in ("<b>", "</b>") * text.count("**"):
-        text = text.replace("**", tag, 1)
-    return text

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from pyro_vipaint._files import write_whole
 from pyro_vipaint.bench.engines import Engine
 from pyro_vipaint.bench.grid import Cell, Plan
 from pyro_vipaint.bench.registry import SUITE, Suite
@@ -60,13 +61,12 @@ def run(
     cells = applicable(plan, device, suite)
     store = Store(out)
     with store.locked():
-        store.sweep()
         _check_origin(store, plan, suite, device)
         if retry:
             store.forget_failures(cells)
         _compute_missing(store, cells, engine, suite, callback or (lambda progress: None))
         frame = add_kernel_distance(store.table(), store)
-        store.write_table(frame)
+        write_whole(out / "results.parquet", frame.to_parquet(index=False))
         if finish is not None:
             finish(frame)
     return frame
@@ -79,16 +79,15 @@ def _compute_missing(store: Store, cells: list[Cell], engine: Engine, suite: Sui
     with closing(engine(missing, suite)) as finished:  # an interrupted engine ends its workers
         for number, (cell, record) in enumerate(finished, 1):
             store.write(cell, record)
-            note = f"{cell.method}, {cell.task}, {cell.prior}"
-            report(Progress("bench", there + number, len(cells), note=note))
+            report(Progress("bench", there + number, len(cells), note=f"{cell.method}, {cell.task}, {cell.prior}"))
 
 
 def applicable(plan: Plan, device: str, suite: Suite = SUITE) -> list[Cell]:
     """The cells of the plan, without methods that are not made for the prior or the task."""
 
     def applies(cell: Cell) -> bool:
-        method, task = suite.methods[cell.method], suite.tasks[cell.task]
-        return method.applies(warm_prior(cell.prior, device), task.is_inpainting)
+        prior, task = warm_prior(cell.prior, device), suite.tasks[cell.task]
+        return suite.methods[cell.method].applies(prior, task.is_inpainting)
 
     return list(dict.fromkeys(plan.cells(applies)))
 

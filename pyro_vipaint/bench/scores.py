@@ -14,7 +14,6 @@ from pyro_vipaint.bench.trials import Trial
 from pyro_vipaint.metrics import hidden_std, lpips_distance, observed_error, psnr
 from pyro_vipaint.models.measurements.operators import apply
 
-RANGE = 2.0  # of images in [-1, 1]
 SCORES_VERSION = 2  # to be raised when a score is redefined; a folder keeps to one version
 
 Score = Callable[[Tensor, Trial], pd.DataFrame]
@@ -32,14 +31,19 @@ def image_scores(samples: Tensor, trial: Trial) -> pd.DataFrame:
       single sample.
     """
     truth = trial.truth.cpu()
-    lpips = lpips_distance(samples, truth)
+    lpips, mask = lpips_distance(samples, truth), trial.mask
+    if mask is None:
+        error = (apply(trial.operator, samples.to(trial.y.device)) - trial.y).abs().flatten(2).mean((0, 2)).cpu()
+    else:
+        error = observed_error(samples, trial.y.cpu(), mask.cpu()).mean(0)
+    hidden = torch.zeros(1) if mask is None else mask.cpu()
     columns = {
         "lpips": lpips.mean(0),
         "lpips_best": lpips.amin(0),
         "psnr": psnr(samples, truth).mean(0),
         "ssim": ssim(samples, truth).mean(0),
-        "observation_error": _observation_error(samples, trial),
-        "diversity": _diversity(samples, trial.mask),
+        "observation_error": error,
+        "diversity": hidden_std(samples, hidden) if len(samples) > 1 else torch.full((len(truth),), torch.nan),
     }
     images = {"image": list(range(len(truth)))}
     return pd.DataFrame(images | {name: values.tolist() for name, values in columns.items()})
@@ -56,23 +60,8 @@ def ssim(samples: Tensor, truth: Tensor) -> Tensor:
     def one(x: Tensor, y: Tensor) -> float:
         pair = (x.numpy().astype(np.float64) + 1, y.numpy().astype(np.float64) + 1)
         value: Any = structural_similarity(
-            *pair, data_range=RANGE, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+            *pair, data_range=2.0, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
         )
         return float(value)
 
     return torch.tensor([[one(x, y) for x, y in zip(images, truth, strict=True)] for images in samples])
-
-
-def _observation_error(samples: Tensor, trial: Trial) -> Tensor:
-    """``(N,)``"""
-    if trial.mask is not None:
-        return observed_error(samples, trial.y.cpu(), trial.mask.cpu()).mean(0)
-    predicted = apply(trial.operator, samples.to(trial.y.device))
-    return (predicted - trial.y).abs().flatten(2).mean((0, 2)).cpu()
-
-
-def _diversity(samples: Tensor, mask: Tensor | None) -> Tensor:
-    """``(N,)``; NaN for a single sample."""
-    if len(samples) == 1:
-        return torch.full((samples.shape[1],), torch.nan)
-    return hidden_std(samples, torch.zeros(1) if mask is None else mask.cpu())

@@ -20,17 +20,12 @@ from pyro_vipaint.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLE = "results.parquet"
-LOCK = ".lock"
 ORDER = ["prior", "task", "budget", "method", "seed", "image"]
 
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """The folder of a benchmark: ``cells/KEY.json`` and ``cells/KEY.safetensors``, the latter written first.
-
-    One run at a time may use it, see :meth:`locked`.
-    """
+    """The folder of a benchmark: ``cells/KEY.json`` and ``cells/KEY.safetensors``, the latter written first."""
 
     out: Path
 
@@ -47,30 +42,30 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other runs out of the folder; the lock ends with the process.
+        """Keeps other runs out of the folder, and removes what a killed one left half-written.
+
+        The lock ends with the process.
 
         Raises:
             InputError: another run has it.
         """
         from filelock import FileLock, Timeout
 
+        file = self.folder / ".lock"
         try:
-            lock = FileLock(self.folder / LOCK).acquire(blocking=False)
+            lock = FileLock(file).acquire(blocking=False)
         except Timeout:
+            wanted = "wait for it, or choose another folder"
             raise InputError(
-                f"Another run writes into {self.out}: wait for it, or choose another folder. (If there is none, remove "
-                f"{self.folder / LOCK}.)"
+                f"Another run writes into {self.out}: {wanted}. (If there is none, remove {file}.)"
             ) from None
         with lock:
+            for path in (*self.folder.glob(f".*{PART}"), *self.out.glob(f".*{PART}")):
+                path.unlink(missing_ok=True)
             yield
 
-    def sweep(self) -> None:
-        """Removes what a killed run left half-written."""
-        for path in (*self.folder.glob(f".*{PART}"), *self.out.glob(f".*{PART}")):
-            path.unlink(missing_ok=True)
-
     def write(self, cell: Cell, record: Record) -> None:
-        """Writes a record: its tensors first, so that a record that is there is complete."""
+        """Writes a record; one whose JSON is there is complete."""
         from safetensors.torch import save
 
         if record.tensors:
@@ -110,12 +105,6 @@ class Store:
             return frame
         frame["budget"] = frame["budget"].astype("Int64")
         return frame.sort_values(ORDER, kind="stable", ignore_index=True)
-
-    def write_table(self, frame: pd.DataFrame) -> Path:
-        """The table as one Parquet file."""
-        path = self.out / TABLE
-        write_whole(path, frame.to_parquet(index=False))
-        return path
 
     def _path(self, cell: Cell) -> Path:
         return self.folder / f"{cell.key}.json"

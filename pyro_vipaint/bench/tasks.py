@@ -14,8 +14,6 @@ from pyro_vipaint.models.measurements.masks import MASKS
 from pyro_vipaint.models.measurements.operators import Inpainting, Operator
 from pyro_vipaint.models.measurements.super_resolution import SuperResolution
 
-BLUR = 1 / 32  # standard deviation over the side: the paper's 3 / 256 would hardly blur images this small
-
 
 @dataclass(frozen=True)
 class Task:
@@ -41,7 +39,7 @@ def _super_resolution(size: int, seeds: Sequence[int]) -> Operator:
 
 
 def _gaussian_blur(size: int, seeds: Sequence[int]) -> Operator:
-    return GaussianBlur(size * BLUR)
+    return GaussianBlur(size / 32)  # the paper's 3 size / 256 would hardly blur images this small
 
 
 def _motion_blur(size: int, seeds: Sequence[int]) -> Operator:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import partial, reduce
+from functools import reduce
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,9 +42,8 @@ def compute(cell: Cell, suite: Suite, device: str, threads: int | None) -> Recor
         return _compute(cell, suite, device)
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{last.filename.rpartition('/')[2]}:{last.lineno}"
         text = " ".join(str(error).split()).replace("|", "/")
-        return failed(cell, f"{type(error).__name__}: {text} ({where})")
+        return failed(cell, f"{type(error).__name__}: {text} ({Path(last.filename).name}:{last.lineno})")
 
 
 def failed(cell: Cell, error: str) -> Record:
@@ -68,11 +67,8 @@ def _compute(cell: Cell, suite: Suite, device: str) -> Record:
 def _rows(cell: Cell, suite: Suite, trial: Trial, outcome: Outcome) -> list[dict[str, Any]]:
     """The scores of the cell beside each other, and what each image cost."""
     images = len(trial.truth)
-    cost = {
-        "calls": outcome.calls,
-        "nfe": outcome.nfe / (cell.num_samples * images),
-        "seconds": outcome.seconds / images,
-    }
+    nfe, seconds = outcome.nfe / (cell.num_samples * images), outcome.seconds / images
+    cost = {"calls": outcome.calls, "nfe": nfe, "seconds": seconds}
     tables = [score(outcome.samples, trial) for score in suite.scores]
     scores = reduce(lambda left, right: left.merge(right, on="image"), tables)
     return [{**row, "image": cell.start + row["image"], **cost} for row in scores.to_dict("records")]
@@ -88,8 +84,3 @@ def _tensors(outcome: Outcome, trial: Trial) -> dict[str, Tensor]:
         "truth": trial.truth[few].cpu().half(),
         "observation": trial.y[few].cpu().half(),
     }
-
-
-def worker(suite: Suite, device: str, threads: int | None) -> Callable[[Cell], Record]:
-    """:func:`compute` with everything fixed but the cell."""
-    return partial(compute, suite=suite, device=device, threads=threads)

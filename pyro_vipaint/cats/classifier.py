@@ -1,8 +1,8 @@
 """A classifier of the parts of a picture: a small convolutional network with one head per slot of :class:`Layers`.
 
 It judges samples that are not exactly pictures of parts, such as those of a latent prior. Its heads are over the
-classes of :attr:`Layers.classes`, as are the exact marginals of :mod:`pyro_vipaint.cats.posterior`. The network of
-``cats64`` was trained by ``recipes/cats64/classifier.py``; the model card of ``cats64`` states its accuracies.
+classes of :attr:`Layers.classes`, as are the exact marginals of :mod:`pyro_vipaint.cats.posterior`. The model card of
+``cats64`` states the accuracies of its network.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pyro_vipaint._files import write_whole
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.pretrained.load import weights_folder
 
 WIDTHS = (32, 64, 128, 128)
 SHRINKING = 2 ** len(WIDTHS)
-KERNEL, GROUPS = 3, 8
 CHUNK = 250  # images in one pass
 
 
@@ -47,22 +45,12 @@ class PartsClassifier(nn.Module):
 
 
 def _block(channels_in: int, channels_out: int) -> nn.Module:
-    """Convolution of stride two, group normalisation, rectifier."""
-    convolution = nn.Conv2d(channels_in, channels_out, KERNEL, stride=2, padding=KERNEL // 2, bias=False)
-    return nn.Sequential(convolution, nn.GroupNorm(GROUPS, channels_out), nn.ReLU())
-
-
-def save_classifier(network: PartsClassifier, path: Path) -> None:
-    """Writes the network in half precision, with its slots in the metadata."""
-    from safetensors.torch import save
-
-    slots = " ".join(f"{slot}={size}" for slot, size in network.num_classes.items())
-    weights = {name: value.detach().half().contiguous() for name, value in network.state_dict().items()}
-    write_whole(path, save(weights, {"slots": slots}))
+    convolution = nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.GroupNorm(8, channels_out), nn.ReLU())
 
 
 def load_classifier(path: Path) -> PartsClassifier:
-    """The network in a safetensors file written by :func:`save_classifier`, in single precision on the CPU.
+    """The network in a safetensors file of ``recipes/cats64/classifier.py``, in single precision on the CPU.
 
     Raises:
         InputError: the file does not exist or holds something else.
@@ -77,9 +65,7 @@ def load_classifier(path: Path) -> PartsClassifier:
         network = PartsClassifier({slot: int(count) for slot, _, count in slots}, size)
         network.load_state_dict(weights)
     except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{path} cannot be read as a classifier of parts: it must be written by save_classifier."
-        ) from error
+        raise InputError(f"{path} cannot be read as a classifier of parts.") from error
     return network.eval().requires_grad_(False)
 
 
@@ -103,8 +89,7 @@ def draw_labels(probabilities: Mapping[str, Tensor], generator: torch.Generator 
     the network. A class drawn from p(c given x) is not: for x drawn from p(x given y) it is a draw from
     p(c given y) = E[p(c given x)], the exact marginal, as far as the network's probabilities are right.
     """
-
-    def draw(values: Tensor) -> Tensor:
-        return values.flatten(0, -2).multinomial(1, generator=generator).reshape(values.shape[:-1])
-
-    return {slot: draw(values) for slot, values in probabilities.items()}
+    return {
+        slot: values.flatten(0, -2).multinomial(1, generator=generator).reshape(values.shape[:-1])
+        for slot, values in probabilities.items()
+    }

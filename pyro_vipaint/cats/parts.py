@@ -46,7 +46,9 @@ class Layers:
 
         Classes are numbered 0, 1, … in the order in which they first appear.
         """
-        return {slot: _equal_rows(part.flatten(1)) for slot, part in self.parts.items()}
+        rows = {slot: part.flatten(1) for slot, part in self.parts.items()}
+        first = {slot: torch.stack([(x == row).all(1) for row in x]).int().argmax(1) for slot, x in rows.items()}
+        return {slot: number.unique(return_inverse=True)[1] for slot, number in first.items()}
 
     @property
     def num_classes(self) -> dict[str, int]:
@@ -71,12 +73,6 @@ def over(part: Tensor, ground: Tensor) -> Tensor:
     return part[..., :-1, :, :] + (1 - part[..., -1:, :, :]) * ground
 
 
-def _equal_rows(rows: Tensor) -> Tensor:
-    """A number for each row ``(n, d)``, the same for equal ones, in the order of first appearance."""
-    first = torch.stack([(rows == row).all(1) for row in rows]).int().argmax(1)
-    return first.unique(return_inverse=True)[1]
-
-
 def load_layers(path: Path) -> Layers:
     """The layers in a safetensors file of bytes; its metadata ``slots`` names the slots from the lowest to the highest.
 
@@ -93,17 +89,12 @@ def load_layers(path: Path) -> Layers:
         raise InputError(f"{path} cannot be read as layers: it must be a safetensors file with slots.") from error
 
 
-def is_held_out(index: Tensor) -> Tensor:
-    """Whether the training of a shipped prior left out the part numbers ``(N, L)``: their sum is 0 modulo 10."""
-    return index.sum(-1) % HELD_OUT == 0
-
-
 def draw_parts(layers: Layers, num: int, held_out: bool, generator: torch.Generator | None = None) -> Tensor:
-    """``num`` combinations, uniform among the held-out ones or among the others."""
+    """``num`` combinations ``(num, L)``, uniform among the held-out ones, whose sum is 0 modulo 10, or the others."""
     kept = torch.empty(0, len(layers.sizes), dtype=torch.long)
     while len(kept) < num:
         index = layers.draw(2 * num * (HELD_OUT if held_out else 1), generator)
-        kept = torch.cat([kept, index[is_held_out(index) == held_out]])
+        kept = torch.cat([kept, index[(index.sum(-1) % HELD_OUT == 0) == held_out]])
     return kept[:num]
 
 

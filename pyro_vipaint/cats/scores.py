@@ -6,8 +6,7 @@ it. A slot is *shown* if its largest p_c is at least .99, else *open*.
 - Total variation, every slot: :math:`\tfrac12 \sum_c |f_c - p_c|`, in [0, 1].
 - Agreement, shown slots: f_c of the class that is shown. It measures whether the sampler keeps visible parts.
 - Coverage, open slots: :math:`\sum_c p_c\, 1[f_c > 0]`, the exact mass of the classes drawn at least once. It measures
-  diversity, and does not count classes that should *not* be drawn: a sampler that draws everything covers everything.
-  Read it beside the total variation, which counts those.
+  diversity; the total variation also counts classes that should *not* be drawn.
 
 All depend on S. With few samples even exact ones are far from f = p, so that each stands beside its expectation under S
 exact draws, which is exact too because S f_c is binomial:
@@ -61,11 +60,6 @@ def is_shown(marginals: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {slot: p.max(-1).values >= SHOWN for slot, p in marginals.items()}
 
 
-def frequencies(labels: Tensor, num_classes: int) -> Tensor:
-    """Shares ``(N, num_classes)`` of the classes among S samples ``(S, N)``, float64."""
-    return one_hot(labels, num_classes).double().mean(0)
-
-
 def part_scores(marginals: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> pd.DataFrame:
     """All scores, one row per image and slot.
 
@@ -81,8 +75,8 @@ def part_scores(marginals: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -
 
     tables = []
     for slot, p in marginals.items():
-        count, shares, shown = len(labels[slot]), frequencies(labels[slot], p.shape[-1]), p.max(-1).values >= SHOWN
-        largest, best = p.max(-1)
+        count, (largest, best) = len(labels[slot]), p.max(-1)
+        shares, shown = one_hot(labels[slot], p.shape[-1]).double().mean(0), largest >= SHOWN
         columns = {
             "total_variation": total_variation(shares, p),
             "total_variation_exact": expected_total_variation(p, count),

@@ -21,11 +21,13 @@ import pandas
 import torch
 from rich.console import Console
 from rich.progress import track
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from pyro_vipaint.cats.classifier import PartsClassifier, load_classifier, part_probabilities, save_classifier
+from pyro_vipaint._files import write_whole
+from pyro_vipaint.cats.classifier import PartsClassifier, load_classifier, part_probabilities
 from pyro_vipaint.cats.parts import Layers, draw_parts, shipped_layers
 from pyro_vipaint.cats.posterior import parts_posterior
 from pyro_vipaint.cats.scores import is_shown
@@ -114,6 +116,13 @@ def run(layers: Layers, work: Path, iterations: int) -> None:
         return torch.stack(losses).sum()
 
     train(network, batch_loss, work, Schedule(iterations, LEARNING_RATE), decay=0.99)
+
+
+def save_classifier(network: PartsClassifier, path: Path) -> None:
+    """Writes the network in half precision, with its slots in the metadata."""
+    slots = " ".join(f"{slot}={size}" for slot, size in network.num_classes.items())
+    weights = {name: value.detach().half().contiguous() for name, value in network.state_dict().items()}
+    write_whole(path, save(weights, {"slots": slots}))
 
 
 def export(layers: Layers, work: Path, target: Path) -> None:

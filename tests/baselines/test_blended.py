@@ -1,4 +1,4 @@
-"""Blended: the law of the pasted pixels, the prior's chain in the others, and latent space."""
+"""Blended: RePaint's law, the prior's own chain, and latent space. What is pasted is tested with RePaint."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ import pyro_vipaint as vp
 from benchmarks.bias import GaussianTruth, gaussian_truth
 from pyro_vipaint.baselines import BaselineResult, blended
 from pyro_vipaint.baselines.repaint import repaint
-from pyro_vipaint.baselines.replacement import Known, latent_mask
+from pyro_vipaint.baselines.replacement import latent_mask
 from pyro_vipaint.models import DiffusionPrior, GaussianPrior
 from pyro_vipaint.models.priors.codecs import AutoencoderCodec
-from pyro_vipaint.models.priors.schedules import LinearVP
 from tests.baselines.chains import unconditional_chain
 from tests.pipelines import IMAGE, LATENT, random_vae
 from tests.statistics import assert_within
@@ -35,16 +34,6 @@ def test_with_the_noise_of_ddpm_it_is_repaint_without_jumps() -> None:
     std = second.std(0)
     assert_within(first.mean(0), second.mean(0), std * (2 / draws) ** 0.5 + 1e-6)
     assert_within(first.std(0), std, std / draws**0.5 + 1e-6)
-
-
-def test_what_is_pasted_has_the_law_of_the_noised_observation() -> None:
-    known = Known(torch.tensor([[[0.5, 0.0]]]), torch.tensor([[[True, False]]]))
-    z = known.paste_noised(LinearVP(), torch.full((100_000, 1, 1, 2), 7.0), 0.3, torch.randn(100_000, 1, 1, 2))
-    alpha, sigma = (float(v) for v in LinearVP()(torch.tensor(0.3, dtype=torch.float64)))
-    pasted = z[..., 0]
-    assert_within(pasted.mean(), 0.5 * alpha, sigma / len(z) ** 0.5)
-    assert_within(pasted.std(), sigma, sigma / (2 * len(z)) ** 0.5)
-    assert (z[..., 1] == 7).all()
 
 
 def test_nothing_observed_is_the_priors_own_chain() -> None:

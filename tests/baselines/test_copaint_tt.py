@@ -8,17 +8,9 @@ import torch
 import pyro_vipaint as vp
 from pyro_vipaint.baselines.copaint import copaint
 from pyro_vipaint.baselines.copaint_tt import copaint_tt, copaint_tt_calls, itinerary
-from pyro_vipaint.models import GaussianPrior
-from pyro_vipaint.models.priors.schedules import EDM, LinearVP
+from pyro_vipaint.models.priors.schedules import LinearVP
+from tests.problems import LIKELIHOOD, Y, four_pixels
 from tests.statistics import assert_within, mean_and_error
-
-MASK = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
-LIKELIHOOD = vp.Gaussian(vp.Inpainting(MASK), sigma=0.1)
-Y = torch.tensor([[[[0.5, -0.3], [0.0, 0.0]]]])
-
-
-def image_prior() -> GaussianPrior:
-    return GaussianPrior.diagonal(torch.full((1, 2, 2), 0.2), torch.full((1, 2, 2), 0.3), EDM())
 
 
 def repaint_times(steps: int, jump_length: int, jump_n_sample: int) -> list[int]:
@@ -51,19 +43,19 @@ def test_each_move_starts_where_the_last_one_ended() -> None:
     assert all(moves[i][1] == moves[i + 1][0] for i in range(len(moves) - 1))
     assert {there - here for here, there in moves} == {1, -10}
     with pytest.raises(vp.InputError, match="tau must be at least 1"):
-        copaint_tt(image_prior(), LIKELIHOOD, Y, 1, 5, tau=0)
+        copaint_tt(four_pixels(), LIKELIHOOD, Y, 1, 5, tau=0)
 
 
 def test_without_travels_it_is_copaint() -> None:
-    expected = copaint(image_prior(), LIKELIHOOD, Y, 3, 12, seed=4).samples
+    expected = copaint(four_pixels(), LIKELIHOOD, Y, 3, 12, seed=4).samples
     for tau, repeats in ((10, 1), (12, 2)):
-        ours = copaint_tt(image_prior(), LIKELIHOOD, Y, 3, 12, tau=tau, repeats=repeats, seed=4)
+        ours = copaint_tt(four_pixels(), LIKELIHOOD, Y, 3, 12, tau=tau, repeats=repeats, seed=4)
         assert torch.equal(ours.samples, expected)
 
 
 def test_without_gradient_steps_it_draws_from_the_prior() -> None:
     """Travelling back and descending again does not change the prior; a wrong variance on the way back would."""
-    prior = GaussianPrior.diagonal(torch.full((1, 2, 2), 0.2), torch.full((1, 2, 2), 0.3), LinearVP())
+    prior = four_pixels(LinearVP())
     samples = copaint_tt(prior, LIKELIHOOD, Y, 4000, 200, tau=20, repeats=3, gradient_steps=0, seed=0).samples.flatten()
     mean, error = mean_and_error(samples)
     assert_within(mean, 0.2, error, slack=0.005)

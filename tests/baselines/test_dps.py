@@ -7,24 +7,16 @@ from __future__ import annotations
 
 import torch
 
-import pyro_vipaint as vp
 from pyro_vipaint.baselines import dps
 from pyro_vipaint.baselines.dps import dps_chain, dps_step, residual_norm
-from pyro_vipaint.models import GaussianPrior
-from pyro_vipaint.models.priors.schedules import EDM, LinearVP, Schedule
+from pyro_vipaint.models.priors.schedules import EDM, LinearVP
+from tests.problems import LIKELIHOOD, MASK, four_pixels
 from tests.statistics import assert_within, mean_and_error
-
-MASK = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
-LIKELIHOOD = vp.Gaussian(vp.Inpainting(MASK), sigma=0.1)
-
-
-def image_prior(schedule: Schedule | None = None) -> GaussianPrior:
-    return GaussianPrior.diagonal(torch.full((1, 2, 2), 0.2), torch.full((1, 2, 2), 0.3), schedule or EDM())
 
 
 def test_one_step_is_the_one_computed_by_hand() -> None:
     """Variance preserving, prediction m + g (z - alpha m): the gradient of |y - m x_hat| is -g (y - x_hat) / r."""
-    prior, y, z = image_prior(LinearVP()), torch.rand(1, 1, 2, 2) * MASK, torch.randn(3, 1, 1, 2, 2)
+    prior, y, z = four_pixels(LinearVP()), torch.rand(1, 1, 2, 2) * MASK, torch.randn(3, 1, 1, 2, 2)
     t, s, zeta = 0.3, 0.2, 0.7
     alpha, sigma = (float(value) for value in prior.schedule(torch.tensor(t, dtype=torch.float64)))
     gain = alpha * 0.09 / (alpha**2 * 0.09 + sigma**2)
@@ -40,7 +32,7 @@ def test_one_step_is_the_one_computed_by_hand() -> None:
 
 
 def test_each_step_but_the_last_has_its_own_zeta() -> None:
-    prior, y, z = image_prior(), torch.rand(1, 1, 2, 2) * MASK, torch.randn(3, 1, 1, 2, 2)
+    prior, y, z = four_pixels(), torch.rand(1, 1, 2, 2) * MASK, torch.randn(3, 1, 1, 2, 2)
     torch.manual_seed(1)
     ours = list(dps_chain(prior, LIKELIHOOD, z, y, [0.8, 0.6, 0.4, 0.0], [0.8, 0.5], {}))
     torch.manual_seed(1)
@@ -51,7 +43,7 @@ def test_each_step_but_the_last_has_its_own_zeta() -> None:
 
 
 def test_without_zeta_it_is_the_priors_own_chain() -> None:
-    prior, y = image_prior(), torch.zeros(1, 1, 2, 2)
+    prior, y = four_pixels(), torch.zeros(1, 1, 2, 2)
     ours = dps(prior, LIKELIHOOD, y, 3, 4, zeta=0.0, seed=1).samples
     torch.manual_seed(1)
     z = 80.0 * torch.randn(3, 1, 1, 2, 2)
@@ -69,7 +61,7 @@ def test_residual_norms_are_euclidean_on_what_is_observed() -> None:
 
 def test_hidden_pixels_of_an_independent_prior_keep_their_prior_moments() -> None:
     """DPS must leave independent hidden coordinates alone; the last prediction shrinks them by the last noise level."""
-    prior, y = image_prior(EDM(sigma_max=20.0)), 0.6 * MASK.unsqueeze(0)
+    prior, y = four_pixels(EDM(sigma_max=20.0)), 0.6 * MASK.unsqueeze(0)
     hidden = dps(prior, LIKELIHOOD, y, 4000, 60, seed=1).samples[:, 0, 0, 1]
     mean, error = mean_and_error(hidden)
     assert_within(mean, 0.2, error, slack=0.01)

@@ -67,7 +67,7 @@ def test_resampling_draws_from_the_product_of_both_normals(schedule: LinearVP | 
     z, z_star = 0.7 * c, -0.4
     mean = variance * (z / c / chain + signal_s**0.5 * z_star / (1 - signal_s))
     torch.manual_seed(0)
-    drawn = stochastic_resample(prior, torch.full((draws,), z), torch.full((draws,), z_star), (t, s), factor) / c
+    drawn = stochastic_resample(prior, torch.full((draws,), z), torch.full((draws,), z_star), t, s, factor) / c
     estimate, error = mean_and_error(drawn)
     assert_within(estimate, mean, error)
     assert_within(drawn.var(), variance, variance * (2 / draws) ** 0.5)

@@ -60,7 +60,7 @@ def local() -> Engine:
 def counting(done: list[Cell]) -> Engine:
     """The local engine, which adds the cells that it computes to ``done``."""
 
-    def go(cells: list[Cell], suite: Suite = SUITE) -> Finished:
+    def go(cells: list[Cell], suite: Suite) -> Finished:
         for cell, record in local()(cells, suite):
             done.append(cell)
             yield cell, record
@@ -72,6 +72,12 @@ def counting(done: list[Cell]) -> Engine:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
     out = tmp_path_factory.mktemp("bench")
     return out, run(PLAN, out, local(), "cpu")
+
+
+@pytest.fixture
+def copy(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> Path:
+    """The finished folder, to be changed."""
+    return Path(copytree(finished[0], tmp_path / "out"))
 
 
 def test_every_cell_becomes_its_rows(finished: tuple[Path, pd.DataFrame]) -> None:
@@ -132,9 +138,7 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monk
     write_report(tmp_path, frame.reset_index())
     assert "no luck today" in (tmp_path / "report.md").read_text()
     run(replace(plan, methods=("DPS",)), tmp_path, counting(done), "cpu", retry=True)
-    with pytest.raises(vp.InputError, match="no method 'Magic'"):
-        run(replace(plan, methods=("Magic",)), tmp_path, counting(done), "cpu", retry=True)
-    assert not done and Store(tmp_path).table()["error"].notna().sum() == 1  # neither plan has the failed cell
+    assert not done and Store(tmp_path).table()["error"].notna().sum() == 1  # that plan does not have the failed cell
     run(plan, tmp_path, counting(done), "cpu", retry=True)
     assert [cell.method for cell in done] == ["Blended"]
 
@@ -148,28 +152,22 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monk
         ("scores", "scores, as another version defines them"),
     ],
 )
-def test_results_of_another_origin_are_refused(
-    entry: str, what: str, finished: tuple[Path, pd.DataFrame], tmp_path: Path
-) -> None:
+def test_results_of_another_origin_are_refused(entry: str, what: str, copy: Path) -> None:
     """Cells of a retrained prior, of a method with other defaults, of other pictures, of other scores."""
-    out = tmp_path / "out"
-    copytree(finished[0], out)
-    path = next((out / "cells").glob("blended*.json"))
+    path = next((copy / "cells").glob("blended*.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {entry: "other"}))
     with pytest.raises(vp.InputError, match=f"has results of other {what}: choose another folder"):
-        run(PLAN, out, local(), "cpu")
+        run(PLAN, copy, local(), "cpu")
 
 
-def test_two_runs_at_a_time_do_not_share_a_folder(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+def test_two_runs_at_a_time_do_not_share_a_folder(copy: Path) -> None:
     """The second run would sweep away the half-written files of the first; it may run when the first has ended."""
-    out = tmp_path / "out"
-    copytree(finished[0], out)
-    half = out / "cells" / ".half-written.part"
-    half.touch()
-    with Store(out).locked(), pytest.raises(vp.InputError, match="Another run writes into"):
-        run(PLAN, out, local(), "cpu")
+    half = copy / "cells" / ".half-written.part"
+    with Store(copy).locked(), pytest.raises(vp.InputError, match="Another run writes into"):
+        half.touch()
+        run(PLAN, copy, local(), "cpu")
     assert half.exists()
-    run(PLAN, out, local(), "cpu")
+    run(PLAN, copy, local(), "cpu")
     assert not half.exists()
 
 
@@ -284,17 +282,15 @@ def test_a_folder_grows_from_a_few_images_to_more(tmp_path: Path, monkeypatch: p
     write_report(tmp_path, frame)
 
 
-def test_finish_gets_the_table_while_the_folder_is_locked(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    copytree(finished[0], out)
+def test_finish_gets_the_table_while_the_folder_is_locked(copy: Path) -> None:
     seen: list[pd.DataFrame] = []
 
     def finish(frame: pd.DataFrame) -> None:
-        with pytest.raises(vp.InputError, match="Another run"), Store(out).locked():
+        with pytest.raises(vp.InputError, match="Another run"), Store(copy).locked():
             pass
         seen.append(frame)
 
-    pd.testing.assert_frame_equal(run(PLAN, out, local(), "cpu", finish=finish), seen[0])
+    pd.testing.assert_frame_equal(run(PLAN, copy, local(), "cpu", finish=finish), seen[0])
 
 
 @pytest.mark.slow
@@ -302,7 +298,7 @@ def test_an_interrupted_run_does_not_wait_for_its_workers(tmp_path: Path) -> Non
     """Closing the engine ends the process that computes a cell of several minutes."""
     others = set(active_children())
     cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (1, 100_000, 100_001)]
-    results = engine("local", 2, "cpu", 1)(cells)
+    results = engine("local", 2, "cpu", 1)(cells, SUITE)
     next(results)
     results.close()
     deadline = time.monotonic() + 20
@@ -317,12 +313,11 @@ def test_tables_omit_measures_that_no_row_has() -> None:
     assert "ssim" not in full_table(frame.assign(ssim=float("nan")))
 
 
-def test_an_image_in_two_cells_counts_once(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+def test_an_image_in_two_cells_counts_once(copy: Path) -> None:
     """A folder with images 0-2 and 3, and, from another plan, 0-3 has the kernel distance of four images."""
     plan = replace(PLAN, tasks=("box",), methods=("DPS",), budgets=(2,), chunk=4)
-    copytree(finished[0], tmp_path / "both")
-    frame = run(plan, tmp_path / "both", local(), "cpu").query("task == 'box' and method == 'DPS' and budget == 2")
-    (whole,), store = bench_runner.applicable(plan, "cpu"), Store(tmp_path / "both")
+    frame = run(plan, copy, local(), "cpu").query("task == 'box' and method == 'DPS' and budget == 2")
+    (whole,), store = bench_runner.applicable(plan, "cpu"), Store(copy)
     tensors = [store.tensors(cell) for cell in (whole, replace(whole, start=3))]
     features = torch.cat([tensors[0]["features"][:6], tensors[1]["features"]]).unflatten(0, (4, 2))
     truth = torch.cat([tensors[0]["true_features"][:3], tensors[1]["true_features"]])
@@ -330,11 +325,10 @@ def test_an_image_in_two_cells_counts_once(finished: tuple[Path, pd.DataFrame], 
     assert frame["kernel_distance"].to_list() == pytest.approx([expected] * len(frame), rel=1e-7)
 
 
-def test_numbers_of_samples_have_pictures_of_their_own(finished: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+def test_numbers_of_samples_have_pictures_of_their_own(copy: Path) -> None:
     """Two groups of one prior in a folder have figures of different names."""
-    copytree(finished[0], tmp_path / "both")
-    frame = run(replace(PLAN, tasks=("box",), num_samples=1), tmp_path / "both", local(), "cpu")
-    sections = [section for section in build(frame, Store(tmp_path / "both")) if section.figure is not None]
+    frame = run(replace(PLAN, tasks=("box",), num_samples=1), copy, local(), "cpu")
+    sections = [section for section in build(frame, Store(copy)) if section.picture]
     assert len({section.name for section in sections}) == len(sections) == 7
     assert {section.name.split("-")[2] for section in sections} == {"1", "2"}
 
@@ -366,12 +360,8 @@ def test_a_method_has_one_colour_in_all_panels_and_the_legend(finished: tuple[Pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tasks": ("colouring",)}, "There is no task 'colouring'"),
-        ({"methods": ("Magic",)}, "There is no method 'Magic'"),
-        ({"num_images": 0}, "images must be at least 1"),
         ({"num_images": 65}, "There are 64 images"),
         ({"budgets": (0,)}, "A budget must be at least 1"),
-        ({"images": "nowhere"}, "nowhere is not a folder"),
     ],
 )
 def test_a_plan_that_cannot_run_is_refused(change: dict, message: str, tmp_path: Path) -> None:
@@ -386,24 +376,15 @@ def test_an_address_is_not_ignored() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "workers"), [("local", 2), ("ray", 3)])  # 3: more than some machines have CPUs
 def test_a_worker_that_dies_is_an_error_of_its_cell_and_the_others_are_computed(
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "worker", lambda suite, device, threads: _die_at_three)
+    if name == "ray":
+        pytest.importorskip("ray")
+    monkeypatch.setattr(engines, "compute", _die_at_three)
     cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (2, 3, 4, 5, 6)]
-    records = list(engine("local", 2, "cpu", 1)(cells))
-    errors = {cell.budget: record.plain["error"] for cell, record in records}
-    assert len(records) == 5 and errors == {2: None, 3: engines.ABRUPT, 4: None, 5: None, 6: None}
-
-
-@pytest.mark.slow
-def test_a_ray_worker_that_dies_is_an_error_of_its_cell_and_the_others_are_computed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pytest.importorskip("ray")
-    monkeypatch.setattr(engines, "worker", lambda suite, device, threads: _die_at_three)
-    cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (2, 3, 4, 5, 6)]
-    records = list(engine("ray", 3, "cpu", 1)(cells))  # more workers than some machines have CPUs
+    records = list(engine(name, workers, "cpu", 1)(cells, SUITE))
     errors = {cell.budget: record.plain["error"] for cell, record in records}
     assert len(records) == 5 and errors == {2: None, 3: engines.ABRUPT, 4: None, 5: None, 6: None}
 
@@ -417,7 +398,7 @@ def test_a_cluster_that_is_too_small_is_refused(has: dict[str, float], message: 
         engines._check_resources(has, workers=2, cpus=2, gpus=1)
 
 
-def _die_at_three(cell: Cell) -> Record:
+def _die_at_three(cell: Cell, **settings: Any) -> Record:
     if cell.budget == 3:
         os._exit(1)
     return Record({"cell": asdict(cell), "error": None, "rows": [], "bounds": []})

@@ -13,7 +13,6 @@ import torch
 
 import pyro_vipaint as vp
 from benchmarks import gmm, gmm_methods
-from benchmarks.gmm import BASELINE
 from benchmarks.gmm_methods import Drawn
 from benchmarks.gmm_model import DiagonalProblem, diagonal_problem
 from benchmarks.gmm_problem import GMMProblem, gmm_problem
@@ -136,11 +135,6 @@ def test_dps_is_given_what_the_mixture_spends(monkeypatch: pytest.MonkeyPatch) -
     assert drawn["Mixture"].nfe < drawn["Mixture, SMC"].nfe
 
 
-def test_mode_shares_by_hand() -> None:
-    samples = torch.tensor([[0.0, -9.0], [0.5, -7.0], [0.0, 8.0], [3.0, 5.0]])
-    assert gmm.mode_shares(two_modes(), samples).tolist() == [0.5, 0.5]
-
-
 def test_judge_counts_modes_of_five_per_cent() -> None:
     problem = two_modes()
     one_sided = torch.tensor([0.0, -8.0]) + torch.randn(500, 2)
@@ -158,34 +152,6 @@ def test_one_gaussian_has_the_exact_moments() -> None:
     assert_within(mean, posterior.mean[0], error)
     variance = drawn["one Gaussian"].var(0) / posterior.variance[0]
     assert_within(variance, 1.0, math.sqrt(2 / gmm_methods.SAMPLES))
-
-
-def small_frame() -> pandas.DataFrame:
-    rows = [(seed, name, value) for seed in range(3) for name, value in (("a", seed + 1.0), (BASELINE, 2.0 * seed))]
-    rows.append((3, "a", 100.0))  # the baseline is missing there
-    return pandas.DataFrame(
-        {"dim": 8, "dim_y": 1, "seed": seed, "method": name, "distance": value, "modes": 1 + seed % 2, "hit": 1,
-         "misplaced": 0.5, "nfe": 10, "seconds": 0.25}
-        for seed, name, value in rows
-    )  # fmt: skip
-
-
-def test_differences_are_paired_by_hand() -> None:
-    """1, 0 and -1; the fourth problem lacks the baseline."""
-    assert gmm.difference(small_frame(), "a") == "+0.00 ± 0.58"
-    assert gmm.difference(small_frame().query("method == 'a'"), "a") == ""
-
-
-def test_tables_by_hand() -> None:
-    frame = small_frame()
-    lines = gmm.table(frame, gmm.all_hit).splitlines()
-    assert lines == ["| method | 8, 1 |", "|---|---|", "| a | 50% |", f"| {BASELINE} | 67% |"]
-    assert "| a | 51.00 (2) |" in gmm.report(frame)  # seeds 1 and 3 have two modes
-
-
-def test_the_documented_tables_are_those_of_the_results() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "gmm.md").read_text(encoding="utf-8")
-    assert gmm.report(pandas.read_parquet(gmm.RESULTS)) in text
 
 
 def test_resuming_repeats_nothing(tmp_path: Path) -> None:

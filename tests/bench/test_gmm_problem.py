@@ -87,27 +87,3 @@ def test_observations_come_from_the_evidence() -> None:
         spread = (problem.A.square().sum() + problem.sigma_y**2).sqrt()
         ranks.append((problem.weights * Normal(centre, spread).cdf(problem.y[0, 0])).sum())
     assert_uniform(torch.stack(ranks))
-
-
-@pytest.mark.parametrize(("dim_y", "seed"), [(1, 0), (2, 38)])
-def test_posterior_weights_and_evidence_are_those_of_importance_sampling(dim_y: int, seed: int) -> None:
-    """w_m E[p(y | x)] over draws of each component, and the posterior mean by weighted draws: within chance."""
-    problem, num = gmm_problem(8, dim_y, seed, torch.float64), 20_000
-    draws = problem.means[:, None] + torch.randn(25, num, 8, dtype=torch.float64)
-    noise = Normal(problem.y[0], problem.sigma_y)
-    density = noise.log_prob(draws @ problem.A.T).sum(-1).exp()  # (25, num)
-    mean, error = mean_and_error(density, 1)
-    evidence = problem.prior().log_evidence(problem.likelihood, problem.y).exp()[0]
-    assert_within((problem.weights * mean).sum(), evidence, (problem.weights * error).square().sum().sqrt())
-    exact = problem.posterior
-    weights = exact.mixture_distribution.probs[0]
-    assert weights.max() < 0.95, "a posterior of one component tests little"
-    # the normal approximation needs many effective draws, so only components that y can come from are compared
-    effective = density.sum(1).square() / density.square().sum(1)
-    seen = effective > 500
-    assert weights[seen].sum() > 0.99
-    assert_within((problem.weights * mean)[seen] / evidence, weights[seen], (problem.weights * error)[seen] / evidence)
-    # the ratio estimator of the mean, its error by the delta method
-    terms = problem.weights[:, None, None] * density[..., None] / evidence * (draws - exact.mean[0])
-    bias, spread = terms.mean(1).sum(0), (terms.var(1) / num).sum(0).sqrt()
-    assert_within(bias, 0.0, spread)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
+from benchmarks.plans import Held
 from pyro_vipaint.bench import METHODS
-from pyro_vipaint.bench.methods import Baseline, Held, Method, VIPaint
+from pyro_vipaint.bench.methods import Baseline, Method, VIPaint
 from pyro_vipaint.bench.trials import Trial
 from pyro_vipaint.models import DiffusionPrior, GaussianPrior, Operator, load_prior
 from pyro_vipaint.settings import budget_settings

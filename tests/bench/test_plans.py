@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from benchmarks import cats, quality
-from benchmarks.plans import compute, nfe_per_sample
+from benchmarks.plans import Held, compute, nfe_per_sample
 from pyro_vipaint import InputError
 from pyro_vipaint.bench import Cell
-from pyro_vipaint.bench.methods import Held, VIPaint
+from pyro_vipaint.bench.methods import VIPaint
 from pyro_vipaint.cats.parts import draw_parts, shipped_layers
 from pyro_vipaint.demo import held_out_images
 from pyro_vipaint.models.measurements.masks import rotated_window

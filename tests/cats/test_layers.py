@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pyro_vipaint.cats.parts import Layers, draw_parts, load_layers, over
+from pyro_vipaint.cats.parts import Layers, draw_parts, load_layers
 from pyro_vipaint.errors import InputError
 from tests.layered import SIZE, random_layers
 from tests.statistics import assert_within
@@ -19,19 +19,6 @@ from tests.statistics import assert_within
 
 def all_combinations(layers: Layers) -> Tensor:
     return torch.cartesian_prod(*(torch.arange(size) for size in layers.sizes))
-
-
-def random_part(*leading: int, opaque: bool = False) -> Tensor:
-    opacity = torch.ones(*leading, 1, SIZE, SIZE) if opaque else torch.rand(*leading, 1, SIZE, SIZE)
-    return torch.cat([opacity * torch.rand(*leading, 3, SIZE, SIZE), opacity], -3)
-
-
-def test_painting_is_associative() -> None:
-    """Two parts merged into one, premultiplied, paint like the two in turn, over any ground."""
-    upper, lower, ground = random_part(6), random_part(6), torch.rand(6, 3, SIZE, SIZE)
-    opacity = upper[:, 3:] + (1 - upper[:, 3:]) * lower[:, 3:]
-    merged = torch.cat([over(upper, lower[:, :3]), opacity], 1)
-    torch.testing.assert_close(over(merged, ground), over(upper, over(lower, ground)))
 
 
 def test_equals_pillow() -> None:

@@ -17,7 +17,6 @@ from pyro_vipaint.diagnostics import (
     expected_total_variation,
     is_shown,
     parts_posterior,
-    total_variation,
 )
 from pyro_vipaint.errors import InputError
 from tests.layered import SIZE, random_layers
@@ -166,12 +165,6 @@ def test_scores_by_hand() -> None:
     assert mouth["coverage"] == pytest.approx(0.75)
     assert mouth["coverage_exact"] == pytest.approx(0.5 * (1 - 0.5**3) + 0.5 * (1 - 0.75**3))
     assert mouth["total_variation"] == pytest.approx((abs(2 / 3 - 0.5) + 0.25 + abs(1 / 3 - 0.25)) / 2)
-
-
-def test_total_variation_is_the_largest_difference_over_events() -> None:
-    p, q = random_probabilities(), random_probabilities()
-    events = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4)), dtype=torch.float64)
-    torch.testing.assert_close(total_variation(p, q), ((p - q) @ events.T).max(1).values)
 
 
 # --- the cats ---------------------------------------------------------------------------------------------------------

@@ -26,13 +26,7 @@ from pyro_vipaint.models.priors.schedules import (
 )
 from pyro_vipaint.progress import Progress
 from pyro_vipaint.refinement import StepLimit, refinement_times
-
-MASK = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
-LIKELIHOOD = vp.Gaussian(vp.Inpainting(MASK), sigma=0.1)
-
-
-def image_prior(schedule: Schedule | None = None) -> GaussianPrior:
-    return GaussianPrior.diagonal(torch.full((1, 2, 2), 0.2), torch.full((1, 2, 2), 0.3), schedule or EDM())
+from tests.problems import LIKELIHOOD, MASK, four_pixels
 
 
 def moved(
@@ -52,7 +46,7 @@ def moved(
 @pytest.mark.parametrize("limit", [StepLimit(0.01, 0.01), StepLimit(100.0, polyak=0.05)])
 def test_a_sample_does_not_depend_on_its_batch(limit: StepLimit) -> None:
     """What limits a step is each sample's own: neighbours far away change nothing."""
-    prior, y, likelihood = image_prior(), torch.zeros(3, 1, 2, 2), Nonlinear(LIKELIHOOD.operator, 0.1)
+    prior, y, likelihood = four_pixels(), torch.zeros(3, 1, 2, 2), Nonlinear(LIKELIHOOD.operator, 0.1)
     z = torch.randn(2, 3, 1, 2, 2)
     other = 100 + z
     other[0, 1] = z[0, 1]
@@ -68,7 +62,7 @@ def test_the_same_limit_means_the_same_on_every_schedule(limit: StepLimit) -> No
     for schedule in (EDM(), LinearVP()):
         t, s = (time_of(schedule, level) for level in (2.0, 0.7))
         alpha_t, alpha_s = (float(schedule(torch.tensor(time, dtype=torch.float64))[0]) for time in (t, s))
-        images.append(moved(image_prior(schedule), LIKELIHOOD, x * alpha_t, y, (t, s), 0.7, limit) / alpha_s)
+        images.append(moved(four_pixels(schedule), LIKELIHOOD, x * alpha_t, y, (t, s), 0.7, limit) / alpha_s)
     assert torch.allclose(images[0], images[1], atol=1e-5)
 
 
@@ -89,7 +83,7 @@ class Cliff(vp.Gaussian):
 
 def test_only_a_long_step_is_limited_and_keeps_its_direction() -> None:
     """Steps of usual length are the authors'; a long one is cut to twice the transition's noise."""
-    prior, y, z = image_prior(), torch.zeros(1, 1, 2, 2), torch.randn(3, 1, 1, 2, 2)
+    prior, y, z = four_pixels(), torch.zeros(1, 1, 2, 2), torch.randn(3, 1, 1, 2, 2)
     limited, free = (moved(prior, LIKELIHOOD, z, y, (0.7, 0.5), 0.01, limit) for limit in (StepLimit(2.0), None))
     assert torch.equal(limited, free)
     cliff, start = Cliff(LIKELIHOOD.operator, 0.1), moved(prior, LIKELIHOOD, z, y, (0.7, 0.5), 0.0, None)
@@ -103,7 +97,7 @@ def test_only_a_long_step_is_limited_and_keeps_its_direction() -> None:
 
 def test_close_to_the_image_a_gradient_of_length_one_is_never_cut() -> None:
     """The transition has next to no noise there, and these steps bring the observation in."""
-    prior, y, z = image_prior(), torch.rand(1, 1, 2, 2) * MASK, 0.2 + 0.3 * torch.randn(5, 1, 1, 2, 2)
+    prior, y, z = four_pixels(), torch.rand(1, 1, 2, 2) * MASK, 0.2 + 0.3 * torch.randn(5, 1, 1, 2, 2)
     limited, free = (moved(prior, LIKELIHOOD, z, y, (0.02, 0.01), 1.0, limit) for limit in (StepLimit(2.0), None))
     assert torch.equal(limited, free)
 
@@ -114,7 +108,7 @@ def test_polyaks_step_ends_where_a_linear_residual_is_zero(schedule: Schedule) -
 
     The step is taken in the coordinates z / c at s; carried back to t, the prediction there is y, whatever zeta.
     """
-    prior = image_prior(schedule)
+    prior = four_pixels(schedule)
     likelihood = vp.Gaussian(vp.Inpainting(torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])), sigma=0.1)
     y, (t, s) = torch.zeros(1, 1, 2, 2), (time_of(schedule, level) for level in (2.0, 1.5))
     c_t, c_s = (float(kernels.coordinate_scale(schedule, time)) for time in (t, s))
@@ -126,16 +120,8 @@ def test_polyaks_step_ends_where_a_linear_residual_is_zero(schedule: Schedule) -
         torch.testing.assert_close(after, (1 - share) * before, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("polyak", [0.0, float("nan")])
-def test_a_polyak_that_is_no_length_is_refused(polyak: float) -> None:
-    prior = image_prior()
-    model = DiffusionModel(prior, LIKELIHOOD, vp.keypoints(prior, noise_levels=[1.0, 0.5]))
-    with pytest.raises(vp.InputError, match="polyak must be positive and finite"):
-        vp.refine(model, torch.randn(1, 1, 1, 2, 2), torch.zeros(1, 1, 2, 2), 3, polyak=polyak)
-
-
 def test_polyaks_limit_leaves_shorter_steps_alone() -> None:
-    prior, y, z = image_prior(), torch.rand(1, 1, 2, 2) * MASK, torch.randn(3, 1, 1, 2, 2)
+    prior, y, z = four_pixels(), torch.rand(1, 1, 2, 2) * MASK, torch.randn(3, 1, 1, 2, 2)
     limits = (StepLimit(2.0), StepLimit(2.0, polyak=1.0))
     unlimited, limited = (moved(prior, LIKELIHOOD, z, y, (0.7, 0.5), 0.01, limit) for limit in limits)
     assert torch.equal(unlimited, limited)
@@ -143,7 +129,7 @@ def test_polyaks_limit_leaves_shorter_steps_alone() -> None:
 
 def test_with_polyaks_limit_no_zeta_is_too_strong() -> None:
     """With a zeta a thousand times too large the chain oscillates around y; with the limit it ends at y."""
-    prior, y = image_prior(), 0.6 * MASK.unsqueeze(0)
+    prior, y = four_pixels(), 0.6 * MASK.unsqueeze(0)
     model = DiffusionModel(prior, LIKELIHOOD, vp.keypoints(prior, noise_levels=[1.0, 0.5]))
     z = torch.randn(50, 1, 1, 2, 2)
     images = [vp.refine(model, z, y, 30, zeta=500.0, zeta_decay=1.0, polyak=p, seed=0) for p in (None, 1.0)]
@@ -154,7 +140,7 @@ def test_with_polyaks_limit_no_zeta_is_too_strong() -> None:
 @pytest.mark.parametrize(("operator", "norm"), [(vp.Inpainting(MASK), 1.0), (vp.SuperResolution(2), 0.5)])
 def test_zeta_falls_evenly_to_its_last_share(operator: Any, norm: float) -> None:
     """Three correction steps from zeta 8 to a quarter of it, 8, 5, 2, limited by the noise and by |A|."""
-    prior, likelihood, z = image_prior(), Nonlinear(operator, 0.1), torch.randn(3, 1, 1, 2, 2)
+    prior, likelihood, z = four_pixels(), Nonlinear(operator, 0.1), torch.randn(3, 1, 1, 2, 2)
     model, y = DiffusionModel(prior, likelihood, (0.3, 0.2)), operator.A(torch.rand(1, 1, 2, 2))
     times = refinement_times(prior, 0.2, 4)
     ours = vp.refine(model, z, y, 4, zeta=8.0, zeta_decay=0.25, seed=0)
@@ -170,7 +156,7 @@ def test_zeta_falls_evenly_to_its_last_share(operator: Any, norm: float) -> None
 @pytest.mark.parametrize("schedule", [EDM(), LinearVP(), RectifiedFlow()])
 def test_noise_levels_fall_as_on_the_schedule_of_karras(schedule: Schedule) -> None:
     """Their formula on any schedule; on theirs the times are evenly spaced."""
-    prior, start = image_prior(schedule), time_of(schedule, 1.0)
+    prior, start = four_pixels(schedule), time_of(schedule, 1.0)
     times = refinement_times(prior, start, 8)
     assert times[0] == start and times[-1] == 0 and len(times) == 9
     roots = [float(noise_level(schedule, t)) ** (1 / 7) for t in times[:-1]]
@@ -184,14 +170,14 @@ def test_noise_levels_fall_as_on_the_schedule_of_karras(schedule: Schedule) -> N
 def test_no_call_lies_below_what_a_table_was_trained_at(steps: int) -> None:
     """The clock of a table's network stops at its first entry: below it the network would be told too much noise."""
     table = TableVP(torch.cumprod(1 - torch.linspace(0.0015, 0.0195, 100, dtype=torch.float64), 0).tolist())
-    times = refinement_times(image_prior(table), time_of(table, 0.8), steps)
+    times = refinement_times(four_pixels(table), time_of(table, 0.8), steps)
     assert all(t > s for t, s in itertools.pairwise(times))
     assert min(times[:-1]) >= 1 / table.num_steps
 
 
 def test_a_chain_that_begins_near_the_first_entry_still_falls() -> None:
     table = TableVP([0.9985, 0.99, 0.9])
-    times = refinement_times(image_prior(table), 1 / 3, 4)
+    times = refinement_times(four_pixels(table), 1 / 3, 4)
     assert all(t > s for t, s in itertools.pairwise(times))
 
 
@@ -199,7 +185,7 @@ def test_the_refinement_is_the_same_on_every_schedule() -> None:
     """At the same noise levels, from the same noisy image: the same images."""
     y, x, images = torch.rand(1, 1, 2, 2) * MASK, torch.randn(4, 1, 1, 2, 2), []
     for schedule in (GeometricVE(sigma_min=1e-6), LinearVP()):
-        prior = image_prior(schedule)
+        prior = four_pixels(schedule)
         model = DiffusionModel(prior, LIKELIHOOD, vp.keypoints(prior, noise_levels=[1.0, 0.5]))
         alpha, _ = schedule(torch.tensor(model.keypoints[-1], dtype=torch.float64))
         images.append(vp.refine(model, x * float(alpha), y, steps=6, seed=0))
@@ -207,7 +193,7 @@ def test_the_refinement_is_the_same_on_every_schedule() -> None:
 
 
 def test_calls_are_steps() -> None:
-    prior, y = image_prior(), torch.zeros(2, 1, 2, 2)
+    prior, y = four_pixels(), torch.zeros(2, 1, 2, 2)
     model = DiffusionModel(prior, LIKELIHOOD, vp.keypoints(prior, noise_levels=[1.0, 0.5]))
     seen: list[Progress] = []
     with count_calls() as count:
@@ -217,15 +203,17 @@ def test_calls_are_steps() -> None:
     assert seen == [Progress("refine", step, 7) for step in range(1, 8)]
 
 
-def test_steps_below_one_are_refused() -> None:
-    model = DiffusionModel(image_prior(), LIKELIHOOD, (0.5,))
-    with pytest.raises(vp.InputError, match="steps must be at least 1"):
-        vp.refine(model, torch.randn(1, 1, 1, 2, 2), torch.zeros(1, 1, 2, 2), steps=0)
-
-
-def test_inference_mode_is_refused_in_one_line() -> None:
-    prior = GaussianPrior.diagonal(torch.zeros(4), torch.ones(4))
-    likelihood = vp.Gaussian(vp.Inpainting(torch.ones(4)))
-    model = DiffusionModel(prior, likelihood, vp.keypoints(prior, noise_levels=(2.0, 1.0)))
-    with torch.inference_mode(), pytest.raises(vp.InputError, match="rules out: use"):
-        vp.refine(model, torch.zeros(1, 1, 4), torch.zeros(1, 4), 2)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"polyak": 0.0}, "polyak must be positive and finite"),
+        ({"polyak": float("nan")}, "polyak must be positive and finite"),
+        ({}, "rules out: use"),
+    ],
+)
+def test_what_cannot_be_refined_is_refused(options: dict[str, Any], message: str) -> None:
+    """The last one for the inference mode alone."""
+    model, z, y = DiffusionModel(four_pixels(), LIKELIHOOD, (0.5,)), torch.randn(1, 1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
+    with torch.inference_mode(not options), pytest.raises(vp.InputError, match=message):
+        vp.refine(model, z, y, **options)
