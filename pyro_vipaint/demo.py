@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vipaint.cats.parts import shipped_layers
+from pyro_vipaint.cats.parts import class_labels, shipped_layers
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.measurements.masks import rotated_window
 from pyro_vipaint.models.pretrained.load import weights_folder
 
 DEMO_IMAGES = (0, 1, 2, 28)  # ankle boot, pullover, trousers, another boot
 DEMO_CATS = ((1, 4, 9, 2, 4), (6, 1, 5, 8, 10), (12, 5, 2, 3, 8), (3, 9, 11, 6, 1))  # body, fur, eyes, mouth, accessory
+DEMO_FACES = ((0, 5, 2, 0, 3, 0), (2, 11, 4, 1, 5, 17), (3, 16, 1, 2, 0, 28), (1, 2, 3, 3, 1, 40))  # skin, …, hair
 MASK_SEED = 3
 
 
@@ -37,9 +38,15 @@ def _fashion() -> tuple[Tensor, Tensor]:
     return images[index], labels[index]
 
 
+def _faces() -> tuple[Tensor, Tensor | None]:
+    index = torch.tensor(DEMO_FACES)
+    return shipped_layers("faces32").compose(index), class_labels("faces32", index)
+
+
 DEMOS: dict[str, Callable[[], tuple[Tensor, Tensor | None]]] = {  # by prior: images and labels
     "fashion32": _fashion,
     "cats64": lambda: (held_out_cats(), None),
+    "faces32": _faces,
 }
 
 

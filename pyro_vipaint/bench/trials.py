@@ -120,7 +120,7 @@ def load_images(name: str, prior: DiffusionPrior, folder: str | None, num: int) 
     elif name == "fashion32":
         images, labels = held_out_images()
     elif has_layers(name):
-        images, labels = draw_held_out(name, DRAWN), None
+        images, labels = draw_held_out(name, DRAWN)
     else:
         raise InputError(f"No images come with the prior {name}: name a folder of them with --pictures.")
     if len(images) < num:

@@ -23,6 +23,7 @@ from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.pretrained.load import weights_folder
 
 HELD_OUT = 10  # one combination of parts in ten is held out
+PER_CLASS = {"faces32": 4}  # by prior with classes: neighbouring parts of the last slot that make one class
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +90,17 @@ def load_layers(path: Path) -> Layers:
         raise InputError(f"{path} cannot be read as layers: it must be a safetensors file with slots.") from error
 
 
+def is_held_out(index: Tensor) -> Tensor:
+    """Whether the training of a shipped prior left out the part numbers ``(N, L)``: their sum is 0 modulo 10."""
+    return index.sum(-1) % HELD_OUT == 0
+
+
 def draw_parts(layers: Layers, num: int, held_out: bool, generator: torch.Generator | None = None) -> Tensor:
-    """``num`` combinations ``(num, L)``, uniform among the held-out ones, whose sum is 0 modulo 10, or the others."""
+    """``num`` combinations ``(num, L)``, uniform among the held-out ones or among the others."""
     kept = torch.empty(0, len(layers.sizes), dtype=torch.long)
     while len(kept) < num:
         index = layers.draw(2 * num * (HELD_OUT if held_out else 1), generator)
-        kept = torch.cat([kept, index[(index.sum(-1) % HELD_OUT == 0) == held_out]])
+        kept = torch.cat([kept, index[is_held_out(index) == held_out]])
     return kept[:num]
 
 
@@ -108,10 +114,16 @@ def shipped_layers(name: str = "cats64") -> Layers:
     return load_layers(_path(name))
 
 
-def draw_held_out(name: str, num: int, seed: int = 0) -> Tensor:
-    """``num`` pictures ``(num, C, H, W)`` in [-1, 1], uniform among the held-out combinations of a shipped prior."""
+def class_labels(name: str, index: Tensor) -> Tensor | None:
+    """The class labels ``(N,)`` of part numbers ``(N, L)``; None for a shipped prior without classes."""
+    return index[:, -1] // PER_CLASS[name] if name in PER_CLASS else None
+
+
+def draw_held_out(name: str, num: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
+    """``num`` pictures ``(num, C, H, W)`` in [-1, 1], uniform among the held-out combinations, and their labels."""
     layers = shipped_layers(name)
-    return layers.compose(draw_parts(layers, num, held_out=True, generator=torch.Generator().manual_seed(seed)))
+    index = draw_parts(layers, num, held_out=True, generator=torch.Generator().manual_seed(seed))
+    return layers.compose(index), class_labels(name, index)
 
 
 def _path(name: str) -> Path:

@@ -28,7 +28,7 @@ def demo(
     out: Out = Path("demo-output"),
     seed: Seed = 0,
     device: Device = "auto",
-    prior: Annotated[str, typer.Option(help="fashion32, or cats64 for a latent prior.")] = "fashion32",
+    prior: Annotated[str, typer.Option(help="fashion32, faces32, or cats64 for a latent prior.")] = "fashion32",
 ) -> None:
     """Completes held-out images with a shipped prior and shows the bound that was reached."""
     with one_line_errors():

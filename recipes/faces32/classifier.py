@@ -22,9 +22,9 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pyro_vipaint.cats.classifier import PartsClassifier, load_classifier, part_probabilities, save_classifier
+from pyro_vipaint.cats.classifier import PartsClassifier, load_classifier, part_probabilities
 from pyro_vipaint.cats.parts import Layers, draw_parts
-from recipes.cats64.classifier import blurred, labels_of
+from recipes.cats64.classifier import blurred, labels_of, save_classifier
 from recipes.faces32.parts import SIZE, TARGET
 from recipes.faces32.train import draw_training_parts, layers_on
 from recipes.training import Schedule, channels_last, load_average, train

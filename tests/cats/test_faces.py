@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vipaint.cats.classifier import load_classifier, part_probabilities
-from pyro_vipaint.cats.parts import draw_parts, is_held_out, load_layers
+from pyro_vipaint.cats.parts import class_labels, draw_held_out, draw_parts, is_held_out, load_layers
 from pyro_vipaint.cats.posterior import parts_posterior
+from pyro_vipaint.demo import DEMO_FACES, demo_problem
 from pyro_vipaint.models import load_prior
 from pyro_vipaint.models.priors.schedules import time_of
 from recipes.cats64.classifier import blurred, labels_of
@@ -137,3 +138,19 @@ def test_the_card_is_that_of_the_measured_weights() -> None:
     assert measured["prior"] == evaluate.describe(folder)
     assert (folder / "README.md").read_text() == card.card(measured)
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 10_000_000
+
+
+def test_the_library_labels_faces_as_the_recipe_does() -> None:
+    index = draw_parts(LAYERS, 200, held_out=False)
+    labels = class_labels("faces32", index)
+    assert labels is not None and torch.equal(labels, parts.labels_of(index))
+    assert class_labels("cats64", index) is None
+
+
+def test_the_demonstration_shows_held_out_faces() -> None:
+    images, masks, labels = demo_problem("faces32")
+    index = torch.tensor(DEMO_FACES)
+    assert is_held_out(index).all() and torch.equal(images, LAYERS.compose(index))
+    assert masks.shape == (4, 1, 32, 32) and torch.equal(labels, parts.labels_of(index))
+    drawn, classes = draw_held_out("faces32", 3)
+    assert drawn.shape == (3, 3, 32, 32) and classes is not None and classes.shape == (3,)
