@@ -23,8 +23,7 @@ class DeltaGuide(LatentGuide):
     """A point at every level: ``mu_i``, ``(N, *event)``, in the clean scale.
 
     With Pyro's ``Trace_ELBO`` and ``TraceMeanField_ELBO`` and with :class:`BetaELBO` the objective is
-    -log p(z, y), where beta weights the part of the prior. One particle is enough, except for the estimate of
-    log p(z_K), which is random for a diffusion prior.
+    -log p(z, y), where beta weights the part of the prior. One particle is enough where the marginal is exact.
     """
 
     def __init__(self, model: DiffusionModel, init: Tensor | None = None) -> None:

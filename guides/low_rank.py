@@ -12,11 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.distributions import (
-    LowRankMultivariateNormal,
-    TorchDistribution,
-    TransformedDistribution,  # pyright: ignore[reportAttributeAccessIssue]
-)
+from pyro.distributions import LowRankMultivariateNormal, TorchDistribution, TransformedDistribution  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence, register_kl
 from torch.distributions.transforms import ReshapeTransform
