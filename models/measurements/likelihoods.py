@@ -14,7 +14,7 @@ elements.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,7 @@ class _Additive:
         difference = y - predicted
         return torch.where(self.observed(difference), difference, torch.zeros_like(difference))
 
-    def _about(self, family: type[TorchDistribution], x: Tensor, width: float) -> TorchDistribution:
+    def _about(self, family: Callable[..., TorchDistribution], x: Tensor, width: float) -> TorchDistribution:
         mean = apply(self.operator, x)
         distribution = family(mean, mean.new_tensor(width).expand(mean.shape), validate_args=False)
         return distribution if observation_mask(self.operator) is None else distribution.mask(self.observed(mean))

@@ -112,7 +112,8 @@ def build_codec(parts: Mapping[str, Any], event_shape: torch.Size, checkpointing
 
 def build_denoiser(network: Any, scheduler: Any) -> NetworkDenoiser:
     """``network`` with the noise schedule and the prediction that the scheduler states."""
-    kind, config = type(scheduler).__name__, getattr(scheduler, "config", {})
+    kind: str = type(scheduler).__name__
+    config: Any = getattr(scheduler, "config", {})
     prediction = config.get("prediction_type", "epsilon")
     if kind.startswith("EDM"):
         if prediction == "epsilon" and config.sigma_schedule == "karras":

@@ -100,7 +100,7 @@ class DiffusionPrior:
         """
         if self.encode_text is None:
             raise InputError(f"The prior {self.name} takes no text: omit the prompt.")
-        prompts = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
+        prompts: list[Any] = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
         if len(prompts) not in {1, num_images} or not all(isinstance(text, str) for text in prompts):
             raise InputError(f"The prompt must be a text, or one per image ({num_images}), not {prompt!r}.")
         encoded = self.encode_text(prompts)
