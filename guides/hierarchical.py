@@ -19,7 +19,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, choice
 from pyro_vipaint.guides.base import LatentGuide, gaussian
 
 if TYPE_CHECKING:
@@ -123,8 +123,7 @@ def granular_shape(granularity: str, shape: Sequence[int]) -> tuple[int, ...]:
     >>> granular_shape("channel", (2, 3, 32, 32))
     (2, 3, 1, 1)
     """
-    if granularity not in GRANULARITIES:
-        raise InputError(f"the granularity must be one of {', '.join(GRANULARITIES)}, not {granularity!r}.")
+    choice("granularity", granularity, GRANULARITIES)
     kept = {"element": len(shape), "channel": 2}.get(granularity, 1)
     return (*shape[:kept], *(1 for _ in shape[kept:]))
 

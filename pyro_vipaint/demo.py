@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint.cats.parts import class_labels, shipped_layers
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import choice
 from pyro_vipaint.models.measurements.masks import rotated_window
 from pyro_vipaint.models.pretrained.load import weights_folder
 
@@ -56,7 +56,6 @@ def demo_problem(prior: str = "fashion32") -> tuple[Tensor, Tensor, Any]:
     Raises:
         InputError: the prior has no demonstration.
     """
-    if prior not in DEMOS:
-        raise InputError(f"The prior {prior!r} has no demonstration: choose from {', '.join(DEMOS)}.")
+    choice("demonstration of the prior", prior, DEMOS)
     images, labels = DEMOS[prior]()
     return images, rotated_window(images.shape[-1], len(images), seed=MASK_SEED), labels

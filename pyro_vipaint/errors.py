@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from contextlib import suppress
 from numbers import Real
 from typing import Any
@@ -23,13 +24,13 @@ def whole(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
     Raises:
         InputError: it is not a whole number, less than ``least`` or more than ``most``.
     """
-    number = None
+    found = None
     with suppress(TypeError):
-        number = operator.index(value)
-    if number is None or not least <= number <= most:
-        wanted = "a whole number" if number is None else f"at least {least}" if number < least else f"at most {most}"
+        found = operator.index(value)
+    if found is None or not least <= found <= most:
+        wanted = "a whole number" if found is None else f"at least {least}" if found < least else f"at most {most}"
         raise InputError(f"{name} must be {wanted}, not {value!r}.")
-    return number
+    return found
 
 
 def number(name: str, value: Any, *, positive: bool = False, signed: bool = False) -> float:
@@ -43,3 +44,14 @@ def number(name: str, value: Any, *, positive: bool = False, signed: bool = Fals
     if not real or (not signed and value < 0) or (positive and value <= 0):
         raise InputError(f"{name} must be {kind}, not {value!r}.")
     return float(value)
+
+
+def choice(kind: str, value: Any, known: Iterable[str]) -> None:
+    """Refuses a ``value`` that is not among the ``known`` names.
+
+    Raises:
+        InputError: it is something else.
+    """
+    names = tuple(known)
+    if value not in names:
+        raise InputError(f"There is no {kind} {value!r}: choose from {', '.join(names)}.")

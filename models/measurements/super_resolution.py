@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint.errors import InputError, choice, whole
 from pyro_vipaint.models.measurements.operators import Separable
 
 MODES = ("box", "bicubic")
@@ -36,8 +36,7 @@ class SuperResolution(Separable):
 
     def __post_init__(self) -> None:
         whole("The factor of super-resolution", self.factor, least=2)
-        if self.mode not in MODES:
-            raise InputError(f"The mode of super-resolution must be {' or '.join(MODES)}, not {self.mode!r}.")
+        choice("mode of super-resolution", self.mode, MODES)
 
     def A_dagger(self, y: Tensor) -> Tensor:
         """The image of least norm with A(x) = y; for ``box``, each pixel repeated ``factor`` × ``factor`` times."""

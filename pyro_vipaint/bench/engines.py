@@ -19,7 +19,7 @@ from typing import Any
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.registry import Suite
 from pyro_vipaint.bench.work import Record, compute, failed
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, choice
 
 Compute = Callable[[Cell], Record]
 Finished = Generator[tuple[Cell, Record], None, None]
@@ -42,8 +42,7 @@ def engine(name: str, workers: int, device: str, threads: int | None, address: s
     """
     if address is not None and name != "ray":
         raise InputError("The address is that of a Ray cluster: it goes with the engine ray.")
-    if name not in ("local", "ray"):
-        raise InputError(f"There is no engine {name!r}: choose one of local, ray.")
+    choice("engine", name, ("local", "ray"))
     if name == "ray" and find_spec("ray") is None:
         raise InputError("The engine ray needs Ray: pip install 'pyro-vipaint[ray]'.")
 

@@ -20,7 +20,7 @@ from pyro_vipaint.bench.scores import SCORES_VERSION
 from pyro_vipaint.bench.store import Store
 from pyro_vipaint.bench.summary import add_kernel_distance
 from pyro_vipaint.bench.trials import fingerprint, warm_prior, weights_of
-from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint.errors import InputError, choice, whole
 from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.progress import Callback, Progress
 
@@ -56,7 +56,8 @@ def run(
         InputError: a name that does not exist, nothing that applies, too few images, a package that is missing; results
             of other weights, pictures or settings in ``out``, or another run that writes there.
     """
-    for fault in faults(plan, suite, device):
+    fault = next(faults(plan, suite, device), None)
+    if fault is not None:
         raise InputError(fault)
     cells = applicable(plan, device, suite)
     store = Store(out)
@@ -96,15 +97,14 @@ def faults(plan: Plan, suite: Suite, device: str) -> Iterator[str]:
     """The reasons why a plan cannot be run; each of them rests on the ones before.
 
     Raises:
-        InputError: a number that cannot be used, or too few images.
+        InputError: a name or a number that cannot be used, or too few images.
     """
     missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
     if missing:
         yield f"The benchmark needs {', '.join(missing)}: pip install 'pyro-vipaint[bench]'."
     for kind, names, known in (("task", plan.tasks, suite.tasks), ("method", plan.methods, suite.methods)):
         for name in names:
-            if name not in known:
-                yield f"There is no {kind} {name!r}: choose from {', '.join(known)}."
+            choice(kind, name, known)
     for name in ("num_images", "num_samples", "chunk"):
         whole(name.removeprefix("num_"), getattr(plan, name))
     for budget in plan.budgets:

@@ -11,7 +11,7 @@ import typer
 
 from pyro_vipaint.cli import options as shared
 from pyro_vipaint.cli.output import run_and_write
-from pyro_vipaint.errors import InputError, number, whole
+from pyro_vipaint.errors import InputError, choice, number, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,16 +111,15 @@ def task_options(task: str, given: Mapping[str, Any], width: int) -> dict[str, A
     Raises:
         InputError: an unknown task, an option of another task, or a missing option.
     """
-    if task not in TASKS:
-        raise InputError(f"Unknown task {task!r}: choose from {', '.join(TASKS)}.")
+    choice("task", task, TASKS)
     given = {name: value for name, value in given.items() if value is not None}
     options = TASKS[task] | given
     if task == "deblur" and options["std"] is None:
         options["std"] = RELATIVE_STD * width
     problems = [f"{_flag(name)} does not go with the task {task}." for name in given.keys() - TASKS[task].keys()]
     problems += [f"The task {task} needs {_flag(name)}." for name, value in options.items() if value is None]
-    for problem in problems:
-        raise InputError(problem)
+    if problems:
+        raise InputError(problems[0])
     return options
 
 

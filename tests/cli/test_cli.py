@@ -67,7 +67,7 @@ def test_bad_input_is_one_line(folder: Path) -> None:
         with vp.count_calls() as count:
             assert_refused(inpaint(folder, *options), folder, message)
         assert count.calls == 0
-    assert_refused(invoke("demo", "--prior", "tiny"), folder, "'tiny' has no demonstration")
+    assert_refused(invoke("demo", "--prior", "tiny"), folder, "There is no demonstration of the prior 'tiny'")
     assert_refused(invoke("demo", "--out", folder), folder, "not only results")
 
 

@@ -89,7 +89,7 @@ def test_two_ray_workers_give_the_same_rows(undisturbed: Path, tmp_path: Path) -
         (["--task", "colouring"], "There is no task 'colouring': choose from rotated-window"),
         (["--budget", "many"], "A budget that is not 'own' must be a whole number"),
         (["--prior", "nothing-like-it"], "nothing-like-it"),
-        (["--engine", "steam"], "There is no engine 'steam': choose one of local, ray."),
+        (["--engine", "steam"], "There is no engine 'steam': choose from local, ray."),
         (["--workers", "0"], "workers must be at least 1"),
         (["--pictures", "nowhere"], "nowhere is not a folder of pictures"),
     ],

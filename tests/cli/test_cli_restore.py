@@ -132,7 +132,7 @@ def test_the_task_inpaint_equals_the_command_inpaint(folder: Path) -> None:
 # bad input
 
 BAD: list[tuple[str, tuple[object, ...], str]] = [
-    ("sharpen", (), "Unknown task 'sharpen': choose from super-resolution, deblur, motion-deblur, inpaint"),
+    ("sharpen", (), "There is no task 'sharpen': choose from super-resolution, deblur, motion-deblur, inpaint"),
     ("super-resolution", ("--simulate", "--factor", 3), "factor 3 of super-resolution does not divide a side of 8"),
     ("super-resolution", ("--std", 1), "--std does not go with the task super-resolution"),
     ("deblur", ("--invert-mask",), "--invert-mask does not go with the task deblur"),

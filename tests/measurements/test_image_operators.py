@@ -217,7 +217,7 @@ def test_the_norm_of_a_box_is_one_over_its_factor() -> None:
 REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: SuperResolution(1), "must be at least 2, not 1"),
     (lambda: SuperResolution(2.5), "must be a whole number, not 2.5"),  # pyright: ignore
-    (lambda: SuperResolution(2, "nearest"), "box or bicubic, not 'nearest'"),  # pyright: ignore
+    (lambda: SuperResolution(2, "nearest"), "There is no mode of super-resolution 'nearest': choose from box, bicubic"),  # pyright: ignore
     (lambda: SuperResolution(3).A(images()), "The factor 3 of super-resolution does not divide a side of 8"),
     (lambda: GaussianBlur(0.0), "positive and finite, not 0"),
     (lambda: GaussianBlur(math.nan), "positive and finite, not nan"),
