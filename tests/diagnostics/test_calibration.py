@@ -248,6 +248,8 @@ def test_the_error_of_coverage_allows_for_dependent_elements_of_an_image() -> No
     table = coverage(torch.randn(199, 500, 1).expand(199, 500, 16), truth, (0.8,))
     assert math.isclose(table.standard_error[0], 4 * table.binomial_error[0], rel_tol=0.01)
     assert math.isnan(coverage(torch.randn(199, 1, 16), truth[:1], (0.8,)).standard_error[0])
+    ends = torch.stack([torch.zeros(16), torch.full((16,), 99.0)])  # of two images one is covered, the other is not
+    assert coverage(torch.randn(199, 2, 16), ends, (0.8,)).standard_error[0] == pytest.approx(0.5)
 
 
 def test_intervals_are_order_statistics() -> None:
