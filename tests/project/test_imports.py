@@ -110,3 +110,10 @@ def import_seconds(name: str) -> float:
     )
     assert result.returncode == 0, result.stderr
     return float(result.stdout.split()[-1])
+
+
+def test_imports_point_one_way() -> None:
+    """The layers in pyproject.toml, which every import of the package keeps to."""
+    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())"
+    result = in_subprocess(code)
+    assert result.returncode == 0, result.stdout + result.stderr
