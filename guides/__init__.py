@@ -26,6 +26,7 @@ Pyro's guides other than ``AutoNormal`` join the images of a batch: T then count
 if __name__ == "guides":
     raise ImportError("import pyro_vipaint.guides, not guides: the folder is packaged under that name.")
 
+from pyro_vipaint.guides.base import LatentGuide as LatentGuide  # the base of guides; __all__ lists the families
 from pyro_vipaint.guides.delta import DeltaGuide
 from pyro_vipaint.guides.feature import FeatureGuide
 from pyro_vipaint.guides.flow import FlowGuide

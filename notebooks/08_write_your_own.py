@@ -32,8 +32,7 @@ from torch.distributions import constraints
 
 import pyro_vipaint as vp
 from pyro_vipaint.baselines import BaselineResult
-from pyro_vipaint.guides import HierarchicalGuide, PriorGuide
-from pyro_vipaint.guides.base import LatentGuide
+from pyro_vipaint.guides import HierarchicalGuide, LatentGuide, PriorGuide
 from pyro_vipaint.models import (
     Broadcasting,
     CosineVP,
