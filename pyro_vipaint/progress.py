@@ -66,7 +66,7 @@ def progress_bar(
                 tasks[phase] = bars.add_task(
                     description or TITLES.get(phase, phase), total=progress.total or total, note=""
                 )
-            bound = "" if progress.bound is None else f"-log p(y) ≤ {progress.bound:.1f} nats"
+            bound = "" if progress.bound is None else f"bound on log p(y), all images: {-progress.bound:.1f} nats"
             bars.update(
                 tasks[phase], completed=progress.step, total=progress.total or total, note=progress.note or bound
             )

@@ -38,7 +38,7 @@ def bars_of(run: Callable[[Callback], Any], monkeypatch: pytest.MonkeyPatch, *ar
 
 def test_fit_and_refinement_end_at_their_totals(monkeypatch: pytest.MonkeyPatch) -> None:
     fit, refine = bars_of(lambda callback: (run_fit(callback), run_refine(callback)), monkeypatch)
-    assert fit[:3] == ("fitting the posterior", 3, 3) and fit[3].startswith("-log p(y) ≤ ")
+    assert fit[:3] == ("fitting the posterior", 3, 3) and fit[3].startswith("bound on log p(y), all images: ")
     assert refine == ("refining the samples", 4, 4, "")
 
 

@@ -81,12 +81,13 @@ def test_the_front_page_is_short() -> None:
 
 
 def test_the_code_of_the_front_page_runs() -> None:
-    """All blocks in order, in one namespace, with one image and few steps; guide and ELBO are swapped on the way."""
+    """All blocks in order, in one namespace, with one image and few steps; guide and ELBO are swapped on the way, then compared."""
     code = re.findall(r"```python\n(.*?)```", text_of(README), flags=re.DOTALL)
-    assert len(code) == 3 and all("steps=30" in block for block in code)
+    assert len(code) == 4 and all("steps=30" in block for block in code)
     few = {
         "steps=30": "steps=2",
         "num_samples=10": "num_samples=2",
+        "num_draws=100": "num_draws=4",
         "demo_problem()": "(v[:1] for v in demo_problem())",
     }
     names: dict[str, Any] = {}
@@ -98,7 +99,7 @@ def test_the_code_of_the_front_page_runs() -> None:
         fits.append(names["fit"])
         guides.append(type(names["guide"]).__name__)
     assert names["x"].shape == (2, 1, 1, 32, 32) and names["x"].isfinite().all()
-    assert guides == ["HierarchicalGuide", "MeanFieldGuide", "MeanFieldGuide"]
+    assert guides == ["HierarchicalGuide", *["MeanFieldGuide"] * 3]
     assert all(torch.tensor(fit.losses).isfinite().all() and len(fit.losses) == 2 for fit in fits)
 
 
