@@ -53,9 +53,9 @@ print(f"log p(y) of the three-level model: {evidence:.3f} nats")
 
 # %% [markdown]
 # The hierarchical guide has a mean, a spread and a weight $\gamma$ for each coordinate and level. With independent
-# coordinates this family holds the exact posterior, so nothing but optimisation keeps the bound from the evidence.
-# Each dot of the plot is a Monte-Carlo estimate from 16 draws, made during the fit. It scatters on both sides of the
-# line: the bound is a statement about the mean.
+# coordinates this family holds the exact posterior, so the gap is only due to optimisation. Each dot of the plot is a
+# Monte-Carlo estimate from 16 draws, made during the fit. It scatters on both sides of the line: the bound is a
+# statement about the mean.
 
 
 # %%
@@ -165,8 +165,7 @@ print(f"three levels, 3, 1, 0.3: {discretisation([3.0, 1.0, 0.3]):.2f} nats for 
 # %% [markdown]
 # Each step's variance is wrong by a share of order $1/K$, and the KL is the square of that. The rest, as $K$ grows
 # (dotted), is the price of stopping at $T_s$, where one denoising step replaces the rest of the chain. With few levels
-# it pays to stop early, with many to go further down. All of this belongs to the model: the fit neither sees nor
-# changes it.
+# it pays to stop early, with many to go further down. All of this belongs to the model: the fit does not affect it.
 #
 # **With a network** the density $p(z_K)$ at the top level is not known either. `DiffusionMarginal` estimates a lower
 # bound on it by treating $z_K$ as the data of a diffusion that starts there, one random step at a time. The same prior
@@ -223,6 +222,6 @@ print(f"gap, correlated coordinates:  {correlated_gap:.3f} ± {correlated_se:.3f
 # means and spreads, where the family holds the posterior; about one nat below where coordinates are correlated and the
 # levels of the guide are not.
 #
-# The bound leaves two things open. It is a bound for the $K$-level model, which with three coarse levels is itself
-# almost two nats of six numbers away from the prior one started from; and with a network's estimated marginal the
-# importance-weighted figure is no bound at all.
+# The bound leaves two things open. It is a bound for the $K$-level model, which with three coarse levels is itself 1.9
+# nats (for six observations) from the original prior; and with a network's estimated marginal the importance-weighted
+# figure is no bound at all.

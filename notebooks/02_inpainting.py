@@ -105,8 +105,8 @@ terms.tail(10).mean().rename("mean of the last ten steps, nats").to_frame().T.ro
 # ## Samples and refinement
 #
 # A draw of the guide is a latent $z_1$ at the last keypoint, still noisy, in which the network already recognises an
-# object. `refine` takes it to a picture in fifteen guided denoising steps, each a gradient of the residual of this one
-# sample.
+# object. `refine` takes it to a picture in fifteen denoising steps, each corrected by a gradient of the residual of
+# this one sample.
 
 # %%
 with vp.count_calls() as sampling:
@@ -158,7 +158,7 @@ pd.Series(
 
 # %% [markdown]
 # Nothing was pasted in: the observed pixels are those of the samples themselves. They agree with the data to less than
-# a hundredth, where the range is 2, so there is no seam to hide.
+# a hundredth, where the range is 2, so there is no visible seam.
 #
 # ## Less data, other labels
 #
@@ -195,8 +195,8 @@ by_label.round(3)
 #
 # ## What it cost
 #
-# The network is the cost. With $K = 4$ levels an SVI step calls it $K + 1$ times, sampling $K - 1$ times for all
-# samples together, refinement once per step. *NFE* counts every picture that passes through the network.
+# Most of the time is spent in the network. With $K = 4$ levels an SVI step calls it $K + 1$ times, sampling $K - 1$
+# times for all samples together, refinement once per step. *NFE* counts every picture that passes through the network.
 
 # %%
 levels, particles, steps = len(model.levels), 2, len(fit.losses)
@@ -233,4 +233,4 @@ assert further.losses[:50] == fit.losses and len(further.losses) == 55
 # and the label, and the observed pixels hold: every sample reproduces them to a few hundredths at most, without
 # pasting. The guide that was loaded draws the same samples, bit for bit, and its fit can go on.
 #
-# Whether the spread is of the right *size* cannot be read off pictures; see the notebook on calibration.
+# Whether the spread is of the right *size* cannot be seen in pictures; see the notebook on calibration.

@@ -115,9 +115,9 @@ right.legend(fontsize=7)
 print(f"gap, mean field {gap['mean field']:.1f}, hierarchical {gap['hierarchical']:.1f} nats")
 
 # %% [markdown]
-# The link between levels matters most. The mean field forgets it; the prior guide keeps it, but may not correct it
-# where the data speak. The hierarchical family lets each element choose by $\gamma$. More freedom *at the top level*,
-# by correlation, components or a flow, hardly helps: the correlation of coordinates below it is still missing.
+# The link between levels matters most. The mean field ignores it; the prior guide keeps it, but cannot correct it at
+# observed elements. The hierarchical family lets each element choose by $\gamma$. More freedom *at the top level*, by
+# correlation, components or a flow, hardly helps: the correlation of coordinates below it is still missing.
 #
 # ## Pyro's own guides
 #
@@ -234,9 +234,9 @@ axes.legend(fontsize=8)
 print(f"one mode of the two: {one_mode:.2f} nats; gap of the hierarchical guide {low['gap']['hierarchical']:.2f}")
 
 # %% [markdown]
-# From $0.7$ a Gaussian at the top settles on one mode, a flow of a Gaussian too, and both pay $-\log 0.6$. No figure of
-# their own draws shows it: k-hat is fine, because no weight is large where a guide never goes. The mixture, with
-# components started apart, finds both. From noise $3$ the question does not arise: the chain itself parts the modes on
+# From $0.7$ a Gaussian at the top settles on one mode, a flow of a Gaussian too, and both lose $-\log 0.6$ nats. No
+# figure of their own draws shows it: k-hat is fine, because no weight is large where a guide never goes. The mixture,
+# with components started apart, finds both. From noise $3$ there is no such problem: the chain separates the modes on
 # the way down, and one Gaussian at the top is enough. A high enough $T_e$ is worth more than a rich family.
 #
 # ## A picture
@@ -292,11 +292,11 @@ for column, title in ((0, "observed"), (1, "samples"), (7, "std. dev. ≤ 0.3"))
 pictures
 
 # %% [markdown]
-# **The family matters a lot, and costs next to nothing in network calls**, which are the same for all. The chain pays:
-# a guide that keeps the prior's own dependence between levels, and may leave it where the data speak, comes within
-# about two nats of a correlated Gaussian posterior where the mean field misses it by over three times as much. For
-# several modes raise $T_e$ until they merge, or use a mixture with components that start apart; and do not trust k-hat
-# to tell that a mode is missing.
+# **The family matters a lot, and costs next to nothing in network calls**, which are the same for all. The chain is
+# worth its parameters: a guide that keeps the prior's own dependence between levels, and may leave it at observed
+# elements, comes within about two nats of a correlated Gaussian posterior where the mean field misses it by over three
+# times as much. For several modes raise $T_e$ until they merge, or use a mixture with components that start apart; and
+# do not trust k-hat to tell that a mode is missing.
 #
 # On a picture no truth is known, and a short fit favours small families: twenty steps on one point that is diffused
 # give the highest bound, with samples that vary less. The bound counts the whole of 4096 latent numbers, of which the

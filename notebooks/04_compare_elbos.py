@@ -61,7 +61,7 @@ def hierarchical(model):
 # %% [markdown]
 # ## The bound they reach
 #
-# First correlated coordinates, so that the posterior lies outside the family and there is something to disagree on.
+# First correlated coordinates, so that the posterior lies outside the family and the optima can differ.
 # Every run has the same guide, start, steps, rates and particles, and so the same network calls.
 
 # %%
@@ -109,9 +109,10 @@ axes.legend(fontsize=8)
 print(f"log p(y) = {evidence.item():.2f} nats")
 
 # %% [markdown]
-# Five ways to estimate one objective end in one place. $\beta \ne 1$ aims elsewhere, and the bound says so. IWAE aims
-# elsewhere, too: it asks that *one of* eight draws be good. Single draws of its guide, the ones that are shown, are
-# nats worse, and after so few steps weighted ones (`iwae`) are within their own error of those of the plain bound.
+# Five ways to estimate one objective reach the same optimum. $\beta \ne 1$ has a different optimum, and the bound shows
+# it. IWAE has a different one, too: it asks that *one of* eight draws be good. Single draws of its guide, the ones that
+# are shown, are nats worse, and after so few steps weighted ones (`iwae`) are within their own error of those of the
+# plain bound.
 #
 # ## The noise of the gradient
 #
@@ -209,9 +210,9 @@ columns = pd.MultiIndex.from_product([["observed", "hidden"], ["fitted", "exact"
 pd.DataFrame(torch.stack([found, expected], -1).flatten(1), pd.Index(betas, name="beta"), columns)
 
 # %% [markdown]
-# Where the data speak, $\beta$ sets how closely they are followed; where they do not, it changes nothing. So $\beta$ is
-# not a knob for diversity here. On a picture both sides are coupled, by the prior. One pullover, about half hidden, two
-# levels, with the mean absolute error on observed pixels for fidelity and the standard deviation in the hole for
+# At observed coordinates $\beta$ sets how closely the data are followed; at hidden ones it changes nothing. So $\beta$
+# does not control diversity here. On a picture both sides are coupled, by the prior. One pullover, about half hidden,
+# two levels, with the mean absolute error on observed pixels for fidelity and the standard deviation in the hole for
 # diversity: once for the guide's own reconstruction $E[x \mid z_1]$, once after refinement.
 
 # %%
@@ -265,9 +266,10 @@ effect
 # **Optimise the true bound, `BetaELBO` at $\beta = 1$**, unless there is a reason not to. All its estimators, Pyro's
 # included, reach the same place at the same cost.
 #
-# - `StickingTheLandingELBO` where the guide can come close to the posterior: its gradient falls quiet there.
+# - `StickingTheLandingELBO` where the guide can come close to the posterior: its gradient gets small there.
 #   `SampledELBO` where a guide has no analytic KL, or where the value is to be compared between fits.
 # - IWAE for the evidence, not for draws, and only with an exact marginal. Annealing and Rényi's $\alpha = 2$ gained
 #   nothing on one mode.
 # - $\beta \ne 1$ answers a different question, a posterior with noise $\sigma_y \sqrt\beta$. It moves the error on
-#   observed pixels more than the diversity in the hole, and refinement evens out the error: no knob for diversity.
+#   observed pixels more than the diversity in the hole, and refinement evens out the error: it does not control
+#   diversity.

@@ -22,7 +22,7 @@
 # 2. a `UNet2DModel` with its scheduler, as diffusers saves it;
 # 3. no network: any set of images is a prior.
 #
-# Each is compared with a truth.
+# Each is compared with a known answer.
 
 # %%
 import tempfile
@@ -174,7 +174,7 @@ for n in (900, 500, 100, 10):
 pd.DataFrame(rows, columns=["step n", "standard deviation of the step", "largest difference"]).set_index("step n")
 
 # %% [markdown]
-# The same draw, noise for noise, to single precision. From here on nothing knows where the prior came from:
+# The same draw, noise for noise, to single precision. The rest of the code is the same for any prior:
 
 # %%
 half = torch.zeros(1, 8, 8)
@@ -262,7 +262,7 @@ plt.show()
 # diffusers' layout needs `load_prior`, and its chain is the scheduler's, noise for noise; a set of images needs no
 # network at all.
 #
-# Then the same few lines fit a posterior. With the exact denoiser of a Gaussian signal it was kriging with bands
-# somewhat too wide. On the set of images it found the pictures that matter, with shares far closer to the exact ones
-# than the prior's, though not equal to them: a Gaussian at $T_e$ and four levels are an approximation, and on such
-# priors it can be measured before a network hides it.
+# Then the same few lines fit a posterior. With the exact denoiser of a Gaussian signal the result was kriging with
+# bands somewhat too wide. On the set of images it found the pictures that matter, with shares far closer to the exact
+# ones than the prior's, though not equal to them: a Gaussian at $T_e$ and four levels are an approximation, and on such
+# priors it can be measured before a network is used.

@@ -114,7 +114,7 @@ plt.show()
 # %% [markdown]
 # The grey band is three binomial standard deviations around a uniform histogram. The two wrong guides are wrong in
 # different places. With $\beta = 1/2$ the observed coordinates are too narrow and the hidden ones are right: no prior
-# knowledge was lost, the data were only believed twice. Mean field is nearly right where there are data and far too
+# knowledge was lost, the data were only counted twice. Mean field is nearly right where there are data and far too
 # narrow where there are none. A check that looks at hidden pixels only, or at observed ones only, passes one of the
 # two.
 #
@@ -196,9 +196,9 @@ figures.round(3)
 # All of them order the guides alike, but each notices something else. $\beta = 1/2$ is wrong in six coordinates whose
 # posterior is narrow, so that hardly anything has moved in units of the latents: Wasserstein stays near its floor,
 # while the classifier, which standardises, does not. And $\hat k$ says for which data sets the guide is good enough to
-# be *mended*.
+# be *corrected by weights*.
 #
-# ## Mending
+# ## Correction by weights
 #
 # Draws of the guide, resampled by their weights, tend to the posterior as long as the guide covers it.
 
@@ -221,7 +221,7 @@ mended.round(3)
 
 # %% [markdown]
 # The guide with $\beta = 1/2$ comes back to the exact spread. Mean field does not: draws that were never proposed
-# cannot be chosen. Its $\hat k > 1$ had shown it.
+# cannot be chosen. Its $\hat k > 1$ had warned of this.
 #
 # For a plot or a summary in the usual tools, draws and weights go to ArviZ (an optional dependency). Its `psislw`
 # finds the same $\hat k$.
@@ -266,9 +266,9 @@ assert ((narrow["spread along random lines"] - 0.9).abs() < 4 * 0.9 / 8000**0.5)
 narrow.round(2)
 
 # %% [markdown]
-# So on images $\hat k$ condemns good and bad guides alike. *Random projections* keep their precision: for unit
-# vectors $u$ compare mean and spread of $u \cdot z$ with a reference. For a half-hidden boot there is no exact
-# reference, but there is a question that two independent fits can answer: does the fit reproduce itself?
+# So on images $\hat k$ rejects all guides, good and bad. *Random projections* keep their precision: for unit vectors
+# $u$ compare mean and spread of $u \cdot z$ with a reference. For a half-hidden boot there is no exact reference, but
+# there is a question that two independent fits can answer: does the fit reproduce itself?
 
 # %%
 network = load_prior("fashion32")

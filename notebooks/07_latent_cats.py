@@ -249,7 +249,7 @@ assert table.loc["exact draws", "coverage of accessories"] == table["coverage of
 #
 # It is as certain as it should be about the visible parts of this cat: body and fur are right in every completion ([the
 # page on truth](../docs/truth.md#cats-painted-from-parts) has sixteen cats with this mask). It is too certain about the
-# hidden parts: among five equally probable accessories it chose two or three, because a Gaussian chain from $T_e$ to
-# $T_s$ averages over parts that cover many latents. $T_s$ is the dial: the earlier the fit ends, the more the
-# refinement decides. No setting here reaches the exact posterior; without the enumeration, the pictures alone would not
-# show this.
+# hidden parts: among five equally probable accessories it chose two to four, by setting, because a Gaussian chain from
+# $T_e$ to $T_s$ averages over parts that cover many latents. $T_s$ controls this: the earlier the fit ends, the more
+# the refinement decides. No setting here reaches the exact posterior; without the enumeration, the pictures alone would
+# not show this.

@@ -63,6 +63,9 @@ evidence = prior.log_evidence(likelihood, y, keypoints)
 # prior's mean already depends on the level above, so this family moves it by a learnt vector,
 # $q(z_i \mid z_{i+1}) = N(\hat z_i + \mu_i, \tau_i^2)$. Parameters are named `<kind>_<level>`; each kind can have a
 # learning rate of its own.
+#
+# `prior` is the model's distribution at that site: below the top level `prior.mean` is computed already, so that it
+# needs no network call. The distribution returned has to end in `.to_event(prior.event_dim)`, as the site does.
 
 
 # %%
@@ -110,8 +113,8 @@ assert (table["calls"] == 300 * 3).all()
 # ## An ELBO
 #
 # An objective says how a latent site enters. Here a level costs nothing below a number of *free nats*, so that the fit
-# does not spend itself on levels that are good enough (Kingma et al. 2016). β, the record of the terms and the
-# particles come from the base class.
+# does not waste steps on levels that are good enough (Kingma et al. 2016). β, the record of the terms and the particles
+# come from the base class.
 
 
 # %%
@@ -144,8 +147,8 @@ found[["objective", "bound", "bound_se", "gap"]].round(3)
 # %% [markdown]
 # ## A likelihood
 #
-# A likelihood maps images to the distribution of y, element by element; a mask omits elements that were not
-# observed. Student's t forgives outliers. It inherits the residual and the mask of `vp.Gaussian`.
+# A likelihood maps images to the distribution of y, element by element; a mask omits elements that were not observed.
+# Student's t is robust to outliers. It inherits the residual and the mask of `vp.Gaussian`.
 
 
 # %%
@@ -293,5 +296,5 @@ plt.show()
 # | prior | schedule, denoiser, shape | its chain draws what it should |
 # | baseline | one function | a posterior that is known; calls counted |
 #
-# To add one to the library, see the table "Who adds what touches which file" in CONTRIBUTING: one file, one line in the
-# list that the laws run over.
+# To add one to the library, see the table "Who adds what touches which file" in [CONTRIBUTING](../CONTRIBUTING.md): one
+# file, one line in the list that the laws run over.
