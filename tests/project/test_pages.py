@@ -81,7 +81,7 @@ def test_the_front_page_is_short() -> None:
 
 
 def test_the_code_of_the_front_page_runs() -> None:
-    """All blocks in order, in one namespace, with one image and few steps; guide and ELBO are swapped on the way, then compared."""
+    """All blocks run in order, in one namespace, with one image and few steps."""
     code = re.findall(r"```python\n(.*?)```", text_of(README), flags=re.DOTALL)
     assert len(code) == 4 and all("steps=30" in block for block in code)
     few = {
