@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import Tensor
 
 from pyro_vipaint.metrics import kernel_distance
@@ -62,3 +64,13 @@ def save_grid(path: Path, images: Tensor, columns: int) -> None:
     """Images ``(N, 3, H, W)`` in [-1, 1] in rows of ``columns``; N is a multiple of it."""
     rows = images.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     Image.fromarray(((rows + 1) * 127.5).round().byte().numpy()).save(path)
+
+
+def write_card(description: str | None, folder: Path, card: Callable[[Result], str]) -> None:
+    """The command that writes a model card: by default README.md in ``folder``, from the evaluation.json there."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--evaluation", type=Path, default=folder / "evaluation.json")
+    parser.add_argument("--out", type=Path, default=folder / "README.md")
+    arguments = parser.parse_args()
+    arguments.out.write_text(card(json.loads(arguments.evaluation.read_text())))
+    Console().print(f"{arguments.out} written")

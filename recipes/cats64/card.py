@@ -8,15 +8,9 @@ it; none is written here::
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
-
-from rich.console import Console
-
 from recipes.cats64 import autoencoder, classifier, prior
 from recipes.cats64.export import TARGET
-from recipes.evaluation import CONFIDENT, Result
+from recipes.evaluation import CONFIDENT, Result, write_card
 from recipes.training import plan
 
 FRONT_MATTER = """\
@@ -250,9 +244,4 @@ def card(evaluation: Result) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--evaluation", type=Path, default=TARGET / "evaluation.json")
-    parser.add_argument("--out", type=Path, default=TARGET / "README.md")
-    arguments = parser.parse_args()
-    arguments.out.write_text(card(json.loads(arguments.evaluation.read_text())))
-    Console().print(f"{arguments.out} written")
+    write_card(__doc__, TARGET, card)

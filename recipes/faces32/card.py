@@ -8,15 +8,10 @@ it; none is written here::
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from recipes.evaluation import CONFIDENT, Result
+from recipes.evaluation import CONFIDENT, Result, write_card
 from recipes.faces32 import classifier, train
 from recipes.faces32.export import FOLDER
 from recipes.faces32.parts import CLOTH_COLOURS, CUTS, EYES, GLASSES, HAIR_COLOURS, HAIR_STYLES, MOUTHS, SKINS, slots
@@ -269,9 +264,4 @@ def card(evaluation: Result) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--evaluation", type=Path, default=FOLDER / "evaluation.json")
-    parser.add_argument("--out", type=Path, default=FOLDER / "README.md")
-    arguments = parser.parse_args()
-    arguments.out.write_text(card(json.loads(arguments.evaluation.read_text())))
-    Console().print(f"{arguments.out} written")
+    write_card(__doc__, FOLDER, card)
