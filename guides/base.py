@@ -12,7 +12,9 @@ from pyro.distributions import Normal, TorchDistribution
 from pyro.infer.autoguide import AutoMessenger
 from pyro.nn import PyroParam
 from pyro.nn.module import pyro_method
-from pyro.poutine.runtime import Message, get_plates
+from pyro.poutine.runtime import _PYRO_STACK, Message, get_plates
+from pyro.poutine.trace_messenger import TraceMessenger
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pyro_vipaint.models import DiffusionModel, Level
 
 FILES = FilePair("guide.json", "model.safetensors")
+OBSERVATION = "y"  # the one site of the model that is not a latent level
 Guide = TypeVar("Guide", bound="LatentGuide")
 
 
@@ -57,7 +60,22 @@ class LatentGuide(AutoMessenger):
         self._above = {lower.name: upper for upper, lower in pairwise(model.levels)}
         self._top = model.levels[0].name
 
+    def get_traces(self) -> tuple[Trace, Trace]:
+        """The traces ``(model, guide)`` of the last run, which objectives and weights compare.
+
+        Raises:
+            InputError: that run had no observation, so that the likelihood is in neither of them.
+        """
+        model_trace, guide_trace = super().get_traces()
+        running = hasattr(self, "_outer_plates")
+        if OBSERVATION in guide_trace and not running:
+            raise InputError("the guide ran without an observation: pass y; it runs the model that it was built on.")
+        return model_trace, guide_trace
+
     def _pyro_sample(self, msg: Message) -> None:
+        if msg["name"] == OBSERVATION:  # observed, or drawn as the model says
+            msg["infer"]["prior"] = msg["fn"]
+            return
         for plate in msg["cond_indep_stack"]:
             # The parameters of one image would otherwise broadcast silently over all images.
             if plate.name == "images" and self._shaped_for not in (None, plate.size):
@@ -66,6 +84,17 @@ class LatentGuide(AutoMessenger):
                     f"init of shape (N, *event), e.g. from pyro_vipaint.initial_latent, and give y as (N, ...)."
                 )
         super()._pyro_sample(msg)
+
+    def _pyro_post_sample(self, msg: Message) -> None:
+        """Records the site. The observation is recorded here alone, a trace of the guide holds the latents only.
+
+        Pyro takes the log density of a trace of the guide for log q: the likelihood must not be in it.
+        """
+        super()._pyro_post_sample(msg)
+        if msg["name"] == OBSERVATION:
+            for outer in _PYRO_STACK[: _PYRO_STACK.index(self)]:
+                if isinstance(outer, TraceMessenger) and OBSERVATION in outer.trace:
+                    outer.trace.remove_node(OBSERVATION)
 
     @pyro_method
     def sample_latents(self, num_images: int) -> Tensor:

@@ -113,7 +113,7 @@ class FlowGuide(ChainGuide):
     def get_top(self, prior: Any) -> TorchDistribution:
         """The flow of standard normal noise, scaled by tau_K and shifted by alpha_Te mu_K."""
         loc, tau = self._location(self._top), self.get_tau(self._top)
-        event = loc.shape[1:]
+        event = torch.Size(loc.shape[1:])
         noise = gaussian(torch.zeros_like(loc).flatten(1), torch.ones_like(loc).flatten(1), 1)
         flow = [part for conditioner in self.flow_conditioners for part in conditioner.couplings()]
         to_event = ReshapeTransform(torch.Size([event.numel()]), event, cache_size=1)

@@ -54,7 +54,7 @@ class EmpiricalDenoiser:
 
     def moments(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Moments:
         """E[x given z_t], of the shape of ``z_t``, and log p(z_t), of its leading shape."""
-        leading = z_t.shape[: z_t.ndim - self.images.ndim + 1]
+        leading = torch.Size(z_t.shape[: z_t.ndim - self.images.ndim + 1])
         z = z_t.reshape(leading.numel(), -1).double()
         alpha, sigma = self.schedule(as_time(t, z.device).expand(leading).reshape(-1, 1))
         alpha, sigma = alpha.to(z), sigma.to(z).clamp(min=MIN_SIGMA)

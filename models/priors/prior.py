@@ -5,6 +5,7 @@ r"""A diffusion prior: a noise schedule and a denoiser, which define the transit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,7 +73,7 @@ class DiffusionPrior:
 
     def denoise(self, z_t: Tensor, t: Time, **condition: Any) -> Tensor:
         """E[z_0 given z_t], of the shape of ``z_t``: one network call, on twice the images with guidance."""
-        images = z_t.shape[: z_t.ndim - self.event_dim].numel()
+        images = math.prod(z_t.shape[: z_t.ndim - self.event_dim])
         record_call(2 * images if is_guided(condition) else images)
         return self.denoiser(z_t, as_time(t), **condition)
 
