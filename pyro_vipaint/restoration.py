@@ -7,20 +7,20 @@ posterior, an ELBO fits the guide, a refinement finishes the samples. :func:`inp
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.checks import as_tensor, check_truth, checked, checked_settings, masked
 from pyro_vipaint.elbos import BetaELBO
 from pyro_vipaint.guides import HierarchicalGuide
-from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.models.measurements.operators import Operator, observation_mask
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -28,12 +28,12 @@ from pyro_vipaint.progress import Callback
 from pyro_vipaint.refinement import refine
 from pyro_vipaint.sampling import initial_latent, sample
 from pyro_vipaint.settings import Settings
-from pyro_vipaint.svi import DEFAULT_LR, Fit, fit
+from pyro_vipaint.svi import DEFAULT_LR, OTHER_LR, Fit, fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-GuideFactory = Callable[[DiffusionModel, Tensor], LatentGuide]
+GuideFactory = Callable[[DiffusionModel, Tensor], nn.Module]  # of this library, or of Pyro
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,8 +176,9 @@ def restore(
             LPIPS cannot take the observations.
         guide: makes the guide from the model and the latent ``(N, *event)`` at which its means start, for example
             ``MixtureGuide`` or ``lambda model, start: LowRankGuide(model, start, rank=4)``; by default
-            :class:`HierarchicalGuide` with gamma and tau of the settings. Kinds of parameters for which the settings
-            name no rate have that of :func:`fit`.
+            :class:`HierarchicalGuide` with gamma and tau of the settings. Pyro's own start there too with
+            ``lambda model, start: AutoNormal(model, init_loc_fn=init_to_start(model, start))``. Kinds of parameters for
+            which the settings name no rate have that of :func:`fit`.
         steps, beta, refine_steps, zeta: single numbers to change in the settings.
         noise: standard deviation of v, in the units of images; the likelihood's scale is at least this large. The
             default settings were tuned with .05, the value of the paper.
@@ -204,8 +205,9 @@ def restore(
         approximation = (guide or default)(model, start)
         # an ELBO fits the guide,
         elbo = BetaELBO(numbers.beta, numbers.num_particles)
+        rates = defaultdict(lambda: OTHER_LR, {**DEFAULT_LR, **numbers.lr})
         fitted = fit(
-            model, approximation, y, elbo, numbers.steps, {**DEFAULT_LR, **numbers.lr},
+            model, approximation, y, elbo, numbers.steps, rates,
             lr_decay=numbers.lr_decay, average=numbers.average, callback=callback,
         )  # fmt: skip
         # a refinement finishes the samples.

@@ -10,7 +10,8 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vipaint._torch import seeded
-from pyro_vipaint.errors import whole
+from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.models.measurements.linalg import cgls
 from pyro_vipaint.models.measurements.operators import Broadcasting, Operator, pseudo_inverse
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -27,8 +28,13 @@ def sample(guide: Any, y: Tensor, num_samples: int = 10, *, seed: int | None = N
         num_samples: S >= 1.
         seed: seed of these draws, different from that of the fit, whose noise they would repeat; ``None`` continues
             the global generator.
+
+    Raises:
+        InputError: ``num_samples`` is not positive, or ``guide`` is a model or a class.
     """
     whole("num_samples", num_samples)
+    if isinstance(guide, (type, DiffusionModel)) or not callable(guide):
+        raise InputError("sample takes a fitted guide, not a model or a class: for draws of the model call it.")
     if not hasattr(guide, "sample_latents"):
         with seeded(seed):
             runs = [poutine.trace(guide).get_trace(y) for _ in range(num_samples)]

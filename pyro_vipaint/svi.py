@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from pyro_vipaint._files import FilePair
 from pyro_vipaint._torch import gradients, preserved, seeded
 from pyro_vipaint.calls import count_calls
+from pyro_vipaint.elbos.base import check_objective
 from pyro_vipaint.errors import InputError, NonFiniteError, number, whole
 from pyro_vipaint.progress import Callback, Progress
 
@@ -155,7 +156,7 @@ def fit(
         model: the Pyro program, called as ``model(y)``.
         guide: the Pyro guide; its parameters change in place.
         y: observations ``(N, *observation)``.
-        elbo: any Pyro ELBO; those of :mod:`pyro_vipaint.elbos` report their terms.
+        elbo: an ELBO of Pyro (``docs/elbos.md`` says which); those of :mod:`pyro_vipaint.elbos` report their terms.
         steps: SVI steps, K + 1 network calls each for a K-level model.
         lr: learning rate, one for all or one by kind, the part of a parameter's name before ``_``: mu, tau, gamma
             (the latter two act on the unconstrained value) and those that single guides add. If not given,
@@ -176,6 +177,7 @@ def fit(
     """
     check_fit_numbers(steps, average, lr, lr_decay)
     _check_model(model, guide)
+    check_objective(elbo)
     earlier = None if resume is None else _earlier_state(resume, seed)
     losses: list[float] = []
     history: list[dict[str, Tensor]] = []
@@ -249,9 +251,10 @@ def _parameter_groups(
     if lr is None:
         lr = {kind: DEFAULT_LR.get(kind, OTHER_LR) for kind in groups} if earlier is None else earlier.rates
     rates = lr if isinstance(lr, Mapping) else dict.fromkeys(groups, lr)
-    if missing := groups.keys() - rates.keys():
-        raise InputError(f"lr names no rate for {', '.join(sorted(missing))}: give one number or all kinds.")
-    return [{"params": parameters, "lr": rates[kind], "kind": kind} for kind, parameters in groups.items()]
+    try:  # a mapping may have a default
+        return [{"params": parameters, "lr": rates[kind], "kind": kind} for kind, parameters in groups.items()]
+    except KeyError as missing:
+        raise InputError(f"lr names no rate for {missing}: give one number or all kinds.") from None
 
 
 @torch.no_grad()

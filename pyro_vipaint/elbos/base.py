@@ -16,7 +16,16 @@ from numbers import Real
 from typing import Any
 
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import (
+    EnergyDistance,
+    JitTrace_ELBO,
+    JitTraceEnum_ELBO,
+    JitTraceGraph_ELBO,
+    JitTraceMeanField_ELBO,
+    ReweightedWakeSleep,
+    Trace_ELBO,
+    TraceTailAdaptive_ELBO,
+)
 from pyro.infer.util import check_fully_reparametrized
 from pyro.poutine.trace_struct import Trace
 from pyro.util import warn_if_nan
@@ -26,6 +35,14 @@ from pyro_vipaint.errors import InputError, whole
 
 Weights = float | Mapping[str, float]
 Beta = Weights | Callable[[int], Weights]
+UNSUITED = {  # Pyro's objectives that a fit cannot minimise; docs/elbos.md has all of them
+    (JitTrace_ELBO, JitTraceMeanField_ELBO, JitTraceGraph_ELBO, JitTraceEnum_ELBO): (
+        "looks up parameters in Pyro's global store, and they are in the guide: use the objective without Jit."
+    ),
+    TraceTailAdaptive_ELBO: "has a gradient, but no value: use it with pyro.infer.SVI.",
+    ReweightedWakeSleep: "has two losses: use it with pyro.infer.SVI and a guide that is no GuideMessenger.",
+    EnergyDistance: "is a function that torch differentiates: use it with pyro.infer.SVI.",
+}
 
 
 class PerImageELBO(Trace_ELBO, ABC):
@@ -111,6 +128,17 @@ class WeightedELBO(PerImageELBO):
         sites = {**guide_trace.nodes, **model_trace.nodes}
         weighted = [(weights.get(name, 1.0) * sites[name]["scale"] * term).sum() for name, term in terms.items()]
         return torch.stack(weighted).sum() / self.num_particles
+
+
+def check_objective(elbo: Any) -> None:
+    """Refuses an objective of Pyro that :func:`pyro_vipaint.fit` cannot minimise, and says why.
+
+    Raises:
+        InputError: it is one of them.
+    """
+    for kinds, reason in UNSUITED.items():
+        if isinstance(elbo, kinds):
+            raise InputError(f"{type(elbo).__name__} {reason}")
 
 
 def check_weights(beta: Weights) -> Weights:
