@@ -65,6 +65,7 @@ def problem() -> tuple[DiffusionModel, Tensor]:
 def fresh(family: str, model: DiffusionModel, y: Tensor) -> Any:
     """A guide that has its parameters."""
     torch.manual_seed(0)
+    pyro.clear_param_store()
     if family not in PYROS:
         return FAMILIES[family](model, y)
     guide = FAMILIES[family](model, init_loc_fn=guides.init_to_start(model, y))
@@ -73,22 +74,35 @@ def fresh(family: str, model: DiffusionModel, y: Tensor) -> Any:
 
 
 def use(name: str, family: str) -> tuple[str, str]:
-    """How the pair is used, ``fit``, ``SVI`` or ``–``, and why not by ``fit``."""
+    """How the pair works: by ``fit``, by ``SVI``, so in Pyro's ``store``, or not (–); and why not by ``fit``."""
+    found, reason = by_fit(name, family)
+    if found or by_svi(name, family):
+        return ("fit" if found else "SVI"), reason
+    with pyro.settings.context(module_local_params=False):
+        return ("store" if by_fit(name, family)[0] or by_svi(name, family) else "–"), reason
+
+
+def by_fit(name: str, family: str) -> tuple[bool, str]:
+    """Whether :func:`pyro_vipaint.fit` works, and why not."""
     model, y = problem()
     try:
         vp.fit(model, fresh(family, model, y), y, OBJECTIVES[name](), 1)
-        return "fit", ""
     except (vp.InputError, NotImplementedError) as error:
-        reason = str(error)
+        return False, str(error)
+    return True, ""
+
+
+def by_svi(name: str, family: str) -> bool:
+    """Whether a step of Pyro's SVI moves the guide."""
+    model, y = problem()
     guide = fresh(family, model, y)
     before = [parameter.clone() for parameter in guide.parameters()]
     try:
         SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), OBJECTIVES[name]()).step(y)  # pyright: ignore[reportAttributeAccessIssue]
     except (AttributeError, KeyError, NotImplementedError):
-        return "–", reason
-    moved = any(not torch.equal(a, b) for a, b in zip(before, guide.parameters(), strict=True))
-    assert moved and all(parameter.isfinite().all() for parameter in guide.parameters()), (name, family)
-    return "SVI", reason
+        return False
+    moved = [not torch.equal(old, new) for old, new in zip(before, guide.parameters(), strict=True)]
+    return any(moved) and all(bool(parameter.isfinite().all()) for parameter in guide.parameters())
 
 
 def values_and_calls(name: str, family: str) -> tuple[set[str], int]:

@@ -7,7 +7,6 @@ posterior, an ELBO fits the guide, a refinement finishes the samples. :func:`inp
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +27,7 @@ from pyro_vipaint.progress import Callback
 from pyro_vipaint.refinement import refine
 from pyro_vipaint.sampling import initial_latent, sample
 from pyro_vipaint.settings import Settings
-from pyro_vipaint.svi import DEFAULT_LR, OTHER_LR, Fit, fit
+from pyro_vipaint.svi import DEFAULT_LR, Fit, fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -205,9 +204,8 @@ def restore(
         approximation = (guide or default)(model, start)
         # an ELBO fits the guide,
         elbo = BetaELBO(numbers.beta, numbers.num_particles)
-        rates = defaultdict(lambda: OTHER_LR, {**DEFAULT_LR, **numbers.lr})
         fitted = fit(
-            model, approximation, y, elbo, numbers.steps, rates,
+            model, approximation, y, elbo, numbers.steps, {**DEFAULT_LR, **numbers.lr},
             lr_decay=numbers.lr_decay, average=numbers.average, callback=callback,
         )  # fmt: skip
         # a refinement finishes the samples.

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 
 # mu, tau and gamma were tuned on fashion32. The others were not: a factor is a spread relative to sigma, and a weight
-# a logit, so they move like tau and gamma; flow is 1e-3, Adam's own default, for the weights of its networks.
+# a logit, so they move like tau and gamma; flow is 1e-3, Adam's own default, for the weights of its networks; other is
+# that of tau, for the kinds of Pyro's own guides and of users' guides.
 DEFAULT_LR: Mapping[str, float] = {
     "mu": 0.3,
     "tau": 0.05,
@@ -44,8 +45,8 @@ DEFAULT_LR: Mapping[str, float] = {
     "factor": 0.05,
     "weight": 0.05,
     "flow": 1e-3,
+    "other": 0.05,
 }
-OTHER_LR = 0.05  # kinds of Pyro's own guides and of users' guides; that of tau
 FILES = FilePair("fit.json", "fit.safetensors")
 
 
@@ -159,8 +160,8 @@ def fit(
         elbo: an ELBO of Pyro (``docs/elbos.md`` says which); those of :mod:`pyro_vipaint.elbos` report their terms.
         steps: SVI steps, K + 1 network calls each for a K-level model.
         lr: learning rate, one for all or one by kind, the part of a parameter's name before ``_``: mu, tau, gamma
-            (the latter two act on the unconstrained value) and those that single guides add. If not given,
-            ``DEFAULT_LR`` (mu, tau and gamma tuned on fashion32; ``OTHER_LR`` for kinds that it does not name), or with
+            (the latter two act on the unconstrained value) and those that single guides add; ``other`` is the rate of
+            the kinds that are not named. If not given, ``DEFAULT_LR`` (mu, tau and gamma tuned on fashion32), or with
             ``resume`` where the earlier fit left them.
         lr_decay: the rate falls geometrically to this factor of itself until the end of this call. The factors of
             resumed fits multiply: after 0.1 and 0.1 the rate is 0.01 of the first.
@@ -249,12 +250,12 @@ def _parameter_groups(
         kind = name.split("_")[0].split(".")[-1]  # tau of tau_3_unconstrained, also below a module's name
         groups.setdefault(kind, []).append(parameter)
     if lr is None:
-        lr = {kind: DEFAULT_LR.get(kind, OTHER_LR) for kind in groups} if earlier is None else earlier.rates
-    rates = lr if isinstance(lr, Mapping) else dict.fromkeys(groups, lr)
-    try:  # a mapping may have a default
-        return [{"params": parameters, "lr": rates[kind], "kind": kind} for kind, parameters in groups.items()]
-    except KeyError as missing:
-        raise InputError(f"lr names no rate for {missing}: give one number or all kinds.") from None
+        lr = DEFAULT_LR if earlier is None else earlier.rates
+    named = lr if isinstance(lr, Mapping) else {"other": lr}
+    rates = {kind: named.get(kind, named.get("other")) for kind in groups}
+    if missing := sorted(kind for kind, rate in rates.items() if rate is None):
+        raise InputError(f"lr names no rate for {', '.join(missing)}: give one number, all kinds, or other.")
+    return [{"params": parameters, "lr": rates[kind], "kind": kind} for kind, parameters in groups.items()]
 
 
 @torch.no_grad()

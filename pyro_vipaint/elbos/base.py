@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
+import pyro
 import torch
 from pyro.infer import (
     EnergyDistance,
@@ -35,10 +36,8 @@ from pyro_vipaint.errors import InputError, whole
 
 Weights = float | Mapping[str, float]
 Beta = Weights | Callable[[int], Weights]
+JIT = (JitTrace_ELBO, JitTraceMeanField_ELBO, JitTraceGraph_ELBO, JitTraceEnum_ELBO)
 UNSUITED = {  # Pyro's objectives that a fit cannot minimise; docs/elbos.md has all of them
-    (JitTrace_ELBO, JitTraceMeanField_ELBO, JitTraceGraph_ELBO, JitTraceEnum_ELBO): (
-        "looks up parameters in Pyro's global store, and they are in the guide: use the objective without Jit."
-    ),
     TraceTailAdaptive_ELBO: "has a gradient, but no value: use it with pyro.infer.SVI.",
     ReweightedWakeSleep: "has two losses: use it with pyro.infer.SVI and a guide that is no GuideMessenger.",
     EnergyDistance: "is a function that torch differentiates: use it with pyro.infer.SVI.",
@@ -136,9 +135,11 @@ def check_objective(elbo: Any) -> None:
     Raises:
         InputError: it is one of them.
     """
-    for kinds, reason in UNSUITED.items():
-        if isinstance(elbo, kinds):
-            raise InputError(f"{type(elbo).__name__} {reason}")
+    reason = next((reason for kind, reason in UNSUITED.items() if isinstance(elbo, kind)), None)
+    if isinstance(elbo, JIT) and pyro.settings.get("module_local_params"):
+        reason = "needs Pyro's store: make and fit the guide below pyro.settings.context(module_local_params=False)."
+    if reason is not None:
+        raise InputError(f"{type(elbo).__name__} {reason}")
 
 
 def check_weights(beta: Weights) -> Weights:

@@ -22,7 +22,7 @@ from pyro_vipaint import guides
 from pyro_vipaint.diagnostics import log_weights, pareto_k
 from pyro_vipaint.guides import HierarchicalGuide, init_to_start
 from pyro_vipaint.models import DiffusionModel, GaussianPrior
-from pyro_vipaint.svi import OTHER_LR
+from pyro_vipaint.svi import DEFAULT_LR
 from tests.elbos.test_grid import build
 from tests.elbos.test_traps import network_model
 from tests.exact_guide import ExactGuide
@@ -314,7 +314,7 @@ def test_inpaint_takes_pyros_guides(family: Any) -> None:
         guide=lambda model, start: family(model, init_loc_fn=init_to_start(model, start)),
     )  # fmt: skip
     assert run.samples.shape == (3, 2, 1, 2, 2) and run.samples.isfinite().all()
-    assert run.fit.state is not None and set(run.fit.state.rates.values()) == {OTHER_LR}
+    assert run.fit.state is not None and set(run.fit.state.rates.values()) == {DEFAULT_LR["other"]}
 
 
 @pytest.mark.parametrize("wrong", [lambda model: model, lambda model: HierarchicalGuide, lambda model: None])
