@@ -33,14 +33,19 @@ def sample(guide: Any, y: Tensor, num_samples: int = 10, *, seed: int | None = N
         InputError: ``num_samples`` is not positive, or ``guide`` is a model or a class.
     """
     whole("num_samples", num_samples)
-    if isinstance(guide, (type, DiffusionModel)) or not callable(guide):
-        raise InputError("sample takes a fitted guide, not a model or a class: for draws of the model call it.")
+    _check_guide(guide)
     if not hasattr(guide, "sample_latents"):
         with seeded(seed):
             runs = [poutine.trace(guide).get_trace(y) for _ in range(num_samples)]
         return torch.stack([run.nodes["z_1"]["value"] for run in runs])
     with seeded(seed), pyro.plate("samples", num_samples, dim=-2):
         return guide.sample_latents(len(y))
+
+
+def _check_guide(guide: Any) -> None:
+    """Refuses what is no guide before a model, say, draws z_K from the prior at the cost of hundreds of calls."""
+    if isinstance(guide, (type, DiffusionModel)) or not callable(guide):
+        raise InputError("sample takes a fitted guide, not a model or a class: for draws of the model call it.")
 
 
 @torch.no_grad()

@@ -58,6 +58,12 @@ def two_levels() -> tuple[GaussianPrior, Tensor, vp.Gaussian, tuple[float, ...]]
 # Importance weights
 
 
+def sequential_weights(model: DiffusionModel, guide: Any, y: Tensor, count: int) -> Tensor:
+    """Pyro's log weights from ``count`` runs of the guide."""
+    drawn: Any = Importance(model, guide, num_samples=count).run(y)
+    return torch.stack(drawn.log_weights)
+
+
 @each_number
 @each_family
 def test_pyros_weights_are_those_of_the_diagnostics(family: str, images: int) -> None:
@@ -67,12 +73,13 @@ def test_pyros_weights_are_those_of_the_diagnostics(family: str, images: int) ->
     guide = perturbed(getattr(guides, family)(model, y))
     with torch.no_grad():
         torch.manual_seed(3)
+        many: Any
         many, *_ = vectorized_importance_weights(model, guide, y, num_samples=5, max_plate_nesting=1)
         torch.manual_seed(3)
-        one = torch.stack(Importance(model, guide, num_samples=1).run(y).log_weights)
+        one = sequential_weights(model, guide, y, 1)
     if family == "DeltaGuide":
         point = {level.name: level.alpha * getattr(guide, f"mu_{level.name[-1]}") for level in model.levels}
-        joint = poutine.trace(poutine.condition(model, point)).get_trace(y).log_prob_sum()
+        joint: Any = poutine.trace(poutine.condition(model, point)).get_trace(y).log_prob_sum()
         assert torch.allclose(many, joint) and torch.allclose(one, joint)
         return
     assert torch.allclose(many.double(), log_weights(model, guide, y, 5, seed=3).sum(1), rtol=1e-4)
@@ -86,7 +93,7 @@ def test_the_posterior_has_the_evidence_as_every_weight(images: int) -> None:
     guide = ExactGuide(problem, model, y)
     evidence = problem.prior.log_evidence(problem.likelihood, y, problem.keypoints).sum()
     weighed = [WeighedPredictive(model, guide=guide, num_samples=4, parallel=p)(y).log_weights for p in (False, True)]
-    for weights in (torch.stack(Importance(model, guide, num_samples=4).run(y).log_weights), *weighed):
+    for weights in (sequential_weights(model, guide, y, 4), *weighed):
         assert weights.shape == (4,)
         assert torch.allclose(weights, evidence, atol=1e-3)
 
@@ -117,7 +124,7 @@ def test_pyros_estimates_of_the_evidence(family: str, images: int) -> None:
     evidence = prior.log_evidence(likelihood, y, keypoints).sum()
     with torch.no_grad():
         torch.manual_seed(1)
-        sequential = torch.stack(Importance(model, guide, num_samples=500).run(y).log_weights)
+        sequential = sequential_weights(model, guide, y, 500)
         parallel = WeighedPredictive(model, guide=guide, num_samples=20_000, parallel=True)(y).log_weights
     ours = log_weights(model, guide, y, 20_000, seed=2).sum(1)
     for weights in (sequential, parallel, ours):
@@ -236,13 +243,13 @@ def test_condition_do_block_scale_replay_and_seed() -> None:
     assert set(drawn.stochastic_nodes) == {"images", "z_3", "z_2", "z_1"} and not drawn.observation_nodes
     values = {level.name: drawn.nodes[level.name]["value"] for level in model.levels}
 
-    given = poutine.trace(poutine.condition(model, values)).get_trace(y)
-    replayed = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(y)
-    scaled = poutine.trace(poutine.scale(poutine.condition(model, values), scale=3.0)).get_trace(y)
+    given: Any = poutine.trace(poutine.condition(model, values)).get_trace(y)
+    replayed: Any = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(y)
+    scaled: Any = poutine.trace(poutine.scale(poutine.condition(model, values), scale=3.0)).get_trace(y)
     assert given.log_prob_sum() == replayed.log_prob_sum()
     assert torch.allclose(scaled.log_prob_sum(), 3 * given.log_prob_sum())
 
-    done = poutine.trace(poutine.do(model, values)).get_trace(y)  # the likelihood alone is left
+    done: Any = poutine.trace(poutine.do(model, values)).get_trace(y)  # the likelihood alone is left
     assert torch.allclose(done.log_prob_sum(lambda name, _: name == "y"), given.nodes["y"]["log_prob_sum"])
     assert done.observation_nodes == ["y"] and not done.nodes["z_3"]["value"].equal(values["z_3"])
 
