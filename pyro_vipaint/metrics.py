@@ -84,7 +84,8 @@ def lpips_features(x: Tensor) -> Tensor:
     def features(images: Tensor) -> Tensor:
         layers = map(normalize_tensor, network.net(network.scaling_layer(images)))
         weights = (head.model[-1].weight for head in network.lins)
-        return torch.cat([(f * (w / f[0, 0].numel()).sqrt()).flatten(1) for f, w in zip(layers, weights, strict=True)], 1)
+        weighted = (phi * (w / phi[0, 0].numel()).sqrt() for phi, w in zip(layers, weights, strict=True))
+        return torch.cat([phi.flatten(1) for phi in weighted], 1)
 
     return _in_chunks(features, _flat(x)).unflatten(0, x.shape[:-3])
 
