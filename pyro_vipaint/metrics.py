@@ -83,7 +83,7 @@ def lpips_features(x: Tensor) -> Tensor:
 
     def features(images: Tensor) -> Tensor:
         layers = map(normalize_tensor, network.net(network.scaling_layer(images)))
-        weights = (head.model[-1].weight for head in network.lins)
+        weights = (next(head.parameters()) for head in network.lins)
         weighted = (phi * (w / phi[0, 0].numel()).sqrt() for phi, w in zip(layers, weights, strict=True))
         return torch.cat([phi.flatten(1) for phi in weighted], 1)
 
