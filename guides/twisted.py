@@ -2,12 +2,12 @@ r"""A Markov sampler as a guide: the prior's own chain with its predictions corr
 
 .. math::
     q(z_{T_e}) &= N(0, \tau_K^2 \sigma_{T_e}^2) \\
-    q(z_s \mid z_t, y) &= N\big(\hat z_s + w_s\, b\, c(\hat x, z_t, y),\; \tau_s^2 v\big), \qquad
-    \hat z_s = a z_t + b \hat x
+    q(z_s \mid z_t, y) &= N\big(a z_t + b (\hat x + w_s\, c(\hat x, z_t, y)),\; \tau_s^2 v\big), \qquad
+    \hat x = E[x \mid z_t]
 
-with a, b, v those of Eq. 3 and c a correction of :mod:`pyro_vipaint.corrections`: DPS, Pi-GDM, MMPS and others draw z_s
-from exactly such Gaussians. w and tau are one number per level and start at 1, the method as its authors have it. They
-belong to no image: fitted on some observations, they serve others.
+with c a correction of :mod:`pyro_vipaint.corrections`: DPS, Pi-GDM, MMPS and others draw z_s from exactly such
+Gaussians, most of them with the a, b and v of the prior's own transition, Eq. 3. w and tau are one number per level and
+start at 1, the method as its authors have it. They belong to no image: fitted on some observations, they serve others.
 
 The guide makes no network call of its own. The prediction is read off the prior's mean at the site,
 :math:`\hat x = (\hat z_s - a z_t) / b`, and its gradient runs through the call that the model has made.
@@ -15,8 +15,8 @@ The guide makes no network call of its own. The prediction is read off the prior
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from pyro_vipaint.errors import InputError
 from pyro_vipaint.guides.base import LatentGuide, gaussian
 
 if TYPE_CHECKING:
+    from pyro_vipaint.corrections import Correction
     from pyro_vipaint.models import DiffusionModel, DiffusionPrior, Level
 
 
@@ -103,9 +104,7 @@ class TwistedGuide(LatentGuide):
         correction: of :mod:`pyro_vipaint.corrections`.
     """
 
-    def __init__(
-        self, model: DiffusionModel, init: Tensor | None = None, *, correction: Callable[[Prediction], Tensor]
-    ) -> None:
+    def __init__(self, model: DiffusionModel, init: Tensor | None = None, *, correction: Correction) -> None:
         super().__init__(model, init)
         self.correction = correction
         one = torch.ones(()) if init is None else init.new_ones(())
@@ -121,8 +120,8 @@ class TwistedGuide(LatentGuide):
             zero = self._y.new_zeros(*prior.batch_shape, *prior.event_shape)
             return gaussian(zero, tau * level.sigma, prior.event_dim)
         at = self._prediction(level, prior.mean)
-        shift = self.correction(at)
-        return gaussian(prior.mean + self._of("w", name) * at.b * shift, tau * level.step_std, prior.event_dim)
+        mean, shift, std = self.correction.move(at, self.correction(at))
+        return gaussian(mean + self._of("w", name) * shift, tau * std, prior.event_dim)
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Runs model and guide together on the observations, the first argument."""
@@ -143,16 +142,16 @@ class TwistedGuide(LatentGuide):
             if not self._fitting:
                 value = value.detach()
                 _forget_graph(msg)
-            msg["value"] = value if value.requires_grad else value.requires_grad_()
+            msg["value"] = value if value.requires_grad else value.requires_grad_(torch.is_grad_enabled())
             self._z: Any = msg["value"]
         super()._pyro_post_sample(msg)
 
     @contextmanager
     def _run(self, y: Tensor) -> Iterator[None]:
-        """Gradients are on inside. Without them outside nothing is fitted, and each level forgets its graph."""
+        """Gradients are on where the correction takes them; if they were off, each level forgets its graph."""
         self._y, self._fitting = y, torch.is_grad_enabled()
         try:
-            with gradients():
+            with gradients() if self.correction.takes_gradients else nullcontext():
                 yield
         finally:
             del self._y, self._z

@@ -12,7 +12,7 @@ and methods differ in c. With A the operator, :math:`r = y - A \hat x`, the nois
     \text{Pi-GDM} \quad & c = C_t A^\top (r_t^2 A A^\top + \sigma_y^2)^{-1} r \\
     \text{MMPS} \quad & c = C_t A^\top (A C_t A^\top + \sigma_y^2)^{-1} r \\
     \text{TMPD} \quad & c = C_t A^\top \mathrm{diag}(A C_t A^\top 1 + \sigma_y^2)^{-1} r \\
-    \text{DDNM} \quad & c = \lambda A^+ r, \qquad \lambda = \min(1, \sigma_s / (b \sigma_y)) \\
+    \text{DDNM} \quad & c = \lambda A^+ r, \qquad \lambda = \min(1, \sigma_s / (\alpha_s \sigma_y)) \\
     \text{DiffPIR} \quad & c = (A^\top A + \rho)^{-1} A^\top r, \quad \rho = \lambda (\sigma_y \alpha_t / \sigma_t)^2.
 
 The first four take gradients of the network, :math:`C_t v = (\sigma_t^2 / \alpha_t) J^\top v`, which the prediction's
@@ -22,9 +22,10 @@ one call has made possible; the last two take none.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,15 +34,47 @@ from pyro_vipaint.errors import number, whole
 from pyro_vipaint.guides.twisted import Prediction
 from pyro_vipaint.models.measurements.linalg import CGLS_STEPS
 from pyro_vipaint.models.measurements.operators import adjoint, apply, observation_mask, pseudo_inverse
-from pyro_vipaint.models.priors.kernels import expand_event
+from pyro_vipaint.models.priors.kernels import bridge_coefficients, expand_event
+from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.models.priors.schedules import as_time
 
 LEAST_NOISE = 0.001  # of sigma_y in DiffPIR
 
-Correction = Callable[[Prediction], Tensor]
+
+class Move(NamedTuple):
+    """z_s ~ N(mean + shift, std^2): the mean without the observation, what the observation adds, the noise."""
+
+    mean: Tensor
+    shift: Tensor
+    std: float
+
+
+class Correction(ABC):
+    """A method's c, and its step from t to s; :meth:`move` is that of DDIM (Song, Meng & Ermon 2021) with ``std``.
+
+    ``takes_gradients`` says whether c needs the gradient of the network.
+    """
+
+    takes_gradients: ClassVar[bool] = True
+
+    @abstractmethod
+    def __call__(self, at: Prediction) -> Tensor:
+        """c, of the shape of x_hat."""
+
+    def std(self, at: Prediction) -> float:
+        """The standard deviation of the noise of a step, at most sigma_s; that of the prior's transition."""
+        return at.step_std
+
+    def move(self, at: Prediction, c: Tensor) -> Move:
+        r"""The mean :math:`a z_t + b (\hat x + c)` with :math:`a = \sqrt{\sigma_s^2 - std^2} / \sigma_t`."""
+        std = self.std(at)
+        a = max(at.sigma_s**2 - std**2, 0.0) ** 0.5 / at.sigma_t
+        b = at.alpha_s - at.alpha_t * a
+        return Move(a * at.z + b * at.x_hat, b * c, std)
 
 
 @dataclass(frozen=True)
-class DPS:
+class DPS(Correction):
     """Chung et al. 2023: the gradient of the residual's norm. ``zeta`` is .5 in the paper for inpainting."""
 
     zeta: float = 0.5
@@ -62,8 +95,20 @@ class DPS:
 
 
 @dataclass(frozen=True)
-class PiGDM:
-    """Song et al. 2023, with r_t^2 = s^2 sigma_t^2 / (alpha_t^2 s^2 + sigma_t^2), s the prior's ``sigma_data``."""
+class PiGDM(Correction):
+    """Song et al. 2023, with r_t^2 = s^2 sigma_t^2 / (alpha_t^2 s^2 + sigma_t^2), s the prior's ``sigma_data``.
+
+    ``eta`` is the share of the noise of the prior's transition: 1, the ancestral chain, in the paper's experiments.
+    """
+
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        number("eta", self.eta)
+
+    def std(self, at: Prediction) -> float:
+        """eta times that of the prior's transition."""
+        return self.eta * at.step_std
 
     def __call__(self, at: Prediction) -> Tensor:
         """c; one gradient."""
@@ -78,7 +123,7 @@ class PiGDM:
 
 
 @dataclass(frozen=True)
-class TMPD:
+class TMPD(Correction):
     """Boys et al. 2023: the covariance of y given z_t by its row sums."""
 
     def __call__(self, at: Prediction) -> Tensor:
@@ -90,7 +135,7 @@ class TMPD:
 
 
 @dataclass(frozen=True)
-class MMPS:
+class MMPS(Correction):
     """Rozet et al. 2024: moment matching, the linear system by ``iterations`` steps of GMRES (azula's default is 1).
 
     The Jacobian of a learnt denoiser is not symmetric, for which conjugate gradients can diverge; GMRES cannot.
@@ -115,42 +160,92 @@ class MMPS:
 
 
 @dataclass(frozen=True)
-class DDNM:
-    """Wang et al. 2023 (DDNM+): what A sees of x_hat is replaced by y, no further than the step's noise allows."""
+class DDNM(Correction):
+    r"""Wang et al. 2023 (DDNM+): what A sees of x_hat is replaced by y, no further than the step's noise allows.
+
+    .. math:: z_s = \alpha_s (\hat x + c) + \sigma_s (\sqrt{1 - \eta^2}\, \hat\epsilon + \eta\, \epsilon)
+
+    with the network's own :math:`\hat\epsilon`. ``eta`` is .85 in the authors' code. The noise that y brings is not
+    taken out of the step's noise as theirs is, but for the limit on c.
+    """
+
+    takes_gradients: ClassVar[bool] = False
+    eta: float = 0.85
+
+    def __post_init__(self) -> None:
+        number("eta", self.eta)
+
+    def std(self, at: Prediction) -> float:
+        """eta sigma_s."""
+        return self.eta * at.sigma_s
+
+    def move(self, at: Prediction, c: Tensor) -> Move:
+        """The correction moves x_hat alone, not the direction back to z_t."""
+        return super().move(at, c)._replace(shift=at.alpha_s * c)
 
     def __call__(self, at: Prediction) -> Tensor:
         """c; no gradient."""
-        share = (at.step_std / (at.b * torch.as_tensor(at.likelihood.noise_std)).clamp(min=1e-20)).clamp(max=1.0)
+        noise = at.alpha_s * torch.as_tensor(at.likelihood.noise_std)
+        share = (at.sigma_s / noise.clamp(min=1e-20)).clamp(max=1.0)
         return pseudo_inverse(at.likelihood.operator, share.to(at.x_hat) * at.residual())
 
 
 @dataclass(frozen=True)
-class DiffPIR:
-    """Zhu et al. 2023: a proximal step, for masks in closed form, otherwise by ``steps`` of conjugate gradients.
+class DiffPIR(Correction):
+    r"""Zhu et al. 2023: a proximal step, by ``steps`` of conjugate gradients (the first is exact for a mask).
 
-    ``lam`` is 1 in the authors' code for inpainting, and sigma_y at least .001.
+    .. math:: z_s = \alpha_s (\hat x + c) + \sigma_s (\sqrt{1 - \zeta}\, \hat\epsilon + \sqrt\zeta\, \epsilon)
+
+    with :math:`\hat\epsilon` the direction from the corrected prediction to z_t. ``lam`` and ``zeta`` are 1 in the
+    authors' code for inpainting (zeta .1 for restoration), and sigma_y is at least .001.
     """
 
+    takes_gradients: ClassVar[bool] = False
     lam: float = 1.0
+    zeta: float = 1.0
     steps: int = CGLS_STEPS
 
     def __post_init__(self) -> None:
         number("lam", self.lam, positive=True)
+        number("zeta", self.zeta)
         whole("steps", self.steps)
+
+    def std(self, at: Prediction) -> float:
+        """sqrt(zeta) sigma_s."""
+        return self.zeta**0.5 * at.sigma_s
 
     def __call__(self, at: Prediction) -> Tensor:
         """c; no gradient."""
         noise = torch.as_tensor(at.likelihood.noise_std).clamp(min=LEAST_NOISE).to(at.x_hat)
-        scale, operator, leading = (at.alpha_t / at.sigma_t * self.lam**0.5) * noise, at.likelihood.operator, at.leading
-        r = adjoint(operator, at.residual() / scale**2)
-        d, direction, squared = torch.zeros_like(r), r, _inner(r, r, leading)
-        for _ in range(self.steps):
-            image = direction + adjoint(operator, apply(operator, direction) / scale**2)
-            length = squared / _inner(direction, image, leading).clamp(min=1e-30)
-            d, r = d + expand_event(length, d) * direction, r - expand_event(length, r) * image
-            squared, before = _inner(r, r, leading), squared
-            direction = r + expand_event(squared / before.clamp(min=1e-30), r) * direction
-        return d
+        scale = at.alpha_t / at.sigma_t * self.lam**0.5 * noise
+        return proximal(at.likelihood.operator, at.residual(), scale, self.steps, at.leading)
+
+
+def predict(
+    prior: DiffusionPrior, likelihood: Any, y: Tensor, z: Tensor, t: float, s: float, condition: Mapping[str, Any]
+) -> Prediction:
+    """The prediction at z_t on the way to s: one network call, with its gradient if gradients are on."""
+    z = z.detach().requires_grad_(torch.is_grad_enabled())
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = (map(float, prior.schedule(as_time(time))) for time in (t, s))
+    step_std = float(bridge_coefficients(prior.schedule, t, s)[2].sqrt())
+    x_hat = prior.denoise(z, t, **condition)
+    return Prediction(prior, likelihood, y, z, x_hat, alpha_t, sigma_t, alpha_s, sigma_s, step_std)
+
+
+def proximal(operator: Any, r: Tensor, scale: Tensor | float, steps: int, leading: int) -> Tensor:
+    r"""The d that minimises :math:`|A d - r|^2 / scale^2 + |d|^2`, by conjugate gradients on each leading entry.
+
+    One step is exact for a mask, whose :math:`I + A^\top A / scale^2` has one eigenvalue on the range of A^T.
+    """
+    r = adjoint(operator, r / scale**2)
+    d, direction, squared = torch.zeros_like(r), r, _inner(r, r, leading)
+    for _ in range(steps):
+        image = direction + adjoint(operator, apply(operator, direction) / scale**2)
+        length = squared / _inner(direction, image, leading).clamp(min=1e-30)
+        d, r = d + expand_event(length, d) * direction, r - expand_event(length, r) * image
+        squared, before = _inner(r, r, leading), squared
+        direction = r + expand_event(squared / before.clamp(min=1e-30), r) * direction
+    return d
 
 
 def residual_norm(likelihood: Any, x: Tensor, y: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
-from pyro_vipaint.baselines import dps, pi_gdm
-from pyro_vipaint.corrections import DDNM, DPS, MMPS, TMPD, DiffPIR, PiGDM, gmres
+from pyro_vipaint.baselines import ddnm, diffpir, dps, mmps, pi_gdm
+from pyro_vipaint.corrections import DDNM, DPS, MMPS, TMPD, DiffPIR, PiGDM, gmres, predict
 from pyro_vipaint.diagnostics import log_weights
 from pyro_vipaint.guides.twisted import Prediction, TwistedGuide
 from pyro_vipaint.models import DiffusionModel, GaussianPrior, Matrix
@@ -22,25 +22,36 @@ TIMES = [1 - i / STEPS for i in range(STEPS)]
 BOTH = torch.cat([Y, Y + 0.2])
 
 
-@pytest.mark.parametrize(("baseline", "correction"), [(dps, DPS(0.5)), (pi_gdm, PiGDM())])
+@pytest.mark.parametrize(
+    ("baseline", "correction"),
+    [(dps, DPS(0.5)), (pi_gdm, PiGDM()), (mmps, MMPS()), (ddnm, DDNM()), (diffpir, DiffPIR())],
+)
 def test_the_guide_is_the_sampler(baseline: Any, correction: Any) -> None:
     """The same noise gives the same chain: the guide's draw at the last level predicts the baseline's image."""
     prior = four_pixels()
     model = DiffusionModel(prior, LIKELIHOOD, TIMES)
     z = vp.sample(TwistedGuide(model, correction=correction), BOTH, 3, seed=1)
     expected = baseline(prior, LIKELIHOOD, BOTH, 3, steps=STEPS, seed=1).samples
-    if baseline is dps:  # its image is the prediction, Pi-GDM's the corrected one
-        assert torch.allclose(prior.denoise(z, TIMES[-1]).clamp(-1, 1), expected, atol=1e-5)
-    else:
-        at = _prediction(prior, LIKELIHOOD, BOTH, z, TIMES[-1], TIMES[-1] / 2)
-        assert torch.allclose((at.x_hat + correction(at)).detach().clamp(-1, 1), expected, atol=1e-5)
+    at = _prediction(prior, LIKELIHOOD, BOTH, z, TIMES[-1], 0.0)
+    image = at.x_hat if baseline is dps else at.x_hat + correction(at)  # the image of DPS is the prediction
+    assert torch.allclose(image.detach().clamp(-1, 1), expected, atol=1e-5)
+
+
+def test_steps_with_noise_of_their_own_are_those_of_the_papers() -> None:
+    """DDNM keeps the network's direction, DiffPIR takes the one from the corrected prediction."""
+    at = _prediction(four_pixels(), LIKELIHOOD, BOTH, torch.randn(3, 2, 1, 2, 2), 0.6, 0.5)
+    c = torch.randn(at.x_hat.shape)
+    for correction, x in ((DDNM(0.85), at.x_hat), (DiffPIR(zeta=0.3), at.x_hat + c)):
+        share = {DDNM: 0.85**2, DiffPIR: 0.3}[type(correction)]
+        direction = (at.z - at.alpha_t * x) / at.sigma_t
+        mean, shift, std = correction.move(at, c)
+        expected = at.alpha_s * (at.x_hat + c) + at.sigma_s * (1 - share) ** 0.5 * direction
+        assert torch.allclose(mean + shift, expected, atol=1e-5)
+        assert std == pytest.approx(share**0.5 * at.sigma_s)
 
 
 def _prediction(prior: Any, likelihood: Any, y: Tensor, z: Tensor, t: float, s: float) -> Prediction:
-    z = z.detach().requires_grad_()
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = (map(float, prior.schedule(as_time(time))) for time in (t, s))
-    step = float(prior.transition(z.detach(), t, s).stddev.flatten()[0])
-    return Prediction(prior, likelihood, y, z, prior.denoise(z, t), alpha_t, sigma_t, alpha_s, sigma_s, step)
+    return predict(prior, likelihood, y, z, t, s, {})
 
 
 def _correlated(dimensions: int = 6) -> tuple[GaussianPrior, vp.Gaussian, Tensor, Tensor, Tensor]:
