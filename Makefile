@@ -29,7 +29,7 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-slow: $(STAMP)
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m slow -n 0 $(ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

@@ -98,8 +98,11 @@ class LatentGuide(AutoMessenger):
                     outer.trace.remove_node(OBSERVATION)
 
     @pyro_method
-    def sample_latents(self, num_images: int) -> Tensor:
-        """Draws z_K … z_1 from the guide and returns z_1: K - 1 network calls, none for the observation."""
+    def sample_latents(self, num_images: int, y: Tensor | None = None) -> Tensor:
+        """Draws z_K … z_1 from the guide and returns z_1: K - 1 network calls, none for the observation ``y``.
+
+        Only a guide that depends on the observation without having been fitted to it reads ``y``.
+        """
         self._outer_plates = tuple(frame.name for frame in get_plates())
         try:
             model: Any = self.model

@@ -24,6 +24,7 @@ from pyro_vipaint.progress import progress_bar  # noqa: E402
 from pyro_vipaint.refinement import refine  # noqa: E402
 from pyro_vipaint.restoration import Result, inpaint, restore  # noqa: E402
 from pyro_vipaint.sampling import initial_latent, sample  # noqa: E402
+from pyro_vipaint.smc import SMC, smc  # noqa: E402
 from pyro_vipaint.svi import Fit, fit  # noqa: E402
 
 InpaintingResult = RestorationResult = Result
@@ -48,6 +49,7 @@ __all__ = [
     "RenyiELBO",
     "RestorationResult",
     "Result",
+    "SMC",
     "SampledELBO",
     "StickingTheLandingELBO",
     "SuperResolution",
@@ -61,4 +63,5 @@ __all__ = [
     "refine",
     "restore",
     "sample",
+    "smc",
 ]

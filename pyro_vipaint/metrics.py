@@ -67,6 +67,29 @@ def perceptual_distance(x: Tensor, y: Tensor) -> Tensor:
     return _lpips_network(x.device)(x, y).reshape(leading)
 
 
+def lpips_features(x: Tensor) -> Tensor:
+    """Vectors whose squared Euclidean distance is LPIPS: sqrt(w_l / (H_l W_l)) phi_l, all layers, flattened.
+
+    Args:
+        x: images as for :func:`lpips_distance`.
+
+    Returns:
+        Features ``(..., D)``, float32, on the device of ``x``, without gradients.
+    """
+    from lpips import normalize_tensor
+
+    x = _rgb(x)
+    network = _lpips_network(x.device)
+
+    def features(images: Tensor) -> Tensor:
+        layers = map(normalize_tensor, network.net(network.scaling_layer(images)))
+        weights = (next(head.parameters()) for head in network.lins)
+        weighted = (phi * (w / phi[0, 0].numel()).sqrt() for phi, w in zip(layers, weights, strict=True))
+        return torch.cat([phi.flatten(1) for phi in weighted], 1)
+
+    return _in_chunks(features, _flat(x)).unflatten(0, x.shape[:-3])
+
+
 def alexnet_features(x: Tensor) -> Tensor:
     """Features for :func:`kernel_distance`: AlexNet's last convolution after its ReLU, averaged over space.
 

@@ -39,7 +39,7 @@ def sample(guide: Any, y: Tensor, num_samples: int = 10, *, seed: int | None = N
             runs = [poutine.trace(guide).get_trace(y) for _ in range(num_samples)]
         return torch.stack([run.nodes["z_1"]["value"] for run in runs])
     with seeded(seed), pyro.plate("samples", num_samples, dim=-2):
-        return guide.sample_latents(len(y))
+        return guide.sample_latents(len(y), y)
 
 
 def _check_guide(guide: Any) -> None:

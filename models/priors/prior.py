@@ -14,6 +14,7 @@ import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 
+from pyro_vipaint._torch import device_of
 from pyro_vipaint.calls import record_call
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.priors.classifier_free import is_guided
@@ -82,7 +83,10 @@ class DiffusionPrior:
         return bridge(self.schedule, z_t, self.denoise(z_t, t, **condition), t, s)
 
     def marginal(self, t: float, steps: int = DEFAULT_STEPS, **condition: Any) -> TorchDistribution:
-        """p(z_t) as a Pyro distribution; see :class:`DiffusionMarginal`."""
+        """p(z_t) as a Pyro distribution: N(0, sigma_1^2) at t = 1, :class:`DiffusionMarginal` below it."""
+        if t == 1:
+            sigma = self.schedule(as_time(t))[1].float().to(device_of(self) or "cpu")
+            return Normal(torch.zeros((), device=sigma.device), sigma).expand(self.event_shape).to_event(self.event_dim)
         return DiffusionMarginal(self, t, (), steps, **condition)
 
     def encode(self, x: Tensor) -> Tensor:

@@ -231,10 +231,10 @@ def keypoints(
 
 
 def check_keypoints(times: Sequence[float]) -> tuple[float, ...]:
-    """``times`` as a tuple, refused unless there is one and they decrease strictly inside (0, 1)."""
+    """``times`` as a tuple, refused unless there is one and they decrease strictly inside (0, 1]."""
     checked = tuple(float(t) for t in times)
-    bounded = (1.0, *checked, 0.0)
-    if not checked or not all(later < earlier for earlier, later in pairwise(bounded)):
+    bounded = (math.inf, *checked, 0.0)
+    if not checked or checked[0] > 1 or not all(later < earlier for earlier, later in pairwise(bounded)):
         shown = ", ".join(f"{t:g}" for t in checked) or "none"
-        raise InputError(f"keypoints must decrease from T_e to T_s and lie strictly between 0 and 1, not {shown}.")
+        raise InputError(f"keypoints must decrease from T_e to T_s and lie in (0, 1], not {shown}.")
     return checked

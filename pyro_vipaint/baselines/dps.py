@@ -25,6 +25,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
+from pyro_vipaint.corrections import residual_norm
 from pyro_vipaint.models.priors.kernels import bridge, coordinate_scale
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import Callback
@@ -115,9 +116,3 @@ def error_gradient(
         value = error(z_hat)
         (gradient,) = torch.autograd.grad(value.sum(), z)
     return z_hat.detach(), value.detach(), gradient
-
-
-def residual_norm(likelihood: Any, x: Tensor, y: Tensor) -> Tensor:
-    """|y - A(x)| of each sample by itself, ``(S, N)`` for images ``(S, N, C, H, W)``; never a mean over the batch."""
-    residual = likelihood.residual(x, y)
-    return residual.flatten(residual.ndim - y.ndim + 1).square().sum(-1).clamp(min=1e-20).sqrt()

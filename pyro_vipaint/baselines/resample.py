@@ -47,7 +47,8 @@ from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.baselines.dps import error_gradient, residual_norm
+from pyro_vipaint.baselines.dps import error_gradient
+from pyro_vipaint.corrections import residual_norm
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.priors.codecs import Codec
 from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim
