@@ -55,6 +55,10 @@ def test_bad_input_is_one_line(folder: Path) -> None:
     refusals: list[tuple[Sequence[object], str]] = [
         (("--samples", 0), "samples must be at least 1, not 0"),
         (("--label", 2), "whole number from 0 to 1"),
+        (("--label", "dogg"), "There is no class 'dogg': choose from cat, dog. The nearest is dog."),
+        (("--label", "cat", "--prior", "plain"), "The prior plain has no classes: omit the label."),
+        (("--samples", "ten"), "Invalid value for '--samples': "),
+        (("--sample", 10), "No such option: --sample"),
         (("--seed", 2**70), "seed must be at most 18446744073709551615"),
         (("--device", "abacus"), "Device 'abacus' is not available here"),
         (("--prior", "no-such-prior"), "Unknown prior 'no-such-prior'"),
@@ -68,12 +72,13 @@ def test_bad_input_is_one_line(folder: Path) -> None:
             assert_refused(inpaint(folder, *options), folder, message)
         assert count.calls == 0
     assert_refused(invoke("demo", "--prior", "tiny"), folder, "There is no demonstration of the prior 'tiny'")
-    assert_refused(invoke("demo", "--out", folder), folder, "not only results")
+    assert_refused(invoke("demo", "--out", folder), folder, "and no .vipaint.json says that such a run wrote it")
 
 
 def test_pictures_of_another_size(folder: Path) -> None:
     """The line names the option that resizes them; a truth is compared with the picture before the run."""
-    for named in ({"image": "large.png"}, {"mask": "large.png"}):
+    assert_refused(inpaint(folder, mask="image.png"), folder, "image.png has grey areas, as a photograph has")
+    for named in ({"image": "large.png"}, {"mask": "black.png", "image": "large.png"}):
         assert_refused(inpaint(folder, **named), folder, "resize it (command line: --resize)")
     with vp.count_calls() as count:
         assert_refused(inpaint(folder, "--truth", folder / "large.png"), folder, "true image has shape (1, 16, 16)")
@@ -278,7 +283,7 @@ def test_a_demo_has_a_picture_for_each_image_and_sample(
     result = invoke("demo", "--prior", prior, "--out", tmp_path / "out", "--device", "cpu")
     assert result.exit_code == 0, result.output
     pictures = {f"image_{n:02d}_sample_00.png" for n in range(len(images))}
-    assert set(os.listdir(tmp_path / "out")) == pictures | {"contact_sheet.png", "report.json", "samples.safetensors"}
+    assert set(os.listdir(tmp_path / "out")) == pictures | WRITTEN - {"sample_00.png", "sample_01.png"}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert len(report["images"]) == len(images)
     assert report["labels"] == (None if labels is None else labels.tolist())
@@ -321,7 +326,7 @@ def no_space(*arguments: Any, **options: Any) -> None:
 PLACES = {
     "refine": "pyro_vipaint.restoration.refine",
     "sheet": "matplotlib.figure.Figure.savefig",
-    "report": "json.dumps",
+    "report": "pyro_vipaint.cli.output._plain",
 }
 
 
@@ -333,8 +338,8 @@ def test_an_interrupted_run_leaves_everything_as_it_was(
     (folder / "old").mkdir()
     (folder / "old" / "report.json").write_text("old")
     monkeypatch.setattr(place, interrupt)
-    for out in ("out", "old"):
-        assert inpaint(folder, "--out", folder / out).exit_code not in (0, 2)
+    for options in (("--out", folder / "out"), ("--out", folder / "old", "--overwrite")):
+        assert inpaint(folder, *options).exit_code == 130
     assert set(os.listdir(folder)) == PICTURES | {"old"}
     assert os.listdir(folder / "old") == ["report.json"]
     assert (folder / "old" / "report.json").read_text() == "old"
