@@ -63,10 +63,10 @@ def class_number(label: str | None, prior: DiffusionPrior) -> int | None:
     """
     if label is None or label.removeprefix("-").isdecimal():
         return None if label is None else int(label)
-    names = [name.lower() for name in prior.class_names]
-    if names:
-        choice("class", label.lower(), names)
-    return names.index(label.lower()) if names else 0  # a label for a prior without classes is refused with the problem
+    numbers = {name.lower(): number for number, name in enumerate(prior.class_names)}
+    if numbers and label.lower() not in numbers:
+        choice("class", label, prior.class_names)
+    return numbers.get(label.lower(), 0)  # a label for a prior without classes is refused with the problem
 
 
 @contextmanager
@@ -113,7 +113,8 @@ def _told(error: Exception) -> tuple[str, int]:
 def _usage(error: Any) -> str:
     """The message, and where help is; empty where the help itself has been printed."""
     message, context = error.format_message(), getattr(error, "ctx", None)
-    return f"{message.rstrip('.')}. See {context.command_path} --help." if message and context else message
+    end = "" if message.endswith((".", "?")) else "."
+    return f"{message}{end} See {context.command_path} --help." if message and context else message
 
 
 def _is_out_of_memory(error: Exception) -> bool:
