@@ -171,6 +171,7 @@ def check_observation(y: Any, operator: Any, prior: DiffusionPrior, device: torc
     count = len(y) if y.ndim and has_one_per_image(operator) else 1
     expected = observed_by(operator, torch.zeros(count, *prior.image_shape, device=device)).shape[1:]
     made = f"the operator makes {tuple(expected)} of an image of the prior's, {tuple(prior.image_shape)}"
+    made += ": bring it to this size (command line: --simulate takes --resize)"
     y = as_batch("observation", y, expected, made)
     y = y if mask is None else torch.where(mask.to(y.device) != 0, y, 0.0)
     widest = WIDEST + SPREAD * noise if getattr(operator, "keeps_range", False) else math.inf

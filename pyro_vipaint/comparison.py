@@ -104,7 +104,8 @@ def compare(
             or a function that also sets arguments, is called with the model alone.
         elbos: by name, objectives of :mod:`pyro_vipaint.elbos` or of Pyro; each run uses a copy.
         y: observations ``(N, *observation)``.
-        seeds: of the guide's start and the fit; the draws that judge it come from a child seed.
+        seeds: of the guide's start and the fit; the draws that judge it come from a child seed. The same call gives the
+            same figures; another batch gives other draws of the same law (docs/bound.md, "What a seed promises").
         steps, lr, lr_decay: as for :func:`fit`.
         num_draws: S, draws of each image that judge a run.
         batch_size: draws of each image in one pass; all of them by default.

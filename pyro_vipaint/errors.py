@@ -6,7 +6,9 @@ import math
 import operator
 from collections.abc import Iterable
 from contextlib import suppress
+from difflib import get_close_matches
 from numbers import Real
+from textwrap import shorten
 from typing import Any
 
 
@@ -54,4 +56,6 @@ def choice(kind: str, value: Any, known: Iterable[str]) -> None:
     """
     names = tuple(known)
     if value not in names:
-        raise InputError(f"There is no {kind} {value!r}: choose from {', '.join(names)}.")
+        nearest = "".join(f" The nearest is {name}." for name in get_close_matches(str(value), names, 1))
+        listed = shorten(", ".join(names), 500, placeholder=" …")  # a prior may have a thousand classes
+        raise InputError(f"There is no {kind} {value!r}: choose from {listed}.{nearest}")

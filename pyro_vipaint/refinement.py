@@ -103,7 +103,8 @@ def refine(
             not tried on pixels, where ``None`` sets no such limit.
         guidance_scale: weight of the condition (:mod:`pyro_vipaint.models.priors.classifier_free`); the model's own if
             not given.
-        seed: seed of the noise; ``None`` draws from the global generator.
+        seed: seed of the noise; ``None`` draws from the global generator. The same call gives the same bits; another
+            batch or number of samples gives other draws of the same law (docs/bound.md, "What a seed promises").
         callback: called after each step with its :class:`pyro_vipaint.progress.Progress`, phase ``refine``.
 
     Raises:

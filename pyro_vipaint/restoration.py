@@ -182,7 +182,8 @@ def restore(
         noise: standard deviation of v, in the units of images; the likelihood's scale is at least this large. The
             default settings were tuned with .05, the value of the paper.
         device: ``auto`` (CUDA, then MPS, then CPU; the device of a prior that is already loaded) or a name.
-        seed: makes the result reproducible on one machine.
+        seed: of all randomness. The same call gives the same bits on one machine; another batch or number of samples
+            gives other draws of the same law (docs/bound.md, "What a seed promises").
         callback: called with a :class:`pyro_vipaint.progress.Progress` after each step of phase ``fit`` (whose
             ``bound`` is the bound on -log p(y), summed over images, in nats) and of phase ``refine``.
 

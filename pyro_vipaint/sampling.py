@@ -27,7 +27,8 @@ def sample(guide: Any, y: Tensor, num_samples: int = 10, *, seed: int | None = N
         y: observations ``(N, *observation)``; the guides of this library read only their number.
         num_samples: S >= 1.
         seed: seed of these draws, different from that of the fit, whose noise they would repeat; ``None`` continues
-            the global generator.
+            the global generator. The same call gives the same bits; another batch or number of samples gives other
+            draws of the same law (docs/bound.md, "What a seed promises").
 
     Raises:
         InputError: ``num_samples`` is not positive, or ``guide`` is a model or a class.

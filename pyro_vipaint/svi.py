@@ -167,7 +167,8 @@ def fit(
             resumed fits multiply: after 0.1 and 0.1 the rate is 0.01 of the first.
         average: number of last steps of this call over which the guide's parameters are averaged in the end
             (:mod:`pyro_vipaint.svi`); 0 keeps those of the last step, from which a resumed fit always continues.
-        seed: seed of this fit; ``None`` continues the global generator.
+        seed: seed of this fit; ``None`` continues the global generator. The same call gives the same bits; with another
+            batch the noise is other draws of the same law (docs/bound.md, "What a seed promises").
         resume: the earlier fit; the guide is set to where it stopped. The global generator is left as it was.
         callback: called after each step with its :class:`pyro_vipaint.progress.Progress`, phase ``fit``.
 

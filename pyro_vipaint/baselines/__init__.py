@@ -10,7 +10,8 @@ Args:
     y: observations ``(N, *observation)``, for images in [-1, 1]. The values at hidden elements have no influence.
     num_samples: S, the number of draws for each observation; all are made at once.
     steps: number of steps from t = 1 to t = 0, evenly spaced in time.
-    seed: seed of all noise; ``None`` draws from the global generator.
+    seed: seed of all noise; ``None`` draws from the global generator. The same call gives the same bits; another batch
+        or number of samples gives other draws of the same law (docs/bound.md, "What a seed promises").
     callback: called after each step with its :class:`pyro_vipaint.progress.Progress`; the phase is the method's name.
     condition: passed to the denoiser, e.g. ``class_labels`` of shape ``(N,)``.
 
