@@ -84,6 +84,15 @@ class Accelerator:
         """Counts one wait at the innermost line of this project or of Pyro."""
         self.waits[kind, place_in_the_sources()] += 1
 
+    def parsed(self, parse: Callable[..., Any]) -> Callable[..., Any]:
+        """How ``nn.Module.to`` reads its arguments: a tensor among them may say that it lies on the device."""
+
+        def read(*args: Any, **kwargs: Any) -> Any:
+            device, *others = parse(*args, **kwargs)
+            return (self.device if any(map(self.holds, args)) else device, *others)
+
+        return read
+
     def is_here(self, device: Any) -> bool:
         return torch.device(device).type == self.device.type
 
@@ -144,37 +153,20 @@ class _Functions(TorchFunctionMode):
         """``to`` and its relatives: an own storage on the other side, and the wait for it."""
         here, (tensor, *rest) = self.accelerator, args
         target = {Tensor.cpu: HOST, Tensor.cuda: here.device}.get(func, kwargs.pop("device", None))
-        other = kwargs.pop("other", None)
-        options = []
-        for value in rest:
+        dtype = kwargs.pop("dtype", None) or tensor.dtype
+        for value in [*rest, kwargs.pop("other", None)]:
             if isinstance(value, (str, torch.device)):
-                target = torch.device(value)
+                target = value
+            elif isinstance(value, torch.dtype):
+                dtype = value
             elif isinstance(value, Tensor):
-                other = value
-            else:
-                options.append(value)
-        if other is not None:
-            target, options = here.device if here.holds(other) else HOST, [other.dtype, *options]
-        stays = target is None or here.is_here(target) == here.holds(tensor)
-        if func is not Tensor.to:
-            options = [other.dtype] if other is not None else []
-        if stays:
-            return self._run(Tensor.to, (tensor, *options), kwargs) if options or kwargs else tensor
-        dtypes = [value for value in options if isinstance(value, torch.dtype)]
-        dtype = kwargs.get("dtype") or (dtypes[0] if dtypes else tensor.dtype)
-        here.wait("sync" if here.holds(tensor) else "copy")
-        with here_only(here, not here.holds(tensor)):
-            moved = tensor.to(dtype, copy=True)
-        return here.taken_off(moved) if here.holds(tensor) else here.put(moved)
-
-
-@contextmanager
-def here_only(accelerator: Accelerator, on: bool) -> Iterator[None]:
-    accelerator.born.append(on)
-    try:
-        yield
-    finally:
-        accelerator.born.pop()
+                target, dtype = here.device if here.holds(value) else HOST, value.dtype
+        leaves = here.holds(tensor)
+        if target is None or here.is_here(target) == leaves:
+            return self._run(Tensor.to, (tensor, dtype), kwargs)
+        here.wait("sync" if leaves else "copy")
+        moved = self._run(Tensor.to, (tensor, dtype), {**kwargs, "copy": True})
+        return here.taken_off(moved) if leaves else here.put(moved)
 
 
 class _Operations(TorchDispatchMode):
@@ -227,6 +219,7 @@ def pretended(kind: str = "cuda") -> Iterator[Accelerator]:
     with ExitStack() as stack:
         for name, value in states.items():
             stack.enter_context(patch.object(getattr(torch, kind), name, value))
+        stack.enter_context(patch.object(torch._C._nn, "_parse_to", accelerator.parsed(torch._C._nn._parse_to)))
         if kind == "mps":
             stack.enter_context(patch.object(torch.backends.mps, "is_available", lambda: True))
         stack.enter_context(_Operations(accelerator))
