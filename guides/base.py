@@ -18,6 +18,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vipaint._files import FilePair
+from pyro_vipaint._torch import device_of
 from pyro_vipaint.errors import InputError, number
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class LatentGuide(AutoMessenger):
     Args:
         model: the :class:`DiffusionModel` to be approximated.
         init: initial value of the means, shape ``(N, *event)``, clean scale; if not given, zeros for as many images
-            as the model's conditions describe. It decides the device and the dtype of the parameters.
+            as the model's conditions describe, on the device of the prior. It decides device and dtype of the
+            parameters.
 
     Raises:
         InputError: ``init`` does not have the prior's event shape; or, when the guide runs, the number of images is
@@ -109,12 +111,12 @@ class LatentGuide(AutoMessenger):
         return guide
 
     def _start(self, model: DiffusionModel, init: Tensor | None) -> Tensor:
-        """``init``, or zeros; marks the guide as one with parameters for ``num_images`` images."""
+        """``init``, or zeros where the prior lies; marks the guide as one with parameters for ``num_images`` images."""
         self._shaped_for = self.num_images
         shape = (self.num_images, *model.prior.event_shape)
         if init is not None and init.shape != shape:
             raise InputError(f"init has shape {tuple(init.shape)}; the shape must be (N, *event), event {shape[1:]}.")
-        return torch.zeros(shape) if init is None else init.detach()
+        return torch.zeros(shape, device=device_of(model.prior)) if init is None else init.detach()
 
     def _initial_tau(self, level: Level, tau_scale: float) -> float:
         """The initial tau of a level: sigma at T_e, ``tau_scale`` times the standard deviation of the prior below."""
