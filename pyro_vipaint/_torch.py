@@ -127,9 +127,14 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def precise(device: torch.device) -> torch.device:
+    """The device itself, but the CPU for MPS, which has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def double(value: Tensor) -> Tensor:
-    """``value`` in float64, on its device where that has float64, otherwise (MPS) on the CPU."""
-    return (value.cpu() if value.device.type == "mps" else value).double()
+    """``value`` in float64, on its device if that has float64 (:func:`precise`)."""
+    return value.to(precise(value.device)).double()
 
 
 def moved(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

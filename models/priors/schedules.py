@@ -162,7 +162,7 @@ class TableVP:
         table = _log_alphas(self.alphas_cumprod, t.dtype, t.device)
         position = (t * self.num_steps).clamp(0, self.num_steps)
         below = position.floor().long().clamp(max=self.num_steps - 1)
-        return _vp(torch.lerp(table[below], table[below + 1], position - below))
+        return _vp(torch.lerp(table.take(below), table.take(below + 1), position - below))
 
 
 @cached
