@@ -18,12 +18,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.functional import one_hot
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -36,6 +38,9 @@ WAITING = {  # operations whose result the host has to wait for, by the name in 
 FROM_HOST = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, Tensor.new_tensor)
 MOVES = (Tensor.to, Tensor.cpu, Tensor.cuda, Tensor.type_as)
 PASSIVE = {"copy_", "_to_copy"}  # between places
+
+
+_PLACES: dict[str, dict[int, StorageWeakRef]] = {}  # beyond one block: the library keeps constants on the device
 
 
 class WrongDevice(AssertionError):
@@ -54,7 +59,7 @@ class Accelerator:
         self.device = torch.device(kind, 0)
         self.waits: Counter[tuple[str, str]] = Counter()
         self.born: list[bool] = []  # whether what an operation creates from nothing lies on the device, innermost last
-        self._places: dict[int, StorageWeakRef] = {}
+        self._places = _PLACES.setdefault(kind, {})
 
     def holds(self, value: Any) -> bool:
         """Whether ``value`` is a tensor on the device."""
@@ -83,15 +88,6 @@ class Accelerator:
     def wait(self, kind: str) -> None:
         """Counts one wait at the innermost line of this project or of Pyro."""
         self.waits[kind, place_in_the_sources()] += 1
-
-    def parsed(self, parse: Callable[..., Any]) -> Callable[..., Any]:
-        """How ``nn.Module.to`` reads its arguments: a tensor among them may say that it lies on the device."""
-
-        def read(*args: Any, **kwargs: Any) -> Any:
-            device, *others = parse(*args, **kwargs)
-            return (self.device if any(map(self.holds, args)) else device, *others)
-
-        return read
 
     def is_here(self, device: Any) -> bool:
         return torch.device(device).type == self.device.type
@@ -123,6 +119,9 @@ class _Functions(TorchFunctionMode):
             return here.device if held else func(*args)
         if func in (Tensor.is_cuda.__get__, Tensor.is_mps.__get__, Tensor.is_cpu.__get__):  # pyright: ignore
             return func.__self__.__name__ == f"is_{(here.device if held else HOST).type}"
+        if func is torch._C._nn._parse_to:  # how nn.Module.to reads its arguments
+            device, *others = func(*args, **kwargs)
+            return (here.device if held else device, *others)
         if func in MOVES:
             return self._moved(func, args, kwargs)
         if held and func in (Tensor.numpy, Tensor.__array__):
@@ -142,11 +141,13 @@ class _Functions(TorchFunctionMode):
         if on and func in FROM_HOST and not here.holds(args[func is Tensor.new_tensor]):
             here.wait("copy")
             return here.put(func(*args, **kwargs).clone())
+        waits = here.waits.copy() if func is one_hot else here.waits  # which looks at its argument on the CPU alone
         here.born.append(on)
         try:
             result = func(*args, **kwargs)
         finally:
             here.born.pop()
+        here.waits = waits
         return here.put(result) if explicit and on else result
 
     def _moved(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -175,6 +176,10 @@ class _Operations(TorchDispatchMode):
     def __init__(self, accelerator: Accelerator) -> None:
         super().__init__()
         self.accelerator = accelerator
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # there is nothing to compile, and its import takes seconds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunction():
@@ -219,9 +224,8 @@ def pretended(kind: str = "cuda") -> Iterator[Accelerator]:
     with ExitStack() as stack:
         for name, value in states.items():
             stack.enter_context(patch.object(getattr(torch, kind), name, value))
-        stack.enter_context(patch.object(torch._C._nn, "_parse_to", accelerator.parsed(torch._C._nn._parse_to)))
         if kind == "mps":
-            stack.enter_context(patch.object(torch.backends.mps, "is_available", lambda: True))
+            stack.enter_context(patch.object(torch.backends.mps, "is_available", lru_cache(lambda: True)))
         stack.enter_context(_Operations(accelerator))
         stack.enter_context(_Functions(accelerator))
         yield accelerator
