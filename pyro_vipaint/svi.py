@@ -152,6 +152,9 @@ def fit(
     A guide that makes its parameters when it first runs, as Pyro's own do, is run once before the first step, and its
     network calls count. Gradients are on inside, also below ``torch.no_grad()``.
 
+    After its first step, in which Pyro and torch check the values at every site, a fit waits for a GPU once a step, to
+    read the loss; once more where ``callback`` is told the bound. Pyro's own objectives read a number at every site.
+
     Args:
         model: the Pyro program, called as ``model(y)``.
         guide: the Pyro guide; its parameters change in place.

@@ -261,11 +261,6 @@ def per_image(*columns: Tensor) -> Tensor:
     return torch.stack([column.flatten(1).mean(1) if column.ndim > 1 else column for column in columns], 1)
 
 
-def shared(number: Any, images: int) -> Tensor:
-    """A number of all images together, as if each had it."""
-    return torch.as_tensor(number).reshape(1, -1).expand(images, -1)
-
-
 def log_weights(here: Setting, guide: Any) -> Tensor:
     return diagnostics.log_weights(here.model, guide, here.y, 30)
 
