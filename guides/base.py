@@ -21,6 +21,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vipaint._files import FilePair
+from pyro_vipaint._torch import device_of
 from pyro_vipaint.errors import InputError, number
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class LatentGuide(AutoMessenger):
     Args:
         model: the :class:`DiffusionModel` to be approximated.
         init: initial value of the means, shape ``(N, *event)``, clean scale; if not given, zeros for as many images
-            as the model's conditions describe. It decides the device and the dtype of the parameters.
+            as the model's conditions describe, on the device of the prior. It decides device and dtype of the
+            parameters.
 
     Raises:
         InputError: ``init`` does not have the prior's event shape; or, when the guide runs, the number of images is
@@ -142,10 +144,10 @@ class LatentGuide(AutoMessenger):
         return guide
 
     def _start(self, model: DiffusionModel, init: Tensor | None) -> Tensor:
-        """``init``, or zeros; marks the guide as one with parameters for ``num_images`` images."""
+        """``init``, or zeros where the prior lies; marks the guide as one with parameters for ``num_images`` images."""
         self._shaped_for = self.num_images
         if init is None:
-            return torch.zeros(self.num_images, *model.prior.event_shape)
+            return torch.zeros(self.num_images, *model.prior.event_shape, device=device_of(model.prior))
         return check_start("init", init, model)
 
     def _initial_tau(self, level: Level, tau_scale: float) -> float:

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from pyro.distributions import Normal
 from torch import Tensor
 
 from pyro_vipaint._torch import seeded
@@ -62,14 +61,14 @@ class StepLimit:
     polyak: float | None = None
 
     def __call__(
-        self, gradient: Tensor, residual: Tensor, transition: Normal, zeta: float, scales: tuple[float, float]
+        self, gradient: Tensor, residual: Tensor, std: float, zeta: float, scales: tuple[float, float]
     ) -> Tensor:
         """``gradient``, ``(S, N, *event)``, with each sample's own scaled down where the step would be too long."""
         if zeta <= 0:
             return gradient
         c_t, c_s = scales
         event = gradient.shape[residual.ndim :]
-        noise = float(transition.stddev.flatten()[0]) * event.numel() ** 0.5
+        noise = std * event.numel() ** 0.5
         length = gradient.flatten(residual.ndim).norm(dim=-1).clamp(min=1e-20)
         longest: Tensor | float = max(self.gradient, self.noise * noise / (zeta * c_s)) / c_t
         if self.polyak is not None:

@@ -20,12 +20,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyro
 import torch
 from pyro.poutine.guide import GuideMessenger
 from torch import Tensor, nn
 
 from pyro_vipaint._files import FilePair
-from pyro_vipaint._torch import gradients, preserved, seeded
+from pyro_vipaint._torch import gradients, preserved, random_state, seeded, set_random_state
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.elbos.base import check_objective
 from pyro_vipaint.errors import InputError, NonFiniteError, number, whole
@@ -153,6 +154,9 @@ def fit(
     A guide that makes its parameters when it first runs, as Pyro's own do, is run once before the first step, and its
     network calls count. Gradients are on inside, also below ``torch.no_grad()``.
 
+    After its first step, in which Pyro and torch check the values at every site, a fit waits for a GPU once a step, to
+    read the loss; once more where ``callback`` is told the bound. Pyro's own objectives read a number at every site.
+
     Args:
         model: the Pyro program, called as ``model(y)``.
         guide: the Pyro guide; its parameters change in place.
@@ -198,7 +202,8 @@ def fit(
         with seeded(seed) if earlier is None else earlier.randomness(guide):
             for step in range(1, steps + 1):
                 optimizer.zero_grad()
-                losses.append(elbo.loss_and_grads(model, guide, y))
+                with _checking(step == 1):
+                    losses.append(elbo.loss_and_grads(model, guide, y))
                 history.append(dict(getattr(elbo, "terms", {})))
                 if not math.isfinite(losses[-1]):
                     raise _not_finite(step, history[-1])
@@ -216,6 +221,17 @@ def fit(
     terms = {name: torch.stack([record[name] for record in history]).cpu() for name in history[0]}
     done = Fit(losses, terms, count.calls, count.nfe, time.perf_counter() - begun, state)
     return done if resume is None else resume._followed_by(done)
+
+
+@contextmanager
+def _checking(everything: bool) -> Iterator[None]:
+    """Pyro's and torch's checks of the values at every site, each of which makes a GPU wait; a fit needs them once.
+
+    After its first step the loss alone is read, one number a step, and must be finite.
+    """
+    names = () if everything else ("validate_poutine", "validate_distributions_pyro", "validate_distributions_torch")
+    with pyro.settings.context(**dict.fromkeys(names, False)):
+        yield
 
 
 def check_fit_numbers(steps: Any, average: Any, lr: float | Mapping[str, float] | None, lr_decay: float) -> None:
@@ -296,8 +312,8 @@ class FitState:
                 tensors[f"adam/{name}/{key}"] = value
         tensors["random/cpu"] = torch.get_rng_state()
         device = next(guide.parameters()).device
-        if device.type == "cuda":
-            tensors["random/cuda"] = torch.cuda.get_rng_state(device)
+        if device.type in ("cuda", "mps"):
+            tensors[f"random/{device.type}"] = random_state(device)
         rates = {group["kind"]: float(group["lr"]) for group in optimizer.param_groups}
         return cls({name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}, rates)
 
@@ -325,8 +341,8 @@ class FitState:
         with preserved():
             torch.set_rng_state(self.tensors["random/cpu"])
             device = next(guide.parameters()).device
-            if device.type == "cuda" and "random/cuda" in self.tensors:
-                torch.cuda.set_rng_state(self.tensors["random/cuda"], device)
+            if (name := f"random/{device.type}") != "random/cpu" and name in self.tensors:
+                set_random_state(device, self.tensors[name])
             yield
 
     def _part(self, prefix: str) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from pyro.distributions import Laplace as LaplaceDistribution  # pyright: ignore
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 
+from pyro_vipaint._torch import on_device
 from pyro_vipaint.errors import InputError, number
 from pyro_vipaint.metrics import perceptual_distance
 from pyro_vipaint.models.measurements.operators import Operator, apply, observation_mask
@@ -42,7 +43,7 @@ class _Additive:
         mask = observation_mask(self.operator)
         if mask is None:
             return torch.ones_like(y, dtype=torch.bool)
-        return (mask != 0).to(y.device).expand(y.shape)
+        return (on_device(mask, y.device) != 0).expand(y.shape)
 
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
         """y - A(x) where observed, zero elsewhere, for images ``(…, N, C, H, W)`` and ``y`` ``(N, *observation)``.
@@ -57,7 +58,7 @@ class _Additive:
 
     def _about(self, family: Callable[..., TorchDistribution], x: Tensor, width: float) -> TorchDistribution:
         mean = apply(self.operator, x)
-        distribution = family(mean, mean.new_tensor(width).expand(mean.shape), validate_args=False)
+        distribution = family(mean, mean.new_full((), width).expand(mean.shape), validate_args=False)
         return distribution if observation_mask(self.operator) is None else distribution.mask(self.observed(mean))
 
 

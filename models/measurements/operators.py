@@ -22,6 +22,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from pyro_vipaint._torch import kept
+
 IMAGE_DIM = 3  # (C, H, W)
 
 
@@ -76,7 +78,16 @@ def observation_mask(operator: Operator) -> Tensor | None:
         return mask
     if not isinstance(mask, Tensor) or mask.ndim > IMAGE_DIM + 1:
         return None
-    return mask if bool(((mask == 0) | (mask == 1)).all()) else None
+    return mask if kept(mask, _is_binary) else None
+
+
+def _is_binary(mask: Tensor) -> bool:
+    return bool(((mask == 0) | (mask == 1)).all())
+
+
+def placed(matrix: Tensor, like: Tensor) -> Tensor:
+    """A constant of an operator with the device and the dtype of ``like``: it is copied to a device once."""
+    return matrix.to(like) if matrix.device == like.device else kept(matrix, Tensor.to, like.device, like.dtype)
 
 
 def _over_leading(operator: Operator, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -116,11 +127,11 @@ class Separable(Broadcasting, ABC):
         return observed
 
     def A(self, x: Tensor) -> Tensor:
-        rows, columns = (self.side(size).to(x) for size in x.shape[-2:])
+        rows, columns = (placed(self.side(size), x) for size in x.shape[-2:])
         return rows @ x @ columns.mT
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        rows, columns = (self.side(self.image_side(size)).to(y) for size in y.shape[-2:])
+        rows, columns = (placed(self.side(self.image_side(size)), y) for size in y.shape[-2:])
         return rows.mT @ y @ columns
 
 
@@ -135,7 +146,7 @@ class Inpainting(Broadcasting):
     mask: Tensor
 
     def A(self, x: Tensor) -> Tensor:
-        return x * self.mask.to(x)
+        return x * placed(self.mask, x)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         return self.A(y)
@@ -151,13 +162,13 @@ class Matrix(Broadcasting):
     matrix: Tensor
 
     def A(self, x: Tensor) -> Tensor:
-        return x @ self.matrix.T.to(x)
+        return x @ placed(self.matrix, x).T
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        return y @ self.matrix.to(y)
+        return y @ placed(self.matrix, y)
 
     def A_dagger(self, y: Tensor) -> Tensor:
-        return y @ torch.linalg.pinv(self.matrix).T.to(y)
+        return y @ placed(kept(self.matrix, torch.linalg.pinv), y).T
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vipaint._torch import on_device
 from pyro_vipaint.errors import InputError
 
 WEIGHT = "guidance_scale"  # the name of w among the conditions
@@ -52,7 +53,7 @@ class GuidedNetwork:
 
     def __call__(self, z: Tensor, timestep: Tensor, guidance_scale: float | None = None, **condition: Any) -> Tensor:
         given = {name: value for name, value in condition.items() if value is not None}
-        null = {name: value.to(z.device).expand(len(z), *value.shape) for name, value in self.null.items()}
+        null = {name: on_device(value, z.device).expand(len(z), *value.shape) for name, value in self.null.items()}
         for name in self.required.keys() - null.keys() - given.keys():
             raise InputError(self.required[name])
         if guidance_scale is None or not is_guided({**given, WEIGHT: guidance_scale}):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -66,6 +67,11 @@ class DiffusionPrior:
     def is_latent(self) -> bool:
         """Whether the prior is about the latents of an autoencoder, not pixels."""
         return not isinstance(self.codec, Identity)
+
+    @cached_property
+    def marginal_tables(self) -> dict[tuple[float, int, torch.device], tuple[Tensor, ...]]:
+        """The tables of :class:`DiffusionMarginal` by time, steps and device, so that a fit makes them once."""
+        return {}
 
     @property
     def noise_range(self) -> tuple[float, float]:

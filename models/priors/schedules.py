@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from pyro_vipaint._torch import cached, moved, widest
 from pyro_vipaint.errors import InputError, whole
 
 if TYPE_CHECKING:
@@ -158,10 +159,16 @@ class TableVP:
         return len(self.alphas_cumprod)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        table = torch.as_tensor((1.0, *self.alphas_cumprod), dtype=t.dtype, device=t.device).log() / 2
+        table = _log_alphas(self.alphas_cumprod, t.dtype, t.device)
         position = (t * self.num_steps).clamp(0, self.num_steps)
         below = position.floor().long().clamp(max=self.num_steps - 1)
-        return _vp(torch.lerp(table[below], table[below + 1], position - below))
+        return _vp(torch.lerp(table.take(below), table.take(below + 1), position - below))
+
+
+@cached
+def _log_alphas(alphas_cumprod: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """log alpha at t = 0, 1/N, … 1."""
+    return (torch.tensor((1.0, *alphas_cumprod), dtype=dtype).log() / 2).to(device)
 
 
 def noise_level(schedule: Schedule, t: Tensor | float) -> Tensor:
@@ -199,7 +206,7 @@ def as_time(t: Tensor | float, device: torch.device | None = None) -> Tensor:
     """``t`` as a float64 tensor, the dtype of all schedule arithmetic (float32 on MPS, which has no float64)."""
     t = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
     target = device or t.device
-    return t.to(target, torch.float32 if target.type == "mps" else torch.float64)
+    return moved(t, target, widest(target))
 
 
 def keypoints(

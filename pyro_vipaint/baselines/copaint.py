@@ -115,7 +115,7 @@ class Coherence:
     def point(self, origin: Tensor, t: float, z: Tensor, rows: Tensor, with_gradient: bool) -> Point:
         """The samples ``rows``, of S × N that were at ``origin``, moved to ``z``, ``(B, *event)``: one network call."""
         leading = origin.shape[:2]
-        flat = {name: flatten_condition(value, leading) for name, value in self.condition.items()}
+        flat = {name: flatten_condition(value, leading, z.device) for name, value in self.condition.items()}
         condition = {name: value[rows] if isinstance(value, Tensor) else value for name, value in flat.items()}
         with gradients() if with_gradient else torch.no_grad():
             z = z.detach().requires_grad_(with_gradient)

@@ -20,18 +20,24 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from pyro.distributions import Normal
 from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
+<<<<<<< HEAD
 from pyro_vipaint.corrections import residual_norm
 from pyro_vipaint.models.priors.kernels import bridge, coordinate_scale
+=======
+from pyro_vipaint.models.priors.kernels import bridge, coordinate_scale, transition_std
+>>>>>>> wt-f
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import Callback
 
-Limit = Callable[[Tensor, Tensor, Normal, float, tuple[float, float]], Tensor]
-"""``(gradient, residual, transition, zeta, (c_t, c_s))`` -> the gradient, shortened where the step is too long."""
+Limit = Callable[[Tensor, Tensor, float, float, tuple[float, float]], Tensor]
+"""``(gradient, residual, std, zeta, (c_t, c_s))`` -> the gradient, shortened where the step is too long.
+
+std is that of the transition.
+"""
 
 
 def dps(
@@ -99,7 +105,7 @@ def dps_step(
     transition = bridge(prior.schedule, z, x_hat, t, s)
     c_t, c_s = (float(coordinate_scale(prior.schedule, time)) for time in interval)
     if limit is not None:
-        gradient = limit(gradient, residual, transition, zeta, (c_t, c_s))
+        gradient = limit(gradient, residual, transition_std(prior.schedule, z.dtype, t, s), zeta, (c_t, c_s))
     return transition.sample() - zeta * c_t * c_s * gradient, x_hat
 
 

@@ -26,6 +26,8 @@ from torch import Tensor
 from torch.distributions import Binomial
 from torch.nn.functional import one_hot
 
+from pyro_vipaint._torch import double
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -39,8 +41,8 @@ def total_variation(p: Tensor, q: Tensor) -> Tensor:
 
 def expected_total_variation(p: Tensor, num_samples: int) -> Tensor:
     """E[total variation] between p ``(..., n)`` and the frequencies of ``num_samples`` exact draws, exact."""
-    counts = torch.arange(num_samples + 1, dtype=torch.float64)
-    probs = p.double()[..., None]
+    probs = double(p)[..., None]
+    counts = torch.arange(num_samples + 1, dtype=torch.float64, device=probs.device)
     weights = Binomial(num_samples, probs=probs.clamp(0, 1)).log_prob(counts).exp()
     return ((counts / num_samples - probs).abs() * weights).sum((-1, -2)) / 2
 
@@ -76,7 +78,7 @@ def part_scores(marginals: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -
     tables = []
     for slot, p in marginals.items():
         count, (largest, best) = len(labels[slot]), p.max(-1)
-        shares, shown = one_hot(labels[slot], p.shape[-1]).double().mean(0), largest >= SHOWN
+        shares, shown = double(one_hot(labels[slot], p.shape[-1])).mean(0).to(p.device), largest >= SHOWN
         columns = {
             "total_variation": total_variation(shares, p),
             "total_variation_exact": expected_total_variation(p, count),

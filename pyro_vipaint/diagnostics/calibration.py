@@ -28,7 +28,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vipaint._torch import gradients, seeded
+from pyro_vipaint._torch import gradients, seeded, widest
 from pyro_vipaint.diagnostics.uniformity import chi_square_test, ecdf_test, symmetry_test
 from pyro_vipaint.sampling import sample
 
@@ -209,5 +209,5 @@ def vsbc(truth: Tensor, draws: Tensor, *, seed: int | None = None) -> VSBC:
     """
     with seeded(seed):
         ranks = rank_statistics(truth, draws)
-        p = (ranks + torch.rand(ranks.shape, dtype=torch.float64, device=ranks.device)) / (len(draws) + 1)
+        p = (ranks + torch.rand(ranks.shape, dtype=widest(ranks.device), device=ranks.device)) / (len(draws) + 1)
     return VSBC(p, symmetry_test(p), ecdf_test(ranks, len(draws)))

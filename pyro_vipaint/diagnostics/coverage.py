@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vipaint._torch import double
 from pyro_vipaint.errors import InputError, whole
 
 if TYPE_CHECKING:
@@ -47,13 +48,13 @@ def coverage(
     import pandas as pd
 
     counted = torch.ones_like(truth, dtype=torch.bool) if where is None else (where != 0).expand(truth.shape)
-    sizes, images = counted.flatten(1).sum(1).double(), len(truth)
+    sizes, images = double(counted.flatten(1).sum(1)), len(truth)
     total = float(sizes.sum())
     whole("the number of elements with nonzero where", int(total))
     ordered, rows = samples.sort(0).values, []
     for level in levels:
         lower, upper = credible_interval(ordered, level)
-        covered = ((lower <= truth) & (truth <= upper) & counted).flatten(1).sum(1).double()
+        covered = double(((lower <= truth) & (truth <= upper) & counted).flatten(1).sum(1))
         share = float(covered.sum() / total)
         binomial = math.sqrt(share * (1 - share) / total)
         # The error of a ratio of sums over independent images; the elements of one image are dependent.

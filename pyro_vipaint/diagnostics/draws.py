@@ -21,7 +21,7 @@ from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_vipaint._torch import seeded
+from pyro_vipaint._torch import double, seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.errors import InputError, whole
 
@@ -112,11 +112,11 @@ def _is_point(distribution: Any) -> bool:
 
 
 def _per_image(name: str, log_prob: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The log density of a site, ``(S, N)``, float64: the weights are differences of large numbers."""
+    """The log density of a site, ``(S, N)``, in float64: the weights are differences of large numbers."""
     images = log_prob.shape[-1] if log_prob.ndim else 1
     if log_prob.ndim > 2 or images != shape[1]:
         raise InputError(
             f"The density of site {name} has shape {tuple(log_prob.shape)}, not (samples, images) = {shape}: "
             "weights per image need guide and model to factorise over images; give them one image at a time."
         )
-    return log_prob.double().expand(shape)
+    return double(log_prob).expand(shape)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vipaint._torch import seeded
+from pyro_vipaint._torch import double, seeded
 from pyro_vipaint.diagnostics.draws import weighted_draws
 from pyro_vipaint.diagnostics.pareto import pareto_smooth
 from pyro_vipaint.errors import whole
@@ -86,7 +86,7 @@ def systematic_indices(log_weights: Tensor, num_samples: int) -> Tensor:
     There is one uniform offset per image: draw s has floor or ceil of num_samples × w_s copies, w_s normalised.
     """
     count, images = log_weights.shape
-    cumulative = log_weights.double().softmax(0).cumsum(0).T.contiguous()
-    steps = torch.arange(num_samples, dtype=torch.float64, device=log_weights.device)
-    position = (steps + torch.rand(images, 1, dtype=torch.float64, device=log_weights.device)) / num_samples
+    cumulative = double(log_weights).softmax(0).cumsum(0).T.contiguous()
+    steps = torch.arange(num_samples, dtype=torch.float64, device=cumulative.device)
+    position = (steps + torch.rand(images, 1, dtype=torch.float64, device=cumulative.device)) / num_samples
     return torch.searchsorted(cumulative, position, right=True).clamp(max=count - 1).T

@@ -25,6 +25,8 @@ import torch
 from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
+from pyro_vipaint._torch import double
+
 
 class SmoothedWeights(NamedTuple):
     """Smoothed log weights ``(S, N)``, normalised to sum to 1 over S, and k-hat ``(N,)``."""
@@ -43,7 +45,7 @@ def pareto_smooth(log_weights: Tensor) -> SmoothedWeights:
         Float64 tensors. Tail weights are at most the largest raw weight. k is ``inf``, and nothing is smoothed, where
         fewer than five weights exceed the cut; -``inf`` where all weights are equal and there is no tail.
     """
-    smoothed, shapes = zip(*(_smooth(column) for column in log_weights.double().T), strict=True)
+    smoothed, shapes = zip(*(_smooth(column) for column in double(log_weights).T), strict=True)
     return SmoothedWeights(torch.stack(smoothed, -1), torch.tensor(shapes, dtype=torch.float64))
 
 

@@ -16,6 +16,7 @@ import math
 import torch
 from torch import Tensor
 
+from pyro_vipaint._torch import double
 from pyro_vipaint.errors import InputError
 
 
@@ -59,7 +60,7 @@ def chi_square_test(ranks: Tensor, num_draws: int, bins: int | None = None) -> T
     bins = _most_bins(len(ranks), values) if bins is None else bins
     if not 2 <= bins <= values:
         raise InputError(f"with num_draws={num_draws} there can be 2 … {values} bins, not {bins}.")
-    counts, widths = _counts(ranks, values, bins).double(), _counts(torch.arange(values), values, bins)
+    counts, widths = double(_counts(ranks, values, bins)), _counts(torch.arange(values), values, bins)
     expected = (len(ranks) * widths.double() / values).to(counts.device).reshape(-1, *[1] * (counts.ndim - 1))
     statistic = ((counts - expected) ** 2 / expected).sum(0)
     return torch.special.gammaincc(torch.full_like(statistic, (bins - 1) / 2), statistic / 2)
@@ -104,7 +105,7 @@ def symmetry_test(p: Tensor) -> Tensor:
     distance is :math:`\max_k |s_1 + … + s_k| / N`, the largest excursion of a random walk (Butler, *A test for symmetry
     using the sample distribution function*, Annals of Mathematical Statistics 1969).
     """
-    shape, p = p.shape[1:], p.flatten(1).double().cpu()
+    shape, p = p.shape[1:], p.flatten(1).cpu().double()
     order = (p - 0.5).abs().argsort(0, descending=True)
     steps = (p - 0.5).sign().gather(0, order)
     excursion = steps.cumsum(0).abs().max(0).values

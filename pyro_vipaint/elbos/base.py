@@ -70,21 +70,19 @@ class PerImageELBO(Trace_ELBO, ABC):
     ) -> Tensor:
         """The objective, a sum over images and a mean over particles, with its autograd graph."""
         (traces,) = self._get_traces(model, guide, args, kwargs)
-        loss = self._objective(*traces)
-        warn_if_nan(loss, "loss")
-        return loss
+        return self._objective(*traces)
 
     def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
         """The objective as a number, without gradients."""
         with torch.no_grad():
-            return self.differentiable_loss(model, guide, *args, **kwargs).item()
+            return warn_if_nan(self.differentiable_loss(model, guide, *args, **kwargs).item(), "loss")
 
     def loss_and_grads(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
         """The objective as a number; adds its gradients to those of the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
-        return loss.item()
+        return warn_if_nan(loss.item(), "loss")  # of the number: looking at the tensor would make a GPU wait again
 
 
 class WeightedELBO(PerImageELBO):
