@@ -24,12 +24,8 @@ from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
-<<<<<<< HEAD
 from pyro_vipaint.corrections import residual_norm
-from pyro_vipaint.models.priors.kernels import bridge, coordinate_scale
-=======
 from pyro_vipaint.models.priors.kernels import bridge, coordinate_scale, transition_std
->>>>>>> wt-f
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import Callback
 
