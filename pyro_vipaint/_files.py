@@ -1,15 +1,18 @@
 """Files: objects saved in a folder, folders of results, and pictures.
 
 An object is saved as numbers in safetensors and the rest in JSON: nothing in these files can run code when opened.
-Every file is written whole or not at all.
+Every file is written whole or not at all. Files are read with bounds, whoever wrote them: regular files only, JSON of
+at most ``MAX_JSON`` bytes, numbers that are finite.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +26,7 @@ from torch import Tensor
 from pyro_vipaint.errors import InputError
 
 VERSION = 1  # of the layout of a saved object; a file of another version is refused
+MAX_JSON = 2**24  # bytes of a JSON file, or of the header of a safetensors file; the record of 10^5 steps has 2 MB
 PART = ".part"  # ends the names of files that are not whole yet
 REPORT, SHEET, SAMPLES = "report.json", "contact_sheet.png", "samples.safetensors"  # the results of a run
 RESULTS = {REPORT, "report.md", "results.parquet", "cells"}  # one of them marks a folder of results, of a benchmark too
@@ -127,20 +131,114 @@ class FilePair:
         Raises:
             InputError: a file is missing or broken, or the folder holds something else than a ``kind``.
         """
-        from safetensors.torch import load_file
-
         folder = Path(folder)
-        record = _read(folder / self.record, "JSON object", lambda path: dict(json.loads(path.read_bytes())))
+        record = read_json(folder / self.record)
         for entry, wanted in {"class": kind, "version": VERSION}.items():
             if record.get(entry) != wanted:
-                raise InputError(f"{folder} holds {entry} {record.get(entry)!r}, not {wanted!r}.")
-        return record, _read(folder / self.tensors, "safetensors file", load_file)
+                raise InputError(f"{folder} holds {entry} {record.get(entry)!r:.80}, not {wanted!r}.")
+        return record, read_tensors(folder / self.tensors)[0]
+
+
+def read_json(path: Path, constants: Mapping[str, float] | None = None, most: int = MAX_JSON) -> dict[str, Any]:
+    """The object in a JSON file of at most ``most`` bytes.
+
+    Args:
+        path: the file, in an encoding of Unicode.
+        constants: values of ``NaN``, ``Infinity`` and ``-Infinity``, which JSON does not have; none by default.
+        most: the largest size in bytes.
+
+    Raises:
+        InputError: the file is missing, too large or not regular; it holds no object, an entry twice, or a number that
+            no float holds.
+    """
+
+    def parse(path: Path) -> dict[str, Any]:
+        check_file(path, most)
+        hooks: dict[str, Any] = {"parse_float": _finite, "parse_int": _finite_int, "object_pairs_hook": _once}
+        value = json.loads(path.read_bytes(), parse_constant=(constants or {}).__getitem__, **hooks)
+        if not isinstance(value, dict):
+            raise TypeError("not an object")
+        return value
+
+    return _read(path, "JSON object", parse)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file by name, on the CPU, and the texts in its header.
+
+    Raises:
+        InputError: the file is missing, broken or not regular; a number in it is NaN or infinite.
+    """
+    with open_tensors(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        texts = dict(file.metadata() or {})
+    for name, value in tensors.items():
+        check_finite(path, name, value)
+    return tensors, texts
+
+
+def open_tensors(path: Path) -> Any:
+    """A safetensors file, opened; its numbers are read on demand.
+
+    Raises:
+        InputError: the file is missing, broken or not regular, or its header is longer than ``MAX_JSON``.
+    """
+
+    def parse(path: Path) -> Any:
+        from safetensors import safe_open
+
+        with path.open("rb") as file:
+            if int.from_bytes(file.read(8), "little") > MAX_JSON:
+                raise ValueError("the header is too long")
+        return safe_open(path, framework="pt")
+
+    return _read(path, "safetensors file", parse)
+
+
+def check_finite(path: Path, name: str, value: Tensor) -> None:
+    """Refuses a tensor of a file that holds NaN or infinite numbers."""
+    if not value.isfinite().all():
+        raise InputError(f"{path}: {name} holds numbers that are NaN or infinite; the file is damaged.")
+
+
+def check_file(path: Path, most: int | None = None) -> None:
+    """Refuses what is not a regular file (a pipe would block, a device has no end) or has more than ``most`` bytes."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is not a file.")
+    if most is not None and status.st_size > most:
+        raise InputError(f"{path} has {status.st_size} bytes; at most {most} are read.")
+
+
+def _finite(text: str) -> float:
+    """A number of a JSON file."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise OverflowError(text)
+    return value
+
+
+def _finite_int(text: str) -> int:
+    """A whole number of a JSON file, of at most 309 digits."""
+    _finite(text)
+    return int(text)
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The entries of a JSON object, each of which is given once."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        raise KeyError("an entry is given twice")
+    return entries
 
 
 def _read(path: Path, kind: str, parse: Callable[[Path], Content]) -> Content:
     """What ``parse`` makes of the file."""
     try:
+        check_file(path)
         return parse(path)
+    except InputError:
+        raise
     except Exception as error:  # parsers of broken files raise anything
         problem = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read as a {kind}"
         raise InputError(f"{path} {problem}.") from error
