@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from pyro_vipaint.errors import InputError
 
@@ -193,6 +194,30 @@ def open_tensors(path: Path) -> Any:
         return safe_open(path, framework="pt")
 
     return _read(path, "safetensors file", parse)
+
+
+@contextmanager
+def no_larger_than(tensors: int, elements: float = math.inf) -> Iterator[None]:
+    """Stops the construction of a module inside the block soon after it outgrows the file that it will be read from.
+
+    Parameters may be registered twice as often as the file has ``tensors``, with twice its ``elements``, and some more.
+
+    Raises:
+        InputError: the module has more.
+    """
+    left = [2 * tensors + 100, 2 * elements + 2**20]
+
+    def count(module: Any, name: str, parameter: Tensor | None) -> None:
+        left[0] -= 1
+        left[1] -= 0 if parameter is None else parameter.numel()
+        if min(left) < 0:
+            raise InputError(f"it has far more parameters than the {tensors} in the file.")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def check_finite(path: Path, name: str, value: Tensor) -> None:

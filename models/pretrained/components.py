@@ -23,7 +23,7 @@ from torch import nn
 
 from pyro_vipaint._files import MAX_JSON, check_file, read_json
 from pyro_vipaint.errors import InputError, whole
-from pyro_vipaint.models.pretrained.weights import Uninitialised, Weights, shown
+from pyro_vipaint.models.pretrained.weights import Uninitialised, Weights, one_line, shown
 
 NETWORKS = {
     "unet": ("UNet2DModel", "UNet2DConditionModel"),
@@ -42,7 +42,9 @@ PARTS = (*NETWORKS, "scheduler", *ENCODERS, *TOKENIZERS)
 MAX_CONFIG = 2**20  # bytes of a configuration; those of the largest models have about 5000
 MAX_ENTRY = 10**6  # of a number in a configuration; the largest in use are sizes of vocabularies
 MAX_STEPS = 10**5  # training timesteps of a scheduler; 1000 in practice
-FREE = {"model_max_length", "lambda_min_clipped"}  # "no limit", stated as 1e30 and -Infinity
+MAX_TOKENS = 10**4  # of a prompt, up to which it is padded; 77 and 512 in practice
+UNLIMITED = 1e20  # a length of prompts from which transformers takes it as none
+FREE = {"model_max_length", "lambda_min_clipped"}  # entries that may be 1e30 and -Infinity, which mean no limit
 CODE = ("auto_map", "quantization_config", "fast_tokenizer_files", "init_inputs", "vocab", "merges")
 OPENED = {".json", ".safetensors", ".txt", ".model", ".jinja"}
 
@@ -118,13 +120,17 @@ def _read_encoder(root: Path, kind: str, config: dict[str, Any], dtype: torch.dt
     """A text encoder; transformers converts the names of older versions and keeps some layers in single precision."""
     encoder = getattr(_transformers(root), kind)
     stated = config.get(encoder.config_class.base_config_key, config)  # of CLIP as a whole the half for texts
-    stated = {name: value for name, value in stated.items() if not name.endswith("_implementation")}
+    stated = {name: value for name, value in stated.items() if "_implementation" not in name}
     weights = Weights.find(root, kind, "model")
     outline: Any = weights.outline(lambda: encoder(encoder.config_class.from_dict(stated)))
     weights.check_cost(outline)
     options = {"config": outline.config, "dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
-    with _quiet("transformers.modeling_utils"):  # its report of what differs has many lines
-        network, found = encoder.from_pretrained(None, state_dict=weights.read(), **options)
+    tensors = weights.read()
+    try:
+        with _quiet("transformers.modeling_utils"):  # its report of what differs has many lines
+            network, found = encoder.from_pretrained(None, state_dict=tensors, **options)
+    except Exception as error:  # where weights are missing it draws random ones, which a configuration can break
+        raise InputError(f"{root}: the weights do not fit the {kind} of config.json: {one_line(error)}") from error
     differ = dict.fromkeys(found["missing_keys"], shown(None)) | dict.fromkeys(found["unexpected_keys"], "surplus")
     differ |= {name: f"{shown(theirs)}, needed {shown(ours)}" for name, theirs, ours in found["mismatched_keys"]}
     weights.check_none(differ)
@@ -175,7 +181,7 @@ def _read_scheduler(folder: Path) -> Any:
     try:
         return scheduler.from_config(config)  # pyright: ignore[reportAttributeAccessIssue]
     except Exception as error:  # a configuration can break a constructor in any way
-        raise InputError(f"{path} does not describe a {kind}: {' '.join(str(error).split()):.200}") from error
+        raise InputError(f"{path} does not describe a {kind}: {one_line(error)}") from error
 
 
 def _read_tokenizers(folder: Path) -> dict[str, Any]:
@@ -194,8 +200,10 @@ def _check_vocabulary(folder: Path) -> None:
     """Refuses, in the folder of a tokenizer, what is not a regular file of bounded size, and entries that lead out."""
     for path in folder.iterdir():
         check_file(path, MAX_JSON)
-    if os.path.lexists(folder / "tokenizer_config.json"):
-        _read_config(folder / "tokenizer_config.json")
+    path = folder / "tokenizer_config.json"
+    length = _read_config(path).get("model_max_length", 1) if os.path.lexists(path) else 1
+    if not (isinstance(length, (int, float)) and length >= UNLIMITED):
+        whole(f"model_max_length in {path}", length, 1, MAX_TOKENS)
 
 
 def _transformers(folder: Path) -> Any:

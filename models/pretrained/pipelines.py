@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint.errors import InputError, number, whole
-from pyro_vipaint.models.pretrained.text import text_encoder
+from pyro_vipaint.models.pretrained.text import EncodeText, text_encoder
+from pyro_vipaint.models.pretrained.weights import one_line
 from pyro_vipaint.models.priors.classifier_free import GuidedNetwork
 from pyro_vipaint.models.priors.codecs import AutoencoderCodec, Codec, Identity
 from pyro_vipaint.models.priors.denoisers import (
@@ -78,7 +79,7 @@ def build_prior(
     freeze(module, checkpointing)
     needed = CONDITIONS[type(module).__name__]
     encode_text = text_encoder(parts) if needed else None
-    null = {} if encode_text is None else {name: value[0] for name, value in encode_text([""]).items()}
+    null = {} if encode_text is None else _null_text(encode_text)
     if null_label is not None:
         null["class_labels"] = torch.tensor(null_label, dtype=torch.long, device=module.device)
     needed = (*needed, "class_labels") if num_classes else needed
@@ -97,6 +98,14 @@ def build_prior(
         encode_text=encode_text,
         guided_by=tuple(null),
     )
+
+
+def _null_text(encode_text: EncodeText) -> dict[str, Tensor]:
+    """The embedding of the empty prompt by condition: the first text that passes through tokenizer and encoder."""
+    try:
+        return {name: value[0] for name, value in encode_text([""]).items()}
+    except Exception as error:  # an index out of range, lengths that differ, …
+        raise InputError(f"The text encoders do not fit their tokenizers: {one_line(error)}") from error
 
 
 def build_codec(parts: Mapping[str, Any], event_shape: torch.Size, checkpointing: bool = False) -> Codec:
@@ -137,10 +146,10 @@ def build_denoiser(network: Any, scheduler: Any) -> NetworkDenoiser:
             flow, steps = RectifiedFlow(positive("shift", 1.0)), positive("num_train_timesteps")
             return FlowDenoiser(network, flow, lambda t: steps * flow(t)[1])  # whatever the shift
     elif hasattr(scheduler, "alphas_cumprod") and config.get("timestep_type", "discrete") == "discrete":
-        if prediction in BY_PREDICTION:
+        if prediction in tuple(BY_PREDICTION):
             schedule = TableVP(scheduler.alphas_cumprod.tolist())
             return BY_PREDICTION[prediction](network, schedule, integer_timestep(schedule.num_steps))
-    stated = ", ".join(f"{name} {config[name]}" for name in STATED if name in config)
+    stated = ", ".join(f"{name} {config[name]!s:.80}" for name in STATED if name in config)
     raise InputError(f"The scheduler {kind} with {stated or 'this configuration'} is not supported.")
 
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from pyro_vipaint._files import check_finite, open_tensors, read_json
+from pyro_vipaint._files import check_finite, no_larger_than, open_tensors, read_json
 from pyro_vipaint.errors import InputError
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
@@ -83,11 +81,11 @@ class Weights:
             InputError: it cannot be built, or has more than twice the parameters that there are.
         """
         try:
-            with torch.device("meta"), _at_most(2 * len(self.shapes) + 100):
+            with torch.device("meta"), no_larger_than(len(self.shapes)):
                 return build()
         except Exception as error:  # a configuration can break a constructor in any way
-            reason = " ".join(str(error).split())
-            raise InputError(f"{self.root / 'config.json'} does not describe a {self.kind}: {reason:.200}") from error
+            path = self.root / "config.json"
+            raise InputError(f"{path} does not describe a {self.kind}: {one_line(error)}") from error
 
     def check_cost(self, outline: nn.Module) -> None:
         """Refuses a network that takes far more memory than its weights."""
@@ -137,22 +135,6 @@ class Uninitialised(TorchFunctionMode):
         return func(*args, **given)
 
 
-@contextmanager
-def _at_most(parameters: int) -> Iterator[None]:
-    """Stops the construction of a network that registers more parameters than so many."""
-    left = iter(range(parameters))
-
-    def count(*_: Any) -> None:
-        if next(left, None) is None:
-            raise InputError(f"it has more than {parameters} parameters, far more than the weights.")
-
-    handle = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def _files(root: Path, stem: str) -> list[Path]:
     """The safetensors files of the network in ``root``."""
     index, whole = root / f"{stem}.safetensors.index.json", root / f"{stem}.safetensors"
@@ -173,6 +155,11 @@ def _files(root: Path, stem: str) -> list[Path]:
 def _new_name(name: str) -> str:
     """The name that the present version of diffusers gives a weight."""
     return OLD_NAME.sub(lambda match: f".{RENAMED[match[1]]}.", name)
+
+
+def one_line(error: Exception) -> str:
+    """The beginning of what an error of another library says."""
+    return f"{' '.join(str(error).split()) or type(error).__name__:.200}"
 
 
 def shown(shape: torch.Size | None) -> str:
