@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pyro_vipaint.errors import InputError
-from pyro_vipaint.models import load_prior
+from pyro_vipaint.models import from_diffusers, load_prior
+from pyro_vipaint.models.pretrained.components import ENCODERS, NETWORKS, read_network
+from tests import pipelines
 from tests.networks import random_unet
 from tests.priors.test_pretrained import Bomb
 
@@ -55,15 +57,23 @@ def weights(folder: Path) -> Path:
     return folder / "unet" / f"{STEM}.safetensors"
 
 
-def tensors(change: Callable[[dict[str, torch.Tensor]], Any]) -> Damage:
+def tensors(change: Callable[[dict[str, torch.Tensor]], Any], name: str = f"unet/{STEM}.safetensors") -> Damage:
     """The safetensors file holds other tensors."""
 
     def damage(folder: Path) -> None:
-        state = load_file(weights(folder))
+        state = load_file(folder / name)
         change(state)
-        save_file(state, weights(folder))
+        save_file(state, folder / name, {"format": "pt"})
 
     return damage
+
+
+TOKENS = "embeddings.token_embedding.weight"
+
+
+def rewritten(change: Callable[[dict[str, torch.Tensor]], Any]) -> Damage:
+    """The text encoder has other tensors."""
+    return tensors(change, "text_encoder/model.safetensors")
 
 
 def replaced(convert: Callable[[torch.Tensor], torch.Tensor]) -> Damage:
@@ -156,8 +166,8 @@ REFUSED: dict[str, tuple[Damage, str]] = {
     "no pixels": (entry(UNET, sample_size=0), "sample_size of the network must be at least 1"),
     "three sides": (entry(UNET, sample_size=[8, 8, 8]), "sample_size of the network must be a whole number"),
     "text for a size": (entry(UNET, sample_size="8"), "sample_size of the network must be a whole number"),
-    "a million layers": (entry(UNET, layers_per_block=10**6), "it has more than .* parameters"),
-    "100 000 layers": (entry(UNET, layers_per_block=100_000), "it has more than .* parameters"),
+    "a million layers": (entry(UNET, layers_per_block=10**6), "it has far more parameters than the 105 in the file"),
+    "100 000 layers": (entry(UNET, layers_per_block=100_000), "it has far more parameters than the 105 in the file"),
     "10 000 blocks": (entry(UNET, down_block_types=["DownBlock2D"] * 10_000), "does not describe a UNet2DModel"),
     "wide": (entry(UNET, block_out_channels=[10**9, 10**9]), "block_out_channels 1e.09; numbers up to 1000000"),
     "wide, within the bounds": (entry(UNET, block_out_channels=[10**6, 10**6]), "is of shape"),
@@ -224,3 +234,116 @@ def test_a_damaged_folder_is_refused(name: str, good: Path, tmp_path: Path) -> N
     damage(folder)
     refused(lambda: load_prior(folder), message)
     assert not canary.exists()
+
+
+CLIP, WORDS = "text_encoder", "tokenizer/tokenizer_config.json"
+REFUSED_TEXTS: dict[str, tuple[Damage, str]] = {
+    "index of a pickle": (
+        entry(f"{CLIP}/model.safetensors.index.json", weight_map={"a": "pytorch_model.bin"}),
+        "names 'pytorch_model.bin', not safetensors files",
+    ),
+    "missing": (rewritten(lambda state: state.popitem()), "the weights do not fit the CLIPTextModel .* is missing"),
+    "surplus": (rewritten(lambda state: state.update(a=torch.ones(1))), "CLIPTextModel of config.json: a is surplus"),
+    "shape": (rewritten(lambda state: state.update({TOKENS: state[TOKENS][:9].clone()})), rf"{TOKENS} is of shape"),
+    "NaN": (rewritten(lambda state: nan(state[TOKENS])), f"{TOKENS} holds numbers that are NaN"),
+    "100 000 layers": (entry(f"{CLIP}/config.json", num_hidden_layers=100_000), "far more parameters than the"),
+    "wide": (
+        entry(f"{CLIP}/config.json", hidden_size=10**6),
+        "config.json has [0-9]+ numbers, not",
+    ),
+    "own code": (entry(WORDS, auto_map={"AutoTokenizer": ["own.Own", None]}), "entry auto_map, which is not followed"),
+    "vocabulary elsewhere": (entry(WORDS, fast_tokenizer_files=["../x/tokenizer.1.json"]), "fast_tokenizer_files"),
+    "a prompt of 10^9 tokens": (entry(WORDS, model_max_length=10**9), "model_max_length .* must be at most 10000"),
+    "a prompt longer than the encoder's": (entry(WORDS, model_max_length=99), "encoders do not fit their tokenizers"),
+    "pipe": (special("tokenizer/merges.txt", os.mkfifo), "merges.txt is not a file"),
+    "link": (special("tokenizer/vocab.json", lambda path: path.symlink_to("/dev/zero")), "is a link that leaves"),
+}
+
+
+@pytest.fixture(scope="module")
+def good_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A latent prior with a text encoder."""
+    folder = tmp_path_factory.mktemp("text")
+    pipelines.stable_diffusion().save_pretrained(folder)
+    return folder
+
+
+QUICK = {"index of a pickle", "missing", "own code", "a prompt of 10^9 tokens"}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in REFUSED_TEXTS]
+)
+def test_a_damaged_text_part_is_refused(name: str, good_text: Path, tmp_path: Path) -> None:
+    """As the network is; neither a pickle nor code beside the vocabulary runs."""
+    damage, message = REFUSED_TEXTS[name]
+    folder, canary = tmp_path / "prior", tmp_path / "opened"
+    shutil.copytree(good_text, folder)
+    (folder / CLIP / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(canary)))
+    (folder / "tokenizer" / "own.py").write_text(f"open({str(canary)!r}, 'w')")
+    damage(folder)
+    refused(lambda: load_prior(folder), message)
+    assert not canary.exists()
+
+
+def weights_of(network: Any) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def same(network: Any, expected: dict[str, torch.Tensor]) -> None:
+    found = network.state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_older_names_and_several_files_load(tmp_path: Path) -> None:
+    """Old names of attention and of text encoders, and weights in several files, load bit for bit."""
+    vq, clip, transformer = pipelines.random_vq(), pipelines.random_clip(False), pipelines.random_transformer()
+    for name, network in (("vqvae", vq), ("text_encoder", clip)):
+        network.save_pretrained(tmp_path / name)
+        (path,) = (tmp_path / name).glob("*.safetensors")
+        old = load_file(path)
+        if name == "vqvae":
+            pairs = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+            for new, former in pairs.items():
+                old = {key.replace(f".{new}.", f".{former}."): value for key, value in old.items()}
+            assert sum(".proj_attn." in key for key in old) == 4
+        else:
+            old = {f"text_model.{key}": value for key, value in old.items()}
+            old["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+        save_file(old, path, {"format": "pt"})
+    transformer.save_pretrained(tmp_path / "transformer", max_shard_size="20KB")
+    assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 2
+    for name, network in (("vqvae", vq), ("text_encoder", clip), ("transformer", transformer)):
+        kinds = {**NETWORKS, **ENCODERS}[name]
+        same(read_network(tmp_path / name, kinds, torch.float32), weights_of(network))
+        half = read_network(tmp_path / name, kinds, torch.bfloat16)
+        same(half, {key: value.bfloat16() for key, value in weights_of(network).items()})
+
+
+def test_a_snapshot_of_the_hub_loads(good: Path, tmp_path: Path) -> None:
+    """Its files are links to the blobs of the cache; the same links in any other folder lead out."""
+    blobs, folder = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "1f"
+    shutil.copytree(good, folder)
+    blobs.mkdir()
+    for number, path in enumerate(path for path in folder.rglob("*") if path.is_file()):
+        shutil.move(path, blobs / str(number))
+        path.symlink_to(os.path.relpath(blobs / str(number), path.parent))
+    z = torch.randn(1, 1, 8, 8)
+    condition = {"class_labels": torch.tensor([1])}
+    assert torch.equal(load_prior(folder).denoise(z, 0.5, **condition), load_prior(good).denoise(z, 0.5, **condition))
+    shutil.move(tmp_path / "models--a--b", tmp_path / "other")
+    (tmp_path / "other" / "snapshots").rename(tmp_path / "other" / "copies")
+    refused(lambda: load_prior(tmp_path / "other" / "copies" / "1f"), "is a link that leaves the folder")
+
+
+def test_objects_that_are_no_priors_are_refused() -> None:
+    """With what to give instead."""
+    network = random_unet()
+    for source in (network, 123, None, ["fashion32"]):
+        refused(lambda source=source: load_prior(source), f"not a {type(source).__name__}: pipelines go to from_diff")
+    for name in ("", "a" * 5000, "a\0b"):
+        refused(lambda name=name: load_prior(name), "Unknown prior")
+    for pipeline in (network, None, diffusers.DDPMPipeline, "fashion32"):
+        refused(lambda pipeline=pipeline: from_diffusers(pipeline), "from_diffusers takes a pipeline with a unet or")
+    refused(lambda: load_prior("fashion32", dtype=torch.int8), "dtype must be a floating-point type")
+    refused(lambda: load_prior("fashion32", "nowhere"), "Device 'nowhere' is not available")
