@@ -20,15 +20,16 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_vipaint._files import FilePair
+from pyro_vipaint._files import FilePair, no_larger_than
 from pyro_vipaint._torch import device_of
-from pyro_vipaint.errors import InputError, number
+from pyro_vipaint.errors import InputError, number, whole
 
 if TYPE_CHECKING:
     from pyro_vipaint.models import DiffusionModel, Level
 
 FILES = FilePair("guide.json", "model.safetensors")
 OBSERVATION = "y"  # the one site of the model that is not a latent level
+MAX_SETTING = 1000  # of a whole number in a saved guide that counts nothing in its parameters
 Guide = TypeVar("Guide", bound="LatentGuide")
 
 
@@ -127,9 +128,14 @@ class LatentGuide(AutoMessenger):
         """
         record, tensors = FILES.read(folder, cls.__name__)
         dtype = next((value.dtype for value in tensors.values() if value.is_floating_point()), None)
+        most = max(MAX_SETTING, len(tensors), *(side for value in tensors.values() for side in value.shape))
+        elements = sum(value.numel() for value in tensors.values())
         try:
-            init = torch.zeros(record["num_images"], *model.prior.event_shape, dtype=dtype)
-            with torch.random.fork_rng(devices=[]):  # random initial values are overwritten below
+            for name, value in {**record["settings"], "num_images": record["num_images"]}.items():
+                whole(name, value if isinstance(value, int) else 0, -most, most)
+            init = torch.zeros(whole("num_images", record["num_images"]), *model.prior.event_shape, dtype=dtype)
+            # random initial values are overwritten below
+            with torch.random.fork_rng(devices=[]), no_larger_than(len(tensors), elements):
                 guide = cls(model, init, **record["settings"])
             saved = {name: tuple(map(float, pair)) for name, pair in record["levels"].items()} | _shapes(tensors)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -140,6 +146,9 @@ class LatentGuide(AutoMessenger):
             pairs = zip_longest(theirs or (), ours or (), fillvalue=math.nan)
             if None in (theirs, ours) or not all(math.isclose(*pair, rel_tol=1e-6) for pair in pairs):
                 raise InputError(f"{folder} holds {theirs} for {name}, the model needs {ours}.")
+        for name, value in guide.state_dict().items():
+            if value.is_floating_point() and not tensors[name].is_floating_point():
+                raise InputError(f"{folder} holds {name} as {tensors[name].dtype}, not as floating-point numbers.")
         guide.load_state_dict(tensors)
         return guide
 

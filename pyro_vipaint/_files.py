@@ -1,16 +1,19 @@
 """Files: objects saved in a folder, and pictures.
 
 An object is saved as numbers in safetensors and the rest in JSON: nothing in these files can run code when opened.
-Every file is written whole or not at all.
+Every file is written whole or not at all. Files are read with bounds, whoever wrote them: regular files only, JSON of
+at most ``MAX_JSON`` bytes, numbers that are finite.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +25,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import max_pool2d
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from pyro_vipaint.errors import InputError
 
 VERSION = 1  # of the layout of a saved object; a file of another version is refused
+MAX_JSON = 2**24  # bytes of a JSON file, or of the header of a safetensors file; the record of 10^5 steps has 2 MB
 PART = ".part"  # ends the names of what is not whole yet: .NAME.PROCESS-RUN.part
 RUN = token_hex(4)  # tells this process from an ended one with its number, which containers use again
 TEMPORARY = re.compile(rf"\..+\.(\d+)-([0-9a-f]{{8}}){re.escape(PART)}")
@@ -105,20 +110,138 @@ class FilePair:
         Raises:
             InputError: a file is missing or broken, or the folder holds something else than a ``kind``.
         """
-        from safetensors.torch import load_file
-
         folder = Path(folder)
-        record = _read(folder / self.record, "JSON object", lambda path: dict(json.loads(path.read_bytes())))
+        record = read_json(folder / self.record)
         for entry, wanted in {"class": kind, "version": VERSION}.items():
             if record.get(entry) != wanted:
-                raise InputError(f"{folder} holds {entry} {record.get(entry)!r}, not {wanted!r}.")
-        return record, _read(folder / self.tensors, "safetensors file", load_file)
+                raise InputError(f"{folder} holds {entry} {record.get(entry)!r:.80}, not {wanted!r}.")
+        return record, read_tensors(folder / self.tensors)[0]
+
+
+def read_json(path: Path, constants: Mapping[str, float] | None = None, most: int = MAX_JSON) -> dict[str, Any]:
+    """The object in a JSON file of at most ``most`` bytes.
+
+    Args:
+        path: the file, in an encoding of Unicode.
+        constants: values of ``NaN``, ``Infinity`` and ``-Infinity``, which JSON does not have; none by default.
+        most: the largest size in bytes.
+
+    Raises:
+        InputError: the file is missing, too large or not regular; it holds no object, an entry twice, or a number that
+            no float holds.
+    """
+
+    def parse(path: Path) -> dict[str, Any]:
+        check_file(path, most)
+        hooks: dict[str, Any] = {"parse_float": _finite, "parse_int": _finite_int, "object_pairs_hook": _once}
+        value = json.loads(path.read_bytes(), parse_constant=(constants or {}).__getitem__, **hooks)
+        if not isinstance(value, dict):
+            raise TypeError("not an object")
+        return value
+
+    return _read(path, "JSON object", parse)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file by name, on the CPU, and the texts in its header.
+
+    Raises:
+        InputError: the file is missing, broken or not regular; a number in it is NaN or infinite.
+    """
+    with open_tensors(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        texts = dict(file.metadata() or {})
+    for name, value in tensors.items():
+        check_finite(path, name, value)
+    return tensors, texts
+
+
+def open_tensors(path: Path) -> Any:
+    """A safetensors file, opened; its numbers are read on demand.
+
+    Raises:
+        InputError: the file is missing, broken or not regular, or its header is longer than ``MAX_JSON``.
+    """
+
+    def parse(path: Path) -> Any:
+        from safetensors import safe_open
+
+        with path.open("rb") as file:
+            if int.from_bytes(file.read(8), "little") > MAX_JSON:
+                raise ValueError("the header is too long")
+        return safe_open(path, framework="pt")
+
+    return _read(path, "safetensors file", parse)
+
+
+@contextmanager
+def no_larger_than(tensors: int, elements: float = math.inf) -> Iterator[None]:
+    """Stops the construction of a module inside the block soon after it outgrows the file that it will be read from.
+
+    Parameters may be registered twice as often as the file has ``tensors``, with twice its ``elements``, and some more.
+
+    Raises:
+        InputError: the module has more.
+    """
+    left = [2 * tensors + 100, 2 * elements + 2**20]
+
+    def count(module: Any, name: str, parameter: Tensor | None) -> None:
+        left[0] -= 1
+        left[1] -= 0 if parameter is None else parameter.numel()
+        if min(left) < 0:
+            raise InputError(f"it has far more parameters than the {tensors} in the file.")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_finite(path: Path, name: str, value: Tensor) -> None:
+    """Refuses a tensor of a file that holds NaN or infinite numbers."""
+    if not value.isfinite().all():
+        raise InputError(f"{path}: {name} holds numbers that are NaN or infinite; the file is damaged.")
+
+
+def check_file(path: Path, most: int | None = None) -> None:
+    """Refuses what is not a regular file (a pipe would block, a device has no end) or has more than ``most`` bytes."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is not a file.")
+    if most is not None and status.st_size > most:
+        raise InputError(f"{path} has {status.st_size} bytes; at most {most} are read.")
+
+
+def _finite(text: str) -> float:
+    """A number of a JSON file."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise OverflowError(text)
+    return value
+
+
+def _finite_int(text: str) -> int:
+    """A whole number of a JSON file, of at most 309 digits."""
+    _finite(text)
+    return int(text)
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The entries of a JSON object, each of which is given once."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        raise KeyError("an entry is given twice")
+    return entries
 
 
 def _read(path: Path, kind: str, parse: Callable[[Path], Content]) -> Content:
     """What ``parse`` makes of the file."""
     try:
+        check_file(path)
         return parse(path)
+    except InputError:
+        raise
     except Exception as error:  # parsers of broken files raise anything
         problem = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read as a {kind}"
         raise InputError(f"{path} {problem}.") from error

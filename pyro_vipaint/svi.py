@@ -107,9 +107,11 @@ class Fit:
         record, tensors = FILES.read(folder, "Fit")
         try:
             terms = {name: tensors.pop(f"terms/{name}") for name in record["terms"]}
-            state = None if record["rates"] is None else FitState(tensors, record["rates"])
-            return cls(record["losses"], terms, record["calls"], record["nfe"], record["seconds"], state)
-        except (KeyError, TypeError) as error:
+            losses = [number("a loss", value, signed=True) for value in record["losses"]]
+            calls, nfe = (whole(name, record[name], 0) for name in ("calls", "nfe"))
+            state = None if record["rates"] is None else FitState.of(tensors, record["rates"])
+            return cls(losses, terms, calls, nfe, number("seconds", record["seconds"]), state)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{Path(folder) / FILES.record} does not describe a fit.") from error
 
     def to_arviz(
@@ -316,6 +318,19 @@ class FitState:
             tensors[f"random/{device.type}"] = random_state(device)
         rates = {group["kind"]: float(group["lr"]) for group in optimizer.param_groups}
         return cls({name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}, rates)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], rates: Mapping[str, float]) -> FitState:
+        """The state in a file.
+
+        Raises:
+            ValueError: a tensor is none of a state, or the random state is not one.
+        """
+        random = tensors["random/cpu"]
+        whole_state = random.dtype == torch.uint8 and random.shape == torch.get_rng_state().shape
+        if not whole_state or {name.partition("/")[0] for name in tensors} - {"guide", "adam", "random"}:
+            raise ValueError("not the state of a fit")
+        return cls(tensors, {kind: number(f"the rate of {kind}", rate) for kind, rate in rates.items()})
 
     def restore(self, guide: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Sets the guide and the optimiser to the captured state.
