@@ -183,10 +183,10 @@ class GaussianMixturePrior(DiffusionPrior):
 
         They are in float64, for the observed elements of y; M may be 1 in the last two.
         """
-        matrix, observed = observed_matrix(likelihood, self.denoiser.means.new_zeros(1, *self.event_shape))
-        rows, observed = (v.to(self.denoiser.means.device) for v in (matrix[observed], observed))
+        matrix, observed, noise = observed_matrix(likelihood, self.denoiser.means.new_zeros(1, *self.event_shape))
+        rows, observed, noise = (v.to(self.denoiser.means.device) for v in (matrix[observed], observed, noise))
         cross = self._covariance_times(rows.T)
-        total = rows @ cross + likelihood.sigma**2 * torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
+        total = rows @ cross + torch.diag(noise)
         predicted = self.denoiser.means.flatten(1).to(rows) @ rows.T
         surprise = y.flatten(1)[:, None, observed].to(rows) - predicted
         return self.denoiser.log_weights + log_density(surprise, total), surprise, cross, total

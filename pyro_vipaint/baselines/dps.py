@@ -25,6 +25,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
+from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.priors.kernels import bridge, coordinate_scale
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import Callback
@@ -55,7 +56,7 @@ def dps(
     def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
         return dps_chain(prior, likelihood, z, y, times, [zeta] * (steps - 1), condition)
 
-    return run("dps", chain, prior, y, num_samples, steps, seed, callback)
+    return run("dps", chain, prior, likelihood, y, num_samples, steps, seed, callback, condition)
 
 
 def dps_calls(steps: int = 1000) -> int:
@@ -118,6 +119,9 @@ def error_gradient(
 
 
 def residual_norm(likelihood: Any, x: Tensor, y: Tensor) -> Tensor:
-    """|y - A(x)| of each sample by itself, ``(S, N)`` for images ``(S, N, C, H, W)``; never a mean over the batch."""
-    residual = likelihood.residual(x, y)
+    """|y - A(x)| of each sample by itself, ``(S, N)`` for images ``(S, N, C, H, W)``; never a mean over the batch.
+
+    Where the noise is a map, each element counts as :func:`weighted` says.
+    """
+    residual = weighted(likelihood, likelihood.residual(x, y))
     return residual.flatten(residual.ndim - y.ndim + 1).square().sum(-1).clamp(min=1e-20).sqrt()

@@ -37,6 +37,7 @@ from torch import Tensor
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.models.measurements.likelihoods import noise_beside, weighted
 from pyro_vipaint.models.measurements.operators import adjoint, observation_mask, pseudo_inverse
 from pyro_vipaint.models.priors.kernels import ddim
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -64,6 +65,7 @@ def pi_gdm(
     """
     if prior.is_latent:
         raise InputError("Pi-GDM needs a pixel prior, since A must be linear; for a latent prior use psld or dps.")
+    needs = ("noise_std",) if _is_mask(getattr(likelihood, "operator", None)) else ()
 
     def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
         for t, s in pairwise(times):
@@ -71,7 +73,7 @@ def pi_gdm(
             z = ddim(prior.schedule, z, x_hat, t, s, eta)
             yield x_hat
 
-    return run("pi_gdm", chain, prior, y, num_samples, steps, seed, callback)
+    return run("pi_gdm", chain, prior, likelihood, y, num_samples, steps, seed, callback, condition, needs=needs)
 
 
 def pi_gdm_calls(steps: int = 100) -> int:
@@ -95,6 +97,10 @@ def posterior_prediction(
 def weighted_residual(likelihood: Any, x_hat: Tensor, y: Tensor, variance: float) -> Tensor:
     """A^T (r_t^2 A A^T + sigma_y^2 I)^-1 (y - A x_hat), of the shape of ``x_hat``; ``variance`` is r_t^2."""
     operator, residual = likelihood.operator, likelihood.residual(x_hat, y)
-    if hasattr(operator, "mask") and observation_mask(operator) is not None:
-        return adjoint(operator, residual) / (variance + likelihood.noise_std**2)
-    return pseudo_inverse(operator, residual) / variance
+    if _is_mask(operator):
+        return adjoint(operator, residual / (variance + noise_beside(residual, likelihood) ** 2))
+    return pseudo_inverse(operator, weighted(likelihood, residual)) / variance
+
+
+def _is_mask(operator: Any) -> bool:
+    return hasattr(operator, "mask") and observation_mask(operator) is not None

@@ -76,7 +76,7 @@ def psld(
             yield z_hat
         yield prior.denoise(z, times[-2], **condition)
 
-    return run("psld", chain, prior, y, num_samples, steps, seed, callback)
+    return run("psld", chain, prior, likelihood, y, num_samples, steps, seed, callback, condition)
 
 
 def psld_calls(steps: int = 1000) -> int:
