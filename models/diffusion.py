@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pyro
 from torch import Tensor
 
+from pyro_vipaint._torch import device_of
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.measurements.likelihoods import check_shape, seen
 from pyro_vipaint.models.measurements.problem import check_likelihood, check_observation, check_problem
@@ -65,7 +66,7 @@ class DiffusionModel:
         keypoints: Sequence[float],
         **condition: Any,
     ) -> None:
-        check_condition(prior, condition)
+        check_condition(prior, condition, device=device_of(prior))
         self.prior, self.likelihood, self.condition = prior, likelihood, condition
         self._made = check_likelihood(prior, likelihood)
         self.keypoints = check_keypoints(keypoints)

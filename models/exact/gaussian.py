@@ -199,8 +199,8 @@ def eigen(covariance: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def observed_matrix(likelihood: Gaussian, event: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``(A, observed, noise)``: the matrix of A for images like ``event``, ``(1, *event)``, the rows that count, and the
-    variances of their noise.
+    """``(A, observed, noise)``: the matrix of A for images like ``event``, ``(1, *event)``, the rows that count, and
+    the variances of their noise.
 
     Both are in float64 on the CPU, since not every device has float64; A computes in the dtype of ``event``.
     """

@@ -23,6 +23,7 @@ from pyro.distributions import Normal, TorchDistribution
 from pyro.distributions import Poisson as PoissonDistribution  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
+from pyro_vipaint._torch import has_values
 from pyro_vipaint.errors import InputError, number
 from pyro_vipaint.metrics import perceptual_distance
 from pyro_vipaint.models.measurements.operators import Operator, apply, check_is_operator, observation_mask
@@ -135,7 +136,9 @@ class Gaussian(_Additive):
         super().__post_init__()
         if not isinstance(self.sigma, Tensor):
             number("sigma", self.sigma, positive=True)
-        elif not (self.sigma.is_floating_point() and bool(((self.sigma > 0) & self.sigma.isfinite()).all())):
+        elif not self.sigma.is_floating_point() or (
+            has_values(self.sigma) and not ((self.sigma > 0) & self.sigma.isfinite()).all()
+        ):
             raise InputError(
                 "A map of sigma must hold floats that are positive and finite; where nothing is known, 10."
             )

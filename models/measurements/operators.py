@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from pyro_vipaint._torch import has_values
 from pyro_vipaint.errors import InputError
 
 IMAGE_DIM = 3  # (C, H, W)
@@ -166,14 +167,14 @@ def check_mask_values(mask: Any) -> None:
     """Refuses what is not a tensor of 0 (hidden) and 1 (observed) alone."""
     if not isinstance(mask, Tensor):
         raise InputError(f"The mask must be a tensor of 0 (hidden) and 1 (observed), not {described(mask)}.")
-    if mask.dtype == torch.bool or bool(((mask == 0) | (mask == 1)).all()):
+    if mask.dtype == torch.bool or not has_values(mask) or bool(((mask == 0) | (mask == 1)).all()):
         return
     todo = "set it to 0 where hidden and 1 where observed"
     if bool(((mask == 0) | (mask == 255)).all()):
         todo = "divide it by 255"
     elif not mask.is_complex() and bool(((mask >= 0) & (mask <= 1)).all()):
-        soft = "Gaussian(Inpainting(torch.ones_like(mask)), sigma=map), a map that is large where the mask is small"
-        todo = f"threshold it (mask > 0.5), or state a noise for each pixel instead: {soft}"
+        soft = "Gaussian(Inpainting(torch.ones_like(mask)), sigma=map)"
+        todo = f"threshold it (mask > 0.5), or state the noise of each pixel instead, {soft}"
     raise InputError(f"The mask must hold 0 (hidden) and 1 (observed) alone: {todo}.")
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vipaint._torch import device_of
+from pyro_vipaint._torch import device_of, has_values
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.measurements.likelihoods import check_shape
 from pyro_vipaint.models.measurements.operators import described, in_one_line, per_image
@@ -80,15 +80,14 @@ def _of_blank_images(likelihood: Any, image_shape: torch.Size, device: torch.dev
 
 def check_observation(y: Any, made: Observations | None) -> None:
     """Refuses observations of another type or shape, or for another number of images, than those ``made``."""
-    if not isinstance(y, Tensor):
-        raise InputError(f"y must be a tensor (N, *observation), not {described(y)}.")
+    if not isinstance(y, Tensor) or not y.ndim or not len(y):
+        given = f"one of shape {tuple(y.shape)}" if isinstance(y, Tensor) else described(y)
+        raise InputError(f"y must be a tensor (N, *observation) of at least one image, not {given}.")
     if y.dtype not in PRECISIONS:
-        todo = "bytes: y / 127.5 - 1; counts and half precision: y.float()"
-        raise InputError(f"y holds {y.dtype}, not float32 or float64 in the units of [-1, 1] ({todo}).")
-    count = max(len(y), 1) if y.ndim else 1
+        raise InputError(f"y holds {y.dtype}, not float32 or float64 in the units of [-1, 1] (bytes: y / 127.5 - 1).")
     if made is not None:
-        check_shape(y, (count, *made.shape))
-        check_count("masks or filters", made.images, count)
+        check_shape(y, (len(y), *made.shape))
+        check_count("masks or filters", made.images, len(y))
 
 
 def check_problem(
@@ -127,6 +126,8 @@ def check_problem(
 
 def check_values(likelihood: Any, y: Tensor, support: Any, farthest: float) -> None:
     """The part of :func:`check_problem` that reads the observed values."""
+    if not has_values(y):
+        return
     values = y[likelihood.observed(y)] if hasattr(likelihood, "observed") else y
     if not values.numel():
         return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyro_vipaint._torch import has_values
 from pyro_vipaint.errors import InputError, choice, number
 from pyro_vipaint.models.priors.classifier_free import WEIGHT
 
@@ -16,18 +17,25 @@ if TYPE_CHECKING:
     from pyro_vipaint.models.priors.prior import DiffusionPrior
 
 LABELS = "class_labels"
+CPU = torch.device("cpu")
 LABEL_TYPES = (torch.int64, torch.int32)  # those that an embedding takes
 
 
-def check_names(prior: DiffusionPrior, condition: Mapping[str, Any]) -> None:
-    """Refuses conditions that the network of ``prior`` does not take, where it states which; reads no numbers."""
-    if prior.conditions is None:
-        return
-    for name, value in condition.items():
+def check_given(prior: DiffusionPrior, condition: Mapping[str, Any]) -> None:
+    """The check of every network call: names that the network takes, and classes that it has.
+
+    A prior that does not state its ``conditions`` takes any name. Labels on a GPU are not read.
+    """
+    for name, value in condition.items() if prior.conditions is not None else ():
         choice(f"condition of the prior {prior.name}", name, (*prior.conditions, WEIGHT))
         if name != WEIGHT and not isinstance(value, (Tensor, type(None))):
             given = shorten(repr(value), 50, placeholder="…")
             raise InputError(f"{name} must be a tensor with one row per image, not {given}.")
+    if condition.get(WEIGHT) is not None:
+        number(WEIGHT, condition[WEIGHT])
+    labels = condition.get(LABELS)
+    if labels is not None and prior.class_names and getattr(labels, "device", CPU) == CPU:
+        check_classes(torch.as_tensor(labels), prior, None)
 
 
 def check_condition(
@@ -40,16 +48,14 @@ def check_condition(
 
     Refused are also labels of classes that the prior does not have, and a guidance scale that is not a number >= 0.
     """
-    check_names(prior, condition)
     for name, value in condition.items():
         if isinstance(value, Tensor) and value.ndim:
             check_count(name, len(value), count)
             if device not in (None, value.device):
                 raise InputError(f"{name} lies on {value.device}, the images on {device}: move it there by .to.")
+    check_given(prior, condition)
     if condition.get(LABELS) is not None and prior.class_names:
         check_classes(torch.as_tensor(condition[LABELS]), prior, count)
-    if condition.get(WEIGHT) is not None:
-        number(WEIGHT, condition[WEIGHT])
 
 
 def check_count(name: str, given: int, count: int | None) -> None:
@@ -62,7 +68,7 @@ def check_classes(labels: Tensor, prior: DiffusionPrior, count: int | None) -> N
     """Refuses labels that are not whole numbers of the prior's classes, one for all images or ``(count,)``."""
     classes = len(prior.class_names)
     fits = labels.dtype in LABEL_TYPES and labels.ndim <= 1 and (count is None or labels.numel() in (1, count))
-    if not (fits and ((labels >= 0) & (labels < classes)).all()):
+    if not fits or (has_values(labels) and not ((labels >= 0) & (labels < classes)).all()):
         given = shorten(str(labels.tolist()), 50, placeholder="…")
         each = "each image" if count is None else f"each of {count} images"
         raise InputError(f"The label must be a whole number from 0 to {classes - 1}, or one for {each}, not {given}.")

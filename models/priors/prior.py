@@ -17,7 +17,7 @@ from pyro_vipaint.calls import record_call
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.priors.classifier_free import is_guided
 from pyro_vipaint.models.priors.codecs import Codec, Identity
-from pyro_vipaint.models.priors.conditions import check_names
+from pyro_vipaint.models.priors.conditions import check_given
 from pyro_vipaint.models.priors.denoisers import Denoiser
 from pyro_vipaint.models.priors.kernels import Time, bridge
 from pyro_vipaint.models.priors.marginal import DEFAULT_STEPS, DiffusionMarginal
@@ -76,7 +76,7 @@ class DiffusionPrior:
 
     def denoise(self, z_t: Tensor, t: Time, **condition: Any) -> Tensor:
         """E[z_0 given z_t], of the shape of ``z_t``: one network call, on twice the images with guidance."""
-        check_names(self, condition)
+        check_given(self, condition)
         images = z_t.shape[: z_t.ndim - self.event_dim].numel()
         record_call(2 * images if is_guided(condition) else images)
         return self.denoiser(z_t, as_time(t), **condition)
