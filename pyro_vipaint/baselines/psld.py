@@ -33,6 +33,7 @@ from torch import Tensor
 from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.baselines.dps import error_gradient, residual_norm
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.measurements.operators import adjoint
 from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -64,7 +65,7 @@ def psld(
 
     def error(z_hat: Tensor) -> Tensor:
         x_hat = prior.decode(z_hat)
-        glued = x_hat + adjoint(likelihood.operator, likelihood.residual(x_hat, y))
+        glued = x_hat + adjoint(likelihood.operator, weighted(likelihood, likelihood.residual(x_hat, y)))
         inconsistency = (z_hat - prior.encode(glued)).flatten(-prior.event_dim)
         return omega * residual_norm(likelihood, x_hat, y) + gamma * torch.linalg.vector_norm(inconsistency, dim=-1)
 

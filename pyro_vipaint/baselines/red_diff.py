@@ -81,7 +81,7 @@ def red_diff_calls(steps: int = 1000) -> int:
 def initial_mean(prior: DiffusionPrior, likelihood: Any, y: Tensor) -> Tensor:
     """E(A^+ y), ``(N, *event)``. The residual of a zero image is y with zeros at hidden elements."""
     observed = likelihood.residual(y.new_zeros(len(y), *prior.image_shape), y)
-    return prior.encode(pseudo_inverse(likelihood.operator, observed))
+    return prior.encode(pseudo_inverse(likelihood.operator, weighted(likelihood, observed)))
 
 
 def objective_gradient(
