@@ -16,7 +16,8 @@ from pyro_vipaint.comparison import Comparison, compare  # noqa: E402
 from pyro_vipaint.elbos import AnnealedELBO, BetaELBO, RenyiELBO, SampledELBO, StickingTheLandingELBO  # noqa: E402
 from pyro_vipaint.errors import InputError, NonFiniteError  # noqa: E402
 from pyro_vipaint.models.measurements.blur import GaussianBlur, MotionBlur  # noqa: E402
-from pyro_vipaint.models.measurements.likelihoods import Gaussian, Laplace, Perceptual  # noqa: E402
+from pyro_vipaint.models.measurements.laws import check_operator  # noqa: E402
+from pyro_vipaint.models.measurements.likelihoods import Gaussian, Laplace, Perceptual, Poisson  # noqa: E402
 from pyro_vipaint.models.measurements.operators import Compose, Inpainting  # noqa: E402
 from pyro_vipaint.models.measurements.super_resolution import SuperResolution  # noqa: E402
 from pyro_vipaint.models.priors.schedules import keypoints  # noqa: E402
@@ -46,6 +47,7 @@ __all__ = [
     "MotionBlur",
     "NonFiniteError",
     "Perceptual",
+    "Poisson",
     "RenyiELBO",
     "RestorationResult",
     "Result",
@@ -53,6 +55,7 @@ __all__ = [
     "SampledELBO",
     "StickingTheLandingELBO",
     "SuperResolution",
+    "check_operator",
     "compare",
     "count_calls",
     "fit",

@@ -111,6 +111,15 @@ def dtype_name(part: Any) -> str:
     return next((str(tensor.dtype).removeprefix("torch.") for _, tensor in tensors_of(part)), "unknown")
 
 
+def has_values(tensor: Tensor) -> bool:
+    """Whether the numbers of a tensor can be read: a meta or a fake tensor has a shape and no numbers."""
+    try:
+        tensor.reshape(-1)[:1].tolist()
+    except RuntimeError:
+        return False
+    return True
+
+
 def tensors_of(part: Any) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a network, or of a dataclass around one, with their names in the network, in a fixed order."""
     if isinstance(part, Tensor):

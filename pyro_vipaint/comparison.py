@@ -20,7 +20,6 @@ from pyro_vipaint.diagnostics import elbo_estimate, iwae_bound, pareto_k, sliced
 from pyro_vipaint.errors import InputError, NonFiniteError, whole
 from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
-from pyro_vipaint.models.measurements.likelihoods import check_shape
 from pyro_vipaint.progress import Callback, Progress
 from pyro_vipaint.sampling import initial_latent
 from pyro_vipaint.svi import check_fit_numbers, fit
@@ -234,12 +233,10 @@ def _check_named(what: str, values: Any, usable: Callable[[Any], bool], wanted: 
 def _check_arrays(model: DiffusionModel, y: Tensor, evidence: Tensor | None, posterior: Tensor | None) -> Tensor | None:
     """The posterior draws as ``(S', N, D)``.
 
-    Refused are observations that the model cannot have made, which would broadcast, and an evidence or a posterior for
-    other images.
+    Refused are observations that the model cannot have made, and an evidence or a posterior for other images.
     """
+    model.check(y)
     count, event = len(y), torch.Size(model.prior.event_shape)
-    with torch.no_grad():
-        check_shape(y, model.likelihood(model.prior.decode(torch.zeros(count, *event).to(y))).shape())
     if evidence is not None and evidence.shape != (count,):
         raise InputError(f"evidence has shape {tuple(evidence.shape)}, not one number for each of {count} images.")
     if posterior is None:

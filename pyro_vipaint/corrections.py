@@ -32,8 +32,9 @@ from torch import Tensor
 
 from pyro_vipaint.errors import number, whole
 from pyro_vipaint.guides.twisted import Prediction
+from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.measurements.linalg import CGLS_STEPS
-from pyro_vipaint.models.measurements.operators import adjoint, apply, observation_mask, pseudo_inverse
+from pyro_vipaint.models.measurements.operators import adjoint, apply, observation_mask, placed, pseudo_inverse
 from pyro_vipaint.models.priors.kernels import bridge_coefficients, expand_event
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time
@@ -115,11 +116,9 @@ class PiGDM(Correction):
         s = at.prior.sigma_data
         variance = (s * at.sigma_t) ** 2 / ((at.alpha_t * s) ** 2 + at.sigma_t**2)
         operator, residual = at.likelihood.operator, at.residual()
-        if observation_mask(operator) is not None:
-            weighted = adjoint(operator, residual) / (variance + at.likelihood.noise_std**2)
-        else:
-            weighted = pseudo_inverse(operator, residual) / variance
-        return at.covariance(weighted)
+        if is_mask(operator):
+            return at.covariance(adjoint(operator, residual / (variance + noise_of(at) ** 2)))
+        return at.covariance(pseudo_inverse(operator, weighted(at.likelihood, residual)) / variance)
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class TMPD(Correction):
         """c; two gradients."""
         operator, residual = at.likelihood.operator, at.residual()
         rows = apply(operator, at.covariance(adjoint(operator, torch.ones_like(residual))))
-        scale = rows.clamp(min=0) + at.likelihood.noise_std**2
+        scale = rows.clamp(min=0) + noise_of(at) ** 2
         return at.covariance(adjoint(operator, residual / scale))
 
 
@@ -153,7 +152,7 @@ class MMPS(Correction):
 
         def covariance_of_y(v: Tensor) -> Tensor:
             images.append(at.covariance(adjoint(operator, v)))
-            return apply(operator, images[-1]) + at.likelihood.noise_std**2 * v
+            return apply(operator, images[-1]) + noise_of(at) ** 2 * v
 
         weights = gmres(covariance_of_y, residual, self.iterations, at.leading)
         return torch.stack([expand_event(w, image) * image for w, image in zip(weights, images, strict=True)]).sum(0)
@@ -185,9 +184,8 @@ class DDNM(Correction):
 
     def __call__(self, at: Prediction) -> Tensor:
         """c; no gradient."""
-        noise = at.alpha_s * torch.as_tensor(at.likelihood.noise_std)
-        share = (at.sigma_s / noise.clamp(min=1e-20)).clamp(max=1.0)
-        return pseudo_inverse(at.likelihood.operator, share.to(at.x_hat) * at.residual())
+        share = (at.sigma_s / (at.alpha_s * noise_of(at)).clamp(min=1e-20)).clamp(max=1.0)
+        return pseudo_inverse(at.likelihood.operator, share * at.residual())
 
 
 @dataclass(frozen=True)
@@ -216,9 +214,19 @@ class DiffPIR(Correction):
 
     def __call__(self, at: Prediction) -> Tensor:
         """c; no gradient."""
-        noise = torch.as_tensor(at.likelihood.noise_std).clamp(min=LEAST_NOISE).to(at.x_hat)
-        scale = at.alpha_t / at.sigma_t * self.lam**0.5 * noise
+        scale = at.alpha_t / at.sigma_t * self.lam**0.5 * noise_of(at).clamp(min=LEAST_NOISE)
         return proximal(at.likelihood.operator, at.residual(), scale, self.steps, at.leading)
+
+
+def noise_of(at: Prediction) -> Tensor:
+    """The standard deviation of the noise of y, a tensor that broadcasts to it."""
+    noise = at.likelihood.noise_std
+    return placed(noise, at.x_hat) if isinstance(noise, Tensor) else at.x_hat.new_full((), noise)
+
+
+def is_mask(operator: Any) -> bool:
+    """Whether A A^T is the identity on what is observed because A hides elements of the image and does nothing else."""
+    return hasattr(operator, "mask") and observation_mask(operator) is not None
 
 
 def predict(
@@ -249,8 +257,11 @@ def proximal(operator: Any, r: Tensor, scale: Tensor | float, steps: int, leadin
 
 
 def residual_norm(likelihood: Any, x: Tensor, y: Tensor) -> Tensor:
-    """|y - A(x)| of each sample by itself, ``(S, N)`` for images ``(S, N, C, H, W)``; never a mean over the batch."""
-    residual = likelihood.residual(x, y)
+    """|y - A(x)| of each sample by itself, ``(S, N)`` for images ``(S, N, C, H, W)``; never a mean over the batch.
+
+    Where the noise is a map, each element counts as :func:`weighted` says.
+    """
+    residual = weighted(likelihood, likelihood.residual(x, y))
     return residual.flatten(residual.ndim - y.ndim + 1).square().sum(-1).clamp(min=1e-20).sqrt()
 
 

@@ -31,6 +31,7 @@ from pyro_vipaint.baselines.dps import dps_chain
 from pyro_vipaint.errors import InputError, number, whole
 from pyro_vipaint.models.measurements.linalg import operator_norm
 from pyro_vipaint.models.measurements.operators import Inpainting
+from pyro_vipaint.models.measurements.problem import check_problem
 from pyro_vipaint.models.priors.classifier_free import WEIGHT
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import lowest_level, noise_level, time_of
@@ -111,16 +112,17 @@ def refine(
             numbers of images, or ``y`` is of another shape than the operator makes; ``torch.inference_mode()`` is on.
     """
     steps = whole("steps", steps)
-    if len(y) != z.shape[1]:
-        raise InputError(f"y holds {len(y)} observations, z has latents of {z.shape[1]} images.")
     if polyak is not None:
         number("polyak", polyak, positive=True)
     prior, likelihood = model.prior, cast(Any, model.likelihood)
-    times = refinement_times(prior, model.keypoints[-1], steps)
-    zetas = torch.linspace(zeta, zeta * zeta_decay, steps - 1, dtype=torch.float64).tolist()
     condition = dict(model.condition)
     if guidance_scale is not None:
         condition[WEIGHT] = guidance_scale
+    check_problem(prior, likelihood, y, condition)
+    if len(y) != z.shape[1]:
+        raise InputError(f"y holds {len(y)} observations, z has latents of {z.shape[1]} images.")
+    times = refinement_times(prior, model.keypoints[-1], steps)
+    zetas = torch.linspace(zeta, zeta * zeta_decay, steps - 1, dtype=torch.float64).tolist()
     shape = (len(y), *prior.image_shape)
     masked = isinstance(likelihood.operator, Inpainting)
     limit = StepLimit(LIMIT, 1.0 if masked else operator_norm(likelihood.operator, shape, y.device), polyak)

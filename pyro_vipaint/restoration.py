@@ -143,6 +143,7 @@ def restore(
     prompt: str | Sequence[str] | None = None,
     guidance_scale: float | None = None,
     settings: Settings | None = None,
+    likelihood: Any = None,
     guide: GuideFactory | None = None,
     steps: int | None = None,
     beta: float | None = None,
@@ -160,7 +161,7 @@ def restore(
             [-1, 1]; elements that the operator's mask hides have no influence, and NaN may mark them.
         operator: A, of :mod:`pyro_vipaint.models`, a physics of DeepInverse, or anything with ``A`` and
             ``A_adjoint``; a module must be on the device of the run. It is the same for all images, or has a mask or
-            filter ``(N, C, H, W)`` with one entry per image.
+            filter ``(N, C, H, W)`` with one entry per image. :func:`pyro_vipaint.check_operator` tries it first.
         prior: a shipped name, a folder, a hub id, or a prior.
         levels: K, the number of keypoints.
         num_samples: S.
@@ -173,6 +174,9 @@ def restore(
         settings: all numbers of the run; by default :func:`pyro_vipaint.settings.default_settings` for a mask and
             :func:`pyro_vipaint.settings.restoration_settings` for other operators, without the perceptual term where
             LPIPS cannot take the observations.
+        likelihood: p(y given x) of this ``operator``, in the place of the Laplace likelihood of the settings, for
+            example ``vp.Poisson(operator, gain=100)`` for counts, or ``vp.Gaussian(operator, sigma=map)`` for noise
+            that differs between pixels; it states the noise, and ``y`` is in its units. The other settings stay.
         guide: makes the guide from the model and the latent ``(N, *event)`` at which its means start, for example
             ``MixtureGuide`` or ``lambda model, start: LowRankGuide(model, start, rank=4)``; by default
             :class:`HierarchicalGuide` with gamma and tau of the settings. Pyro's own start there too with
@@ -190,14 +194,14 @@ def restore(
     Raises:
         InputError: an argument cannot be used; the message is one line that says what to do.
     """
-    problem = checked(y, operator, prior, label, prompt, guidance_scale, noise, device)
+    problem = checked(y, operator, prior, label, prompt, guidance_scale, noise, device, likelihood)
     changes = {"steps": steps, "beta": beta, "refine_steps": refine_steps, "zeta": zeta}
     numbers = checked_settings(problem, levels, num_samples, settings, noise, changes)
     prior, y, condition = problem.prior, problem.y, problem.condition
     begun = time.perf_counter()
     with seeded(seed), count_calls() as count:
         # A prior and a measurement make a model,
-        likelihood = numbers.likelihood(operator)
+        likelihood = problem.likelihood or numbers.likelihood(operator)
         model = DiffusionModel(prior, likelihood, numbers.keypoints(prior), **condition)
         # a guide approximates its posterior,
         start = initial_latent(prior, likelihood, y, **condition)

@@ -12,8 +12,10 @@ from torch import Tensor
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.errors import InputError, whole
 from pyro_vipaint.models.diffusion import DiffusionModel
+from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.measurements.linalg import cgls
 from pyro_vipaint.models.measurements.operators import Broadcasting, Operator, pseudo_inverse
+from pyro_vipaint.models.measurements.problem import check_observation, check_problem
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 
 
@@ -35,6 +37,7 @@ def sample(guide: Any, y: Tensor, num_samples: int = 10, *, seed: int | None = N
     """
     whole("num_samples", num_samples)
     _check_guide(guide)
+    check_observation(y, None)
     if not hasattr(guide, "sample_latents"):
         with seeded(seed):
             runs = [poutine.trace(guide).get_trace(y) for _ in range(num_samples)]
@@ -65,7 +68,8 @@ def initial_latent(prior: DiffusionPrior, likelihood: Any, y: Tensor, **conditio
         y: observations ``(N, *observation)``.
         condition: passed to the denoiser, e.g. ``class_labels`` of shape ``(N,)``.
     """
+    check_problem(prior, likelihood, y, condition)
     mean = prior.decode(prior.denoise(torch.zeros(len(y), *prior.event_shape).to(y), 1.0, **condition))
     operator: Operator = likelihood.operator
     solve = pseudo_inverse if isinstance(operator, Broadcasting) and hasattr(operator, "A_dagger") else cgls
-    return prior.encode(mean + solve(operator, likelihood.residual(mean, y)))
+    return prior.encode(mean + solve(operator, weighted(likelihood, likelihood.residual(mean, y))))

@@ -30,6 +30,7 @@ from pyro_vipaint._torch import gradients, preserved, random_state, seeded, set_
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.elbos.base import check_objective
 from pyro_vipaint.errors import InputError, NonFiniteError, number, whole
+from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.progress import Callback, Progress
 
 if TYPE_CHECKING:
@@ -186,6 +187,8 @@ def fit(
     check_fit_numbers(steps, average, lr, lr_decay)
     _check_model(model, guide)
     check_objective(elbo)
+    if isinstance(model, DiffusionModel):
+        model.check(y)
     earlier = None if resume is None else _earlier_state(resume, seed)
     losses: list[float] = []
     history: list[dict[str, Tensor]] = []

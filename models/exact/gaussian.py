@@ -161,10 +161,9 @@ class GaussianPrior(DiffusionPrior):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """:meth:`observation_moments` in float64, on the CPU."""
         mean, covariance = self._prediction(keypoints)
-        matrix, observed = observed_matrix(likelihood, self.mean.new_zeros(1, *self.event_shape))
+        matrix, observed, noise = observed_matrix(likelihood, self.mean.new_zeros(1, *self.event_shape))
         rows = matrix[observed]
-        noise = likelihood.sigma**2 * torch.eye(len(rows), dtype=rows.dtype)
-        return matrix, observed, rows @ mean, rows @ covariance @ rows.T + noise
+        return matrix, observed, rows @ mean, rows @ covariance @ rows.T + torch.diag(noise)
 
     def _gain(self, variance: Tensor, t: float) -> Tensor:
         alpha, sigma = (float(v) for v in self.schedule(as_time(t)))
@@ -200,18 +199,22 @@ def eigen(covariance: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
     return values, vectors
 
 
-def observed_matrix(likelihood: Gaussian, event: Tensor) -> tuple[Tensor, Tensor]:
-    """``(A, observed)``: the matrix of A for images like ``event``, ``(1, *event)``, and the rows that count.
+def observed_matrix(likelihood: Gaussian, event: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``(A, observed, noise)``: the matrix of A for images like ``event``, ``(1, *event)``, the rows that count, and
+    the variances of their noise.
 
-    The matrix is in float64 on the CPU, since not every device has float64; A computes in the dtype of ``event``.
+    Both are in float64 on the CPU, since not every device has float64; A computes in the dtype of ``event``.
     """
-    if not isinstance(likelihood, Gaussian) or len(observed := likelihood.observed(likelihood.operator.A(event))) > 1:
+    blank = likelihood(event).shape() if isinstance(likelihood, Gaussian) else torch.Size()
+    if blank[:1] != (1,):
         raise InputError(
             "the closed form is for a Gaussian likelihood with one operator for all images: "
             "where the operators differ, give each image alone, with its own mask."
         )
     matrix = operator_matrix(likelihood.operator, event.shape[1:], event.device, event.dtype)
-    return matrix.cpu().double(), observed.flatten().cpu()
+    observed = likelihood.observed(event.new_zeros(blank)).flatten().cpu()
+    variance = torch.as_tensor(likelihood.sigma**2, dtype=torch.float64, device="cpu").expand(blank).flatten()
+    return matrix.cpu().double(), observed, variance[observed]
 
 
 def operator_matrix(

@@ -185,10 +185,11 @@ class GaussianMixturePrior(DiffusionPrior):
 
         They are in float64, for the observed elements of y; M may be 1 in the last two.
         """
-        matrix, observed = observed_matrix(likelihood, self.denoiser.means.new_zeros(1, *self.event_shape))
-        rows, observed = (v.to(precise(self.denoiser.means.device)) for v in (matrix[observed], observed))
+        matrix, observed, noise = observed_matrix(likelihood, self.denoiser.means.new_zeros(1, *self.event_shape))
+        here = precise(self.denoiser.means.device)
+        rows, observed, noise = (value.to(here) for value in (matrix[observed], observed, noise))
         cross = self._covariance_times(rows.T)
-        total = rows @ cross + likelihood.sigma**2 * torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
+        total = rows @ cross + torch.diag(noise)
         predicted = double(self.denoiser.means.flatten(1)) @ rows.T
         surprise = double(y.flatten(1))[:, None, observed] - predicted
         return double(self.denoiser.log_weights) + log_density(surprise, total), surprise, cross, total

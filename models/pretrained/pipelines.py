@@ -97,6 +97,7 @@ def build_prior(
         name=name,
         encode_text=encode_text,
         guided_by=tuple(null),
+        conditions=needed,
     )
 
 

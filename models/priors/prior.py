@@ -20,6 +20,7 @@ from pyro_vipaint.calls import record_call
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.priors.classifier_free import is_guided
 from pyro_vipaint.models.priors.codecs import Codec, Identity
+from pyro_vipaint.models.priors.conditions import check_given
 from pyro_vipaint.models.priors.denoisers import Denoiser
 from pyro_vipaint.models.priors.kernels import Time, bridge
 from pyro_vipaint.models.priors.marginal import DEFAULT_STEPS, DiffusionMarginal
@@ -41,6 +42,8 @@ class DiffusionPrior:
         name: the name of the prior in reports.
         encode_text: prompts -> conditions with one row per prompt, if the prior takes text.
         guided_by: names of the conditions that ``guidance_scale`` can weigh against a null condition.
+        conditions: names of all conditions that the denoiser takes, besides ``guidance_scale``; others are refused.
+            ``None``: the denoiser judges for itself.
     """
 
     schedule: Schedule
@@ -52,6 +55,7 @@ class DiffusionPrior:
     name: str = ""
     encode_text: Callable[[list[str]], Mapping[str, Tensor]] | None = None
     guided_by: tuple[str, ...] = ()
+    conditions: tuple[str, ...] | None = None
 
     @property
     def event_dim(self) -> int:
@@ -80,6 +84,7 @@ class DiffusionPrior:
 
     def denoise(self, z_t: Tensor, t: Time, **condition: Any) -> Tensor:
         """E[z_0 given z_t], of the shape of ``z_t``: one network call, on twice the images with guidance."""
+        check_given(self, condition)
         images = math.prod(z_t.shape[: z_t.ndim - self.event_dim])
         record_call(2 * images if is_guided(condition) else images)
         return self.denoiser(z_t, as_time(t), **condition)

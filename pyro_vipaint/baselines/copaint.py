@@ -37,6 +37,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
+from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.priors.denoisers import flatten_condition
 from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim, expand_event
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -80,7 +81,7 @@ def copaint(
             z = ddim(prior.schedule, z, x_hat, t, s)
             yield x_hat
 
-    return run("copaint", chain, prior, y, num_samples, steps, seed, callback)
+    return run("copaint", chain, prior, likelihood, y, num_samples, steps, seed, callback, condition)
 
 
 def copaint_calls(steps: int = STEPS, gradient_steps: int = GRADIENT_STEPS) -> int:
@@ -123,7 +124,13 @@ class Coherence:
             way = (z - origin.flatten(0, 1)[rows]) / float(coordinate_scale(self.prior.schedule, t))
             x = self.prior.decode(x_hat)  # the operator sees all S × N images: it may have a mask for each of the N
             images = x.new_zeros(leading.numel(), *x.shape[1:]).index_copy(0, rows, x).unflatten(0, leading)
-            misfit = self.likelihood.residual(images, self.y).flatten(2).square().sum(-1).flatten()[rows]
+            misfit = (
+                weighted(self.likelihood, self.likelihood.residual(images, self.y))
+                .flatten(2)
+                .square()
+                .sum(-1)
+                .flatten()[rows]
+            )
             loss = misfit + self.regularisation * way.flatten(1).square().sum(-1)
             gradient = torch.autograd.grad(loss.sum(), z)[0] if with_gradient else torch.zeros_like(z)
         return Point(z.detach(), x_hat.detach(), gradient, loss.detach())

@@ -11,16 +11,26 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint._torch import gradients
-from pyro_vipaint.baselines.base import Chain
+from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.corrections import Correction, predict
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.progress import Callback
 
 
-def corrected_chain(
-    prior: DiffusionPrior, likelihood: Any, y: Tensor, correction: Correction, condition: Mapping[str, Any]
-) -> Chain:
-    """The chain of z_s ~ N(mean + shift, std^2); it yields the corrected predictions x_hat + c.
+def run_corrected(
+    method: str,
+    correction: Correction,
+    prior: DiffusionPrior,
+    likelihood: Any,
+    y: Tensor,
+    num_samples: int,
+    steps: int,
+    seed: int | None,
+    callback: Callback | None,
+    condition: Mapping[str, Any],
+) -> BaselineResult:
+    """:func:`run` with the chain z_s ~ N(mean + shift, std^2), whose predictions are the corrected ones, x_hat + c.
 
     Raises:
         InputError: the prior is one of latents, in which A is not linear.
@@ -38,4 +48,6 @@ def corrected_chain(
                 mean, shift, std = correction.move(at, c)
                 z = (mean + shift).detach() + std * torch.randn_like(shift)
 
-    return chain
+    return run(
+        method, chain, prior, likelihood, y, num_samples, steps, seed, callback, condition, needs=("noise_std",)
+    )  # fmt: skip

@@ -21,8 +21,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.baselines.corrected import corrected_chain
+from pyro_vipaint.baselines.base import BaselineResult
+from pyro_vipaint.baselines.corrected import run_corrected
 from pyro_vipaint.corrections import DDNM
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import Callback
@@ -46,8 +46,7 @@ def ddnm(
         steps: 100 in the authors' code.
         eta: share of fresh noise; .85 in the authors' code.
     """
-    chain = corrected_chain(prior, likelihood, y, DDNM(eta), condition)
-    return run("ddnm", chain, prior, y, num_samples, steps, seed, callback)
+    return run_corrected("ddnm", DDNM(eta), prior, likelihood, y, num_samples, steps, seed, callback, condition)
 
 
 def ddnm_calls(steps: int = 100) -> int:

@@ -17,8 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.baselines.corrected import corrected_chain
+from pyro_vipaint.baselines.base import BaselineResult
+from pyro_vipaint.baselines.corrected import run_corrected
 from pyro_vipaint.corrections import DiffPIR
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import Callback
@@ -44,8 +44,9 @@ def diffpir(
         lam: weight of the prediction; 1 in the authors' code for inpainting.
         zeta: share of fresh noise; 1 there (.1 for restoration).
     """
-    chain = corrected_chain(prior, likelihood, y, DiffPIR(lam, zeta), condition)
-    return run("diffpir", chain, prior, y, num_samples, steps, seed, callback)
+    return run_corrected(
+        "diffpir", DiffPIR(lam, zeta), prior, likelihood, y, num_samples, steps, seed, callback, condition
+    )
 
 
 def diffpir_calls(steps: int = 100) -> int:

@@ -58,7 +58,7 @@ def dps(
     def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
         return dps_chain(prior, likelihood, z, y, times, [zeta] * (steps - 1), condition)
 
-    return run("dps", chain, prior, y, num_samples, steps, seed, callback)
+    return run("dps", chain, prior, likelihood, y, num_samples, steps, seed, callback, condition)
 
 
 def dps_calls(steps: int = 1000) -> int:

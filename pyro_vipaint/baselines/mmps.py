@@ -19,8 +19,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.baselines.corrected import corrected_chain
+from pyro_vipaint.baselines.base import BaselineResult
+from pyro_vipaint.baselines.corrected import run_corrected
 from pyro_vipaint.corrections import MMPS
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import Callback
@@ -44,8 +44,7 @@ def mmps(
         steps: 100; the paper has 10 to 1000.
         iterations: of GMRES; azula's default is 1.
     """
-    chain = corrected_chain(prior, likelihood, y, MMPS(iterations), condition)
-    return run("mmps", chain, prior, y, num_samples, steps, seed, callback)
+    return run_corrected("mmps", MMPS(iterations), prior, likelihood, y, num_samples, steps, seed, callback, condition)
 
 
 def mmps_calls(steps: int = 100) -> int:

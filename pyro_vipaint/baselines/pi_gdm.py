@@ -31,8 +31,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.baselines.corrected import corrected_chain
+from pyro_vipaint.baselines.base import BaselineResult
+from pyro_vipaint.baselines.corrected import run_corrected
 from pyro_vipaint.corrections import PiGDM
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import Callback
@@ -56,8 +56,7 @@ def pi_gdm(
         steps: 100 in the paper's experiments.
         eta: share of fresh noise in a step; 1, the ancestral chain, in the paper's experiments; 0 is deterministic.
     """
-    chain = corrected_chain(prior, likelihood, y, PiGDM(eta), condition)
-    return run("pi_gdm", chain, prior, y, num_samples, steps, seed, callback)
+    return run_corrected("pi_gdm", PiGDM(eta), prior, likelihood, y, num_samples, steps, seed, callback, condition)
 
 
 def pi_gdm_calls(steps: int = 100) -> int:

@@ -34,6 +34,7 @@ from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.baselines.dps import error_gradient
 from pyro_vipaint.corrections import residual_norm
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.measurements.operators import adjoint
 from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -65,7 +66,7 @@ def psld(
 
     def error(z_hat: Tensor) -> Tensor:
         x_hat = prior.decode(z_hat)
-        glued = x_hat + adjoint(likelihood.operator, likelihood.residual(x_hat, y))
+        glued = x_hat + adjoint(likelihood.operator, weighted(likelihood, likelihood.residual(x_hat, y)))
         inconsistency = (z_hat - prior.encode(glued)).flatten(-prior.event_dim)
         return omega * residual_norm(likelihood, x_hat, y) + gamma * torch.linalg.vector_norm(inconsistency, dim=-1)
 
@@ -77,7 +78,7 @@ def psld(
             yield z_hat
         yield prior.denoise(z, times[-2], **condition)
 
-    return run("psld", chain, prior, y, num_samples, steps, seed, callback)
+    return run("psld", chain, prior, likelihood, y, num_samples, steps, seed, callback, condition)
 
 
 def psld_calls(steps: int = 1000) -> int:

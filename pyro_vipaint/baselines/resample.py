@@ -50,6 +50,7 @@ from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.baselines.dps import error_gradient
 from pyro_vipaint.corrections import residual_norm
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.models.measurements.likelihoods import check_one_noise
 from pyro_vipaint.models.priors.codecs import Codec
 from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -125,15 +126,16 @@ def resample(
         raise InputError(
             "ReSample needs a latent prior, since it moves pixels and latents in turn; for a pixel prior use dps."
         )
+    check_one_noise("ReSample", likelihood)
     codec = CountedCodec(prior.codec)
     counted = replace(prior, codec=codec)
-    pixel = Descent(True, pixel_lr, pixel_iterations, likelihood.noise_std)
-    latent = Descent(False, latent_lr, latent_iterations, likelihood.noise_std)
 
     def error(z_hat: Tensor) -> Tensor:
         return residual_norm(likelihood, counted.decode(z_hat), y)
 
     def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
+        pixel = Descent(True, pixel_lr, pixel_iterations, likelihood.noise_std)
+        latent = Descent(False, latent_lr, latent_iterations, likelihood.noise_std)
         for step, (t, s) in enumerate(pairwise(times[:-1])):
             z_hat, _, gradient = error_gradient(counted, z, t, condition, error)
             scale = float(coordinate_scale(prior.schedule, t) * coordinate_scale(prior.schedule, s))
@@ -145,7 +147,19 @@ def resample(
             yield z_hat
         yield consistent(counted, likelihood, prior.denoise(z, times[-2], **condition), y, latent)
 
-    result = run("resample", chain, counted, y, num_samples, steps, seed, callback)
+    result = run(
+        "resample",
+        chain,
+        counted,
+        likelihood,
+        y,
+        num_samples,
+        steps,
+        seed,
+        callback,
+        condition,
+        needs=("noise_std", "observed"),
+    )
     return ReSampleResult(result.samples, result.calls, result.nfe, result.seconds, codec.decodings)
 
 

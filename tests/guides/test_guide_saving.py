@@ -67,7 +67,7 @@ def test_another_class_another_shape_and_other_levels_are_refused(tmp_path: Path
     other = DiffusionModel(model.prior, model.likelihood, [t + 0.01 for t in model.keypoints])
     refused(lambda: MeanFieldGuide.load(tmp_path, other), "for z_1, the model needs")
     small = GaussianPrior.diagonal(torch.zeros(4), torch.ones(4))
-    narrow = DiffusionModel(small, model.likelihood, model.keypoints)
+    narrow = DiffusionModel(small, vp.Gaussian(vp.Inpainting(torch.ones(4))), model.keypoints)
     refused(lambda: MeanFieldGuide.load(tmp_path, narrow), r"holds \(2, 16\) for mu_1_unconstrained.* needs \(2, 4\)")
 
 
