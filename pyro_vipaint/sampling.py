@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vipaint._torch import seeded
-from pyro_vipaint.errors import whole
+from pyro_vipaint.errors import finite, whole
 from pyro_vipaint.models.measurements.linalg import cgls
 from pyro_vipaint.models.measurements.operators import Broadcasting, Operator, pseudo_inverse
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -27,14 +27,20 @@ def sample(guide: Any, y: Tensor, num_samples: int = 10, *, seed: int | None = N
         num_samples: S >= 1.
         seed: seed of these draws, different from that of the fit, whose noise they would repeat; ``None`` continues
             the global generator.
+
+    Raises:
+        InputError: ``num_samples`` or ``seed`` is not a whole number in its range.
+        NonFiniteError: a draw is infinite or NaN.
     """
     whole("num_samples", num_samples)
     if not hasattr(guide, "sample_latents"):
         with seeded(seed):
             runs = [poutine.trace(guide).get_trace(y) for _ in range(num_samples)]
-        return torch.stack([run.nodes["z_1"]["value"] for run in runs])
-    with seeded(seed), pyro.plate("samples", num_samples, dim=-2):
-        return guide.sample_latents(len(y))
+        z = torch.stack([run.nodes["z_1"]["value"] for run in runs])
+    else:
+        with seeded(seed), pyro.plate("samples", num_samples, dim=-2):
+            z = guide.sample_latents(len(y))
+    return finite("The sampling of the guide", z, "fit the guide anew with a lower learning rate")
 
 
 @torch.no_grad()

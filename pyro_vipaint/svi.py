@@ -17,17 +17,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pyro import poutine
+from pyro.nn import PyroModule
 from pyro.poutine.guide import GuideMessenger
 from torch import Tensor, nn
 
 from pyro_vipaint._files import FilePair
 from pyro_vipaint._torch import gradients, preserved, seeded
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.errors import InputError, NonFiniteError, number, whole
+from pyro_vipaint.errors import InputError, NonFiniteError, instance, number, whole
 from pyro_vipaint.progress import Callback, Progress
 
 if TYPE_CHECKING:
@@ -151,14 +154,18 @@ def fit(
     A guide that makes its parameters when it first runs, as Pyro's own do, is run once before the first step, and its
     network calls count. Gradients are on inside, also below ``torch.no_grad()``.
 
+    After a :class:`NonFiniteError` the guide holds the parameters of the step that failed: make a new guide.
+
     Args:
         model: the Pyro program, called as ``model(y)``.
-        guide: the Pyro guide; its parameters change in place.
+        guide: the Pyro guide, a torch module; its parameters change in place. Fit a guide that is a plain function
+            with ``pyro.infer.SVI``: its parameters are in Pyro's global store.
         y: observations ``(N, *observation)``.
         elbo: any Pyro ELBO; those of :mod:`pyro_vipaint.elbos` report their terms.
         steps: SVI steps, K + 1 network calls each for a K-level model.
         lr: learning rate, one for all or one by kind, the part of a parameter's name before ``_``: mu, tau, gamma
-            (the latter two act on the unconstrained value) and those that single guides add. If not given,
+            (the latter two act on the unconstrained value) and those that single guides add. Kinds of
+            ``DEFAULT_LR`` that the guide does not have are ignored. If not given,
             ``DEFAULT_LR`` (mu, tau and gamma tuned on fashion32; ``OTHER_LR`` for kinds that it does not name), or with
             ``resume`` where the earlier fit left them.
         lr_decay: the rate falls geometrically to this factor of itself until the end of this call. The factors of
@@ -170,12 +177,15 @@ def fit(
         callback: called after each step with its :class:`pyro_vipaint.progress.Progress`, phase ``fit``.
 
     Raises:
-        InputError: a number cannot be used; the guide was built on another model or for another number of images, or
-            does not fit the one of ``resume``; ``seed`` is given with ``resume``; ``torch.inference_mode()`` is on.
-        NonFiniteError: the objective became infinite or NaN; the message names the term.
+        InputError: a number cannot be used; the model, the guide or the objective is something else, or a class; the
+            guide was built on another model or for another number of images, or does not fit the one of ``resume``;
+            ``lr`` names a kind that neither the guide nor ``DEFAULT_LR`` has; ``seed`` is given with ``resume``;
+            ``torch.inference_mode()`` is on.
+        NonFiniteError: the objective became infinite or NaN, and the message names the term; or a parameter is after
+            the last step, and the message names it.
     """
     check_fit_numbers(steps, average, lr, lr_decay)
-    _check_model(model, guide)
+    _check_programs(model, guide, elbo)
     earlier = None if resume is None else _earlier_state(resume, seed)
     losses: list[float] = []
     history: list[dict[str, Tensor]] = []
@@ -209,6 +219,7 @@ def fit(
     with torch.no_grad():
         for parameter, mean in zip(guide.parameters(), means, strict=average > 0):
             parameter.copy_(mean)
+    _check_parameters(guide)
     terms = {name: torch.stack([record[name] for record in history]).cpu() for name in history[0]}
     done = Fit(losses, terms, count.calls, count.nfe, time.perf_counter() - begun, state)
     return done if resume is None else resume._followed_by(done)
@@ -222,10 +233,12 @@ def check_fit_numbers(steps: Any, average: Any, lr: float | Mapping[str, float] 
     number("lr-decay", lr_decay, positive=True)
 
 
-def _check_model(model: Callable[..., Any], guide: nn.Module) -> None:
-    """Refuses a messenger built on another model, which it would run instead. Wrapped models pass."""
-    own = getattr(guide, "model", None)
-    if isinstance(guide, GuideMessenger) and own is not model and type(own) is type(model):
+def _check_programs(model: Any, guide: Any, elbo: Any) -> None:
+    """Refuses programs that cannot be fitted, and a messenger built on another model, which it would run instead."""
+    instance("model", model, callable(model) and not isinstance(model, GuideMessenger), "a Pyro program of y")
+    instance("guide", guide, isinstance(guide, nn.Module), "a guide that is a torch module, not a model or a function")
+    instance("elbo", elbo, hasattr(elbo, "loss_and_grads"), "an objective such as BetaELBO()")
+    if isinstance(guide, GuideMessenger) and poutine.unwrap(guide.model) is not poutine.unwrap(model):
         raise InputError("the guide was built on another model, which it would run: build it on this one.")
 
 
@@ -246,6 +259,9 @@ def _parameter_groups(
     for name, parameter in guide.named_parameters():
         kind = name.split("_")[0].split(".")[-1]  # tau of tau_3_unconstrained, also below a module's name
         groups.setdefault(kind, []).append(parameter)
+    if isinstance(lr, Mapping) and (unknown := lr.keys() - groups.keys() - DEFAULT_LR.keys()):
+        named, kinds = ", ".join(sorted(map(str, unknown))), ", ".join(groups)
+        raise InputError(f"lr names {named}, but the kinds of parameters of the guide are {kinds}.")
     if lr is None:
         lr = {kind: DEFAULT_LR.get(kind, OTHER_LR) for kind in groups} if earlier is None else earlier.rates
     rates = lr if isinstance(lr, Mapping) else dict.fromkeys(groups, lr)
@@ -268,6 +284,20 @@ def _not_finite(step: int, terms: Mapping[str, Tensor]) -> NonFiniteError:
     broken = [name for name, value in terms.items() if not value.isfinite().all()]
     where = f"the term of {', '.join(broken)}" if broken else "the objective"
     return NonFiniteError(f"The fit became non-finite at step {step} in {where}: try a lower learning rate.")
+
+
+@torch.no_grad()
+def _check_parameters(guide: nn.Module) -> None:
+    """Refuses infinite or NaN parameters, as the optimiser moves them and as the guide uses them (tau, an exponential).
+
+    One synchronisation. A loss shows those of the step before alone, so that the last step needs this.
+    """
+    values = dict(guide.named_parameters())
+    values |= dict(guide.named_pyro_params()) if isinstance(guide, PyroModule) else {}
+    broken = (~torch.stack([value.isfinite().all() for value in values.values()])).tolist()
+    names = dict.fromkeys(name.removesuffix("_unconstrained") for name in compress(values, broken))
+    if names:
+        raise NonFiniteError(f"The fit ended with {', '.join(names)} not finite: try a lower learning rate.")
 
 
 @dataclass(frozen=True, eq=False)

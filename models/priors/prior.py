@@ -14,7 +14,7 @@ from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 
 from pyro_vipaint.calls import record_call
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, number
 from pyro_vipaint.models.priors.classifier_free import is_guided
 from pyro_vipaint.models.priors.codecs import Codec, Identity
 from pyro_vipaint.models.priors.denoisers import Denoiser
@@ -38,6 +38,9 @@ class DiffusionPrior:
         name: the name of the prior in reports.
         encode_text: prompts -> conditions with one row per prompt, if the prior takes text.
         guided_by: names of the conditions that ``guidance_scale`` can weigh against a null condition.
+
+    Raises:
+        InputError: ``sigma_data`` is not positive and finite.
     """
 
     schedule: Schedule
@@ -49,6 +52,9 @@ class DiffusionPrior:
     name: str = ""
     encode_text: Callable[[list[str]], Mapping[str, Tensor]] | None = None
     guided_by: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        number("sigma_data", self.sigma_data, positive=True)
 
     @property
     def event_dim(self) -> int:

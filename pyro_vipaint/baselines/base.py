@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.errors import whole
+from pyro_vipaint.errors import finite, whole
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time
 from pyro_vipaint.progress import Callback, Progress
@@ -53,19 +53,22 @@ def run(
         chain: called with z_1 and the ``steps`` + 1 times from 1 to 0.
         prior, y, num_samples, steps, seed, callback: as :mod:`pyro_vipaint.baselines` describes them.
         total: how many predictions the chain yields; ``steps`` if not given.
-        start: what the chain starts at, ``(S, N, *event)``; z_1 ~ N(0, sigma_1^2 I) if not given.
+        start: what all chains start at, ``(N, *event)``; z_1 ~ N(0, sigma_1^2 I) if not given.
     """
-    steps = whole("steps", steps)
+    steps, num_samples = whole("steps", steps), whole("num_samples", num_samples)
     times = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64).tolist()
     begun = time.perf_counter()
     with seeded(seed), count_calls() as count, torch.no_grad():
         if start is None:
             _, sigma = prior.schedule(as_time(1.0))
             start = float(sigma) * torch.randn(num_samples, len(y), *prior.event_shape, device=y.device)
+        else:
+            start = start.expand(num_samples, *start.shape).clone()
         z = start
         for step, z_hat in enumerate(chain(start, times), 1):
             z = z_hat
             if callback is not None:
                 callback(Progress(method, step, total or steps))
-        samples = prior.decode(z).clamp(-1, 1)
+        images = finite(f"The chain of {method}", prior.decode(z), "try smaller weights or rates")
+        samples = images.clamp(-1, 1)
     return BaselineResult(samples, count.calls, count.nfe, time.perf_counter() - begun)

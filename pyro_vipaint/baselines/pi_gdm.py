@@ -36,7 +36,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, number
 from pyro_vipaint.models.measurements.operators import adjoint, observation_mask, pseudo_inverse
 from pyro_vipaint.models.priors.kernels import ddim
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -62,6 +62,7 @@ def pi_gdm(
         steps: 100 in the paper's experiments.
         eta: share of fresh noise in a step; 1, the ancestral chain, in the paper's experiments; 0 is deterministic.
     """
+    number("eta", eta, most=1.0)
     if prior.is_latent:
         raise InputError("Pi-GDM needs a pixel prior, since A must be linear; for a latent prior use psld or dps.")
 

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
+from pyro_vipaint.errors import number
 from pyro_vipaint.models.measurements.operators import pseudo_inverse
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time
@@ -57,6 +58,10 @@ def red_diff(
         lr, betas: of Adam, in the units of the latents; as all defaults, those of the authors' code.
         weight: lambda, of the prior.
     """
+    number("lr", lr)
+    number("weight", weight)
+    for beta in betas:
+        number("1 - beta", 1 - number("beta", beta), positive=True)
 
     def chain(mu: Tensor, times: list[float]) -> Iterator[Tensor]:
         optimizer = torch.optim.Adam([mu.requires_grad_()], lr=lr, betas=betas)
@@ -65,7 +70,7 @@ def red_diff(
             optimizer.step()
             yield mu.detach()
 
-    start = initial_mean(prior, likelihood, y).expand(num_samples, *[-1] * (1 + prior.event_dim)).clone()
+    start = initial_mean(prior, likelihood, y)
     return run("red_diff", chain, prior, y, num_samples, steps, seed, callback, start=start)
 
 

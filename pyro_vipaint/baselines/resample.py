@@ -40,7 +40,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ from torch import Tensor
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.baselines.dps import error_gradient, residual_norm
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, number, whole
 from pyro_vipaint.models.priors.codecs import Codec
 from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -66,13 +66,19 @@ class ReSampleResult(BaselineResult):
     decodings: int
 
 
-class Descent(NamedTuple):
+@dataclass(frozen=True)
+class Descent:
     """An inner problem: its space, AdamW's rate, the most iterations, and the residual at which it stops."""
 
     in_pixels: bool
     lr: float
     iterations: int
     tolerance: float
+
+    def __post_init__(self) -> None:
+        space = "pixel" if self.in_pixels else "latent"
+        number(f"{space}_lr", self.lr)
+        whole(f"{space}_iterations", self.iterations, least=0)
 
 
 @dataclass(eq=False)
@@ -124,6 +130,8 @@ def resample(
         raise InputError(
             "ReSample needs a latent prior, since it moves pixels and latents in turn; for a pixel prior use dps."
         )
+    number("zeta", zeta)
+    number("variance_factor", variance_factor)
     codec = CountedCodec(prior.codec)
     counted = replace(prior, codec=codec)
     pixel = Descent(True, pixel_lr, pixel_iterations, likelihood.noise_std)

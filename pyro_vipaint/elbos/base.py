@@ -116,7 +116,10 @@ class WeightedELBO(PerImageELBO):
 def check_weights(beta: Weights) -> Weights:
     """``beta``; every weight must be a positive and finite number."""
     values = beta.values() if isinstance(beta, Mapping) else (beta,)
-    if not all(isinstance(value, (Real, Tensor)) and value > 0 and math.isfinite(value) for value in values):
+    if not all(
+        isinstance(value, (Real, Tensor)) and not isinstance(value, bool) and value > 0 and math.isfinite(value)
+        for value in values
+    ):
         raise InputError(
             "beta must be a positive and finite number, a mapping such as {'z_1': 2.0} from sites to such numbers, "
             f"or a schedule, not {beta!r}."
