@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COUNTABLE = 10**9  # a list of more does not fit the memory
+MOST_STEPS = 10**6  # of a chain, a thousand times the longest default: its times are listed before the first
+MOST_RATE = 1e36  # of an optimiser, whose first steps divide it by as little as a hundredth, in float32
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -29,7 +32,7 @@ class NonFiniteError(ArithmeticError):
     """A result is infinite or NaN; the message names the term of the bound, the parameter or the phase that is."""
 
 
-def whole(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
+def whole(name: str, value: Any, least: int = 1, most: float = COUNTABLE) -> int:
     """``value`` as a Python integer.
 
     Raises:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError, broadcast, numbers
+from pyro_vipaint.errors import InputError, broadcast, numbers, whole
 
 if TYPE_CHECKING:
     from lpips import LPIPS
@@ -186,7 +186,7 @@ def observed_error(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
         InputError: the shapes do not fit, or an observed pixel is infinite or NaN.
     """
     x, y = broadcast(x=x, y=y)
-    return _masked_mean((x - y).abs(), mask != 0)
+    return _masked_mean((x - y).abs(), _is_observed(mask))
 
 
 def hidden_std(samples: Tensor, mask: Tensor) -> Tensor:
@@ -202,9 +202,14 @@ def hidden_std(samples: Tensor, mask: Tensor) -> Tensor:
     Raises:
         InputError: the shapes do not fit, there is no sample, or a hidden pixel is infinite or NaN.
     """
-    deviation = samples.std(dim=0, correction=min(1, len(samples) - 1))
-    mean = _masked_mean(deviation, mask == 0)
+    deviation = samples.std(dim=0, correction=min(1, whole("the number of samples", len(samples)) - 1))
+    mean = _masked_mean(deviation, ~_is_observed(mask))
     return mean if len(samples) > 1 else torch.full_like(mean, math.nan)
+
+
+def _is_observed(mask: Tensor) -> Tensor:
+    """True where ``mask`` is not zero; refuses NaN."""
+    return mask != 0 if isinstance(mask, Tensor) and not mask.is_floating_point() else numbers("mask", mask) != 0
 
 
 def _masked_mean(values: Tensor, where: Tensor) -> Tensor:
@@ -284,7 +289,7 @@ def _backbone_weights() -> dict[str, Tensor]:
 def _blocks(features: Tensor, blocks: int) -> tuple[Tensor, ...]:
     """The rows in ``blocks`` consecutive blocks of nearly equal size, float64 on the CPU."""
     rows = len(features)
-    if blocks < 2 or rows < blocks or rows - math.ceil(rows / blocks) < 2:
+    if whole("blocks", blocks) < 2 or rows < blocks or rows - math.ceil(rows / blocks) < 2:
         raise InputError(f"{rows} rows are too few for {blocks} jackknife blocks (2 or more blocks, 2 rows left)")
     return features.detach().cpu().double().tensor_split(blocks)
 

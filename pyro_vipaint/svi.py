@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from pyro_vipaint._files import FilePair
 from pyro_vipaint._torch import gradients, preserved, seeded
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.errors import InputError, NonFiniteError, instance, number, whole
+from pyro_vipaint.errors import MOST_RATE, MOST_STEPS, InputError, NonFiniteError, instance, number, whole
 from pyro_vipaint.progress import Callback, Progress
 
 if TYPE_CHECKING:
@@ -227,16 +227,21 @@ def fit(
 
 def check_fit_numbers(steps: Any, average: Any, lr: float | Mapping[str, float] | None, lr_decay: float) -> None:
     """Refuses numbers with which a fit would not run, would go nowhere, or uphill."""
-    whole("average", average, 0, whole("steps", steps))
+    whole("average", average, 0, whole("steps", steps, most=MOST_STEPS))
     for rate in () if lr is None else lr.values() if isinstance(lr, Mapping) else (lr,):
-        number("lr", rate)
+        number("lr", rate, most=MOST_RATE)
     number("lr-decay", lr_decay, positive=True)
 
 
 def _check_programs(model: Any, guide: Any, elbo: Any) -> None:
     """Refuses programs that cannot be fitted, and a messenger built on another model, which it would run instead."""
-    instance("model", model, callable(model) and not isinstance(model, GuideMessenger), "a Pyro program of y")
-    instance("guide", guide, isinstance(guide, nn.Module), "a guide that is a torch module, not a model or a function")
+    instance(
+        "model",
+        model,
+        callable(model) and not isinstance(model, GuideMessenger),
+        "a Pyro program such as a DiffusionModel",
+    )
+    instance("guide", guide, isinstance(guide, nn.Module), "a torch module such as HierarchicalGuide(model)")
     instance("elbo", elbo, hasattr(elbo, "loss_and_grads"), "an objective such as BetaELBO()")
     if isinstance(guide, GuideMessenger) and poutine.unwrap(guide.model) is not poutine.unwrap(model):
         raise InputError("the guide was built on another model, which it would run: build it on this one.")
@@ -246,6 +251,7 @@ def _earlier_state(resume: Fit, seed: int | None) -> FitState:
     """The state in which the earlier fit stopped."""
     if seed is not None:
         raise InputError("seed and resume exclude each other: a resumed fit continues its own random numbers.")
+    instance("resume", resume, isinstance(resume, Fit), "a Fit")
     if resume.state is None:
         raise InputError("this fit cannot be resumed: it holds no state.")
     return resume.state
@@ -259,6 +265,7 @@ def _parameter_groups(
     for name, parameter in guide.named_parameters():
         kind = name.split("_")[0].split(".")[-1]  # tau of tau_3_unconstrained, also below a module's name
         groups.setdefault(kind, []).append(parameter)
+    whole("the number of parameters of the guide", len(groups))
     if isinstance(lr, Mapping) and (unknown := lr.keys() - groups.keys() - DEFAULT_LR.keys()):
         named, kinds = ", ".join(sorted(map(str, unknown))), ", ".join(groups)
         raise InputError(f"lr names {named}, but the kinds of parameters of the guide are {kinds}.")

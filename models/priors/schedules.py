@@ -241,7 +241,9 @@ def keypoints(
 
 def check_keypoints(times: Sequence[float]) -> tuple[float, ...]:
     """``times`` as a tuple, refused unless there is one and they decrease strictly inside (0, 1)."""
-    checked = tuple(number("keypoints", t.item() if isinstance(t, Tensor) else t, signed=True) for t in times)
+    checked = tuple(
+        number("keypoints", t.item() if isinstance(t, Tensor) and t.numel() == 1 else t, signed=True) for t in times
+    )
     bounded = (1.0, *checked, 0.0)
     if not checked or not all(later < earlier for earlier, later in pairwise(bounded)):
         shown = ", ".join(f"{t:g}" for t in checked) or "none"

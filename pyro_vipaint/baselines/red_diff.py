@@ -31,7 +31,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.errors import number
+from pyro_vipaint.errors import MOST_RATE, number
 from pyro_vipaint.models.measurements.operators import pseudo_inverse
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time
@@ -58,7 +58,7 @@ def red_diff(
         lr, betas: of Adam, in the units of the latents; as all defaults, those of the authors' code.
         weight: lambda, of the prior.
     """
-    number("lr", lr)
+    number("lr", lr, most=MOST_RATE)
     number("weight", weight)
     for beta in betas:
         number("1 - beta", 1 - number("beta", beta), positive=True)

@@ -48,7 +48,7 @@ from torch import Tensor
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.baselines.dps import error_gradient, residual_norm
-from pyro_vipaint.errors import InputError, number, whole
+from pyro_vipaint.errors import MOST_RATE, InputError, number, whole
 from pyro_vipaint.models.priors.codecs import Codec
 from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -77,7 +77,7 @@ class Descent:
 
     def __post_init__(self) -> None:
         space = "pixel" if self.in_pixels else "latent"
-        number(f"{space}_lr", self.lr)
+        number(f"{space}_lr", self.lr, most=MOST_RATE)
         whole(f"{space}_iterations", self.iterations, least=0)
 
 

@@ -11,14 +11,14 @@ jointly. The prior has the right coverage too: compare the widths as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError, broadcast, number, numbers, whole
+from pyro_vipaint.errors import InputError, broadcast, instance, number, numbers, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,12 +47,13 @@ def coverage(
     """
     import pandas as pd
 
+    instance("levels", levels, isinstance(levels, Iterable), "a sequence of numbers in (0, 1)")
     numbers("samples", samples, ("S", "N", ...), least=1)
     numbers("truth", truth, tuple(samples.shape[1:]))
     counted = torch.ones_like(truth, dtype=torch.bool) if where is None else broadcast(truth.shape, where=where)[0] != 0
     sizes, images = counted.flatten(1).sum(1).double(), len(truth)
     total = float(sizes.sum())
-    whole("the number of elements with nonzero where", int(total))
+    whole("the number of elements with nonzero where", int(total), most=math.inf)
     ordered, rows = samples.sort(0).values, []
     for level in levels:
         lower, upper = credible_interval(ordered, level)

@@ -88,7 +88,7 @@ def check_log_weights(log_weights: Tensor) -> Tensor:
 
     Refused as well are images all of whose weights are zero.
     """
-    if getattr(log_weights, "ndim", 2) == 2 and len(log_weights):
+    if isinstance(log_weights, Tensor) and log_weights.ndim == 2 and len(log_weights):
         numbers("the largest log weight of each image", log_weights.max(0).values)
         return log_weights
     return numbers("log_weights", log_weights, ("S", "N"), least=1)

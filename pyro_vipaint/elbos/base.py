@@ -9,7 +9,7 @@ that of a latent site may be a KL divergence, its conditional mean:
 
 from __future__ import annotations
 
-import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from numbers import Real
@@ -22,7 +22,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint.errors import InputError, brief, whole
 
 Weights = float | Mapping[str, float]
 Beta = Weights | Callable[[int], Weights]
@@ -116,15 +116,17 @@ class WeightedELBO(PerImageELBO):
 def check_weights(beta: Weights) -> Weights:
     """``beta``; every weight must be a positive and finite number."""
     values = beta.values() if isinstance(beta, Mapping) else (beta,)
-    if not all(
-        isinstance(value, (Real, Tensor)) and not isinstance(value, bool) and value > 0 and math.isfinite(value)
-        for value in values
-    ):
+    if not all(map(_is_weight, values)):
         raise InputError(
             "beta must be a positive and finite number, a mapping such as {'z_1': 2.0} from sites to such numbers, "
-            f"or a schedule, not {beta!r}."
+            f"or a schedule, not {brief(beta)}."
         )
     return beta
+
+
+def _is_weight(value: Any) -> bool:
+    plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    return isinstance(plain, Real) and not isinstance(plain, bool) and 0 < plain <= sys.float_info.max
 
 
 def site_terms(model_trace: Trace, guide_trace: Trace, latent_term: Callable[[Any, Any], Tensor]) -> dict[str, Tensor]:
