@@ -57,10 +57,12 @@ def number(
     """
     kind = "finite" if signed else "positive and finite" if positive else "finite and not negative"
     limit = "" if most == sys.float_info.max else f" and at most {most:g}"
-    real = isinstance(value, Real) and not isinstance(value, bool) and -sys.float_info.max <= value <= most
-    if not real or (not signed and value < 0) or (positive and value <= 0):
+    found = math.nan
+    with suppress(OverflowError):
+        found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else found
+    if not -sys.float_info.max <= found <= most or (not signed and found < 0) or (positive and found == 0):
         raise InputError(f"{name} must be {kind}{limit}, not {brief(value)}.")
-    return float(value)
+    return found
 
 
 def choice(kind: str, value: Any, known: Iterable[str]) -> None:

@@ -235,12 +235,8 @@ def check_fit_numbers(steps: Any, average: Any, lr: float | Mapping[str, float] 
 
 def _check_programs(model: Any, guide: Any, elbo: Any) -> None:
     """Refuses programs that cannot be fitted, and a messenger built on another model, which it would run instead."""
-    instance(
-        "model",
-        model,
-        callable(model) and not isinstance(model, GuideMessenger),
-        "a Pyro program such as a DiffusionModel",
-    )
+    is_model = callable(model) and not isinstance(model, GuideMessenger)
+    instance("model", model, is_model, "a Pyro program such as a DiffusionModel")
     instance("guide", guide, isinstance(guide, nn.Module), "a torch module such as HierarchicalGuide(model)")
     instance("elbo", elbo, hasattr(elbo, "loss_and_grads"), "an objective such as BetaELBO()")
     if isinstance(guide, GuideMessenger) and poutine.unwrap(guide.model) is not poutine.unwrap(model):

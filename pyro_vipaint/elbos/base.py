@@ -9,10 +9,9 @@ that of a latent site may be a KL divergence, its conditional mean:
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from numbers import Real
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError, brief, whole
+from pyro_vipaint.errors import InputError, brief, number, whole
 
 Weights = float | Mapping[str, float]
 Beta = Weights | Callable[[int], Weights]
@@ -126,7 +125,9 @@ def check_weights(beta: Weights) -> Weights:
 
 def _is_weight(value: Any) -> bool:
     plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-    return isinstance(plain, Real) and not isinstance(plain, bool) and 0 < plain <= sys.float_info.max
+    with suppress(InputError):
+        return number("beta", plain, positive=True) > 0
+    return False
 
 
 def site_terms(model_trace: Trace, guide_trace: Trace, latent_term: Callable[[Any, Any], Tensor]) -> dict[str, Tensor]:

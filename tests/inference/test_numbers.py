@@ -122,7 +122,8 @@ def dps(**named: Any) -> baselines.BaselineResult:
 
 
 def test_a_schedule_of_beta_is_judged_at_its_first_bad_weight() -> None:
-    for bad in (NAN, 0.0, None, True):
+    values: list[Any] = [NAN, 0.0, None, True]
+    for bad in values:
         with pytest.raises(InputError, match="beta must be a positive and finite number"):
             fit(elbo=vp.BetaELBO(lambda step, bad=bad: bad))
 
