@@ -141,7 +141,7 @@ def broadcast(shape: Sequence[int] | None = None, /, **tensors: Tensor) -> tuple
         return torch.broadcast_tensors(*values) if shape is None else tuple(value.expand(shape) for value in values)
     except RuntimeError:
         given = " and ".join(f"{name} of shape {tuple(value.shape)}" for name, value in tensors.items())
-        raise InputError(f"{given} do not broadcast{'' if shape is None else f' to {tuple(shape)}'}.") from None
+        raise InputError(f"{given} cannot be broadcast{'' if shape is None else f' to {tuple(shape)}'}.") from None
 
 
 def finite(phase: str, values: Tensor, todo: str) -> Tensor:

@@ -134,7 +134,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "draws along the last": (lambda: diagnostics.credible_interval(randn(7, 40).sort(1).values, 0.5), "must ascend"),
     "level 1": (lambda: diagnostics.credible_interval(randn(40).sort(0).values, 1.0), "do not resolve a level of 1"),
     "truths of other images": (lambda: diagnostics.coverage(randn(9, 2, 3), randn(3, 3)), r"\(3, 3\), not \(2, 3\)"),
-    "a mask of other pixels": (lambda: diagnostics.coverage(randn(9, 2, 3), randn(2, 3), [0.5], ONES), "broadcast to"),
+    "a mask of other pixels": (
+        lambda: diagnostics.coverage(randn(9, 2, 3), randn(2, 3), [0.5], ONES),
+        "cannot be broadcast to",
+    ),
     "no sequence": (lambda: diagnostics.coverage(randn(9, 2, 3), randn(2, 3), 0.5), "levels must be a sequence"),  # type: ignore[arg-type]
     # parts
     "no such class": (
@@ -146,8 +149,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "bytes as floats": (lambda: metrics.psnr(randn(1, 4, 4), 99 * ONES[None]), "from -8 to 8: 16 of 16"),
     "bytes": (lambda: metrics.psnr(ONES[None].byte(), ONES[None]), "floats, not torch.uint8"),
     "no channel": (lambda: metrics.psnr(ONES, ONES), r"shape \(4, 4\), not \(…, C, H, W\)"),
-    "another size": (lambda: metrics.observed_error(randn(1, 4, 4), randn(1, 5, 4), ONES), "do not broadcast"),
-    "another mask": (lambda: metrics.hidden_std(randn(2, 1, 4, 4), torch.ones(5, 4)), "mask of shape .* do not"),
+    "another size": (lambda: metrics.observed_error(randn(1, 4, 4), randn(1, 5, 4), ONES), "cannot be broadcast"),
+    "another mask": (lambda: metrics.hidden_std(randn(2, 1, 4, 4), torch.ones(5, 4)), "mask of shape .* cannot"),
     "no samples": (lambda: metrics.hidden_std(randn(0, 1, 4, 4), ONES), "samples must be at least 1"),
     "other features": (lambda: metrics.kernel_distance(randn(20, 3), randn(20, 4)), r"not \(m, 3\)"),
     "features of other images": (

@@ -14,7 +14,7 @@ import pyro_vipaint as vp
 from pyro_vipaint import baselines
 from pyro_vipaint.elbos import AnnealedELBO
 from pyro_vipaint.errors import InputError, NonFiniteError, number, whole
-from pyro_vipaint.guides import HierarchicalGuide
+from pyro_vipaint.guides import FlowGuide, HierarchicalGuide, MixtureGuide
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior
 from pyro_vipaint.models.priors.schedules import EDM, RectifiedFlow
 from pyro_vipaint.settings import Settings
@@ -71,6 +71,10 @@ ENTRANCES: dict[str, Callable[[Any], Any]] = {
     "start of beta": lambda bad: AnnealedELBO(bad, steps=5),
     "particles": lambda bad: vp.StickingTheLandingELBO(num_particles=bad),
     "alpha": vp.RenyiELBO,
+    "tau_scale": lambda bad: HierarchicalGuide(MODEL, Y, tau_scale=bad),
+    "gamma_logit": lambda bad: HierarchicalGuide(MODEL, Y, gamma_logit=bad),
+    "spread of a mixture": lambda bad: MixtureGuide(MODEL, Y, spread=bad),
+    "width of a flow": lambda bad: FlowGuide(MODEL, Y, width=bad),
     **{
         f"settings, {name}": lambda bad, name=name: Settings(**{"noise_levels": (3.0, 1.0), name: bad})
         for name in Settings.__dataclass_fields__
@@ -79,7 +83,13 @@ ENTRANCES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-SIGNED = {"seed of a fit", "seed of samples", "seed of a comparison", "settings, gamma_logit"}  # negative ones are good
+SIGNED = {
+    "seed of a fit",
+    "seed of samples",
+    "seed of a comparison",
+    "settings, gamma_logit",
+    "gamma_logit",
+}  # negative ones are good
 
 
 def refuses(call: Callable[[], Any]) -> str:
