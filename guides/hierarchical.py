@@ -53,8 +53,8 @@ class ChainGuide(LatentGuide):
         gamma, tau: their granularity, from the table.
 
     Raises:
-        InputError: a granularity that is not in the table, a ``gamma_logit`` finer than gamma or not finite, or a ``tau_scale``
-            that is not positive and finite.
+        InputError: a granularity that is not in the table, a ``gamma_logit`` finer than gamma or not finite, or a
+            ``tau_scale`` that is not positive and finite.
     """
 
     def __init__(
