@@ -103,6 +103,7 @@ class FlowGuide(ChainGuide):
         super().__init__(model, init, gamma_logit=gamma_logit, tau_scale=tau_scale, gamma=gamma, tau=tau)
         event = torch.Size(model.prior.event_shape)
         whole("num_couplings", num_couplings)
+        whole("width", width)
         whole("the number of elements of the event", event.numel(), least=2)
         self.settings |= {"num_couplings": num_couplings, "width": width}
         even = torch.stack(torch.meshgrid(*map(torch.arange, event), indexing="ij")).sum(0) % 2 == 0

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint._torch import half_precision, resolve_device
-from pyro_vipaint.errors import InputError, number, whole
+from pyro_vipaint.errors import InputError, instance, number, whole
 from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models import DiffusionPrior, load_prior
 from pyro_vipaint.models.measurements.laws import check_operator
@@ -32,22 +31,12 @@ from pyro_vipaint.models.measurements.problem import SUPPORTS, check_likelihood,
 from pyro_vipaint.models.priors.classifier_free import WEIGHT
 from pyro_vipaint.models.priors.conditions import check_classes
 from pyro_vipaint.settings import Settings, settings_for
-from pyro_vipaint.svi import check_fit_numbers
 
 WIDEST = 2.0  # images live in [-1, 1]; noisy observations may leave it, bytes and standardised pixels lie further off
 QUIET = 1e-9  # stands for no noise
 NOISE = 0.05  # standard deviation, images in [-1, 1]: the paper's for super-resolution and deblurring
 
 AVERAGE = "average its channels, x.mean(-3, keepdim=True)"
-
-_positive = partial(number, positive=True)
-RULES: dict[str, Callable[[str, Any], object]] = {  # of the single numbers of the settings
-    **dict.fromkeys(("num_particles", "refine_steps"), whole),
-    **dict.fromkeys(("scale", "beta", "tau_scale"), _positive),
-    **dict.fromkeys(("perceptual_weight", "zeta", "zeta_decay"), number),
-    "gamma_logit": partial(number, signed=True),
-    "polyak": lambda name, value: None if value is None else _positive(name, value),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,14 +104,12 @@ def checked_settings(
 ) -> Settings:
     """The numbers of a run: ``settings`` or the problem's defaults, with the ``changes`` that are not None.
 
-    The likelihood's scale is at least ``noise``. The keypoints are checked where they become times.
+    The likelihood's scale is at least ``noise``. :class:`Settings` checks its numbers itself.
     """
     whole("samples", num_samples)
     chosen = settings or settings_for(levels, problem.prior, problem.operator, problem.y)
+    instance("settings", chosen, isinstance(chosen, Settings), "Settings such as default_settings()")
     chosen = replace(chosen, **{name: value for name, value in changes.items() if value is not None})
-    for name, rule in RULES.items():
-        rule(name.replace("_", "-"), getattr(chosen, name))
-    check_fit_numbers(chosen.steps, chosen.average, chosen.lr, chosen.lr_decay)
     if chosen.perceptual_weight > 0 and not takes_lpips(problem.y.shape):
         shape = tuple(problem.y.shape[1:])
         raise InputError(f"LPIPS cannot take observations of shape {shape}: set perceptual_weight to 0.")

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.baselines.dps import dps_chain
-from pyro_vipaint.errors import InputError, number, whole
+from pyro_vipaint.errors import MOST_STEPS, finite, number, numbers, whole
 from pyro_vipaint.models.measurements.linalg import operator_norm
 from pyro_vipaint.models.measurements.operators import Inpainting
 from pyro_vipaint.models.measurements.problem import check_problem
@@ -108,10 +108,14 @@ def refine(
         callback: called after each step with its :class:`pyro_vipaint.progress.Progress`, phase ``refine``.
 
     Raises:
-        InputError: ``steps`` is less than 1; ``polyak`` is not positive and finite; ``y`` and ``z`` are of different
-            numbers of images, or ``y`` is of another shape than the operator makes; ``torch.inference_mode()`` is on.
+        InputError: ``steps`` is less than 1; another number is negative, infinite or NaN, or ``polyak`` zero; ``z`` is
+            not finite, or for another number of images than ``y``; ``y`` is of another shape than the operator makes;
+            ``torch.inference_mode()`` is on.
+        NonFiniteError: an image ended infinite or NaN.
     """
-    steps = whole("steps", steps)
+    steps = whole("steps", steps, most=MOST_STEPS)
+    zeta, zeta_decay = number("zeta", zeta), number("zeta_decay", zeta_decay)
+    numbers("z", z, ("S", len(y), *model.prior.event_shape), least=1)
     if polyak is not None:
         number("polyak", polyak, positive=True)
     prior, likelihood = model.prior, cast(Any, model.likelihood)
@@ -131,7 +135,7 @@ def refine(
             z = z_hat
             if callback is not None:
                 callback(Progress("refine", step, steps))
-        return prior.decode(z).clamp(-1, 1)
+        return finite("The refinement", prior.decode(z), "try a lower zeta, or fit the guide anew").clamp(-1, 1)
 
 
 def refinement_times(prior: DiffusionPrior, start: float, steps: int) -> list[float]:

@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vipaint._torch import seeded
-from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint.errors import InputError, finite, whole
 from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.measurements.linalg import cgls
@@ -33,7 +33,8 @@ def sample(guide: Any, y: Tensor, num_samples: int = 10, *, seed: int | None = N
             draws of the same law (docs/bound.md, "What a seed promises").
 
     Raises:
-        InputError: ``num_samples`` is not positive, or ``guide`` is a model or a class.
+        InputError: ``num_samples`` or ``seed`` is not a whole number in its range, or ``guide`` is a model or a class.
+        NonFiniteError: a draw is infinite or NaN.
     """
     whole("num_samples", num_samples)
     _check_guide(guide)
@@ -41,9 +42,11 @@ def sample(guide: Any, y: Tensor, num_samples: int = 10, *, seed: int | None = N
     if not hasattr(guide, "sample_latents"):
         with seeded(seed):
             runs = [poutine.trace(guide).get_trace(y) for _ in range(num_samples)]
-        return torch.stack([run.nodes["z_1"]["value"] for run in runs])
-    with seeded(seed), pyro.plate("samples", num_samples, dim=-2):
-        return guide.sample_latents(len(y), y)
+        z = torch.stack([run.nodes["z_1"]["value"] for run in runs])
+    else:
+        with seeded(seed), pyro.plate("samples", num_samples, dim=-2):
+            z = guide.sample_latents(len(y), y)
+    return finite("The sampling of the guide", z, "fit the guide anew with a lower learning rate")
 
 
 def _check_guide(guide: Any) -> None:

@@ -17,11 +17,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
+from pyro import poutine
+from pyro.nn import PyroModule
 from pyro.poutine.guide import GuideMessenger
 from torch import Tensor, nn
 
@@ -29,7 +32,7 @@ from pyro_vipaint._files import FilePair
 from pyro_vipaint._torch import gradients, preserved, random_state, seeded, set_random_state
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.elbos.base import check_objective
-from pyro_vipaint.errors import InputError, NonFiniteError, number, whole
+from pyro_vipaint.errors import MOST_RATE, MOST_STEPS, InputError, NonFiniteError, instance, number, whole
 from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.progress import Callback, Progress
 
@@ -159,16 +162,19 @@ def fit(
 
     After its first step, in which Pyro and torch check the values at every site, a fit waits for a GPU once a step, to
     read the loss; once more where ``callback`` is told the bound. Pyro's own objectives read a number at every site.
+    After a :class:`NonFiniteError` the guide holds the parameters of the step that failed: make a new guide.
 
     Args:
         model: the Pyro program, called as ``model(y)``.
-        guide: the Pyro guide; its parameters change in place.
+        guide: the Pyro guide, a torch module; its parameters change in place. Fit a guide that is a plain function
+            with ``pyro.infer.SVI``: its parameters are in Pyro's global store.
         y: observations ``(N, *observation)``.
         elbo: an ELBO of Pyro (``docs/elbos.md`` says which); those of :mod:`pyro_vipaint.elbos` report their terms.
         steps: SVI steps, K + 1 network calls each for a K-level model.
         lr: learning rate, one for all or one by kind, the part of a parameter's name before ``_``: mu, tau, gamma
             (the latter two act on the unconstrained value) and those that single guides add; ``other`` is the rate of
-            the kinds that are not named. If not given, ``DEFAULT_LR`` (mu, tau and gamma tuned on fashion32), or with
+            the kinds that are not named. Kinds of ``DEFAULT_LR`` that the guide does not have are ignored. If not
+            given, ``DEFAULT_LR`` (mu, tau and gamma tuned on fashion32), or with
             ``resume`` where the earlier fit left them.
         lr_decay: the rate falls geometrically to this factor of itself until the end of this call. The factors of
             resumed fits multiply: after 0.1 and 0.1 the rate is 0.01 of the first.
@@ -180,12 +186,15 @@ def fit(
         callback: called after each step with its :class:`pyro_vipaint.progress.Progress`, phase ``fit``.
 
     Raises:
-        InputError: a number cannot be used; the guide was built on another model or for another number of images, or
-            does not fit the one of ``resume``; ``seed`` is given with ``resume``; ``torch.inference_mode()`` is on.
-        NonFiniteError: the objective became infinite or NaN; the message names the term.
+        InputError: a number cannot be used; the model, the guide or the objective is something else, or a class; the
+            guide was built on another model or for another number of images, or does not fit the one of ``resume``;
+            ``lr`` names a kind that neither the guide nor ``DEFAULT_LR`` has; ``seed`` is given with ``resume``;
+            ``torch.inference_mode()`` is on.
+        NonFiniteError: the objective became infinite or NaN, and the message names the term; or a parameter is after
+            the last step, and the message names it.
     """
     check_fit_numbers(steps, average, lr, lr_decay)
-    _check_model(model, guide)
+    _check_programs(model, guide, elbo)
     check_objective(elbo)
     if isinstance(model, DiffusionModel):
         model.check(y)
@@ -223,6 +232,7 @@ def fit(
     with torch.no_grad():
         for parameter, mean in zip(guide.parameters(), means, strict=average > 0):
             parameter.copy_(mean)
+    _check_parameters(guide)
     terms = {name: torch.stack([record[name] for record in history]).cpu() for name in history[0]}
     done = Fit(losses, terms, count.calls, count.nfe, time.perf_counter() - begun, state)
     return done if resume is None else resume._followed_by(done)
@@ -241,16 +251,19 @@ def _checking(everything: bool) -> Iterator[None]:
 
 def check_fit_numbers(steps: Any, average: Any, lr: float | Mapping[str, float] | None, lr_decay: float) -> None:
     """Refuses numbers with which a fit would not run, would go nowhere, or uphill."""
-    whole("average", average, 0, whole("steps", steps))
+    whole("average", average, 0, whole("steps", steps, most=MOST_STEPS))
     for rate in () if lr is None else lr.values() if isinstance(lr, Mapping) else (lr,):
-        number("lr", rate)
+        number("lr", rate, most=MOST_RATE)
     number("lr-decay", lr_decay, positive=True)
 
 
-def _check_model(model: Callable[..., Any], guide: nn.Module) -> None:
-    """Refuses a messenger built on another model, which it would run instead. Wrapped models pass."""
-    own = getattr(guide, "model", None)
-    if isinstance(guide, GuideMessenger) and own is not model and type(own) is type(model):
+def _check_programs(model: Any, guide: Any, elbo: Any) -> None:
+    """Refuses programs that cannot be fitted, and a messenger built on another model, which it would run instead."""
+    is_model = callable(model) and not isinstance(model, GuideMessenger)
+    instance("model", model, is_model, "a Pyro program such as a DiffusionModel")
+    instance("guide", guide, isinstance(guide, nn.Module), "a torch module such as HierarchicalGuide(model)")
+    instance("elbo", elbo, hasattr(elbo, "loss_and_grads"), "an objective such as BetaELBO()")
+    if isinstance(guide, GuideMessenger) and poutine.unwrap(guide.model) is not poutine.unwrap(model):
         raise InputError("the guide was built on another model, which it would run: build it on this one.")
 
 
@@ -258,6 +271,7 @@ def _earlier_state(resume: Fit, seed: int | None) -> FitState:
     """The state in which the earlier fit stopped."""
     if seed is not None:
         raise InputError("seed and resume exclude each other: a resumed fit continues its own random numbers.")
+    instance("resume", resume, isinstance(resume, Fit), "a Fit")
     if resume.state is None:
         raise InputError("this fit cannot be resumed: it holds no state.")
     return resume.state
@@ -271,6 +285,10 @@ def _parameter_groups(
     for name, parameter in guide.named_parameters():
         kind = name.split("_")[0].split(".")[-1]  # tau of tau_3_unconstrained, also below a module's name
         groups.setdefault(kind, []).append(parameter)
+    whole("the number of parameters of the guide", len(groups))
+    if isinstance(lr, Mapping) and (unknown := lr.keys() - groups.keys() - DEFAULT_LR.keys() - {"other"}):
+        named, kinds = ", ".join(sorted(map(str, unknown))), ", ".join(groups)
+        raise InputError(f"lr names {named}, but the kinds of parameters of the guide are {kinds}.")
     if lr is None:
         lr = DEFAULT_LR if earlier is None else earlier.rates
     named = lr if isinstance(lr, Mapping) else {"other": lr}
@@ -294,6 +312,20 @@ def _not_finite(step: int, terms: Mapping[str, Tensor]) -> NonFiniteError:
     broken = [name for name, value in terms.items() if not value.isfinite().all()]
     where = f"the term of {', '.join(broken)}" if broken else "the objective"
     return NonFiniteError(f"The fit became non-finite at step {step} in {where}: try a lower learning rate.")
+
+
+@torch.no_grad()
+def _check_parameters(guide: nn.Module) -> None:
+    """Refuses infinite or NaN parameters, as the optimiser moves them and as the guide uses them (tau, an exponential).
+
+    One synchronisation. A loss shows those of the step before alone, so that the last step needs this.
+    """
+    values = dict(guide.named_parameters())
+    values |= dict(guide.named_pyro_params()) if isinstance(guide, PyroModule) else {}
+    broken = (~torch.stack([value.isfinite().all() for value in values.values()])).tolist()
+    names = dict.fromkeys(name.removesuffix("_unconstrained") for name in compress(values, broken))
+    if names:
+        raise NonFiniteError(f"The fit ended with {', '.join(names)} not finite: try a lower learning rate.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint._torch import on_device
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, number
 
 WEIGHT = "guidance_scale"  # the name of w among the conditions
 
@@ -29,9 +29,14 @@ def is_guided(condition: Mapping[str, Any]) -> bool:
     True
     >>> is_guided({"guidance_scale": 2.0}) or is_guided({"class_labels": torch.tensor([3]), "guidance_scale": 1.0})
     False
+
+    Raises:
+        InputError: w is negative, infinite, NaN or no number.
     """
     weight = condition.get(WEIGHT)
-    return weight is not None and weight != 1 and any(v is not None for name, v in condition.items() if name != WEIGHT)
+    if weight is None or number(WEIGHT, weight) == 1:
+        return False
+    return any(v is not None for name, v in condition.items() if name != WEIGHT)
 
 
 @dataclass(frozen=True, eq=False)

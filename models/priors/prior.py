@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import device_of
 from pyro_vipaint.calls import record_call
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, number
 from pyro_vipaint.models.priors.classifier_free import is_guided
 from pyro_vipaint.models.priors.codecs import Codec, Identity
 from pyro_vipaint.models.priors.conditions import check_given
@@ -44,6 +44,9 @@ class DiffusionPrior:
         guided_by: names of the conditions that ``guidance_scale`` can weigh against a null condition.
         conditions: names of all conditions that the denoiser takes, besides ``guidance_scale``; others are refused.
             ``None``: the denoiser judges for itself.
+
+    Raises:
+        InputError: ``sigma_data`` is not positive and finite.
     """
 
     schedule: Schedule
@@ -56,6 +59,9 @@ class DiffusionPrior:
     encode_text: Callable[[list[str]], Mapping[str, Tensor]] | None = None
     guided_by: tuple[str, ...] = ()
     conditions: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        number("sigma_data", self.sigma_data, positive=True)
 
     @property
     def event_dim(self) -> int:

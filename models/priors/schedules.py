@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint._torch import cached, moved, widest
-from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint.errors import InputError, number, whole
 
 if TYPE_CHECKING:
     from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -35,13 +35,21 @@ class Schedule(Protocol):
         ...
 
 
+class _Numbers:
+    """Refuses the numbers of a schedule, its fields, that are negative, infinite, NaN or no numbers."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            number(name, value, positive=name in ("rho", "shift"))
+
+
 def _vp(log_alpha: Tensor) -> tuple[Tensor, Tensor]:
     """alpha and sigma = sqrt(1 - alpha^2) from log alpha <= 0, without cancellation near alpha = 1."""
     return log_alpha.exp(), torch.expm1(2 * log_alpha).abs().sqrt()
 
 
 @dataclass(frozen=True)
-class LinearVP:
+class LinearVP(_Numbers):
     """Variance preserving, ``beta(t) = beta_min + t (beta_max - beta_min)``: Song et al. 2021, Eq. 33.
 
     The defaults 0.1 and 20 are the continuous limit of Ho et al. 2020 (1e-4 to 0.02 in 1000 steps).
@@ -55,7 +63,7 @@ class LinearVP:
 
 
 @dataclass(frozen=True)
-class ScaledLinearVP:
+class ScaledLinearVP(_Numbers):
     """Variance preserving, sqrt(beta) linear in ``t``: the schedule of latent diffusion.
 
     Defaults as Rombach et al. 2022 for ImageNet-256: 0.0015 to 0.0195 in 1000 steps, times 1000.
@@ -71,7 +79,7 @@ class ScaledLinearVP:
 
 
 @dataclass(frozen=True)
-class CosineVP:
+class CosineVP(_Numbers):
     """Variance preserving, ``alpha_t`` a quarter of a cosine: Nichol & Dhariwal 2021, Eq. 17 (offset 0.008).
 
     ``alpha`` is kept above ``alpha_min``, so that sigma/alpha stays finite at ``t = 1``.
@@ -87,7 +95,7 @@ class CosineVP:
 
 
 @dataclass(frozen=True)
-class EDM:
+class EDM(_Numbers):
     """Variance exploding with the spacing of Karras et al. 2022, Eq. 5: ``alpha = 1`` and
 
     ``sigma_t = (sigma_min^(1/rho) + t (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho``.
@@ -105,7 +113,7 @@ class EDM:
 
 
 @dataclass(frozen=True)
-class GeometricVE:
+class GeometricVE(_Numbers):
     """Variance exploding, ``sigma_t = sigma_min^(1-t) sigma_max^t``: Song et al. 2021, Eq. 30, defaults for CIFAR."""
 
     sigma_min: float = 0.01
@@ -116,7 +124,7 @@ class GeometricVE:
 
 
 @dataclass(frozen=True)
-class RectifiedFlow:
+class RectifiedFlow(_Numbers):
     """Straight paths, ``alpha = 1 - sigma``, ``sigma_t = shift t / (1 + (shift - 1) t)``: Esser et al. 2024, Eq. 23.
 
     ``shift = 1`` is Liu et al. 2023; Stable Diffusion 3 uses 3. The shift moves noise levels to other times and changes
@@ -231,15 +239,18 @@ def keypoints(
         InputError: times are out of order or outside (0, 1), or the schedule does not reach a noise level.
     """
     if noise_levels is not None:
-        return check_keypoints([time_of(prior.schedule, level) for level in noise_levels])
-    whole("levels", levels)
+        numbers = [number("a noise level", level) for level in noise_levels]
+        return check_keypoints([time_of(prior.schedule, level) for level in numbers])
+    start, stop, levels = number("start", start), number("stop", stop), whole("levels", levels)
     step = (start - stop) / (levels - 1) if levels > 1 else 0.0
     return check_keypoints([start - i * step for i in range(levels)])
 
 
 def check_keypoints(times: Sequence[float]) -> tuple[float, ...]:
     """``times`` as a tuple, refused unless there is one and they decrease strictly inside (0, 1]."""
-    checked = tuple(float(t) for t in times)
+    checked = tuple(
+        number("keypoints", t.item() if isinstance(t, Tensor) and t.numel() == 1 else t, signed=True) for t in times
+    )
     bounded = (math.inf, *checked, 0.0)
     if not checked or checked[0] > 1 or not all(later < earlier for earlier, later in pairwise(bounded)):
         shown = ", ".join(f"{t:g}" for t in checked) or "none"

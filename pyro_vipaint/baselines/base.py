@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.errors import whole
+from pyro_vipaint.errors import MOST_STEPS, finite, whole
 from pyro_vipaint.models.measurements.problem import FOLLOWED, check_problem
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time
@@ -62,7 +62,7 @@ def run(
         start: makes what the chain starts at, ``(S, N, *event)``; z_1 ~ N(0, sigma_1^2 I) if not given.
         needs: members of the likelihood that the method uses, besides its operator and residual.
     """
-    steps, num_samples = whole("steps", steps), whole("num_samples", num_samples)
+    steps, num_samples = whole("steps", steps, most=MOST_STEPS), whole("num_samples", num_samples)
     check_problem(prior, likelihood, y, condition, (*FOLLOWED, *needs))
     times = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64).tolist()
     begun = time.perf_counter()
@@ -76,5 +76,6 @@ def run(
             z = z_hat
             if callback is not None:
                 callback(Progress(method, step, total or steps))
-        samples = prior.decode(z).clamp(-1, 1)
+        images = finite(f"The chain of {method}", prior.decode(z), "try smaller weights or rates")
+        samples = images.clamp(-1, 1)
     return BaselineResult(samples, count.calls, count.nfe, time.perf_counter() - begun)

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.baselines.replacement import OBSERVED, known_part, observed_pixels
+from pyro_vipaint.errors import number
 from pyro_vipaint.models.priors.kernels import ddim
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import Callback
@@ -51,6 +52,7 @@ def blended(
         steps: 250 in the VIPaint paper.
         eta: noise of the DDIM step, from 0 for none, as in the VIPaint paper, to 1 for that of the DDPM chain.
     """
+    number("eta", eta, most=1.0)
 
     def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
         observed = observed_pixels(likelihood, y, prior.image_shape)

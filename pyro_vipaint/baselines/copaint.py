@@ -37,6 +37,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
+from pyro_vipaint.errors import number, whole
 from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.priors.denoisers import flatten_condition
 from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim, expand_event
@@ -101,6 +102,11 @@ class Coherence:
     lr: float
     growth: float
     regularisation: float
+
+    def __post_init__(self) -> None:
+        whole("gradient_steps", self.gradient_steps, least=0)
+        for name in ("lr", "growth", "regularisation"):
+            number(name, getattr(self, name))
 
     def __call__(self, z: Tensor, t: float, progress: float) -> tuple[Tensor, Tensor]:
         """``(z, prediction)`` after them, ``(S, N, *event)`` as ``z``, at time t and ``progress`` i / steps."""

@@ -25,6 +25,7 @@ from torch import Tensor
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.corrections import residual_norm
+from pyro_vipaint.errors import number
 from pyro_vipaint.models.priors.kernels import bridge, coordinate_scale, transition_std
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import Callback
@@ -54,6 +55,7 @@ def dps(
         steps: 1000 in the paper.
         zeta: weight of the observation; 0.5 in the paper for inpainting, 0.3 for super-resolution and deblurring.
     """
+    number("zeta", zeta)
 
     def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
         return dps_chain(prior, likelihood, z, y, times, [zeta] * (steps - 1), condition)

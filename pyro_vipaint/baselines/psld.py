@@ -33,7 +33,7 @@ from torch import Tensor
 from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.baselines.dps import error_gradient
 from pyro_vipaint.corrections import residual_norm
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, number
 from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.measurements.operators import adjoint
 from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim
@@ -61,6 +61,8 @@ def psld(
         omega: weight of the residual norm; 1 in the authors' code, and 0.1 for a hidden box.
         gamma: weight of the gluing norm; 0.1 in the authors' code, and 0.01 for a hidden box.
     """
+    number("omega", omega)
+    number("gamma", gamma)
     if not prior.is_latent:
         raise InputError("PSLD needs a latent prior, since it compares encodings; for a pixel prior use dps.")
 

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
+from pyro_vipaint.errors import MOST_RATE, number
 from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.measurements.operators import pseudo_inverse
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -58,6 +59,10 @@ def red_diff(
         lr, betas: of Adam, in the units of the latents; as all defaults, those of the authors' code.
         weight: lambda, of the prior.
     """
+    number("lr", lr, most=MOST_RATE)
+    number("weight", weight)
+    for beta in betas:
+        number("1 - beta", 1 - number("beta", beta), positive=True)
 
     def chain(mu: Tensor, times: list[float]) -> Iterator[Tensor]:
         optimizer = torch.optim.Adam([mu.requires_grad_()], lr=lr, betas=betas)

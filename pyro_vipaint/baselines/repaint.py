@@ -34,7 +34,7 @@ from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.baselines.replacement import OBSERVED, Known, known_part, observed_pixels
-from pyro_vipaint.errors import whole
+from pyro_vipaint.errors import MOST_STEPS, whole
 from pyro_vipaint.models.priors.kernels import bridge, diffuse
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import Schedule
@@ -107,8 +107,8 @@ def call_levels(steps: int = 250, jump_length: int = 10, resamples: int = 10) ->
     Raises:
         InputError: an argument is less than 1.
     """
-    steps, jump_length = whole("steps", steps), whole("jump_length", jump_length)
-    resamples = whole("resamples", resamples)
+    steps, jump_length = whole("steps", steps, most=MOST_STEPS), whole("jump_length", jump_length)
+    resamples = whole("resamples", resamples, most=MOST_STEPS)
     jumps = dict.fromkeys(range(1, steps - jump_length + 1, jump_length), resamples - 1)
     levels, level = [], steps
     while level >= 1:

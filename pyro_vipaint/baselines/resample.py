@@ -40,7 +40,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.baselines.dps import error_gradient
 from pyro_vipaint.corrections import residual_norm
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import MOST_RATE, InputError, number, whole
 from pyro_vipaint.models.measurements.likelihoods import check_one_noise
 from pyro_vipaint.models.priors.codecs import Codec
 from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim
@@ -68,13 +68,19 @@ class ReSampleResult(BaselineResult):
     decodings: int
 
 
-class Descent(NamedTuple):
+@dataclass(frozen=True)
+class Descent:
     """An inner problem: its space, AdamW's rate, the most iterations, and the residual at which it stops."""
 
     in_pixels: bool
     lr: float
     iterations: int
     tolerance: float
+
+    def __post_init__(self) -> None:
+        space = "pixel" if self.in_pixels else "latent"
+        number(f"{space}_lr", self.lr, most=MOST_RATE)
+        whole(f"{space}_iterations", self.iterations, least=0)
 
 
 @dataclass(eq=False)
@@ -127,6 +133,8 @@ def resample(
             "ReSample needs a latent prior, since it moves pixels and latents in turn; for a pixel prior use dps."
         )
     check_one_noise("ReSample", likelihood)
+    number("zeta", zeta)
+    number("variance_factor", variance_factor)
     codec = CountedCodec(prior.codec)
     counted = replace(prior, codec=codec)
 

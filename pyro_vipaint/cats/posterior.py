@@ -30,7 +30,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import double, precise
 from pyro_vipaint.cats.parts import Layers
-from pyro_vipaint.errors import InputError, number
+from pyro_vipaint.errors import InputError, number, numbers
 
 CHUNK = 2**24  # elements of pictures composed at once, 128 MiB
 
@@ -87,7 +87,7 @@ def parts_posterior(layers: Layers, y: Tensor, mask: Tensor, sigma: float) -> Pa
     The memory is 8 bytes per observation and combination: 2.9 MB per observation of the cats.
 
     Raises:
-        InputError: the shapes do not fit, or ``sigma`` is not positive.
+        InputError: the shapes do not fit, ``sigma`` is not positive, or an observed pixel is infinite or NaN.
     """
     first = next(iter(layers.parts.values()))
     (_, channels, *size), home = first.shape, precise(first.device)
@@ -95,7 +95,7 @@ def parts_posterior(layers: Layers, y: Tensor, mask: Tensor, sigma: float) -> Pa
         raise InputError(f"y {tuple(y.shape)} and mask {tuple(mask.shape)} do not fit {channels - 1} × {size} pixels.")
     number("sigma", sigma, positive=True)
     observed = mask.to(home).flatten(1) != 0
-    y = torch.where(observed[:, None], double(y.flatten(2)).to(home), 0.0)
+    y = numbers("y", torch.where(observed[:, None], double(y.flatten(2)).to(home), 0.0))
     squares = y.new_zeros(len(y), *layers.sizes)
     for slots, pixels in _pixel_groups(layers):
         squares += _squared_errors(layers, slots, y[..., pixels], observed[:, pixels].double(), pixels)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import double, seeded
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint.errors import InputError, numbers, whole
 from pyro_vipaint.models.diffusion import DiffusionModel
 
 
@@ -84,6 +84,17 @@ def weighted_draws(
     z = torch.cat([part for part, _ in parts])
     terms = {name: torch.cat([part[name] for _, part in parts]) for name in parts[0][1]}
     return WeightedDraws(z, terms, count.nfe)
+
+
+def check_log_weights(log_weights: Tensor) -> Tensor:
+    """Log weights ``(S, N)``, S >= 1, refused where one is NaN or infinite; -inf, a weight of zero, is none of these.
+
+    Refused as well are images all of whose weights are zero.
+    """
+    if isinstance(log_weights, Tensor) and log_weights.ndim == 2 and len(log_weights):
+        numbers("the largest log weight of each image", log_weights.max(0).values)
+        return log_weights
+    return numbers("log_weights", log_weights, ("S", "N"), least=1)
 
 
 def _run(model: Callable[..., Any], guide: Any, y: Tensor, count: int) -> tuple[Tensor, dict[str, Tensor]]:

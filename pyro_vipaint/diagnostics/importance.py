@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint._torch import double, seeded
-from pyro_vipaint.diagnostics.draws import weighted_draws
+from pyro_vipaint.diagnostics.draws import check_log_weights, weighted_draws
 from pyro_vipaint.diagnostics.pareto import pareto_smooth
 from pyro_vipaint.errors import whole
 
@@ -76,7 +76,12 @@ def resample(
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
-    """(sum w)^2 / sum w^2 per image, ``(N,)``, from log weights ``(S, N)`` up to a constant per image."""
+    """(sum w)^2 / sum w^2 per image, ``(N,)``, from log weights ``(S, N)`` up to a constant per image.
+
+    Raises:
+        InputError: an error of :func:`pyro_vipaint.diagnostics.elbo_estimate`.
+    """
+    check_log_weights(log_weights)
     return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
 
 

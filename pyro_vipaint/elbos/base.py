@@ -9,10 +9,9 @@ that of a latent site may be a KL divergence, its conditional mean:
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from numbers import Real
+from contextlib import suppress
 from typing import Any
 
 import pyro
@@ -32,7 +31,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint.errors import InputError, brief, number, whole
 
 Weights = float | Mapping[str, float]
 Beta = Weights | Callable[[int], Weights]
@@ -143,12 +142,19 @@ def check_objective(elbo: Any) -> None:
 def check_weights(beta: Weights) -> Weights:
     """``beta``; every weight must be a positive and finite number."""
     values = beta.values() if isinstance(beta, Mapping) else (beta,)
-    if not all(isinstance(value, (Real, Tensor)) and value > 0 and math.isfinite(value) for value in values):
+    if not all(map(_is_weight, values)):
         raise InputError(
             "beta must be a positive and finite number, a mapping such as {'z_1': 2.0} from sites to such numbers, "
-            f"or a schedule, not {beta!r}."
+            f"or a schedule, not {brief(beta)}."
         )
     return beta
+
+
+def _is_weight(value: Any) -> bool:
+    plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    with suppress(InputError):
+        return number("beta", plain, positive=True) > 0
+    return False
 
 
 def site_terms(model_trace: Trace, guide_trace: Trace, latent_term: Callable[[Any, Any], Tensor]) -> dict[str, Tensor]:
