@@ -123,8 +123,6 @@ def refine(
     if guidance_scale is not None:
         condition[WEIGHT] = guidance_scale
     check_problem(prior, likelihood, y, condition)
-    if len(y) != z.shape[1]:
-        raise InputError(f"y holds {len(y)} observations, z has latents of {z.shape[1]} images.")
     times = refinement_times(prior, model.keypoints[-1], steps)
     zetas = torch.linspace(zeta, zeta * zeta_decay, steps - 1, dtype=torch.float64).tolist()
     shape = (len(y), *prior.image_shape)
