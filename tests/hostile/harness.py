@@ -13,8 +13,11 @@ file as it was, and no new one. A command's exit code and line on stderr are tur
 from __future__ import annotations
 
 import hashlib
+import os
+import pickle
 import re
 import resource
+import select
 import signal
 import stat
 import sys
@@ -22,7 +25,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +36,7 @@ import torch
 import pyro_vipaint as vp
 
 SECONDS, MEBIBYTES, LONGEST = 2.0, 1024.0, 300
-DEADLINE = 12  # seconds after which a case is interrupted
+DEADLINE = 12  # seconds after which a case is killed
 ROOM = 3 * 2**30  # bytes of address space for one case, so that a wrong one does not exhaust the machine
 
 
@@ -59,10 +62,6 @@ class Outcome:
     mebibytes: float
 
 
-class TooLate(BaseException):
-    """The case was interrupted: no handler of errors may take it for one."""
-
-
 def refused(table: dict[str, tuple[Callable[[], Any], str]]) -> Iterator[Case]:
     """The cases of calls without files, each with what its refusal says."""
     for name, (call, says) in table.items():
@@ -77,23 +76,54 @@ def working(table: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]) ->
 
 def tried(case: Case) -> Outcome:
     """The outcome of a case; one that was too slow is tried once more, since other processes may have been at work."""
-    outcome = _tried(case)
-    return _tried(case) if outcome.seconds > SECONDS else outcome
+    outcome = _in_a_child(case)
+    return _in_a_child(case) if outcome.seconds > SECONDS else outcome
+
+
+def _in_a_child(case: Case) -> Outcome:
+    """Tries a case in a process of its own, which may crash or hang, and whose children end with it."""
+    outcome, late = isolated(lambda: _tried(case))
+    return outcome or Outcome(f"ran longer than {DEADLINE} s" if late else "the process crashed", 0.0, 0.0)
+
+
+def isolated(function: Callable[[], Any]) -> tuple[Any, bool]:
+    """The result of the function in a forked process, None if it crashes or takes too long; and whether it did that.
+
+    What makes threads is called in such a process alone: a fork of a process with threads may hang.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with suppress(BaseException):
+            os.setsid()
+            os.write(writer, pickle.dumps(function()))
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answered, *_ = select.select([pipe], [], [], DEADLINE)
+        content = pipe.read() if answered else b""
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return pickle.loads(content) if content else None, not answered
 
 
 def _tried(case: Case) -> Outcome:
-    with TemporaryDirectory(prefix="hostile-") as name, warnings.catch_warnings():
+    with TemporaryDirectory(prefix="hostile-") as name:
         warnings.simplefilter("ignore")
         folder = Path(name).resolve()
         torch.manual_seed(0)
-        case.arrange(folder)
+        try:
+            case.arrange(folder)
+        except Exception as error:
+            return Outcome(f"could not be arranged: {type(error).__name__} {error}", 0.0, 0.0)
         before = snapshot(folder)
-        _reset_peak()
+        _limit_memory()
         resident, begun, result, error = _resident("VmRSS"), time.perf_counter(), None, None
-        with vp.count_calls() as count, _limits():
+        with vp.count_calls() as count:
             try:
                 result = case.act(folder)
-            except (Exception, TooLate) as caught:
+            except Exception as caught:
                 error = caught
         seconds, mebibytes = time.perf_counter() - begun, max(0.0, _resident("VmHWM") - resident)
         fault = _fault(case, folder, result, error, count.calls)
@@ -103,14 +133,11 @@ def _tried(case: Case) -> Outcome:
             fault = f"took {seconds:.1f} s"
         if not fault and mebibytes > MEBIBYTES:
             fault = f"took {mebibytes:.0f} MiB"
-        _make_writable(folder)
-    return Outcome(fault, seconds, mebibytes)
+        return Outcome(fault, seconds, mebibytes)
 
 
-def _fault(case: Case, folder: Path, result: Any, error: BaseException | None, calls: int) -> str:
+def _fault(case: Case, folder: Path, result: Any, error: Exception | None, calls: int) -> str:
     """What is wrong with the answer, empty if nothing is."""
-    if isinstance(error, TooLate):
-        return f"ran longer than {DEADLINE} s"
     message = "" if error is None else str(error)
     if case.works is not None:
         if error is not None:
@@ -151,27 +178,10 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> str:
     return f"was refused, but left, changed or removed {', '.join(names[:3])}" if names else ""
 
 
-@contextmanager
-def _limits() -> Iterator[None]:
-    """Interrupts the block after :data:`DEADLINE`, and keeps it within :data:`ROOM`."""
-
-    def interrupt(*_: Any) -> None:
-        raise TooLate
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    former = signal.signal(signal.SIGALRM, interrupt)
+def _limit_memory() -> None:
+    """Keeps this process within :data:`ROOM` from now on, and lets the kernel count its peak of resident memory anew."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (int(_resident("VmSize") * 2**20) + ROOM, hard))
-    signal.alarm(DEADLINE)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, former)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def _reset_peak() -> None:
-    """Lets the kernel count the peak of resident memory from now on."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -179,12 +189,6 @@ def _resident(entry: str) -> float:
     """An entry of /proc/self/status, in MiB."""
     (line,) = (text for text in Path("/proc/self/status").read_text().splitlines() if text.startswith(entry))
     return int(line.split()[1]) / 1024
-
-
-def _make_writable(folder: Path) -> None:
-    for path in (folder, *folder.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(0o755)
 
 
 # the counts

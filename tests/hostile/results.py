@@ -192,7 +192,7 @@ CASES = [
     Case("a folder that is made with its parents (works)", lambda f: inpaint(f, "--out", f / "a" / "b" / "c"),
          arrange=pictures, works=lambda f, o: (f / "a" / "b" / "c" / "report.json").exists()),
     Case("earlier results of more samples (works)", inpaint, arrange=results, works=kept),
-    Case("earlier results beside a text of the user's", inpaint, "", save_mine(results, "mine.txt")),
+    Case("earlier results beside a text of the user's (works)", inpaint, arrange=save_mine(results, "mine.txt"), works=kept),
     Case("a folder of the user's with --overwrite (works)", lambda f: inpaint(f, "--overwrite"),
          arrange=holding("mine.txt", "sub/mine.txt"), works=kept),
     Case("another's report with --overwrite (works)", lambda f: inpaint(f, "--overwrite"),

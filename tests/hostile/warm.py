@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from tempfile import TemporaryDirectory
-
 import torch
 
 from pyro_vipaint import diagnostics, metrics
@@ -12,9 +9,7 @@ from pyro_vipaint import diagnostics, metrics
 
 def warm() -> None:
     """Loads lazily imported packages, once."""
-    from pathlib import Path
-
-    from tests.hostile import benches, command_line, objects, prior_folders, results, world
+    from tests.hostile import benches, objects, prior_folders, results, world
 
     torch.set_num_threads(1)
     world.inpaint()
@@ -26,7 +21,3 @@ def warm() -> None:
     prior_folders.load_prior(prior_folders.latent_template())
     results.template()
     benches.template()
-    with TemporaryDirectory() as name, suppress(Exception):
-        folder = Path(name)
-        command_line.pictures(folder)
-        command_line.bench(folder)
