@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -32,7 +31,9 @@ def answered(code: int, stdout: str, stderr: str) -> str:
     if code == 0:
         return stdout
     message = stderr.removesuffix("\n").removeprefix("Error: ")
-    raise {1: FailedError, 2: InputError}.get(code, RuntimeError)(message if stderr.startswith("Error: ") else f"not an error line:\n{stderr}")
+    raise {1: FailedError, 2: InputError}.get(code, RuntimeError)(
+        message if stderr.startswith("Error: ") else f"not an error line:\n{stderr}"
+    )
 
 
 def vipaint(*arguments: object) -> str:
@@ -47,13 +48,21 @@ def vipaint(*arguments: object) -> str:
 def process(*arguments: object, **environment: str) -> str:
     """A command in a process of its own."""
     command = [sys.executable, "-m", "pyro_vipaint.cli.main", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=60, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=60, check=False
+    )
     return answered(done.returncode, done.stdout, done.stderr)
 
 
 def pictures(folder: Path) -> None:
     """Pictures and masks that are right, and some that are not."""
-    for name, pixels in {"image": ramp(), "small": ramp(4), "large": ramp(16), "mask": half(), "black": 0 * ramp()}.items():
+    for name, pixels in {
+        "image": ramp(),
+        "small": ramp(4),
+        "large": ramp(16),
+        "mask": half(),
+        "black": 0 * ramp(),
+    }.items():
         save(folder / f"{name}.png", pixels)
     save(folder / "white.png", 0 * ramp() + 255)
     save(folder / "photo.png", ramp())
@@ -67,7 +76,9 @@ def pictures(folder: Path) -> None:
 Run = Callable[..., str]
 
 
-def inpaint(folder: Path, *options: object, image: str = "image.png", mask: str = "mask.png", run: Run = vipaint) -> str:
+def inpaint(
+    folder: Path, *options: object, image: str = "image.png", mask: str = "mask.png", run: Run = vipaint
+) -> str:
     paths = [folder / image, "--mask", folder / mask, "--out", folder / "out"]
     return run("inpaint", *paths, "--prior", "tiny", *QUICK, *options)
 
@@ -77,7 +88,22 @@ def restore(folder: Path, *options: object, image: str = "small.png", run: Run =
 
 
 def bench(folder: Path, *options: object, run: Run = vipaint) -> str:
-    small = ("--task", "box", "--method", "DPS", "--budget", 2, "--images", 1, "--samples", 1, "--workers", 1, "--device", "cpu")
+    small = (
+        "--task",
+        "box",
+        "--method",
+        "DPS",
+        "--budget",
+        2,
+        "--images",
+        1,
+        "--samples",
+        1,
+        "--workers",
+        1,
+        "--device",
+        "cpu",
+    )
     return run("bench", "--out", folder / "out", *small, *options)
 
 
@@ -174,7 +200,8 @@ TASKS: dict[str, tuple[dict[str, str], tuple[object, ...], str]] = {
     "inpaint without a mask": ({"image": "image.png"}, ("--task", "inpaint"), "mask"),
     "resize without simulate": ({}, ("--task", "super-resolution", "--factor", 2, "--resize"), "simulate"),
     "simulate with a truth": (
-        {"image": "image.png"}, ("--task", "super-resolution", "--factor", 2, "--simulate", "--truth", __file__), "truth",
+        {"image": "image.png"},
+        ("--task", "super-resolution", "--factor", 2, "--simulate", "--truth", __file__), "truth",
     ),
     "noise -1": ({}, ("--task", "super-resolution", "--factor", 2, "--noise", -1), "noise"),
     "noise NaN": ({}, ("--task", "super-resolution", "--factor", 2, "--noise", "nan"), "noise"),
@@ -235,15 +262,20 @@ def in_order(folder: Path, output: str) -> bool:
 CASES = [
     *commands(),
     Case("no such command", lambda f: vipaint("inpant"), "inpant"),
-    Case("demo: prior unknown", lambda f: vipaint("demo", "--prior", "mnist", "--out", f / "out"), "fashion32|demonstration"),
+    Case("demo: prior unknown", lambda f: vipaint("demo", "--prior", "mnist", "--out", f / "out"),
+         "fashion32|demonstration"),
     Case("demo: seed too large", lambda f: vipaint("demo", "--seed", 2**64, "--out", f / "out"), "seed"),
     Case("demo: device unknown", lambda f: vipaint("demo", "--device", "abacus", "--out", f / "out"), "device"),
     Case("demo: out with files", lambda f: vipaint("demo", "--out", f / "folder"), "overwrite", pictures),
-    Case("inpaint: beta so large that it breaks", lambda f: inpaint(f, "--beta", "1e38", "--steps", 3), "step", pictures,
+    Case("inpaint: beta so large that it breaks", lambda f: inpaint(f, "--beta", "1e38", "--steps", 3), "step",
+         pictures,
          error=FailedError, calls=99),
-    Case("inpaint: a colour picture (works)", lambda f: inpaint(f, image="colour.png"), arrange=pictures, works=in_order),
-    Case("inpaint: resized (works)", lambda f: inpaint(f, "--resize", image="wide.png"), arrange=pictures, works=in_order),
-    Case("inpaint: the largest seed (works)", lambda f: inpaint(f, "--seed", 2**64 - 1), arrange=pictures, works=in_order),
+    Case("inpaint: a colour picture (works)", lambda f: inpaint(f, image="colour.png"), arrange=pictures,
+         works=in_order),
+    Case("inpaint: resized (works)", lambda f: inpaint(f, "--resize", image="wide.png"), arrange=pictures,
+         works=in_order),
+    Case("inpaint: the largest seed (works)", lambda f: inpaint(f, "--seed", 2**64 - 1), arrange=pictures,
+         works=in_order),
     Case("inpaint: a class by name (works)", lambda f: inpaint(f, "--label", "dog"), arrange=pictures, works=in_order),
     Case("inpaint: inverted (works)", lambda f: inpaint(f, "--invert-mask"), arrange=pictures, works=in_order),
     Case("restore: super-resolution (works)", lambda f: restore(f, "--task", "super-resolution", "--factor", 2),
@@ -260,14 +292,16 @@ PROCESSES = [
     Case("image missing", lambda f: inpaint(f, image="none.png", run=process), "exist", pictures),
     Case("a terminal of 20 columns", lambda f: inpaint(f, image="none.png", run=lambda *a: process(*a, COLUMNS="20")),
          "exist", pictures),
-    Case("a locale of ASCII", lambda f: inpaint(f, image="kätzchen.png", run=lambda *a: process(*a, LC_ALL="C", PYTHONIOENCODING="ascii")),
+    Case("a locale of ASCII", lambda f: inpaint(f, image="kätzchen.png", run=lambda *a: process(*a, LC_ALL="C",
+         PYTHONIOENCODING="ascii")),
          "exist", pictures),
     Case("no home", lambda f: inpaint(f, "--prior", "nobody", run=lambda *a: process(*a, HOME="/nonexistent")),
          "prior", pictures),
     Case("out a file", lambda f: inpaint(f, "--out", f / "text.txt", run=process), "writ", pictures),
     Case("out with files", lambda f: inpaint(f, "--out", f / "folder", run=process), "overwrite", pictures),
     Case("an unknown prior", lambda f: inpaint(f, "--prior", "mnist", run=process), "fashion32", pictures),
-    Case("restore: an unknown task", lambda f: restore(f, "--task", "sharpen", run=process), "deblur", pictures),
+    Case("restore: an unknown task", lambda f: restore(f, "--task", "sharpen", "--prior", "fashion32", run=process),
+         "deblur", pictures),
     Case("bench: an unknown method", lambda f: bench(f, "--method", "DSP", run=process), "DPS", pictures),
     Case("demo: an unknown prior", lambda f: process("demo", "--prior", "mnist", "--out", f / "out"), "fashion32"),
 ]  # fmt: skip

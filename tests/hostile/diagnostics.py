@@ -29,11 +29,11 @@ CASES = [
     *refused({
         "c2st: NaN": (lambda: d.c2st(X, BROKEN), "finite|NaN"),
         "c2st: infinite": (lambda: d.c2st(X * INF, X), "finite"),
-        "c2st: two draws": (lambda: d.c2st(X[:2], X[:2]), "draws|rows|few|folds"),
-        "c2st: none": (lambda: d.c2st(X[:0], X[:0]), "draws|rows|few|folds"),
+        "c2st: two draws": (lambda: d.c2st(X[:2], X[:2]), "draws|rows|few|folds|samples"),
+        "c2st: none": (lambda: d.c2st(X[:0], X[:0]), "draws|rows|few|folds|samples"),
         "c2st: other dimensions": (lambda: d.c2st(X, X[:, :1]), "shape|dimension|elements"),
         "c2st: folds 1": (lambda: d.c2st(X, X, folds=1), "folds"),
-        "c2st: folds 1000": (lambda: d.c2st(X, X, folds=1000), "folds|draws|rows"),
+        "c2st: folds 1000": (lambda: d.c2st(X, X, folds=1000), "folds|draws|rows|samples"),
         "c2st: steps 0": (lambda: d.c2st(X, X, steps=0), "steps"),
         "c2st: hidden 0": (lambda: d.c2st(X, X, hidden=0), "hidden"),
         "c2st: a list": (lambda: d.c2st(bad or X.tolist(), X), "tensor"),
@@ -51,7 +51,7 @@ CASES = [
         "iwae_bound: NaN": (lambda: d.iwae_bound(WEIGHTS * NAN), "finite|NaN"),
         "iwae_bound: plus infinity": (lambda: d.iwae_bound(WEIGHTS * INF), "finite"),
         "iwae_bound: weights 0": (lambda: d.iwae_bound(WEIGHTS, 0), "weights"),
-        "iwae_bound: more weights than draws": (lambda: d.iwae_bound(WEIGHTS, 101), "weights|most"),
+        "iwae_bound: more weights than draws": (lambda: d.iwae_bound(WEIGHTS, 101), "weights|most|draws"),
         "iwae_bound: 2.5 weights": (lambda: d.iwae_bound(WEIGHTS, bad or 2.5), "weights"),
         "pareto_k: NaN": (lambda: d.pareto_k(WEIGHTS * NAN), "finite|NaN"),
         "pareto_k: three draws": (lambda: d.pareto_k(WEIGHTS[:3]), "draws|few|weights"),
@@ -98,7 +98,9 @@ CASES = [
             lambda: d.project_onto_moments(X[:1, None], torch.zeros(2), torch.eye(2)), "sample|few|draws",
         ),
         "project_onto_samples: NaN": (lambda: d.project_onto_samples(X[:, None], BROKEN[:, None]), "finite|NaN"),
-        "project_onto_samples: projections 0": (lambda: d.project_onto_samples(X[:, None], X[:, None], 0), "projections"),
+        "project_onto_samples: projections 0": (
+            lambda: d.project_onto_samples(X[:, None], X[:, None], 0), "projections",
+        ),
         "project_onto_samples: other dimensions": (
             lambda: d.project_onto_samples(X[:, None], X[:, None, :1]), "shape|dimension|elements",
         ),
@@ -132,8 +134,6 @@ CASES = [
         "psnr: other shapes": (lambda: m.psnr(ONE, torch.zeros(1, 1, 7, 8)), "shape"),
         "psnr: bytes": (lambda: m.psnr(ONE.byte(), ONE.byte()), "float|uint8"),
         "psnr: 0..255": (lambda: m.psnr((ONE + 1) * 127.5, (ONE + 1) * 127.5), r"\[-1, 1\]"),
-        "hidden_std: one sample": (lambda: m.hidden_std(ONE[None], torch.zeros(1)), "sample"),
-        "observed_error: nothing observed": (lambda: m.observed_error(ONE, ONE, torch.zeros(1)), "observed|mask"),
         "lpips_distance: bytes": (lambda: m.lpips_distance(LARGE.byte(), LARGE.byte()), "float"),
         "lpips_distance: two channels": (lambda: m.lpips_distance(LARGE.expand(1, 2, 32, 32), LARGE), "C = 1 or 3"),
         "lpips_distance: 30 pixels": (lambda: m.lpips_distance(LARGE[..., :30], LARGE[..., :30]), "31"),
@@ -154,6 +154,12 @@ CASES = [
         ),
         "coverage: constant draws that are the truth": (
             lambda: d.coverage(TRUTH.expand(50, -1, -1, -1, -1), TRUTH), lambda t: (t["coverage"] == 1).all(),
+        ),
+        "hidden_std: one sample is NaN, as documented": (
+            lambda: m.hidden_std(ONE[None], torch.zeros(1)), lambda x: x.isnan().all(),
+        ),
+        "observed_error: nothing observed is NaN, as documented": (
+            lambda: m.observed_error(ONE, ONE, torch.zeros(1)), lambda x: x.isnan().all(),
         ),
         "psnr: equal images": (lambda: m.psnr(ONE, ONE), lambda p: (p == INF).all()),
         "chi_square_test: perfect ranks": (lambda: d.chi_square_test(RANKS, 99), lambda p: (p > 0.9).all()),

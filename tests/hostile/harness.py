@@ -36,7 +36,7 @@ import torch
 import pyro_vipaint as vp
 
 SECONDS, MEBIBYTES, LONGEST = 2.0, 1024.0, 300
-DEADLINE = 12  # seconds after which a case is killed
+DEADLINE = 8  # seconds after which a case is killed
 ROOM = 3 * 2**30  # bytes of address space for one case, so that a wrong one does not exhaust the machine
 
 
@@ -118,7 +118,7 @@ def _tried(case: Case) -> Outcome:
         except Exception as error:
             return Outcome(f"could not be arranged: {type(error).__name__} {error}", 0.0, 0.0)
         before = snapshot(folder)
-        _limit_memory()
+        limit_memory()
         resident, begun, result, error = _resident("VmRSS"), time.perf_counter(), None, None
         with vp.count_calls() as count:
             try:
@@ -178,8 +178,8 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> str:
     return f"was refused, but left, changed or removed {', '.join(names[:3])}" if names else ""
 
 
-def _limit_memory() -> None:
-    """Keeps this process within :data:`ROOM` from now on, and lets the kernel count its peak of resident memory anew."""
+def limit_memory() -> None:
+    """Keeps this process within :data:`ROOM` from now on, and lets the kernel count its peak of memory anew."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (int(_resident("VmSize") * 2**20) + ROOM, hard))
     Path("/proc/self/clear_refs").write_text("5")
