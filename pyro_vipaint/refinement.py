@@ -115,7 +115,6 @@ def refine(
     """
     steps = whole("steps", steps, most=MOST_STEPS)
     zeta, zeta_decay = number("zeta", zeta), number("zeta_decay", zeta_decay)
-    numbers("z", z, ("S", len(y), *model.prior.event_shape), least=1)
     if polyak is not None:
         number("polyak", polyak, positive=True)
     prior, likelihood = model.prior, cast(Any, model.likelihood)
@@ -123,6 +122,7 @@ def refine(
     if guidance_scale is not None:
         condition[WEIGHT] = guidance_scale
     check_problem(prior, likelihood, y, condition)
+    numbers("z", z, ("S", len(y), *prior.event_shape), least=1)
     times = refinement_times(prior, model.keypoints[-1], steps)
     zetas = torch.linspace(zeta, zeta * zeta_decay, steps - 1, dtype=torch.float64).tolist()
     shape = (len(y), *prior.image_shape)

@@ -91,6 +91,7 @@ def smc(
     number("threshold", threshold)
     if getattr(guide, "model", None) is not model:
         raise InputError("smc needs a guide that was built on the model.")
+    model.check(y)
     particles = _Particles(model, y, count, threshold)
     with seeded(seed), count_calls() as calls:
         with pyro.plate("particles", count, dim=-2), particles:

@@ -286,7 +286,7 @@ def _parameter_groups(
         kind = name.split("_")[0].split(".")[-1]  # tau of tau_3_unconstrained, also below a module's name
         groups.setdefault(kind, []).append(parameter)
     whole("the number of parameters of the guide", len(groups))
-    if isinstance(lr, Mapping) and (unknown := lr.keys() - groups.keys() - DEFAULT_LR.keys() - {"other"}):
+    if isinstance(lr, Mapping) and (unknown := lr.keys() - groups.keys() - DEFAULT_LR.keys()):
         named, kinds = ", ".join(sorted(map(str, unknown))), ", ".join(groups)
         raise InputError(f"lr names {named}, but the kinds of parameters of the guide are {kinds}.")
     if lr is None:
