@@ -186,6 +186,7 @@ def fit(
     """
     check_fit_numbers(steps, average, lr, lr_decay)
     _check_programs(model, guide, elbo)
+    instance("callback", callback, callback is None or callable(callback), "a function of a Progress")
     earlier = None if resume is None else _earlier_state(resume, seed)
     losses: list[float] = []
     history: list[dict[str, Tensor]] = []
