@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError, instance, number, whole
+from pyro_vipaint.errors import MOST_STEPS, InputError, instance, number, whole
 
 if TYPE_CHECKING:
     from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -159,6 +159,7 @@ class TableVP:
         given: Any = self.alphas_cumprod
         values = given.tolist() if hasattr(given, "tolist") else given
         instance("alphas_cumprod", values, isinstance(values, (list, tuple)), "a row of numbers")
+        whole("the length of alphas_cumprod", len(values), least=0, most=MOST_STEPS)
         table = torch.tensor([number("alphas_cumprod", value) for value in values], dtype=torch.float64)
         falls = len(table) and (table.diff() <= 0).all()
         if not falls or not 0 <= table[-1] <= table[0] <= 1:

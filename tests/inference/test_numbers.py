@@ -155,6 +155,7 @@ PROGRAMS: dict[str, tuple[Callable[[], Any], str]] = {
     "keypoints of a schedule": (lambda: vp.keypoints(EDM()), "prior must be a prior, not EDM"),  # type: ignore[arg-type]
     "a schedule that falls": (lambda: EDM(2.0, 1.0), "sigma_max - sigma_min must be finite and not negative"),
     "a table of words": (lambda: TableVP(["x"]), "alphas_cumprod must be finite"),  # type: ignore[list-item]
+    "ten million steps": (lambda: TableVP([0.5] * 10**7), "length of alphas_cumprod must be at most 1000000"),
     "no seed": (lambda: compared(seeds=[]), "number of seeds must be at least 1"),
     "no sequence of seeds": (lambda: compared(seeds=3), "seeds must be a sequence"),
     "a rate that the facade does not know": (
