@@ -7,7 +7,7 @@ by the same number of draws, so that rows are comparable for any objectives.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pyro_vipaint._torch import DIRECTIONS, JUDGING, SEEDS, child_seed, seeded
 from pyro_vipaint.diagnostics import elbo_estimate, iwae_bound, pareto_k, sliced_wasserstein, weighted_draws
-from pyro_vipaint.errors import InputError, NonFiniteError, whole
+from pyro_vipaint.errors import InputError, NonFiniteError, instance, whole
 from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.progress import Callback, Progress
@@ -135,7 +135,9 @@ def compare(
     check_fit_numbers(steps, 0, lr, lr_decay)
     whole("num_draws", num_draws)
     whole("batch_size", num_draws if batch_size is None else batch_size)
+    instance("seeds", seeds, isinstance(seeds, Iterable), "a sequence of whole numbers")
     seeds = [whole("seed", seed, *SEEDS) for seed in seeds]
+    whole("the number of seeds", len(seeds))
     posterior = _check_arrays(model, y, evidence, posterior)
     rows: list[dict[str, Any]] = []
     complete = True

@@ -124,7 +124,7 @@ def numbers(
         wanted = ", ".join("…" if n is ... else str(n) for n in shape)
         raise InputError(f"{name} has shape {tuple(value.shape)}, not ({wanted}).")
     if least:
-        whole(f"the first dimension of {name}", len(value), least)
+        whole(f"the number of rows of {name}", len(value), least)
     usable = value.isfinite() & (value >= low) & (value <= high)
     if not usable.all():
         limits = "" if math.isinf(low) and math.isinf(high) else f" and from {low:g} to {high:g}"

@@ -249,7 +249,7 @@ def takes_lpips(shape: Sequence[int]) -> bool:
 
 def _images(name: str, images: Tensor) -> Tensor:
     """``images``, floats ``(..., C, H, W)``, refused where a value is not in [-1, 1] up to noise."""
-    return numbers(name, images, (..., "C", "H", "W"), low=-LARGEST, high=LARGEST)
+    return numbers(f"{name}, in [-1, 1] up to noise,", images, (..., "C", "H", "W"), low=-LARGEST, high=LARGEST)
 
 
 def _rgb(images: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.baselines.dps import dps_chain
-from pyro_vipaint.errors import MOST_STEPS, finite, number, numbers, whole
+from pyro_vipaint.errors import MOST_STEPS, finite, instance, number, numbers, whole
 from pyro_vipaint.models.measurements.linalg import operator_norm
 from pyro_vipaint.models.measurements.operators import Inpainting
 from pyro_vipaint.models.measurements.problem import check_problem
@@ -115,6 +115,8 @@ def refine(
     """
     steps = whole("steps", steps, most=MOST_STEPS)
     zeta, zeta_decay = number("zeta", zeta), number("zeta_decay", zeta_decay)
+    instance("model", model, hasattr(model, "likelihood"), "a DiffusionModel")
+    instance("callback", callback, callback is None or callable(callback), "a function of a Progress")
     if polyak is not None:
         number("polyak", polyak, positive=True)
     prior, likelihood = model.prior, cast(Any, model.likelihood)

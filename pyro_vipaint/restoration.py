@@ -19,6 +19,7 @@ from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.checks import as_tensor, check_truth, checked, checked_settings, masked
 from pyro_vipaint.elbos import BetaELBO
+from pyro_vipaint.errors import choice
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.models.measurements.operators import Operator, observation_mask
@@ -198,6 +199,8 @@ def restore(
     changes = {"steps": steps, "beta": beta, "refine_steps": refine_steps, "zeta": zeta}
     numbers = checked_settings(problem, levels, num_samples, settings, noise, changes)
     prior, y, condition = problem.prior, problem.y, problem.condition
+    for kind in numbers.lr if guide is None else ():
+        choice("kind of parameters", kind, DEFAULT_LR)
     begun = time.perf_counter()
     with seeded(seed), count_calls() as count:
         # A prior and a measurement make a model,

@@ -198,6 +198,7 @@ def fit(
     check_objective(elbo)
     if isinstance(model, DiffusionModel):
         model.check(y)
+    instance("callback", callback, callback is None or callable(callback), "a function of a Progress")
     earlier = None if resume is None else _earlier_state(resume, seed)
     losses: list[float] = []
     history: list[dict[str, Tensor]] = []

@@ -15,13 +15,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from pyro_vipaint._torch import cached, moved, widest
-from pyro_vipaint.errors import InputError, number, whole
+from pyro_vipaint.errors import MOST_STEPS, InputError, instance, number, whole
 
 if TYPE_CHECKING:
     from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -41,6 +41,9 @@ class _Numbers:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             number(name, value, positive=name in ("rho", "shift"))
+            if name.endswith("_max"):
+                least = name.replace("_max", "_min")
+                number(f"{name} - {least}", value - getattr(self, least))
 
 
 def _vp(log_alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,8 +157,12 @@ class TableVP:
     alphas_cumprod: Sequence[float] = field(repr=False)
 
     def __post_init__(self) -> None:
-        table = torch.as_tensor(self.alphas_cumprod, dtype=torch.float64)
-        falls = table.ndim == 1 and len(table) and (table.diff() <= 0).all()  # false with a NaN
+        given: Any = self.alphas_cumprod
+        values = given.tolist() if hasattr(given, "tolist") else given
+        instance("alphas_cumprod", values, isinstance(values, (list, tuple)), "a row of numbers")
+        whole("the length of alphas_cumprod", len(values), least=0, most=MOST_STEPS)
+        table = torch.tensor([number("alphas_cumprod", value) for value in values], dtype=torch.float64)
+        falls = len(table) and (table.diff() <= 0).all()
         if not falls or not 0 <= table[-1] <= table[0] <= 1:
             raise InputError("alphas_cumprod must be one decreasing row of numbers in [0, 1].")
         floor = min([1e-8, *(table[table > 0] / 4).tolist()])  # below every other entry, so that the noise level grows
@@ -238,6 +245,7 @@ def keypoints(
     Raises:
         InputError: times are out of order or outside (0, 1), or the schedule does not reach a noise level.
     """
+    instance("prior", prior, hasattr(prior, "schedule"), "a prior")
     if noise_levels is not None:
         numbers = [number("a noise level", level) for level in noise_levels]
         return check_keypoints([time_of(prior.schedule, level) for level in numbers])

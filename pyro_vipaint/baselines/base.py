@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.errors import MOST_STEPS, finite, whole
+from pyro_vipaint.errors import MOST_STEPS, finite, instance, whole
 from pyro_vipaint.models.measurements.problem import FOLLOWED, check_problem
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time
@@ -64,6 +64,7 @@ def run(
     """
     steps, num_samples = whole("steps", steps, most=MOST_STEPS), whole("num_samples", num_samples)
     check_problem(prior, likelihood, y, condition, (*FOLLOWED, *needs))
+    instance("callback", callback, callback is None or callable(callback), "a function of a Progress")
     times = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64).tolist()
     begun = time.perf_counter()
     with seeded(seed), count_calls() as count, torch.no_grad():

@@ -49,6 +49,7 @@ def coverage(
     import pandas as pd
 
     instance("levels", levels, isinstance(levels, Iterable), "a sequence of numbers in (0, 1)")
+    whole("the number of levels", len(levels := list(levels)))
     numbers("samples", samples, ("S", "N", ...), least=1)
     numbers("truth", truth, tuple(samples.shape[1:]))
     counted = torch.ones_like(truth, dtype=torch.bool) if where is None else broadcast(truth.shape, where=where)[0] != 0

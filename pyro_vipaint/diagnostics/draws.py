@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import double, seeded
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.errors import InputError, numbers, whole
+from pyro_vipaint.errors import InputError, instance, numbers, whole
 from pyro_vipaint.models.diffusion import DiffusionModel
 
 
@@ -75,6 +75,8 @@ def weighted_draws(
     """
     if isinstance(guide, GuideMessenger) and guide.model is not model:
         raise InputError("The guide was built on another model and would run that one: build it on this model.")
+    instance("model", model, callable(model), "a Pyro program such as a DiffusionModel")
+    instance("guide", guide, callable(guide), "a guide of the model")
     if isinstance(model, DiffusionModel):
         model.check(y)
     size = num_samples if batch_size is None else whole("batch_size", batch_size)

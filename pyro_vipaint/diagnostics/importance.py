@@ -65,6 +65,7 @@ def resample(
     Raises:
         InputError: a number of draws is not positive, or an error of :func:`weighted_draws`.
     """
+    whole("num_proposals", num_proposals)
     whole("num_samples", num_samples)
     with seeded(seed):
         draws = weighted_draws(model, guide, y, num_proposals, batch_size=batch_size)

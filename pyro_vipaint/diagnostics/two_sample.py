@@ -35,7 +35,7 @@ def wasserstein(x: Tensor, y: Tensor) -> Tensor:
     """
     numbers("x", x, (..., "n"))
     numbers("y", y, (*x.shape[:-1], "m"))
-    whole("the number of samples", min(x.shape[-1], y.shape[-1]))
+    whole("the number of draws", min(x.shape[-1], y.shape[-1]))
     x, y = (values.sort(-1).values.contiguous() for values in (x, y))
     points = torch.cat([x, y], -1).sort(-1).values
     left = points[..., :-1].contiguous()

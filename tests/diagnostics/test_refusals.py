@@ -116,7 +116,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "one simulation has no error": (lambda: uncalibrated(simulations=1).data_averaged(), "at least 2, not 1"),
     # distances
     "lines of other shapes": (lambda: diagnostics.wasserstein(randn(3, 5), randn(2, 5)), r"\(2, 5\), not \(3, m\)"),
-    "an empty line": (lambda: diagnostics.wasserstein(randn(0), randn(5)), "samples must be at least 1"),
+    "an empty line": (lambda: diagnostics.wasserstein(randn(0), randn(5)), "draws must be at least 1"),
     "samples of other shapes": (lambda: diagnostics.c2st(randn(9, 2), randn(9, 3)), r"\(9, 3\), not \(m, 2\)"),
     "integers": (lambda: diagnostics.c2st(randn(9, 2).long(), randn(9, 2)), "floats, not torch.int64"),
     "an array": (lambda: diagnostics.sliced_wasserstein(randn(9, 2).numpy(), randn(9, 2)), "floats, not ndarray"),  # type: ignore[arg-type]

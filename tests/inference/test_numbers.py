@@ -16,7 +16,7 @@ from pyro_vipaint.elbos import AnnealedELBO
 from pyro_vipaint.errors import InputError, NonFiniteError, number, whole
 from pyro_vipaint.guides import FlowGuide, HierarchicalGuide, MixtureGuide
 from pyro_vipaint.models import DiffusionModel, DiffusionPrior
-from pyro_vipaint.models.priors.schedules import EDM, RectifiedFlow
+from pyro_vipaint.models.priors.schedules import EDM, RectifiedFlow, TableVP
 from pyro_vipaint.settings import Settings
 from tests.problems import LIKELIHOOD, MASK, Y, four_pixels
 
@@ -149,6 +149,19 @@ PROGRAMS: dict[str, tuple[Callable[[], Any], str]] = {
     "a function as guide": (lambda: fit(lambda y: None), "guide must be a torch module .*, not function"),
     "another program": (lambda: fit(model=lambda y: None), "built on another model"),
     "no parameters": (lambda: fit(torch.nn.Identity()), "number of parameters of the guide must be at least 1"),
+    "a callback that is none": (lambda: fit(callback=3), "callback must be a function of a Progress, not int"),
+    "another callback": (lambda: dps(steps=2, callback=3), "callback must be a function of a Progress, not int"),
+    "a guide to refine": (lambda: vp.refine(GUIDE, Z, Y), "model must be a DiffusionModel"),  # type: ignore[arg-type]
+    "keypoints of a schedule": (lambda: vp.keypoints(EDM()), "prior must be a prior, not EDM"),  # type: ignore[arg-type]
+    "a schedule that falls": (lambda: EDM(2.0, 1.0), "sigma_max - sigma_min must be finite and not negative"),
+    "a table of words": (lambda: TableVP(["x"]), "alphas_cumprod must be finite"),  # type: ignore[list-item]
+    "ten million steps": (lambda: TableVP([0.5] * 10**7), "length of alphas_cumprod must be at most 1000000"),
+    "no seed": (lambda: compared(seeds=[]), "number of seeds must be at least 1"),
+    "no sequence of seeds": (lambda: compared(seeds=3), "seeds must be a sequence"),
+    "a rate that the facade does not know": (
+        lambda: vp.inpaint(Y, MASK, PRIOR, settings=Settings((3.0, 1.0), lr={"mue": 0.1}), device="cpu"),
+        "no kind of parameters 'mue'",
+    ),
     "no earlier fit": (lambda: fit(resume="fit"), "resume must be a Fit, not str"),
     "a kind that the guide lacks": (lambda: fit(lr=rates(mue=0.1)), "lr names mue, .* are mu, tau, gamma"),
     "settings of another kind": (
@@ -173,8 +186,9 @@ def test_other_things_in_the_place_of_an_argument(call: Callable[[], Any], messa
 def test_rates_may_name_the_kinds_of_other_guides_but_nothing_else() -> None:
     """One mapping serves a comparison; the facade's rates are the defaults and those of the settings."""
     fit(HierarchicalGuide(MODEL, Y), lr=rates(flow=1e-3))
+    settings = Settings((3.0, 1.0), lr={"mue": 0.1})
     with pytest.raises(InputError, match="lr names mue"):
-        vp.inpaint(Y, MASK, PRIOR, settings=Settings((3.0, 1.0), lr={"mue": 0.1}), device="cpu")
+        vp.inpaint(Y, MASK, PRIOR, settings=settings, guide=HierarchicalGuide, device="cpu")
 
 
 @pytest.mark.parametrize("average", [0, 1])
