@@ -110,25 +110,32 @@ def test_psis_is_pareto_k_of_the_same_draws() -> None:
     assert theirs == pytest.approx(ours, rel=1e-3)
 
 
+WIDE: dict[str, dict[str, Any]] = {  # spreads beyond the prior's, so that the weights have a variance
+    "FlowGuide": {"tau_scale": 1.2},
+    "HierarchicalGuide": {"tau_scale": 1.2},
+    "LowRankGuide": {"tau_scale": 1.2, "rank": 2},
+    "MeanFieldGuide": {"tau_scale": 3.0},
+    "MixtureGuide": {"tau_scale": 1.2},
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("family", "images"),
-    [*((name, 1) for name in guides.__all__ if name != "DeltaGuide"), ("HierarchicalGuide", 3)],
-)
+@each_number
+@pytest.mark.parametrize("family", [name for name in guides.__all__ if name != "DeltaGuide"])
 def test_pyros_estimates_of_the_evidence(family: str, images: int) -> None:
-    """After a fit, on two levels of four pixels, within Monte-Carlo error."""
+    """Two levels of four pixels: within Monte-Carlo error, which k-hat says can be trusted."""
+    if family == "MeanFieldGuide" and images > 1:
+        pytest.skip("independent levels are too far from the joint posterior of three images")
     prior, mask, likelihood, keypoints = two_levels()
     model, y = DiffusionModel(prior, likelihood, keypoints), 0.3 * mask * torch.randn(images, 1, 2, 2)
-    arguments = {"rank": 2} if family == "LowRankGuide" else {}
-    guide = getattr(guides, family)(model, vp.initial_latent(prior, likelihood, y), **arguments)
-    vp.fit(model, guide, y, vp.BetaELBO(num_particles=16), 200, 0.05, lr_decay=0.1, seed=0)
+    start, arguments = vp.initial_latent(prior, likelihood, y), WIDE.get(family, {})
+    guide = perturbed(getattr(guides, family)(model, start, **arguments), 0.03)
     evidence = prior.log_evidence(likelihood, y, keypoints).sum()
     with torch.no_grad():
-        torch.manual_seed(1)
         sequential = sequential_weights(model, guide, y, 500)
         parallel = WeighedPredictive(model, guide=guide, num_samples=20_000, parallel=True)(y).log_weights
-    ours = log_weights(model, guide, y, 20_000, seed=2).sum(1)
-    for weights in (sequential, parallel, ours):
+    assert pareto_k(parallel[:, None]) < 0.5
+    for weights in (sequential, parallel, log_weights(model, guide, y, 20_000, seed=2).sum(1)):
         estimate = weights.double().logsumexp(0) - math.log(len(weights))
         relative = (weights - weights.max()).exp()
         assert_within(estimate, evidence, relative.std() / relative.mean() / len(weights) ** 0.5)
@@ -320,7 +327,7 @@ def test_inpaint_takes_pyros_guides(family: Any) -> None:
     image = torch.full((2, 1, 2, 2), 0.4)
     run = vp.inpaint(
         image, MASK, four_pixels(), levels=2, num_samples=3, steps=5, refine_steps=2, seed=0,
-        guide=lambda model, start: family(model, init_loc_fn=init_to_start(model, start)),
+        guide=lambda model, start: family(model),
     )  # fmt: skip
     assert run.samples.shape == (3, 2, 1, 2, 2) and run.samples.isfinite().all()
     assert run.fit.state is not None and set(run.fit.state.rates.values()) == {DEFAULT_LR["other"]}
