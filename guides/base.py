@@ -85,7 +85,7 @@ class LatentGuide(AutoMessenger):
             if plate.name == "images" and self._shaped_for not in (None, plate.size):
                 raise InputError(
                     f"the guide has parameters for {self._shaped_for} images and runs on {plate.size}: build it with "
-                    "init of shape (N, *event), e.g. from pyro_vipaint.initial_latent, and give y as (N, ...), or "
+                    "init of shape (N, *event), e.g. from pyro_vipaint.initial_latent, and give y as (N, ...) or "
                     "num_images=N."
                 )
         super()._pyro_sample(msg)

@@ -22,6 +22,7 @@ from pyro_vipaint import guides
 from pyro_vipaint.diagnostics import log_weights, pareto_k
 from pyro_vipaint.guides import HierarchicalGuide, init_to_start
 from pyro_vipaint.models import DiffusionModel, GaussianPrior
+from pyro_vipaint.models.priors.schedules import CosineVP
 from pyro_vipaint.svi import DEFAULT_LR
 from tests.elbos.test_grid import build
 from tests.elbos.test_traps import network_model
@@ -109,25 +110,32 @@ def test_psis_is_pareto_k_of_the_same_draws() -> None:
     assert theirs == pytest.approx(ours, rel=1e-3)
 
 
+WIDE: dict[str, dict[str, Any]] = {  # spreads beyond the prior's, so that the weights have a variance
+    "FlowGuide": {"tau_scale": 1.2},
+    "HierarchicalGuide": {"tau_scale": 1.2},
+    "LowRankGuide": {"tau_scale": 1.2, "rank": 2},
+    "MeanFieldGuide": {"tau_scale": 3.0},
+    "MixtureGuide": {"tau_scale": 1.2},
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("family", "images"),
-    [*((name, 1) for name in guides.__all__ if name != "DeltaGuide"), ("HierarchicalGuide", 3)],
-)
+@each_number
+@pytest.mark.parametrize("family", [name for name in guides.__all__ if name != "DeltaGuide"])
 def test_pyros_estimates_of_the_evidence(family: str, images: int) -> None:
-    """After a fit, on two levels of four pixels, within Monte-Carlo error."""
+    """Two levels of four pixels: within Monte-Carlo error, which k-hat says can be trusted."""
+    if family == "MeanFieldGuide" and images > 1:
+        pytest.skip("independent levels are too far from the joint posterior of three images")
     prior, mask, likelihood, keypoints = two_levels()
     model, y = DiffusionModel(prior, likelihood, keypoints), 0.3 * mask * torch.randn(images, 1, 2, 2)
-    arguments = {"rank": 2} if family == "LowRankGuide" else {}
-    guide = getattr(guides, family)(model, vp.initial_latent(prior, likelihood, y), **arguments)
-    vp.fit(model, guide, y, vp.BetaELBO(num_particles=16), 200, 0.05, lr_decay=0.1, seed=0)
+    start, arguments = vp.initial_latent(prior, likelihood, y), WIDE.get(family, {})
+    guide = perturbed(getattr(guides, family)(model, start, **arguments), 0.03)
     evidence = prior.log_evidence(likelihood, y, keypoints).sum()
     with torch.no_grad():
-        torch.manual_seed(1)
         sequential = sequential_weights(model, guide, y, 500)
         parallel = WeighedPredictive(model, guide=guide, num_samples=20_000, parallel=True)(y).log_weights
-    ours = log_weights(model, guide, y, 20_000, seed=2).sum(1)
-    for weights in (sequential, parallel, ours):
+    assert pareto_k(parallel[:, None]) < 0.5
+    for weights in (sequential, parallel, log_weights(model, guide, y, 20_000, seed=2).sum(1)):
         estimate = weights.double().logsumexp(0) - math.log(len(weights))
         relative = (weights - weights.max()).exp()
         assert_within(estimate, evidence, relative.std() / relative.mean() / len(weights) ** 0.5)
@@ -298,14 +306,15 @@ AUTOS = [AutoNormal, AutoDiagonalNormal, AutoLowRankMultivariateNormal, AutoDelt
 @pytest.mark.parametrize("family", AUTOS)
 def test_pyros_guides_start_at_the_start_at_the_cost_of_one_run(family: Any) -> None:
     """z_i at alpha_i times the start: K calls, where the chain from noise takes 250 more."""
-    problem = diagonal_problem(images=2)
-    model = problem.model(problem.prior.diffusion())
-    start = vp.initial_latent(problem.prior, problem.likelihood, problem.y)
+    prior = GaussianPrior.diagonal(torch.zeros(16), torch.ones(16), CosineVP()).diffusion()
+    likelihood, y = diagonal_problem().likelihood, torch.randn(2, 16)
+    model = DiffusionModel(prior, likelihood, vp.keypoints(prior, noise_levels=(3.0, 1.0, 0.3)))
+    start = vp.initial_latent(prior, likelihood, y)
     guide = family(model, init_loc_fn=init_to_start(model, start))
     with vp.count_calls() as count:
-        guide(problem.y)
+        guide(y)
     assert count.calls <= 12
-    median = guide.median(problem.y)
+    median = guide.median(y)
     for level in model.levels:
         assert torch.allclose(median[level.name], level.alpha * start, atol=1e-6)
     with pytest.raises(vp.InputError, match=r"start has shape \(2, 15\)"):
@@ -318,7 +327,7 @@ def test_inpaint_takes_pyros_guides(family: Any) -> None:
     image = torch.full((2, 1, 2, 2), 0.4)
     run = vp.inpaint(
         image, MASK, four_pixels(), levels=2, num_samples=3, steps=5, refine_steps=2, seed=0,
-        guide=lambda model, start: family(model, init_loc_fn=init_to_start(model, start)),
+        guide=lambda model, start: family(model),
     )  # fmt: skip
     assert run.samples.shape == (3, 2, 1, 2, 2) and run.samples.isfinite().all()
     assert run.fit.state is not None and set(run.fit.state.rates.values()) == {DEFAULT_LR["other"]}
