@@ -108,8 +108,9 @@ def refine(
         callback: called after each step with its :class:`pyro_vipaint.progress.Progress`, phase ``refine``.
 
     Raises:
-        InputError: ``steps`` is less than 1; ``polyak`` is not positive and finite; ``y`` and ``z`` are of different
-            numbers of images, or ``y`` is of another shape than the operator makes; ``torch.inference_mode()`` is on.
+        InputError: ``steps`` is less than 1; ``polyak`` is not positive and finite; the likelihood has no ``operator``
+            or ``residual``; ``y`` cannot be its observation, or is of another number of images than ``z``;
+            ``torch.inference_mode()`` is on.
     """
     steps = whole("steps", steps)
     if polyak is not None:

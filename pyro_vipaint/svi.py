@@ -171,8 +171,9 @@ def fit(
         callback: called after each step with its :class:`pyro_vipaint.progress.Progress`, phase ``fit``.
 
     Raises:
-        InputError: a number cannot be used; the guide was built on another model or for another number of images, or
-            does not fit the one of ``resume``; ``seed`` is given with ``resume``; ``torch.inference_mode()`` is on.
+        InputError: a number cannot be used, nor can ``y`` as observations of the :class:`DiffusionModel`; the guide was
+            built on another model or for another number of images, or does not fit the one of ``resume``; ``seed`` is
+            given with ``resume``; ``torch.inference_mode()`` is on.
         NonFiniteError: the objective became infinite or NaN; the message names the term.
     """
     check_fit_numbers(steps, average, lr, lr_decay)

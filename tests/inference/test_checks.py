@@ -398,7 +398,7 @@ REFUSED_BELOW: dict[str, tuple[Callable[[], Any], str]] = {
     "no photons": (lambda: vp.Poisson(vp.Inpainting(MASK), gain=0.0), "gain must be positive"),
     # masks
     **{
-        name: (lambda mask=mask: vp.Inpainting(mask), message)
+        name: (partial(vp.Inpainting, mask), message)  # type: ignore[arg-type]
         for name, mask, message in (
             ("a mask of 255", 255 * MASK, "divide it by 255"),
             ("a soft mask", 0.5 * MASK, "state the noise of each pixel"),
