@@ -17,8 +17,8 @@ Args:
     condition: passed to the denoiser, e.g. ``class_labels`` of shape ``(N,)``.
 
 Raises:
-    InputError: ``steps`` or ``num_samples`` is not a whole number of at least 1; the prior, the operator or the noise is
-        not of the kind that the method needs; the observations, the likelihood or the conditions cannot be used; the
+    InputError: ``steps`` or ``num_samples`` is not a whole number of at least 1; the prior, the operator or the noise
+        is not of the kind that the method needs; the observations, the likelihood or the conditions cannot be used; the
         method takes gradients and ``torch.inference_mode()`` is on.
 """
 
