@@ -161,10 +161,10 @@ def check_mask(mask: Any, prior: DiffusionPrior) -> Tensor:
     mask = as_batch("mask", mask, (1, *size), wanted)
     check_mask_values(mask)
     share = mask.float().flatten(1).mean(1)
-    if (share == 0).any():
-        raise InputError("A mask is all 0 (hidden, black): nothing is observed; --invert-mask, or 1 - mask, swaps.")
-    if (share == 1).any():
-        raise InputError("A mask is all 1 (observed, white): nothing is hidden; --invert-mask, or 1 - mask, swaps.")
+    if (share == 0).any() or (share == 1).any():
+        fault = "all 0, nothing is observed" if (share == 0).any() else "all 1, nothing is hidden"
+        wanted = "0 (hidden, black) and 1 (observed, white), both"
+        raise InputError(f"The mask must hold {wanted}: {fault}; --invert-mask, or 1 - mask, swaps.")
     return mask.float()
 
 

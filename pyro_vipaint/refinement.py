@@ -108,9 +108,9 @@ def refine(
         callback: called after each step with its :class:`pyro_vipaint.progress.Progress`, phase ``refine``.
 
     Raises:
-        InputError: ``steps`` is less than 1; another number is negative, infinite or NaN, or ``polyak`` zero; ``z`` is
-            not finite, or for another number of images than ``y``; ``y`` is of another shape than the operator makes;
-            ``torch.inference_mode()`` is on.
+        InputError: ``steps`` is less than 1; another number is negative, infinite or NaN, or ``polyak`` zero; the
+            likelihood has no ``operator`` or ``residual``; ``y`` cannot be its observation; ``z`` is not finite, or for
+            another number of images than ``y``; ``torch.inference_mode()`` is on.
         NonFiniteError: an image ended infinite or NaN.
     """
     steps = whole("steps", steps, most=MOST_STEPS)

@@ -49,6 +49,7 @@ class Result:
         calls: network calls of both phases.
         nfe: images passed through the network in them.
         seconds: wall time.
+        picture: y in the units of images, zero where hidden; that is y itself, but for counts.
     """
 
     samples: Tensor
@@ -59,6 +60,7 @@ class Result:
     calls: int
     nfe: int
     seconds: float
+    picture: Tensor | None = None
 
     @property
     def mask(self) -> Tensor | None:
@@ -223,4 +225,5 @@ def restore(
             zeta=numbers.zeta, zeta_decay=numbers.zeta_decay, polyak=numbers.polyak, callback=callback,
         )  # fmt: skip
     seconds = time.perf_counter() - begun
-    return Result(samples.cpu(), y.cpu(), operator, fitted, numbers, count.calls, count.nfe, seconds)
+    picture = likelihood.residual(y.new_zeros(len(y), *prior.image_shape), y).cpu()
+    return Result(samples.cpu(), y.cpu(), operator, fitted, numbers, count.calls, count.nfe, seconds, picture)

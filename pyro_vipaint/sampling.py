@@ -70,6 +70,9 @@ def initial_latent(prior: DiffusionPrior, likelihood: Any, y: Tensor, **conditio
         prior, likelihood: as for :class:`DiffusionModel`.
         y: observations ``(N, *observation)``.
         condition: passed to the denoiser, e.g. ``class_labels`` of shape ``(N,)``.
+
+    Raises:
+        InputError: the observations, the likelihood or the conditions cannot be used.
     """
     check_problem(prior, likelihood, y, condition)
     mean = prior.decode(prior.denoise(torch.zeros(len(y), *prior.event_shape).to(y), 1.0, **condition))

@@ -186,10 +186,10 @@ def fit(
         callback: called after each step with its :class:`pyro_vipaint.progress.Progress`, phase ``fit``.
 
     Raises:
-        InputError: a number cannot be used; the model, the guide or the objective is something else, or a class; the
-            guide was built on another model or for another number of images, or does not fit the one of ``resume``;
-            ``lr`` names a kind that neither the guide nor ``DEFAULT_LR`` has; ``seed`` is given with ``resume``;
-            ``torch.inference_mode()`` is on.
+        InputError: a number cannot be used, nor can ``y`` as observations of the :class:`DiffusionModel`; the model,
+            the guide or the objective is something else, or a class; the guide was built on another model or for
+            another number of images, or does not fit the one of ``resume``; ``lr`` names a kind that neither the guide
+            nor ``DEFAULT_LR`` has; ``seed`` is given with ``resume``; ``torch.inference_mode()`` is on.
         NonFiniteError: the objective became infinite or NaN, and the message names the term; or a parameter is after
             the last step, and the message names it.
     """

@@ -289,7 +289,7 @@ def weighted(likelihood: Any, residual: Tensor) -> Tensor:
     return residual * (noise.min() / noise) if isinstance(noise, Tensor) else residual
 
 
-def noise_beside(residual: Tensor, likelihood: Any) -> float | Tensor | None:
+def noise_beside(residual: Tensor, likelihood: Any) -> Any:
     """The ``noise_std`` of the likelihood: a number, a map where the residual lies, or None."""
     noise = getattr(likelihood, "noise_std", None)
     return placed(noise, residual) if isinstance(noise, Tensor) else noise

@@ -5,9 +5,12 @@ numbers are the authors'. How far each method is from the exact posterior of a G
 measured by ``benchmarks/bias.py``.
 
 Args:
-    prior, likelihood: as for :class:`pyro_vipaint.models.DiffusionModel`. PSLD and ReSample need a latent prior;
-        Pi-GDM, MMPS, DDNM and DiffPIR one of pixels; Blended and RePaint need an inpainting mask.
-    y: observations ``(N, *observation)``, for images in [-1, 1]. The values at hidden elements have no influence.
+    prior, likelihood: as for :class:`pyro_vipaint.models.DiffusionModel`, the likelihood with the members of
+        :class:`pyro_vipaint.models.Likelihood` that the method uses. PSLD and ReSample need a latent prior; Pi-GDM,
+        MMPS, DDNM and DiffPIR one of pixels; Blended and RePaint need an inpainting mask; these two and ReSample need
+        one noise level, not a map.
+    y: observations ``(N, *observation)``, float32 or float64, for images in [-1, 1]. The values at hidden elements have
+        no influence.
     num_samples: S, the number of draws for each observation; all are made at once.
     steps: number of steps from t = 1 to t = 0, evenly spaced in time.
     seed: seed of all noise; ``None`` draws from the global generator. The same call gives the same bits; another batch
@@ -16,8 +19,9 @@ Args:
     condition: passed to the denoiser, e.g. ``class_labels`` of shape ``(N,)``.
 
 Raises:
-    InputError: ``steps`` is less than 1; the prior or the operator is not of the kind that the method needs; the method
-        takes gradients and ``torch.inference_mode()`` is on.
+    InputError: ``steps`` or ``num_samples`` is not a whole number of at least 1; the prior, the operator or the noise
+        is not of the kind that the method needs; the observations, the likelihood or the conditions cannot be used; the
+        method takes gradients and ``torch.inference_mode()`` is on.
 """
 
 from pyro_vipaint.baselines.base import BaselineResult

@@ -66,7 +66,7 @@ def test_an_operator_without_a_mask_is_fitted_exactly() -> None:
 
 def test_a_laplace_likelihood_counts_by_its_standard_deviation() -> None:
     truth = gaussian_truth()
-    laplace = vp.Laplace(truth.likelihood.operator, scale=truth.likelihood.sigma / 2**0.5)
+    laplace = vp.Laplace(truth.likelihood.operator, scale=float(truth.likelihood.sigma) / 2**0.5)
     assert torch.allclose(pi_gdm(truth.prior, laplace, truth.y, 3, 20, seed=0).samples, images(truth), atol=1e-5)
 
 

@@ -199,8 +199,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     # masks
     "mask of another size": (lambda: inpainting(mask=torch.eye(10)), r"mask has shape \(10, 10\), .*resize"),
     "no mask": (lambda: inpainting(mask=torch.ones(0, *SHAPE)), r"mask has shape \(0, 1, 8, 8\)"),
-    "all observed": (lambda: inpainting(mask=torch.ones(8, 8)), "all 1 .*nothing is hidden"),
-    "one of two hidden": (lambda: inpainting(mask=torch.stack([MASK, 0 * MASK])), "all 0 .*nothing is observed"),
+    "all observed": (lambda: inpainting(mask=torch.ones(8, 8)), "must hold 0 .*all 1, nothing is hidden"),
+    "one of two hidden": (
+        lambda: inpainting(mask=torch.stack([MASK, 0 * MASK])),
+        "must hold 0 .*all 0, nothing is observed",
+    ),
     "0 and 255": (lambda: inpainting(mask=255 * torch.eye(8)), "divide it by 255"),
     "soft": (lambda: inpainting(mask=0.5 * torch.eye(8)), r"or state the noise of each pixel .*sigma=map"),
     "a mask of three channels": (lambda: inpainting(mask=MASK.expand(3, -1, -1)), "one channel masks all"),
@@ -398,7 +401,7 @@ REFUSED_BELOW: dict[str, tuple[Callable[[], Any], str]] = {
     "no photons": (lambda: vp.Poisson(vp.Inpainting(MASK), gain=0.0), "gain must be positive"),
     # masks
     **{
-        name: (lambda mask=mask: vp.Inpainting(mask), message)
+        name: (partial(vp.Inpainting, mask), message)  # type: ignore[arg-type]
         for name, mask, message in (
             ("a mask of 255", 255 * MASK, "divide it by 255"),
             ("a soft mask", 0.5 * MASK, "state the noise of each pixel"),

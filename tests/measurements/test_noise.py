@@ -137,6 +137,7 @@ def test_restoring_from_counts_comes_near_the_image() -> None:
         y, operator, truth.prior, 2, 20, likelihood=vp.Poisson(operator, gain=2000.0), steps=60, seed=0, device="cpu"
     )
     assert torch.equal(result.observation, y * truth.observed)
+    assert result.picture is not None and torch.equal(result.picture, (2 * y / 2000 - 1) * truth.observed)
     error = (result.mean - x)[0].abs()
     assert error[truth.observed].max() < 0.1 and error.mean() < 0.15 < (0.1 - x)[0].abs().max()
 
