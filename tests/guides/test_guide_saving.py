@@ -217,6 +217,7 @@ BROKEN_FITS: dict[str, Callable[[Path], Any]] = {
     "surplus": lambda folder: edit(folder, "fit.json", terms=[]),
     "random state": lambda folder: change(folder, lambda value: value[:5], "fit.safetensors"),
     "NaN": lambda folder: change(folder, lambda value: value / 0 * 0, "fit.safetensors"),
+    "integers": lambda folder: change(folder, lambda value: value.to(torch.uint8), "fit.safetensors"),
     "missing": lambda folder: save_file({}, folder / "fit.safetensors"),
 }
 
