@@ -86,13 +86,18 @@ def _folder(name: str) -> Path:
         return Path(name)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not os.path.lexists(name):
         from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
 
         try:
             return Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=UNWANTED))
         except Exception as error:
+            offline = isinstance(error, LocalEntryNotFoundError)
+            answer = (
+                "cannot be reached, nor is a copy here" if offline else f"does not give it ({type(error).__name__})"
+            )
             raise InputError(
-                f"There is no folder {name!r}, and the hub does not give a model of that id ({type(error).__name__}): "
-                "check the id and the connection, or give a folder in diffusers' layout that was fetched elsewhere."
+                f"There is no folder {name!r}, and the hub {answer}: check the id and the connection, or give a folder "
+                "in diffusers' layout that was fetched elsewhere."
             ) from error
     raise InputError(
         f"Unknown prior {name!r:.200}: use one of {', '.join(embedded_priors())}, a folder in diffusers' layout, "

@@ -339,7 +339,8 @@ def test_a_snapshot_of_the_hub_loads(good: Path, tmp_path: Path) -> None:
 def test_objects_that_are_no_priors_are_refused() -> None:
     """With what to give instead."""
     network = random_unet()
-    for source in (network, 123, None, ["fashion32"]):
+    sources: list[Any] = [network, 123, None, ["fashion32"]]
+    for source in sources:
         refused(lambda source=source: load_prior(source), f"not a {type(source).__name__}: pipelines go to from_diff")
     for name in ("", "a" * 5000, "a\0b"):
         refused(lambda name=name: load_prior(name), "Unknown prior")
