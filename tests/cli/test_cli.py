@@ -147,10 +147,11 @@ def test_a_signal_ends_a_run_with_its_code(folder: Path, number: signal.Signals)
     """130 for SIGINT; SIGTERM ends the process itself, which shells report as 143. No traceback, nothing written."""
     command = ["demo", "--prior", "cats64", "--out", str(folder / "out"), "--device", "cpu"]
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code += f"from pyro_vipaint.cli.main import app; app({command})"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        time.sleep(15)
+    code += f"from pyro_vipaint.cli.main import app; print('ready', flush=True); app({command})"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(5)
         process.send_signal(number)
         assert process.stderr.read() == b""
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGTERM)
