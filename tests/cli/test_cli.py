@@ -58,6 +58,7 @@ def test_bad_input_is_one_line(folder: Path) -> None:
         (("--samples", 0), "samples must be at least 1, not 0"),
         (("--label", 2), "whole number from 0 to 1"),
         (("--label", "dogg"), "There is no class 'dogg': choose from cat, dog. The nearest is dog."),
+        (("--label", "9" * 5000), "There is no class '999"),
         (("--label", "cat", "--prior", "plain"), "The prior plain has no classes: omit the label."),
         (("--samples", "ten"), "Invalid value for '--samples': "),
         (("--sample", 10), "No such option: --sample"),
