@@ -75,7 +75,7 @@ def test_bad_input_is_one_line(folder: Path) -> None:
             assert_refused(inpaint(folder, *options), folder, message)
         assert count.calls == 0
     assert_refused(invoke("demo", "--prior", "tiny"), folder, "There is no demonstration of the prior 'tiny'")
-    assert_refused(invoke("demo", "--out", folder), folder, "and no .vipaint.json says that such a run wrote it")
+    assert_refused(invoke("demo", "--out", folder), folder, "which no .vipaint.json of such results lists")
 
 
 def test_pictures_of_another_size(folder: Path) -> None:
