@@ -33,7 +33,7 @@ VERSION = 1  # of the layout of a saved object; a file of another version is ref
 MAX_JSON = 2**24  # bytes of a JSON file, or of the header of a safetensors file; the record of 10^5 steps has 2 MB
 PART = ".part"  # ends the names of what is not whole yet: .NAME.PROCESS-RUN.part
 RUN = token_hex(4)  # tells this process from an ended one with its number, which containers use again
-TEMPORARY = re.compile(rf"\..+\.(\d+)-([0-9a-f]{{8}}){re.escape(PART)}")
+TEMPORARY = re.compile(rf"\..+\.(\d+)(?:-([0-9a-f]{{8}}))?{re.escape(PART)}")  # version 0.1 had the process alone
 # Smoothed, enlarged and JPEG masks have at most .007 of them, pictures of faces32 and cats64 at least .012.
 GREY = 0.01
 Content = TypeVar("Content")
@@ -68,7 +68,7 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _is_alive(process: int, run: str) -> bool:
+def _is_alive(process: int, run: str | None) -> bool:
     """Whether the process runs here; one with the number of this one has ended unless it is this one."""
     if process == os.getpid():
         return run == RUN

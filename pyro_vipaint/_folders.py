@@ -57,6 +57,8 @@ class Results:
         try:
             with _temporary(nearest):
                 _settle(out)
+            if out.is_symlink():
+                out.stat()  # refuses a link that leads nowhere
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"{out} cannot be written ({reason}): name another folder with --out.") from error
@@ -66,13 +68,12 @@ class Results:
         in_the_way = self._in_the_way(out, overwrite)
         if in_the_way:
             todo = "name another folder with --out, or replace files of the same names with --overwrite"
-            raise InputError(
-                f"{out} holds {min(in_the_way)}, and no {MARKER} says that such a run wrote it (results of version 0.1 "
-                f"have none): {todo}."
-            )
+            name = min(in_the_way - {MARKER} or in_the_way)
+            listed = f"no {MARKER} of such results lists (those of version 0.1 have none)"
+            raise InputError(f"{out} holds {name!r}, which {listed}: {todo}.")
 
     def _in_the_way(self, out: Path, overwrite: bool) -> set[str]:
-        found = {path.name for path in out.glob("[!.]*")}
+        found = {path.name for path in out.glob("*")}
         same = {name for name in found if re.fullmatch(self.names, name)}
         blocked = {name for name in same if (out / name).is_dir() != (name == CELLS)}
         if overwrite:
@@ -111,7 +112,8 @@ class Results:
         with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
             path = folder / MARKER
             marker = json.loads(path.read_bytes()) if path.is_file() and path.stat().st_size <= LONGEST else {}
-            if (marker["kind"], marker["version"]) == (self.kind, VERSION):
+            here = all(Path(name).name == name for name in marker["files"])
+            if here and (marker["kind"], marker["version"]) == (self.kind, VERSION):
                 return {name for name in marker["files"] if re.fullmatch(self.names, name)}
         return None
 

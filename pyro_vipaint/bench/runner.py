@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import lru_cache
@@ -125,6 +125,10 @@ def faults(plan: Plan, suite: Suite, device: str) -> Iterator[str]:
     missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
     if missing:
         yield f"The benchmark needs {', '.join(missing)}: pip install 'pyro-vipaint[bench]'."
+    for name in ("priors", "tasks", "methods", "budgets", "seeds"):
+        values = getattr(plan, name)
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            yield f"The {name} of a plan must be a tuple of one or more, not {values!r}."
     for kind, names, known in (("task", plan.tasks, suite.tasks), ("method", plan.methods, suite.methods)):
         for name in names:
             choice(kind, name, known)

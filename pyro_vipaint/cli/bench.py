@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from pyro_vipaint.cli.options import Device, Out, Overwrite, console, errors
+from pyro_vipaint.cli.options import DIGITS, Device, Out, Overwrite, console, errors
 from pyro_vipaint.errors import whole
 from pyro_vipaint.progress import progress_bar
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pyro_vipaint.bench import Plan
 
 OWN = "own"  # the budget that means the authors' settings
-DIGITS = 18  # of a budget; Python refuses to read numbers that are much longer
 
 
 def bench(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TRACEBACK = "VIPAINT_TRACEBACK"  # the environment variable that shows where an unexpected error comes from
 INTERRUPTED = 130  # as shells report SIGINT
+DIGITS = 18  # of a number; Python refuses to read those that are much longer
 
 
 class Terminal(Console):
@@ -61,8 +62,10 @@ def class_number(label: str | None, prior: DiffusionPrior) -> int | None:
     Raises:
         InputError: no class of the prior has the name.
     """
-    if label is None or label.removeprefix("-").isdecimal():
-        return None if label is None else int(label)
+    if label is None:
+        return None
+    if label.removeprefix("-").isdecimal() and len(label) <= DIGITS:
+        return int(label)
     numbers = {name.lower(): number for number, name in enumerate(prior.class_names)}
     if numbers and label.lower() not in numbers:
         choice("class", label, prior.class_names)

@@ -172,6 +172,12 @@ def test_two_runs_at_a_time_do_not_share_a_folder(copy: Path) -> None:
     assert not half.exists()
 
 
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_text(""),
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-9]),
@@ -179,6 +185,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "of another cell": lambda path: path.write_bytes(max(path.parent.glob("dps-*.json")).read_bytes()),
     "deep": lambda path: path.write_text("[" * 100_000),
     "no tensors": lambda path: path.with_suffix(".safetensors").unlink(),
+    "one bit of the tensors": lambda path: flip(path.with_suffix(".safetensors")),
     "half of the tensors": lambda path: os.truncate(path.with_suffix(".safetensors"), 1000),
 }
 
@@ -417,6 +424,8 @@ def test_a_method_has_one_colour_in_all_panels_and_the_legend(finished: tuple[Pa
         ({"num_images": 10**9}, "images must be at most 100000"),
         ({"num_samples": 10**9}, "samples must be at most 10000"),
         ({"chunk": 2**70}, "chunk must be at most 100000"),
+        ({"seeds": ()}, r"The seeds of a plan must be a tuple of one or more, not \(\)"),
+        ({"tasks": "box"}, "The tasks of a plan must be a tuple of one or more, not 'box'"),
         ({"methods": ("DSP",)}, "choose from VIPaint-2, .*The nearest is DPS"),
         ({"tasks": ("Box",)}, "There is no task 'Box': .*The nearest is box"),
     ],

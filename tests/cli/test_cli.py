@@ -58,6 +58,7 @@ def test_bad_input_is_one_line(folder: Path) -> None:
         (("--samples", 0), "samples must be at least 1, not 0"),
         (("--label", 2), "whole number from 0 to 1"),
         (("--label", "dogg"), "There is no class 'dogg': choose from cat, dog. The nearest is dog."),
+        (("--label", "9" * 5000), "There is no class '999"),
         (("--label", "cat", "--prior", "plain"), "The prior plain has no classes: omit the label."),
         (("--samples", "ten"), "Invalid value for '--samples': "),
         (("--sample", 10), "No such option: --sample"),
@@ -74,7 +75,7 @@ def test_bad_input_is_one_line(folder: Path) -> None:
             assert_refused(inpaint(folder, *options), folder, message)
         assert count.calls == 0
     assert_refused(invoke("demo", "--prior", "tiny"), folder, "There is no demonstration of the prior 'tiny'")
-    assert_refused(invoke("demo", "--out", folder), folder, "and no .vipaint.json says that such a run wrote it")
+    assert_refused(invoke("demo", "--out", folder), folder, "which no .vipaint.json of such results lists")
 
 
 def test_pictures_of_another_size(folder: Path) -> None:
@@ -147,10 +148,11 @@ def test_a_signal_ends_a_run_with_its_code(folder: Path, number: signal.Signals)
     """130 for SIGINT; SIGTERM ends the process itself, which shells report as 143. No traceback, nothing written."""
     command = ["demo", "--prior", "cats64", "--out", str(folder / "out"), "--device", "cpu"]
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code += f"from pyro_vipaint.cli.main import app; app({command})"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        time.sleep(15)
+    code += f"from pyro_vipaint.cli.main import app; print('ready', flush=True); app({command})"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(5)
         process.send_signal(number)
         assert process.stderr.read() == b""
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGTERM)

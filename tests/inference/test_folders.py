@@ -82,6 +82,14 @@ def of_a_benchmark(out: Path) -> None:
     (out / "results.parquet").write_text("rows")
 
 
+OTHER_FOLDERS = '{"kind": "images", "version": 1, "files": ["../mine"]}'
+
+
+def write_whole_in(out: Path, name: str) -> None:
+    out.mkdir()
+    write_whole(out / name, b"mine")
+
+
 def with_marker(text: str) -> Callable[[Path], None]:
     def make(out: Path) -> None:
         out.mkdir()
@@ -99,13 +107,16 @@ def a_folder_named_as_a_picture(out: Path) -> None:
 
 BAD_OUTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "a file": (Path.touch, "", "cannot be written"),
+    "a link to nothing": (lambda out: out.symlink_to("nowhere"), "", "cannot be written"),
+    "a hidden file of the user's": (lambda out: write_whole_in(out, ".mine"), "", "'.mine', "),
+    "a marker that names other folders": (with_marker(OTHER_FOLDERS), "", "'notes.txt', "),
     "below a file": (Path.touch, "below", "cannot be written"),
-    "a foreign report": (of_the_user, "", "report.json, "),
-    "a picture that no marker names": (a_picture_of_the_user, "", "sample_02.png, "),
+    "a foreign report": (of_the_user, "", "'report.json', "),
+    "a picture that no marker names": (a_picture_of_the_user, "", "'sample_02.png', "),
     "a folder in the place of a picture": (a_folder_named_as_a_picture, "", "sample_01.png"),
-    "results of another kind": (of_a_benchmark, "", "results.parquet, "),
+    "results of another kind": (of_a_benchmark, "", "'results.parquet', "),
     **{
-        f"a marker that says {text[:20]}": (with_marker(text), "", "notes.txt, ")
+        f"a marker that says {text[:20]}": (with_marker(text), "", "'notes.txt', ")
         for text in ("", "{", "[]", '"x"', "[" * 100_000, '{"kind": "images", "version": 1, "files": 7}', "x" * 2**21)
     },
 }
@@ -130,13 +141,13 @@ def test_overwriting_replaces_files_of_our_names_alone(tmp_path: Path) -> None:
 
 def test_a_marker_names_results_alone(tmp_path: Path) -> None:
     """A marker of another origin makes nobody delete files of other names."""
-    out, names = tmp_path / "out", ["notes.txt", "../sample_00.png", "sample_07.png"]
+    out, names = tmp_path / "out", ["notes.txt", "sample_07.png"]
     out.mkdir()
     for name in names:
         (out / name).write_text("mine")
     (out / MARKER).write_text(json.dumps({"kind": "images", "version": 1, "files": names}))
     write_results(out, 1)
-    assert files(out) == results(1) | {"notes.txt": "mine"} and (tmp_path / "sample_00.png").exists()
+    assert files(out) == results(1) | {"notes.txt": "mine"}
 
 
 def test_a_picture_that_the_run_reads_is_not_replaced(tmp_path: Path) -> None:
@@ -219,7 +230,7 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_results(
 
 def test_what_ended_processes_left_is_removed(tmp_path: Path) -> None:
     """An ended one may have had the number of this one. What living ones write stays, and files of similar names."""
-    ended = {f".a.json.{ABSENT}-01234567.part", f".a.json.{os.getpid()}-01234567.part"}
+    ended = {f".a.json.{ABSENT}-01234567.part", f".a.json.{os.getpid()}-01234567.part", f".{ABSENT}.{ABSENT}.part"}
     living = {f".a.json.{os.getppid()}-01234567.part", f".b.json.{_files.own_ending()}"}
     foreign = {".mine.part", ".a.json.12-mine.part", f"a.json.{ABSENT}-01234567.part"}
     for name in ended | living | foreign:
