@@ -323,10 +323,10 @@ def of_simulations(here: Setting, guide: Any, draws: Tensor) -> Tensor:
     def factory(model: Any, y: Tensor) -> Any:
         return guides.PriorGuide(model, torch.zeros(len(y), *EVENT, device=y.device))
 
-    found = diagnostics.sbc_of_guide(
-        here.model, factory, lambda model, guide, y: vp.fit(model, guide, y, vp.BetaELBO(num_particles=1), 1), quantities,
-        num_simulations=len(here.y), num_draws=19,
-    )  # fmt: skip
+    def fit(model: Any, guide: Any, y: Tensor) -> vp.Fit:
+        return vp.fit(model, guide, y, vp.BetaELBO(num_particles=1), 1)
+
+    found = diagnostics.sbc_of_guide(here.model, factory, fit, quantities, len(here.y), 19)
     assert len(found.uniformity()) == len(found.data_averaged()) == 3
     return per_image(*(ranks.float() for ranks in found.ranks.values()))
 
