@@ -447,15 +447,15 @@ DIAGNOSTICS = {name: judged(number) for name, number in list(globals().items()) 
 )}  # fmt: skip
 ADAPTIVE = 10**6  # these choose their steps by what they find, sample by sample: the host has to look
 WAITS = {  # beyond none, and one for the loss of a fit
-    "LowRankGuide": 3,  # torch's Cholesky factor of the capacitance matrix is checked
-    "Pyro's Trace_ELBO": 5, "Pyro's TraceMeanField_ELBO": 5, "Pyro's RenyiELBO": 5,  # read by Pyro, site by site
+    "LowRankGuide": 2,  # torch checks the Cholesky factor of its capacitance matrix
+    "Pyro's Trace_ELBO": 4, "Pyro's TraceMeanField_ELBO": 4, "Pyro's RenyiELBO": 4,  # read by Pyro, site by site
     "CoPaint": ADAPTIVE, "CoPaint-TT": ADAPTIVE, "ReSample": ADAPTIVE,
     "empirical, labels": ADAPTIVE,  # draws and sums by class
 }  # fmt: skip
 
 
 def allowed(name: str, least: int) -> int:
-    return max([least, *(WAITS.get(part, 0) for part in (name, *name.split(", ")))])
+    return least + sum(WAITS.get(part, 0) for part in {name, *name.split(", ")})
 
 
 PROGRAMS: dict[str, Program] = {
