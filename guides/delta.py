@@ -38,4 +38,4 @@ class DeltaGuide(LatentGuide):
         It is an ``Independent`` of scalar points: for ``Delta`` itself Pyro has an analytic KL, which would evaluate
         log p(z_K), and with it the network, a second time.
         """
-        return Delta(self._location(name), validate_args=False).to_event(prior.event_dim)
+        return Delta(self._location(name)).to_event(prior.event_dim)

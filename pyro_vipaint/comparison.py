@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vipaint._torch import DIRECTIONS, JUDGING, SEEDS, child_seed, seeded
+from pyro_vipaint._torch import DIRECTIONS, JUDGING, SEEDS, child_seed, double, seeded
 from pyro_vipaint.diagnostics import elbo_estimate, iwae_bound, pareto_k, sliced_wasserstein, weighted_draws
 from pyro_vipaint.errors import InputError, NonFiniteError, instance, whole
 from pyro_vipaint.guides.base import LatentGuide
@@ -186,7 +186,7 @@ def _judge(
         "k_hat": pareto_k(draws.log_weights),
     }
     if evidence is not None:
-        figures["gap"] = evidence.to(bound.estimate) - bound.estimate
+        figures["gap"] = double(evidence).to(bound.estimate.device) - bound.estimate
     if posterior is not None:
         x = _clean(model, draws.z, batch_size or num_draws)
         directions = child_seed(seed, DIRECTIONS)

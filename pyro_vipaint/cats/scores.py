@@ -92,7 +92,8 @@ def part_scores(marginals: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -
     for slot, p in marginals.items():
         choice("slot among the labels", slot, labels)
         numbers(f"labels of {slot}", labels[slot], ("S", len(p)), least=1, low=0, high=p.shape[-1] - 1, integers=True)
-        count, (largest, best) = len(labels[slot]), p.max(-1)
+        count, p = len(labels[slot]), double(p)
+        largest, best = p.max(-1)
         shares, shown = double(one_hot(labels[slot], p.shape[-1])).mean(0).to(p.device), largest >= SHOWN
         columns = {
             "total_variation": total_variation(shares, p),

@@ -74,14 +74,21 @@ class PerImageELBO(Trace_ELBO, ABC):
     def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
         """The objective as a number, without gradients."""
         with torch.no_grad():
-            return warn_if_nan(self.differentiable_loss(model, guide, *args, **kwargs).item(), "loss")
+            return number_of(self.differentiable_loss(model, guide, *args, **kwargs))
 
     def loss_and_grads(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
         """The objective as a number; adds its gradients to those of the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
-        return warn_if_nan(loss.item(), "loss")  # of the number: looking at the tensor would make a GPU wait again
+        return number_of(loss)
+
+
+def number_of(loss: Tensor) -> float:
+    """The loss, with Pyro's warning if it is NaN; a GPU is asked once."""
+    number: Any = loss.item()
+    warn_if_nan(number, "loss")
+    return number
 
 
 class WeightedELBO(PerImageELBO):

@@ -30,6 +30,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+parse_to = torch._C._nn._parse_to  # pyright: ignore[reportAttributeAccessIssue]
 HOST = torch.device("cpu")
 WAITING = {  # operations whose result the host has to wait for, by the name in aten
     "_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal",
@@ -119,7 +120,7 @@ class _Functions(TorchFunctionMode):
             return here.device if held else func(*args)
         if func in (Tensor.is_cuda.__get__, Tensor.is_mps.__get__, Tensor.is_cpu.__get__):  # pyright: ignore
             return func.__self__.__name__ == f"is_{(here.device if held else HOST).type}"
-        if func is torch._C._nn._parse_to:  # how nn.Module.to reads its arguments
+        if func is parse_to:  # how nn.Module.to reads its arguments
             device, *others = func(*args, **kwargs)
             return (here.device if held else device, *others)
         if func in MOVES:

@@ -6,6 +6,7 @@ the device as often as the table says: once in a step of a fit, to read its loss
 
 from __future__ import annotations
 
+import warnings
 from itertools import pairwise
 
 import pytest
@@ -190,8 +191,10 @@ def test_several_gpus_are_forked_without_a_warning(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[device])
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.update({device: state}))
-    with preserved():
-        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with preserved():
+            pass
     assert restored == states
 
 
