@@ -221,7 +221,8 @@ def test_pictures_equal_the_tensors(good_run: tuple[Path, Any, int]) -> None:
     mask = read_mask(out.parents[1] / "mask.png")
     assert torch.equal(tensors["mask"][0], mask)
     assert torch.equal(tensors["observation"][0], read_image(out.parents[1] / "image.png", 1) * mask)
-    assert Image.open(out / "contact_sheet.png").width > 500
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert sheet.width > 500
 
 
 def test_report_says_how(report: dict[str, Any], good_run: tuple[Path, Any, int]) -> None:

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import torch
@@ -104,6 +105,16 @@ def complete(folder: Path, table: Any) -> bool:
 def with_tensors(change: Callable[[Path], Any]) -> Change:
     """A finished benchmark in which the tensors of one cell are spoilt."""
     return lambda folder: change(finished(folder) and cells(folder)[0].with_suffix(".safetensors"))
+
+
+def patched(name: str, value: Any) -> Callable[[Path], Any]:
+    """The benchmark after something else than the folder has changed."""
+
+    def act(folder: Path) -> Any:
+        with patch(f"pyro_vipaint.bench.runner.{name}", value):
+            return bench(folder)
+
+    return act
 
 
 def fifo(path: Path) -> None:
@@ -207,13 +218,13 @@ CASES = [
     Case("the table is missing (works)", bench, arrange=lambda f: (finished(f) / "results.parquet").unlink(),
          works=complete),
     Case("a temporary file of a process that is gone (works)", bench,
-         arrange=lambda f: (finished(f) / "cells" / ".a.json.999999999.part").write_text("{"),
+         arrange=lambda f: (finished(f) / "cells" / ".a.json.999999999-0123abcd.part").write_text("{"),
          works=lambda f, t: complete(f, t) and not list((f / "out" / "cells").glob(".*.part"))),
     Case("the cells are a file", bench, "cells|folder|writ", lambda f: ((f / "out").mkdir(),
          (f / "out" / "cells").write_text("mine"))),
-    Case("cells of other weights", bench, "weights", changed(weights="0" * 16)),
-    Case("cells of other scores", bench, "scores", changed(scores=-1)),
-    Case("cells of other settings", bench, "settings", changed(numbers="other")),
+    Case("cells of other weights", patched("weights_of", lambda *_: "0" * 16), "weights", finished),
+    Case("cells of other scores", patched("SCORES_VERSION", -1), "scores", finished),
+    Case("cells of other pictures", patched("_pictures_of", lambda *_: "0" * 16), "pictures", finished),
     Case("command: a folder of the user's", lambda f: command(f), "overwrite|holds",
          lambda f: ((f / "out").mkdir(), (f / "out" / "mine.txt").write_text("mine"))),
     Case("command: a damaged cell (works)", lambda f: command(f, "--images", 2, "--samples", 2, "--chunk", 1),

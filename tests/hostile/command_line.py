@@ -144,7 +144,7 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "label -1": (("--label", -1), "0 to 1|cat|label"),
     "label 10^30": (("--label", 10**30), "0 to 1|cat|label"),
     "label an unknown word": (("--label", "Bagg"), "cat|label"),
-    "label 0.5": (("--label", 0.5), "label"),
+    "label 0.5": (("--label", 0.5), "label|class"),
     "label of a prior without classes": (("--prior", "plain", "--label", 0), "class"),
     "prompt without text": (("--prompt", "a cat"), "text"),
     "guidance without a label": (("--guidance-scale", 2), "guid"),

@@ -87,7 +87,7 @@ FITS: dict[str, tuple[dict[str, Any], str]] = {
 def cases() -> Iterator[Case]:
     for file, load in ((GUIDE, load_guide), (FIT, load_fit)):
         for name, content in p.JSONS.items():
-            yield case(f"{file}: {name}", p.written(file, content), file, load)
+            yield case(f"{file}: {name}", p.written(file, content), f"{file}|holds class None", load)
         yield case(f"{file}: missing", p.removed(file), file, load)
         yield case(f"{file}: a FIFO", p.fifo(file), file, load)
         yield case(f"{file}: a folder", p.as_folder(file), file, load)
@@ -125,7 +125,7 @@ CASES = [
     case("fit: tensors missing", p.tensors(lambda w: {"a": torch.zeros(1)}, TERMS), "fit", load_fit),
     Case("guide: of another class", lambda f: MeanFieldGuide.load(f / "prior", MODEL), "class",
          lambda f: p.good(f, template)),
-    Case("guide: for no model", lambda f: HierarchicalGuide.load(f / "prior", None), "model",  # type: ignore[arg-type]
+    Case("guide: for no model", lambda f: HierarchicalGuide.load(f / "prior", None), "model|describe",  # type: ignore[arg-type]
          lambda f: p.good(f, template)),
     Case("guide: a folder that is not there", load_guide, "guide.json"),
     Case("fit: a folder that is not there", load_fit, "fit.json"),

@@ -226,11 +226,11 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "sample_size None": ({"sample_size": None}, "size"),
     "sample_size a string": ({"sample_size": "8"}, "size"),
     "sample_size 8.5": ({"sample_size": 8.5}, "size"),
-    "sample_size NaN": ({"sample_size": float("nan")}, "size"),
-    "sample_size infinite": ({"sample_size": float("inf")}, "size"),
+    "sample_size NaN": ({"sample_size": float("nan")}, "size|JSON"),
+    "sample_size infinite": ({"sample_size": float("inf")}, "size|JSON"),
     "sample_size three numbers": ({"sample_size": [8, 8, 8]}, "size"),
     "sample_size True": ({"sample_size": True}, "size"),
-    "sample_size of 400 digits": ({"sample_size": 10**400}, "size"),
+    "sample_size of 400 digits": ({"sample_size": 10**400}, "size|JSON"),
     "100 000 layers a block": ({"layers_per_block": 100_000}, ""),
     "a million layers a block": ({"layers_per_block": 10**6}, ""),
     "layers as a string": ({"layers_per_block": "1"}, ""),
@@ -277,19 +277,19 @@ SCHEDULERS: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown prediction": ({"prediction_type": "future"}, "prediction|support"),
 }
 DETAILS: dict[str, tuple[dict[str, Any], str]] = {
-    "sigma_data NaN": ({"sigma_data": float("nan")}, "sigma_data"),
+    "sigma_data NaN": ({"sigma_data": float("nan")}, "sigma_data|JSON"),
     "sigma_data negative": ({"sigma_data": -0.5}, "sigma_data"),
     "sigma_data 0": ({"sigma_data": 0}, "sigma_data"),
     "sigma_data a string": ({"sigma_data": "0.5"}, "sigma_data"),
-    "sigma_data infinite": ({"sigma_data": float("inf")}, "sigma_data"),
+    "sigma_data infinite": ({"sigma_data": float("inf")}, "sigma_data|JSON"),
     "sigma_data a list": ({"sigma_data": [0.5]}, "sigma_data"),
     "sigma_data True": ({"sigma_data": True}, "sigma_data"),
-    "sigma_data of 400 digits": ({"sigma_data": 10**400}, "sigma_data"),
+    "sigma_data of 400 digits": ({"sigma_data": 10**400}, "sigma_data|JSON"),
     "classes a string": ({"classes": "bag"}, "classes"),
     "classes numbers": ({"classes": [1, 2, 3]}, "classes"),
     "classes too many": ({"classes": list("abcde")}, "classes"),
     "classes twice the same": ({"classes": ["bag", "bag", "coat"]}, "classes|bag"),
-    "classes a million": ({"classes": ["bag"] * 10**6}, "classes"),
+    "classes a million": ({"classes": ["bag"] * 10**6}, "classes|bytes"),
     "null_label too large": ({"null_label": 4}, "null_label"),
     "null_label negative": ({"null_label": -1}, "null_label"),
     "null_label a string": ({"null_label": "3"}, "null_label"),
@@ -303,7 +303,7 @@ DETAILS: dict[str, tuple[dict[str, Any], str]] = {
 def cases() -> Iterator[Case]:
     for file in (UNET, SCHEDULER, "prior.json"):
         for name, content in JSONS.items():
-            yield case(f"{file}: {name}", written(file, content), "json|JSON")
+            yield case(f"{file}: {name}", written(file, content), "json|JSON|holds a None|no scheduler None")
         yield case(f"{file}: a FIFO", fifo(file), "json|file")
         yield case(f"{file}: a folder", as_folder(file), "json|file")
         yield case(f"{file}: a link to /dev/zero", linked(file, "/dev/zero"), "json|link|file")
@@ -340,7 +340,7 @@ BYTES: dict[str, bytes] = {
 
 CASES = [
     *cases(),
-    *[case(f"weights: {name}", written(WEIGHTS, content), "safetensors|weights|conv_in") for name,
+    *[case(f"weights: {name}", written(WEIGHTS, content), "safetensors|weights|conv_in|parameters") for name,
      content in BYTES.items()],
     case("weights: cut", lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-100]), "safetensors|weights"),
     case("weights: bytes after the end", lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes() + b"x"),
@@ -369,7 +369,7 @@ CASES = [
          then(pickled, lambda f: (f / WEIGHTS).rename(f / "unet/dummy.safetensors")), "pickle|safetensors|weights"),
     case("weights: a pickle beside an empty file", then(pickled, written(WEIGHTS, b"")), "safetensors"),
     case("weights: a pickle beside others' tensors",
-         then(pickled, lambda f: save_file({"a": torch.zeros(1)}, f / WEIGHTS)), "conv|weights|tensor"),
+         then(pickled, lambda f: save_file({"a": torch.zeros(1)}, f / WEIGHTS)), "conv|weights|tensor|parameters"),
     case("index: names a pickle", then(pickled, index("diffusion_pytorch_model.bin")), "safetensors|bin"),
     case("index: names a file outside", then(index("../../stolen.safetensors")), "outside|name|folder|stolen"),
     case("index: an absolute path", index("/etc/passwd"), "outside|name|folder|passwd|safetensors"),
@@ -393,10 +393,10 @@ CASES = [
     case("vae: the unet in its place", lambda f: (shutil.rmtree(f / "vae"), shutil.copytree(f / "unet", f / "vae")),
          "AutoencoderKL|vae", latent_template),
     case("vae: latents of eight channels", edited("vae/config.json", latent_channels=8), "", latent_template),
-    case("vae: scaling NaN", edited("vae/config.json", scaling_factor=float("nan")), "scaling", latent_template),
+    case("vae: scaling NaN", edited("vae/config.json", scaling_factor=float("nan")), "scaling|JSON", latent_template),
     case("vae: scaling 0", edited("vae/config.json", scaling_factor=0.0), "scaling", latent_template),
     case("vae: scaling a string", edited("vae/config.json", scaling_factor="0.7"), "scaling", latent_template),
-    case("vae: shift infinite", edited("vae/config.json", shift_factor=float("inf")), "shift", latent_template),
+    case("vae: shift infinite", edited("vae/config.json", shift_factor=float("inf")), "shift|JSON", latent_template),
     case("vae: a convolution missing",
          tensors(lambda w: {n: v for n, v in w.items() if n != "decoder.conv_in.weight"},
              "vae/diffusion_pytorch_model.safetensors"),

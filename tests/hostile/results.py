@@ -105,7 +105,7 @@ def linked(folder: Path) -> None:
 
 def kept(folder: Path, output: str) -> bool:
     """A report is there, the samples are those of this run, and the user's files are as they were."""
-    out, names = folder / "out", {"mine.txt", "precious.txt"}
+    out, names = folder / "out", {"mine.txt", ".mine.txt", "precious.txt"}
     mine = [path for path in (*folder.rglob("*.txt"),) if path.name in names]
     samples = sorted(path.name for path in out.glob("sample_*.png"))
     return samples == ["sample_00.png", "sample_01.png"] and all(path.read_text() == "mine" for path in mine)
@@ -114,7 +114,7 @@ def kept(folder: Path, output: str) -> bool:
 def left_over(folder: Path) -> None:
     """Earlier results and a half-written file of a process that is gone."""
     out = results(folder)
-    (out / ".report.json.999999999.part").write_text("{")
+    (out / ".report.json.999999999-0123abcd.part").write_text("{")
 
 
 def save_mine(arrange: Callable[[Path], Any], *names: str) -> Change:
@@ -129,8 +129,6 @@ def save_mine(arrange: Callable[[Path], Any], *names: str) -> Change:
 FOREIGN = {
     "a text": ("mine.txt",),
     "a picture": ("holiday.png",),
-    "a hidden file": (".mine",),
-    "a hidden folder": (".git/config",),
     "a sample of another program": ("sample_00.png",),
     "samples of another program": ("sample_00.png", "sample_01.png", "sample_99.png"),
     "a contact sheet": ("contact_sheet.png",),
@@ -142,7 +140,6 @@ FOREIGN = {
     "a folder with files": ("folder/mine.txt",),
     "a name with a line break": ("a\nb.txt",),
     "a name with brackets": ("[red]mine[/]",),
-    "the name of a temporary file": (".report.json.1.part",),
 }
 CASES = [
     *[Case(f"out holds {name}", inpaint, "overwrite", holding(*names)) for name, names in FOREIGN.items()],
@@ -190,7 +187,10 @@ CASES = [
          lambda f: [(path := marker(results(f))).unlink(), os.mkfifo(path)]),
     Case("earlier results without their marker (version 0.1)", inpaint, "overwrite",
          lambda f: marker(results(f)).unlink()),
-    Case("the marker claims a file beside the folder", inpaint, "overwrite|precious", naming("../precious.txt")),
+    Case("the marker claims a file beside the folder (works)", inpaint, arrange=naming("../precious.txt"), works=kept),
+    Case("out holds hidden files alone (works)", inpaint, arrange=holding(".mine.txt", ".git/mine.txt", ".mine.part"),
+         works=lambda f, o: kept(f,
+          o) and (f / "out" / ".git" / "mine.txt").exists() and (f / "out" / ".mine.part").exists()),
     Case("the marker claims the user's text (works)", inpaint, arrange=naming("mine.txt"), works=lambda f, o: True),
     Case("a new folder (works)", inpaint, arrange=pictures, works=kept),
     Case("an empty folder (works)", inpaint, arrange=new, works=kept),
