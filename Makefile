@@ -4,6 +4,7 @@
 #   make test          the tests                              ARGS="-k guides -x"
 #   make test-slow     the tests marked slow
 #   make notebooks     executes notebooks/*.py into the .ipynb beside them   ARGS=03 executes one
+#   make gpu-check     the checks of a machine with a GPU, six minutes   ARGS="--device cpu --tiny" tries them without one
 #   make lint          ruff, its formatter, the order of imports, pyright
 #   make wheel-check   the wheel, in an empty environment, from another folder
 #   make clean         removes build products and caches; keeps the environment and the demo's output
@@ -19,7 +20,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-dev
 
-.PHONY: demo test test-slow notebooks lint wheel-check clean venv
+.PHONY: demo test test-slow gpu-check notebooks lint wheel-check clean venv
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
@@ -29,7 +30,10 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-slow: $(STAMP)
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m slow -n 0 $(ARGS)
+
+gpu-check: $(STAMP)
+	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

@@ -20,13 +20,15 @@ the level above
 ``AutoIAFNormal``                                   about 9 T^2 (T = 1536: 21 million)    151 027 713
 ==================================================  ====================================  ===========
 
-Pyro's guides other than ``AutoNormal`` join the images of a batch: T then counts the elements of all images.
+Pyro's guides other than ``AutoNormal`` join the images of a batch: T then counts the elements of all images. They start
+at the same latent as the guides of this package with ``init_loc_fn=init_to_start(model, start)``.
 """
 
 if __name__ == "guides":
     raise ImportError("import pyro_vipaint.guides, not guides: the folder is packaged under that name.")
 
 from pyro_vipaint.guides.base import LatentGuide as LatentGuide  # the base of guides; __all__ lists the families
+from pyro_vipaint.guides.base import init_to_start as init_to_start
 from pyro_vipaint.guides.delta import DeltaGuide
 from pyro_vipaint.guides.feature import FeatureGuide
 from pyro_vipaint.guides.flow import FlowGuide
@@ -35,6 +37,7 @@ from pyro_vipaint.guides.low_rank import LowRankGuide
 from pyro_vipaint.guides.mean_field import MeanFieldGuide
 from pyro_vipaint.guides.mixture import MixtureGuide
 from pyro_vipaint.guides.prior import PriorGuide
+from pyro_vipaint.guides.twisted import TwistedGuide as TwistedGuide  # needs a correction, so not one of __all__
 
 __all__ = [
     "DeltaGuide",

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from pyro.distributions import Normal, TorchDistribution
-from pyro.infer.autoguide import AutoMessenger
+from pyro.infer.autoguide import AutoMessenger, init_to_value
 from pyro.nn import PyroParam
 from pyro.nn.module import pyro_method
-from pyro.poutine.runtime import Message, get_plates
+from pyro.poutine.runtime import _PYRO_STACK, Message, get_plates
+from pyro.poutine.trace_messenger import TraceMessenger
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_vipaint._files import FilePair
-from pyro_vipaint.errors import InputError, number
+from pyro_vipaint._files import FilePair, no_larger_than
+from pyro_vipaint._torch import device_of
+from pyro_vipaint.errors import InputError, number, whole
 
 if TYPE_CHECKING:
     from pyro_vipaint.models import DiffusionModel, Level
 
 FILES = FilePair("guide.json", "model.safetensors")
+OBSERVATION = "y"  # the one site of the model that is not a latent level
+MAX_SETTING = 1000  # of a whole number in a saved guide that counts nothing in its parameters
 Guide = TypeVar("Guide", bound="LatentGuide")
 
 
@@ -41,7 +47,8 @@ class LatentGuide(AutoMessenger):
     Args:
         model: the :class:`DiffusionModel` to be approximated.
         init: initial value of the means, shape ``(N, *event)``, clean scale; if not given, zeros for as many images
-            as the model's conditions describe. It decides the device and the dtype of the parameters.
+            as the model's conditions describe, on the device of the prior. It decides device and dtype of the
+            parameters.
 
     Raises:
         InputError: ``init`` does not have the prior's event shape; or, when the guide runs, the number of images is
@@ -57,19 +64,49 @@ class LatentGuide(AutoMessenger):
         self._above = {lower.name: upper for upper, lower in pairwise(model.levels)}
         self._top = model.levels[0].name
 
+    def get_traces(self) -> tuple[Trace, Trace]:
+        """The traces ``(model, guide)`` of the last run, which objectives and weights compare.
+
+        Raises:
+            InputError: that run had no observation, so that the likelihood is in neither of them.
+        """
+        model_trace, guide_trace = super().get_traces()
+        running = hasattr(self, "_outer_plates")
+        if OBSERVATION in guide_trace and not running:
+            raise InputError("the guide ran without an observation: pass y; it runs the model that it was built on.")
+        return model_trace, guide_trace
+
     def _pyro_sample(self, msg: Message) -> None:
+        if msg["name"] == OBSERVATION:  # observed, or drawn as the model says
+            msg["infer"]["prior"] = msg["fn"]
+            return
         for plate in msg["cond_indep_stack"]:
             # The parameters of one image would otherwise broadcast silently over all images.
             if plate.name == "images" and self._shaped_for not in (None, plate.size):
                 raise InputError(
                     f"the guide has parameters for {self._shaped_for} images and runs on {plate.size}: build it with "
-                    f"init of shape (N, *event), e.g. from pyro_vipaint.initial_latent, and give y as (N, ...)."
+                    "init of shape (N, *event), e.g. from pyro_vipaint.initial_latent, and give y as (N, ...) or "
+                    "num_images=N."
                 )
         super()._pyro_sample(msg)
 
+    def _pyro_post_sample(self, msg: Message) -> None:
+        """Records the site. The observation is recorded here alone, a trace of the guide holds the latents only.
+
+        Pyro takes the log density of a trace of the guide for log q: the likelihood must not be in it.
+        """
+        super()._pyro_post_sample(msg)
+        if msg["name"] == OBSERVATION:
+            for outer in _PYRO_STACK[: _PYRO_STACK.index(self)]:
+                if isinstance(outer, TraceMessenger) and OBSERVATION in outer.trace:
+                    outer.trace.remove_node(OBSERVATION)
+
     @pyro_method
-    def sample_latents(self, num_images: int) -> Tensor:
-        """Draws z_K … z_1 from the guide and returns z_1: K - 1 network calls, none for the observation."""
+    def sample_latents(self, num_images: int, y: Tensor | None = None) -> Tensor:
+        """Draws z_K … z_1 from the guide and returns z_1: K - 1 network calls, none for the observation ``y``.
+
+        Only a guide that depends on the observation without having been fitted to it reads ``y``.
+        """
         self._outer_plates = tuple(frame.name for frame in get_plates())
         try:
             model: Any = self.model
@@ -92,9 +129,14 @@ class LatentGuide(AutoMessenger):
         """
         record, tensors = FILES.read(folder, cls.__name__)
         dtype = next((value.dtype for value in tensors.values() if value.is_floating_point()), None)
+        most = max(MAX_SETTING, len(tensors), *(side for value in tensors.values() for side in value.shape))
+        elements = sum(value.numel() for value in tensors.values())
         try:
-            init = torch.zeros(record["num_images"], *model.prior.event_shape, dtype=dtype)
-            with torch.random.fork_rng(devices=[]):  # random initial values are overwritten below
+            for name, value in {**record["settings"], "num_images": record["num_images"]}.items():
+                whole(name, value if isinstance(value, int) else 0, -most, most)
+            init = torch.zeros(whole("num_images", record["num_images"]), *model.prior.event_shape, dtype=dtype)
+            # random initial values are overwritten below
+            with torch.random.fork_rng(devices=[]), no_larger_than(len(tensors), elements):
                 guide = cls(model, init, **record["settings"])
             saved = {name: tuple(map(float, pair)) for name, pair in record["levels"].items()} | _shapes(tensors)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -105,16 +147,18 @@ class LatentGuide(AutoMessenger):
             pairs = zip_longest(theirs or (), ours or (), fillvalue=math.nan)
             if None in (theirs, ours) or not all(math.isclose(*pair, rel_tol=1e-6) for pair in pairs):
                 raise InputError(f"{folder} holds {theirs} for {name}, the model needs {ours}.")
+        for name, value in guide.state_dict().items():
+            if value.is_floating_point() and not tensors[name].is_floating_point():
+                raise InputError(f"{folder} holds {name} as {tensors[name].dtype}, not as floating-point numbers.")
         guide.load_state_dict(tensors)
         return guide
 
     def _start(self, model: DiffusionModel, init: Tensor | None) -> Tensor:
-        """``init``, or zeros; marks the guide as one with parameters for ``num_images`` images."""
+        """``init``, or zeros where the prior lies; marks the guide as one with parameters for ``num_images`` images."""
         self._shaped_for = self.num_images
-        shape = (self.num_images, *model.prior.event_shape)
-        if init is not None and init.shape != shape:
-            raise InputError(f"init has shape {tuple(init.shape)}; the shape must be (N, *event), event {shape[1:]}.")
-        return torch.zeros(shape) if init is None else init.detach()
+        if init is None:
+            return torch.zeros(self.num_images, *model.prior.event_shape, device=device_of(model.prior))
+        return check_start("init", init, model)
 
     def _initial_tau(self, level: Level, tau_scale: float) -> float:
         """The initial tau of a level: sigma at T_e, ``tau_scale`` times the standard deviation of the prior below."""
@@ -132,6 +176,35 @@ class LatentGuide(AutoMessenger):
     def _location(self, name: str) -> Tensor:
         """alpha_i mu_i: the clean mean in the scale of the site."""
         return self._levels[name].alpha * self._of("mu", name)
+
+
+def init_to_start(model: DiffusionModel, start: Tensor) -> Callable[..., Any]:
+    """An ``init_loc_fn`` for Pyro's autoguides: the site z_i starts at alpha_i times ``start``.
+
+    By default they draw every site of the model once, z_K by the chain from pure noise with 250 network calls on a
+    network's prior, and start at zero. With ``start`` the first run of the guide costs the K calls of the model:
+
+    >>> AutoNormal(model, init_loc_fn=init_to_start(model, start))  # doctest: +SKIP
+
+    Their ``init_scale`` is one number for all levels, .1 by default, where the prior has sigma_i.
+
+    Args:
+        model: the :class:`DiffusionModel` to be approximated.
+        start: ``(N, *event)``, clean scale, for instance from :func:`pyro_vipaint.initial_latent`.
+
+    Raises:
+        InputError: ``start`` does not have the prior's event shape.
+    """
+    start = check_start("start", start, model)
+    return init_to_value(values={level.name: level.alpha * start for level in model.levels}, fallback=None)
+
+
+def check_start(name: str, start: Tensor, model: DiffusionModel) -> Tensor:
+    """``start`` without its history, refused unless it is of the shape ``(N, *event)``."""
+    event = tuple(model.prior.event_shape)
+    if start.shape[1:] != event:
+        raise InputError(f"{name} has shape {tuple(start.shape)}; the shape must be (N, *event), event {event}.")
+    return start.detach()
 
 
 def gaussian(mean: Tensor, std: Tensor, event_dim: int) -> TorchDistribution:

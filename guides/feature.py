@@ -50,4 +50,4 @@ class FeatureGuide(LatentGuide):
             pull = (level.step_std / level.sigma) ** 2  # sigma_ts^2 / sigma_t^2, from the step: no cancellation
             z_t: Any = self.upstream_value(above.name)
             mean = keep * z_t + pull * mean
-        return gaussian(mean, mean.new_tensor(level.step_std), prior.event_dim)
+        return gaussian(mean, mean.new_full((), level.step_std), prior.event_dim)

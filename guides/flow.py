@@ -103,6 +103,7 @@ class FlowGuide(ChainGuide):
         super().__init__(model, init, gamma_logit=gamma_logit, tau_scale=tau_scale, gamma=gamma, tau=tau)
         event = torch.Size(model.prior.event_shape)
         whole("num_couplings", num_couplings)
+        whole("width", width)
         whole("the number of elements of the event", event.numel(), least=2)
         self.settings |= {"num_couplings": num_couplings, "width": width}
         even = torch.stack(torch.meshgrid(*map(torch.arange, event), indexing="ij")).sum(0) % 2 == 0
@@ -113,7 +114,7 @@ class FlowGuide(ChainGuide):
     def get_top(self, prior: Any) -> TorchDistribution:
         """The flow of standard normal noise, scaled by tau_K and shifted by alpha_Te mu_K."""
         loc, tau = self._location(self._top), self.get_tau(self._top)
-        event = loc.shape[1:]
+        event = torch.Size(loc.shape[1:])
         noise = gaussian(torch.zeros_like(loc).flatten(1), torch.ones_like(loc).flatten(1), 1)
         flow = [part for conditioner in self.flow_conditioners for part in conditioner.couplings()]
         to_event = ReshapeTransform(torch.Size([event.numel()]), event, cache_size=1)

@@ -19,7 +19,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vipaint.errors import InputError, choice
+from pyro_vipaint.errors import broadcast, choice, number, numbers
 from pyro_vipaint.guides.base import LatentGuide, gaussian
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class ChainGuide(LatentGuide):
         gamma, tau: their granularity, from the table.
 
     Raises:
-        InputError: a granularity that is not in the table, a ``gamma_logit`` finer than gamma, or a ``tau_scale`` that
-            is not positive and finite.
+        InputError: a granularity that is not in the table, a ``gamma_logit`` finer than gamma or not finite, or a
+            ``tau_scale`` that is not positive and finite.
     """
 
     def __init__(
@@ -130,8 +130,7 @@ def granular_shape(granularity: str, shape: Sequence[int]) -> tuple[int, ...]:
 
 def expand_logit(gamma_logit: float | Tensor, like: Tensor) -> Tensor:
     """``gamma_logit`` as a tensor with the shape, dtype and device of ``like``."""
-    logit, shape = torch.as_tensor(gamma_logit).to(like), tuple(like.shape)
-    try:
-        return logit.expand(shape).contiguous()
-    except RuntimeError as error:
-        raise InputError(f"gamma_logit of shape {tuple(logit.shape)} does not broadcast to {shape}.") from error
+    if not isinstance(gamma_logit, Tensor):
+        gamma_logit = torch.tensor(number("gamma_logit", gamma_logit, signed=True))
+    logit = numbers("gamma_logit", gamma_logit.to(like))
+    return broadcast(like.shape, gamma_logit=logit)[0].contiguous()

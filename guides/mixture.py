@@ -52,7 +52,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 from torch.nn.functional import one_hot
 
-from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint.errors import InputError, number, whole
 from pyro_vipaint.guides.base import LatentGuide, gaussian
 from pyro_vipaint.guides.hierarchical import expand_logit
 
@@ -193,6 +193,7 @@ class MixtureGuide(LatentGuide):
         super().__init__(model, init)
         self.settings = {"num_components": num_components}
         whole("num_components", num_components)
+        number("spread", spread)
         given = init if init is not None and init.ndim == len(model.prior.event_shape) + 2 else None
         start = self._start(model, init if given is None else given[:, 0])
         if given is None:

@@ -16,7 +16,8 @@ from pyro_vipaint.models.exact.empirical import EmpiricalPrior
 from pyro_vipaint.models.exact.gaussian import GaussianPrior
 from pyro_vipaint.models.exact.mixture import GaussianMixturePrior
 from pyro_vipaint.models.measurements.blur import GaussianBlur, MotionBlur
-from pyro_vipaint.models.measurements.likelihoods import Gaussian, Laplace, Perceptual
+from pyro_vipaint.models.measurements.laws import check_operator
+from pyro_vipaint.models.measurements.likelihoods import Gaussian, Laplace, Likelihood, Perceptual, Poisson
 from pyro_vipaint.models.measurements.linalg import cgls, operator_norm
 from pyro_vipaint.models.measurements.masks import MASKS, box, random_large, random_small, rotated_window
 from pyro_vipaint.models.measurements.operators import (
@@ -112,13 +113,16 @@ __all__ = [
     "adjoint",
     "apply",
     "cgls",
+    "check_operator",
     "observation_mask",
     "operator_norm",
     "pseudo_inverse",
     # likelihoods
     "Gaussian",
     "Laplace",
+    "Likelihood",
     "Perceptual",
+    "Poisson",
     # masks
     "MASKS",
     "box",

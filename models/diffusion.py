@@ -14,7 +14,11 @@ from typing import Any, NamedTuple
 import pyro
 from torch import Tensor
 
+from pyro_vipaint._torch import device_of
+from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.measurements.likelihoods import check_shape, seen
+from pyro_vipaint.models.measurements.problem import check_likelihood, check_observation, check_problem
+from pyro_vipaint.models.priors.conditions import check_condition, check_count
 from pyro_vipaint.models.priors.kernels import bridge_coefficients
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time, check_keypoints
@@ -37,18 +41,22 @@ class DiffusionModel:
     """p(z_K, …, z_1, y) as a Pyro program with sites ``z_K`` (at T_e) … ``z_1`` (at T_s) and ``y``.
 
     ``model(y)`` is conditioned on ``y`` of shape ``(N, *observation)``. ``model(num_images=N)`` draws from the prior
-    predictive; by default N is the number of conditions. All N images are in one plate, ``images``. A run costs K
-    denoiser calls: one more if the log density of ``z_K`` is estimated, and those of :meth:`DiffusionMarginal.sample`
-    if ``z_K`` is drawn from a network.
+    predictive; by default N is the number of conditions or masks. All N images are in one plate, ``images``. A run
+    costs K denoiser calls: one more if the log density of ``z_K`` is estimated, and those of
+    :meth:`DiffusionMarginal.sample` if ``z_K`` is drawn from a network.
 
     Args:
         prior: a :class:`DiffusionPrior` or one of the exact priors.
-        likelihood: image -> distribution of the observation, element by element.
+        likelihood: image -> distribution of the observation, element by element; a function, or a
+            :class:`pyro_vipaint.models.Likelihood`, of which the refinement uses more members. It is called once here,
+            on a blank image.
         keypoints: times T_e > … > T_s; see :func:`pyro_vipaint.models.priors.schedules`.
-        condition: passed to the denoiser, e.g. ``class_labels`` of shape ``(N,)``.
+        condition: passed to the denoiser, e.g. ``class_labels`` of shape ``(N,)``, whole numbers on the device of y.
 
     Raises:
-        InputError: keypoints are out of order; or, on a call, ``y`` does not have the shape of the observations.
+        InputError: keypoints are out of order; the likelihood cannot take the images of the prior; the prior does not
+            take the condition; or, on a call, ``y`` is not a tensor of float32 or float64 of the shape of the
+            observations on the device of the latents, or conditions and masks are for another number of images.
     """
 
     def __init__(
@@ -58,7 +66,9 @@ class DiffusionModel:
         keypoints: Sequence[float],
         **condition: Any,
     ) -> None:
+        check_condition(prior, condition, device=device_of(prior))
         self.prior, self.likelihood, self.condition = prior, likelihood, condition
+        self._made = check_likelihood(prior, likelihood)
         self.keypoints = check_keypoints(keypoints)
         levels: list[Level] = []
         for i, t in enumerate(self.keypoints):
@@ -69,18 +79,28 @@ class DiffusionModel:
 
     @property
     def num_images(self) -> int:
-        """The number of images that the conditions describe; 1 without conditions."""
-        return next((len(v) for v in self.condition.values() if isinstance(v, Tensor) and v.ndim), 1)
+        """The number of images that the conditions and the masks describe; 1 without any."""
+        counts = [len(v) for v in self.condition.values() if isinstance(v, Tensor) and v.ndim]
+        return max([1 if self._made is None else self._made.images, *counts])
+
+    def check(self, y: Any) -> None:
+        """Refuses observations and conditions that do not fit, values included: once at the door of a fit."""
+        check_problem(self.prior, self.likelihood, y, self.condition, needs=())
 
     def __call__(self, y: Tensor | None = None, num_images: int | None = None) -> Tensor:
         """Runs the program and returns ``y``."""
+        if y is not None:
+            check_observation(y, self._made)
         count = num_images or (self.num_images if y is None else len(y))
+        check_count("conditions or masks", self.num_images, count)
         with pyro.plate("images", count, dim=-1):
             z = self._sample_latents()
             x = self.reconstruct(z)
             distribution = self.likelihood(x)
             leading = z.ndim - self.prior.event_dim
             if y is not None:
+                if y.device != x.device:
+                    raise InputError(f"y lies on {y.device}, the latents on {x.device}: move it there by y.to.")
                 check_shape(y, distribution.shape()[leading - 1 :])
                 y = seen(self.likelihood, y)
             return pyro.sample("y", distribution.to_event(len(distribution.batch_shape) - leading), obs=y)

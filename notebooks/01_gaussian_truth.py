@@ -24,10 +24,14 @@
 # with noise of standard deviation $0.1$, and the model has three levels, at $\sigma/\alpha = 3, 1, 0.3$.
 
 # %%
+import math
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import pyro
 import torch
+from pyro.infer import Importance, Predictive
+from pyro.infer.inspect import get_model_relations
 from torch.distributions import MultivariateNormal, kl_divergence
 
 import pyro_vipaint as vp
@@ -50,6 +54,34 @@ keypoints = vp.keypoints(prior, noise_levels=[3.0, 1.0, 0.3])
 model = DiffusionModel(prior, likelihood, keypoints)
 evidence = prior.log_evidence(likelihood, y, keypoints).item()
 print(f"log p(y) of the three-level model: {evidence:.3f} nats")
+
+# %% [markdown]
+# The model is a Pyro program, a chain of latents from noise to image that ends in the observation (grey).
+# `pyro.render_model(model, (y,))` draws its graph where Graphviz is installed; Matplotlib can draw the same relations,
+# of the guide below as well.
+
+
+# %%
+def draw(axes, title, program):
+    """The sites of a program with y in the order in which they run, and who depends on whom."""
+    relations = get_model_relations(program, (y,))
+    place = {site: column for column, site in enumerate(relations["sample_sample"])}
+    for site, above in relations["sample_sample"].items():
+        grey = "lightgrey" if site in relations["observed"] else "white"
+        axes.text(place[site], 0, site, ha="center", va="center", bbox={"boxstyle": "circle,pad=0.6", "fc": grey})
+        for other in above:
+            arrow = {"arrowstyle": "-|>", "shrinkA": 17, "shrinkB": 17, "color": "black"}
+            axes.annotate("", (place[site], 0), (place[other], 0), arrowprops=arrow)
+    axes.set(xlim=(-0.5, 3.5), ylim=(-0.5, 0.5), title=title)
+    axes.axis("off")
+    return relations["sample_sample"]
+
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(7, 1.4), layout="constrained")
+chain = {"z_3": [], "z_2": ["z_3"], "z_1": ["z_2"]}
+assert draw(left, "model", model) == chain | {"y": ["z_1"]}
+assert draw(right, "guide", HierarchicalGuide(model)) == chain
+plt.show()
 
 # %% [markdown]
 # The hierarchical guide has a mean, a spread and a weight $\gamma$ for each coordinate and level. With independent
@@ -101,6 +133,22 @@ table = pd.DataFrame(
     index=["log p(y), exact", "bound of the fitted guide", "importance-weighted bound"],
 )
 table.round(4)
+
+# %% [markdown]
+# Pyro's own tools agree. `Importance` runs guide and model one draw after the other and has one weight for all images
+# of a batch together (here there is one image); `Predictive` draws y again.
+
+# %%
+with torch.no_grad():
+    pyros = torch.stack(Importance(model, guide, num_samples=1000).run(y).log_weights)
+    drawn = Predictive(model, guide=guide, num_samples=4000, parallel=True)()["y"][:, 0, :6]
+pyros_se = (pyros.exp().std() / pyros.exp().mean() / len(pyros) ** 0.5).item()
+exact_y = prior.posterior(likelihood, y, keypoints)
+exact_y_mean, exact_y_std = exact_y.mean[0, :6], (exact_y.variance[0, :6] + 0.1**2).sqrt()
+
+assert abs(pyros.logsumexp(0).item() - math.log(len(pyros)) - evidence) < STANDARD_ERRORS * pyros_se
+assert ((drawn.mean(0) - exact_y_mean).abs() < (STANDARD_ERRORS / 4000**0.5 + 0.03) * exact_y_std).all()
+print(f"Pyro's estimate of log p(y): {pyros.logsumexp(0).item() - math.log(len(pyros)):.3f} ± {pyros_se:.3f} nats")
 
 # %% [markdown]
 # A small gap says that $q$ is close to the posterior as a whole. The margins show where it is not: the next figure

@@ -16,7 +16,8 @@ from pyro_vipaint.comparison import Comparison, compare  # noqa: E402
 from pyro_vipaint.elbos import AnnealedELBO, BetaELBO, RenyiELBO, SampledELBO, StickingTheLandingELBO  # noqa: E402
 from pyro_vipaint.errors import InputError, NonFiniteError  # noqa: E402
 from pyro_vipaint.models.measurements.blur import GaussianBlur, MotionBlur  # noqa: E402
-from pyro_vipaint.models.measurements.likelihoods import Gaussian, Laplace, Perceptual  # noqa: E402
+from pyro_vipaint.models.measurements.laws import check_operator  # noqa: E402
+from pyro_vipaint.models.measurements.likelihoods import Gaussian, Laplace, Perceptual, Poisson  # noqa: E402
 from pyro_vipaint.models.measurements.operators import Compose, Inpainting  # noqa: E402
 from pyro_vipaint.models.measurements.super_resolution import SuperResolution  # noqa: E402
 from pyro_vipaint.models.priors.schedules import keypoints  # noqa: E402
@@ -24,6 +25,7 @@ from pyro_vipaint.progress import progress_bar  # noqa: E402
 from pyro_vipaint.refinement import refine  # noqa: E402
 from pyro_vipaint.restoration import Result, inpaint, restore  # noqa: E402
 from pyro_vipaint.sampling import initial_latent, sample  # noqa: E402
+from pyro_vipaint.smc import SMC, smc  # noqa: E402
 from pyro_vipaint.svi import Fit, fit  # noqa: E402
 
 InpaintingResult = RestorationResult = Result
@@ -45,12 +47,15 @@ __all__ = [
     "MotionBlur",
     "NonFiniteError",
     "Perceptual",
+    "Poisson",
     "RenyiELBO",
     "RestorationResult",
     "Result",
+    "SMC",
     "SampledELBO",
     "StickingTheLandingELBO",
     "SuperResolution",
+    "check_operator",
     "compare",
     "count_calls",
     "fit",
@@ -61,4 +66,5 @@ __all__ = [
     "refine",
     "restore",
     "sample",
+    "smc",
 ]

@@ -1,37 +1,51 @@
-"""Files: objects saved in a folder, folders of results, and pictures.
+"""Files: objects saved in a folder, and pictures.
 
 An object is saved as numbers in safetensors and the rest in JSON: nothing in these files can run code when opened.
-Every file is written whole or not at all.
+Every file is written whole or not at all. Files are read with bounds, whoever wrote them: regular files only, JSON of
+at most ``MAX_JSON`` bytes, numbers that are finite.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn.functional import max_pool2d
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from pyro_vipaint.errors import InputError
 
 VERSION = 1  # of the layout of a saved object; a file of another version is refused
-PART = ".part"  # ends the names of files that are not whole yet
-REPORT, SHEET, SAMPLES = "report.json", "contact_sheet.png", "samples.safetensors"  # the results of a run
-RESULTS = {REPORT, "report.md", "results.parquet", "cells"}  # one of them marks a folder of results, of a benchmark too
+MAX_JSON = 2**24  # bytes of a JSON file, or of the header of a safetensors file; the record of 10^5 steps has 2 MB
+PART = ".part"  # ends the names of what is not whole yet: .NAME.PROCESS-RUN.part
+RUN = token_hex(4)  # tells this process from an ended one with its number, which containers use again
+TEMPORARY = re.compile(rf"\..+\.(\d+)(?:-([0-9a-f]{{8}}))?{re.escape(PART)}")  # version 0.1 had the process alone
+# Smoothed, enlarged and JPEG masks have at most .007 of them, pictures of faces32 and cats64 at least .012.
+GREY = 0.01
 Content = TypeVar("Content")
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that appears whole or not at all, even if the process is killed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    """Writes a file that appears whole or not at all, even if the process is killed.
+
+    What killed processes left half-written in its folder is removed.
+    """
+    sweep(path.parent)
+    temporary = path.with_name(f".{path.name}.{own_ending()}")
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
@@ -39,64 +53,33 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder inside ``out``, whose files are moved to ``out`` when the block ends well.
+def own_ending() -> str:
+    """The end of the names of temporary files and folders of this process."""
+    return f"{os.getpid()}-{RUN}{PART}"
 
-    Otherwise they vanish, and so does ``out`` if it is new. Other files in ``out`` stay.
-    """
-    new = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
+
+def sweep(folder: Path) -> None:
+    """Removes the temporary files and folders in ``folder`` of processes that have ended."""
+    for path in folder.glob(f".*{PART}"):
+        found = TEMPORARY.fullmatch(path.name)
+        if found is None or _is_alive(int(found[1]), found[2]):
+            continue
+        with suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _is_alive(process: int, run: str | None) -> bool:
+    """Whether the process runs here; one with the number of this one has ended unless it is this one."""
+    if process == os.getpid():
+        return run == RUN
     try:
-        with tempfile.TemporaryDirectory(prefix=".", dir=out) as name:
-            folder = Path(name)
-            yield folder
-            if (folder / REPORT).exists():
-                (out / REPORT).unlink(missing_ok=True)  # an old report must not vouch for new files
-            for path in sorted(folder.iterdir(), key=lambda path: path.name == REPORT):  # the report comes last
-                os.replace(path, out / path.name)
-    finally:
-        if new:
-            with suppress(OSError):
-                out.rmdir()  # stays unless it is empty
-
-
-def check_out(out: Path, *pictures: Path | None) -> None:
-    """Refuses, before anything is computed, a path that cannot become a folder of results.
-
-    It must be a new or an empty folder or one with earlier results, a folder to write to, and none of the ``pictures``
-    that the run reads may lie in it.
-    """
-    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    try:
-        with tempfile.TemporaryDirectory(prefix=".", dir=nearest):
-            pass
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{out} cannot be written ({reason}): name another folder with --out.") from error
-    for path in (picture.resolve() for picture in pictures if picture is not None):
-        if path.parent == out.resolve():
-            raise InputError(f"{path} lies in the folder of the results: name another folder with --out.")
-    found = {path.name for path in out.glob("[!.]*")}
-    foreign = {path.name for path in out.glob("*sample_*.png")} - earlier_samples(out)
-    if found and (foreign or not found & RESULTS):
-        raise InputError(f"{out} holds {min(foreign or found)}, not only results: name another folder with --out.")
-
-
-def sample_names(num_samples: int, num_images: int) -> list[str]:
-    """The names of the sample pictures, sample by sample."""
-    if num_images == 1:
-        return [f"sample_{s:02d}.png" for s in range(num_samples)]
-    return [f"image_{n:02d}_sample_{s:02d}.png" for s in range(num_samples) for n in range(num_images)]
-
-
-def earlier_samples(out: Path) -> set[str]:
-    """The names of the sample pictures of the run whose report lies in ``out``."""
-    try:
-        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
-        return set(sample_names(report["num_samples"], len(report["images"])))
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
+        if os.name == "posix":  # elsewhere the signal 0 is not a question
+            os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 @dataclass(frozen=True)
@@ -127,20 +110,141 @@ class FilePair:
         Raises:
             InputError: a file is missing or broken, or the folder holds something else than a ``kind``.
         """
-        from safetensors.torch import load_file
-
         folder = Path(folder)
-        record = _read(folder / self.record, "JSON object", lambda path: dict(json.loads(path.read_bytes())))
+        record = read_json(folder / self.record)
         for entry, wanted in {"class": kind, "version": VERSION}.items():
             if record.get(entry) != wanted:
-                raise InputError(f"{folder} holds {entry} {record.get(entry)!r}, not {wanted!r}.")
-        return record, _read(folder / self.tensors, "safetensors file", load_file)
+                raise InputError(f"{folder} holds {entry} {record.get(entry)!r:.80}, not {wanted!r}.")
+        return record, read_tensors(folder / self.tensors)[0]
+
+
+def read_json(path: Path, constants: Mapping[str, float] | None = None, most: int = MAX_JSON) -> dict[str, Any]:
+    """The object in a JSON file of at most ``most`` bytes.
+
+    Args:
+        path: the file, in an encoding of Unicode.
+        constants: values of ``NaN``, ``Infinity`` and ``-Infinity``, which JSON does not have; none by default.
+        most: the largest size in bytes.
+
+    Raises:
+        InputError: the file is missing, too large or not regular; it holds no object, an entry twice, or a number that
+            no float holds.
+    """
+
+    def parse(path: Path) -> dict[str, Any]:
+        check_file(path, most)
+        hooks: dict[str, Any] = {"parse_float": _finite, "parse_int": _finite_int, "object_pairs_hook": _once}
+        value = json.loads(path.read_bytes(), parse_constant=(constants or {}).__getitem__, **hooks)
+        if not isinstance(value, dict):
+            raise TypeError("not an object")
+        return value
+
+    return _read(path, "JSON object", parse)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file by name, on the CPU, and the texts in its header.
+
+    Raises:
+        InputError: the file is missing, broken or not regular; a number in it is NaN or infinite.
+    """
+    with open_tensors(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        texts = dict(file.metadata() or {})
+    for name, value in tensors.items():
+        check_finite(path, name, value)
+    return tensors, texts
+
+
+def open_tensors(path: Path) -> Any:
+    """A safetensors file, opened; its numbers are read on demand.
+
+    Raises:
+        InputError: the file is missing, broken or not regular, or its header is longer than ``MAX_JSON``.
+    """
+
+    def parse(path: Path) -> Any:
+        from safetensors import safe_open
+
+        with path.open("rb") as file:
+            if int.from_bytes(file.read(8), "little") > MAX_JSON:
+                raise ValueError("the header is too long")
+        return safe_open(path, framework="pt")
+
+    return _read(path, "safetensors file", parse)
+
+
+@contextmanager
+def no_larger_than(tensors: int, elements: float = math.inf) -> Iterator[None]:
+    """Stops the construction of a module inside the block soon after it outgrows the file that it will be read from.
+
+    Parameters may be registered twice as often as the file has ``tensors``, with twice its ``elements``, and some more.
+
+    Raises:
+        InputError: the module has more.
+    """
+    left = [2 * tensors + 100, 2 * elements + 2**20]
+
+    def count(module: Any, name: str, parameter: Tensor | None) -> None:
+        left[0] -= 1
+        left[1] -= 0 if parameter is None else parameter.numel()
+        if min(left) < 0:
+            raise InputError(f"it has far more parameters than the {tensors} in the file.")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_finite(path: Path, name: str, value: Tensor) -> None:
+    """Refuses a tensor of a file that holds NaN or infinite numbers."""
+    if not value.is_floating_point() or not value.numel():
+        return
+    extremes = (value.float() if value.dtype.itemsize == 1 else value).aminmax()  # NaN if there is one; one fast pass
+    if not (extremes.min.isfinite() and extremes.max.isfinite()):
+        raise InputError(f"{path}: {name} holds numbers that are NaN or infinite; the file is damaged.")
+
+
+def check_file(path: Path, most: int | None = None) -> None:
+    """Refuses what is not a regular file (a pipe would block, a device has no end) or has more than ``most`` bytes."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is not a file.")
+    if most is not None and status.st_size > most:
+        raise InputError(f"{path} has {status.st_size} bytes; at most {most} are read.")
+
+
+def _finite(text: str) -> float:
+    """A number of a JSON file."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise OverflowError(text)
+    return value
+
+
+def _finite_int(text: str) -> int:
+    """A whole number of a JSON file, of at most 309 digits."""
+    _finite(text)
+    return int(text)
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The entries of a JSON object, each of which is given once."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        raise KeyError("an entry is given twice")
+    return entries
 
 
 def _read(path: Path, kind: str, parse: Callable[[Path], Content]) -> Content:
     """What ``parse`` makes of the file."""
     try:
+        check_file(path)
         return parse(path)
+    except InputError:
+        raise
     except Exception as error:  # parsers of broken files raise anything
         problem = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read as a {kind}"
         raise InputError(f"{path} {problem}.") from error
@@ -169,7 +273,8 @@ def read_mask(path: Path, invert: bool = False, size: tuple[int, int] | None = N
     is observed where all old ones that it covers are observed.
 
     Raises:
-        InputError: not a picture, or one with pixels that are transparent, NaN or infinite: neither white nor black.
+        InputError: not a picture, one with pixels that are transparent, NaN or infinite, or one with grey areas, which
+            are neither white nor black; grey along edges, of smoothing or JPEG, is neither.
     """
     original = _open(path)
     opaque = not original.has_transparency_data or original.convert("RGBA").getchannel("A").getextrema() == (255, 255)
@@ -177,13 +282,24 @@ def read_mask(path: Path, invert: bool = False, size: tuple[int, int] | None = N
     values = np.asarray(picture, dtype=np.float32)
     if not (opaque and np.isfinite(values).all()):
         raise InputError(f"{path} is transparent, NaN or infinite in places: save the mask in black and white.")
-    observed = values > (1 if values.max() <= 1 else white) / 2
+    values = values / (1 if values.max() <= 1 else white)
+    if _share_of_grey_areas(values) > GREY:
+        raise InputError(f"{path} has grey areas, as a photograph has: save the mask in black and white.")
+    observed = values > 1 / 2
     if invert:
         observed = ~observed
     if size is not None:
         shares = Image.fromarray(observed.astype(np.float32)).resize((size[1], size[0]), Image.Resampling.BOX)
         observed = np.asarray(shares) > 1 - 1e-4
     return torch.from_numpy(observed.astype(np.float32)).unsqueeze(0)
+
+
+def _share_of_grey_areas(values: np.ndarray) -> float:
+    """The share of pixels in the middle half of [0, 1] that have no black or no white one within two pixels."""
+    x = torch.from_numpy(values)[None, None]
+    highest, lowest = max_pool2d(x, 5, 1, 2), -max_pool2d(-x, 5, 1, 2)
+    grey = (x > 1 / 4) & (x < 3 / 4) & ((highest < 3 / 4) | (lowest > 1 / 4))
+    return float(grey.float().mean())
 
 
 def _with_white(picture: Image.Image, mode: str, path: Path) -> tuple[Image.Image, float]:

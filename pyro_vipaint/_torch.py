@@ -6,13 +6,15 @@ seed, from which child seeds are derived, and leaves the caller's generators as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
-from typing import Any
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vipaint.errors import InputError, whole
 
@@ -22,6 +24,7 @@ from pyro_vipaint.errors import InputError, whole
 JUDGING = NOISE = 2**31
 DIRECTIONS = 2**30
 SEEDS = (-(2**63), 2**64 - 1)  # the least and the largest that torch takes
+Value = TypeVar("Value")
 
 
 def child_seed(seed: int, purpose: int) -> int:
@@ -42,14 +45,27 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 @contextmanager
 def preserved() -> Iterator[None]:
-    """Leaves the global generators as they were, that of Apple's GPUs too, which ``fork_rng`` does not know."""
+    """Leaves the global generators as they were: those of all GPUs, since ``torch.manual_seed`` sets all of them.
+
+    ``fork_rng`` warns where it has to find several GPUs by itself, and does not know Apple's.
+    """
     state = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
             yield
     finally:
         if state is not None:
             torch.mps.set_rng_state(state)
+
+
+def random_state(device: torch.device) -> Tensor:
+    """The state of the global generator of a device."""
+    return torch.mps.get_rng_state() if device.type == "mps" else torch.cuda.get_rng_state(device)
+
+
+def set_random_state(device: torch.device, state: Tensor) -> None:
+    """Sets the global generator of a device to a state of :func:`random_state`."""
+    torch.mps.set_rng_state(state) if device.type == "mps" else torch.cuda.set_rng_state(state, device)
 
 
 @contextmanager
@@ -95,6 +111,15 @@ def dtype_name(part: Any) -> str:
     return next((str(tensor.dtype).removeprefix("torch.") for _, tensor in tensors_of(part)), "unknown")
 
 
+def has_values(tensor: Tensor) -> bool:
+    """Whether the numbers of a tensor can be read: a meta or a fake tensor has a shape and no numbers."""
+    try:
+        tensor.reshape(-1)[:1].tolist()
+    except RuntimeError:
+        return False
+    return True
+
+
 def tensors_of(part: Any) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a network, or of a dataclass around one, with their names in the network, in a fixed order."""
     if isinstance(part, Tensor):
@@ -104,6 +129,68 @@ def tensors_of(part: Any) -> Iterator[tuple[str, Tensor]]:
     elif is_dataclass(part):
         for field in fields(part):
             yield from tensors_of(getattr(part, field.name))
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64, but float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def precise(device: torch.device) -> torch.device:
+    """The device itself, but the CPU for MPS, which has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def double(value: Tensor) -> Tensor:
+    """``value`` in float64, on its device if that has float64 (:func:`precise`)."""
+    return value.to(precise(value.device)).double()
+
+
+def moved(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """``value`` on a device in a dtype; a number of the CPU goes along as an argument of a kernel.
+
+    A GPU waits for nothing then; a copy from the CPU would make the CPU wait until the GPU has caught up.
+    """
+    if value.ndim or value.device == device or value.device.type != "cpu":
+        return value.to(device, dtype)
+    return torch.full((), value.item(), device=device, dtype=dtype)
+
+
+_KEPT: Any = WeakTensorKeyDictionary()  # tensor -> (its version, {what is made of it: the result})
+
+
+def kept(source: Tensor, make: Callable[..., Value], *args: Any) -> Value:
+    """``make(source, *args)``, made once for as long as ``source`` lives and is not changed in place.
+
+    The result must not be ``source`` itself. What needs gradients, or is an inference tensor, is made every time.
+    """
+    if source.requires_grad or source.is_inference():
+        return make(source, *args)
+    version, made = _KEPT.get(source, (None, {}))
+    if version != source._version:
+        version, made = _KEPT[source] = source._version, {}
+    key = (make, *args)
+    if key not in made:
+        with torch.inference_mode(False):
+            made[key] = make(source, *args)
+    return made[key]
+
+
+def on_device(source: Tensor, device: torch.device) -> Tensor:
+    """``source``, a constant of a model, on a device: copied there once (:func:`kept`)."""
+    return source if source.device == device else kept(source, Tensor.to, device)
+
+
+def cached(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``function`` with its last results kept; they are no inference tensors, which could never have gradients."""
+
+    @lru_cache(maxsize=32)
+    @wraps(function)
+    def outside_inference(*args: Any) -> Tensor:
+        with torch.inference_mode(False):
+            return function(*args)
+
+    return outside_inference
 
 
 def half_precision(device: torch.device) -> torch.dtype:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -15,26 +12,31 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint._torch import half_precision, resolve_device
-from pyro_vipaint.errors import InputError, number, whole
+from pyro_vipaint.errors import InputError, instance, number, whole
 from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models import DiffusionPrior, load_prior
-from pyro_vipaint.models.measurements.operators import Inpainting, Operator, apply, has_one_per_image, observation_mask
+from pyro_vipaint.models.measurements.laws import check_operator
+from pyro_vipaint.models.measurements.likelihoods import Gaussian
+from pyro_vipaint.models.measurements.operators import (
+    Inpainting,
+    Operator,
+    check_is_operator,
+    check_mask_values,
+    has_one_per_image,
+    in_one_line,
+    observation_mask,
+    observed_by,
+)
+from pyro_vipaint.models.measurements.problem import SUPPORTS, check_likelihood, check_problem
 from pyro_vipaint.models.priors.classifier_free import WEIGHT
+from pyro_vipaint.models.priors.conditions import check_classes
 from pyro_vipaint.settings import Settings, settings_for
-from pyro_vipaint.svi import check_fit_numbers
 
 WIDEST = 2.0  # images live in [-1, 1]; noisy observations may leave it, bytes and standardised pixels lie further off
-SPREAD = 6.0  # standard deviations of noise beyond WIDEST
+QUIET = 1e-9  # stands for no noise
 NOISE = 0.05  # standard deviation, images in [-1, 1]: the paper's for super-resolution and deblurring
 
-_positive = partial(number, positive=True)
-RULES: dict[str, Callable[[str, Any], object]] = {  # of the single numbers of the settings
-    **dict.fromkeys(("num_particles", "refine_steps"), whole),
-    **dict.fromkeys(("scale", "beta", "tau_scale"), _positive),
-    **dict.fromkeys(("perceptual_weight", "zeta", "zeta_decay"), number),
-    "gamma_logit": partial(number, signed=True),
-    "polyak": lambda name, value: None if value is None else _positive(name, value),
-}
+AVERAGE = "average its channels, x.mean(-3, keepdim=True)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +47,14 @@ class Problem:
         prior: loaded, on the device of the run.
         y: observations ``(N, *observation)`` there, zero where hidden.
         operator: A.
+        likelihood: that of the user, or None for that of the settings.
         condition: of the denoiser, there.
     """
 
     prior: DiffusionPrior
     y: Tensor
     operator: Operator
+    likelihood: Any
     condition: dict[str, Any]
 
 
@@ -63,18 +67,21 @@ def checked(
     guidance_scale: Any = None,
     noise: float | None = None,
     device: str | torch.device = "auto",
+    likelihood: Any = None,
 ) -> Problem:
     """The problem that a user states; arguments and errors are those of :func:`pyro_vipaint.restore`."""
+    if likelihood is not None and noise is not None:
+        raise InputError("The likelihood states the noise: omit noise, or the likelihood.")
     target = resolve_device(device, prior)
     prior = check_prior(prior, target)
-    y = check_observation(y, operator, prior, target, NOISE if noise is None else number("noise", noise))
+    y = check_observation(y, operator, prior, target, NOISE if noise is None else number("noise", noise), likelihood)
     condition: dict[str, Any] = {} if label is None else {"class_labels": check_label(label, len(y), prior)}
     if prompt is not None:
         condition |= prior.encode_prompt(prompt, len(y))
     if guidance_scale is not None:
         condition |= check_guidance(guidance_scale, condition, prior)
     placed = {name: value.to(target) if isinstance(value, Tensor) else value for name, value in condition.items()}
-    return Problem(prior, y, operator, placed)
+    return Problem(prior, y, operator, likelihood, placed)
 
 
 def masked(image: Any, mask: Any, prior: Any, device: str | torch.device) -> tuple[Tensor, Inpainting, DiffusionPrior]:
@@ -97,14 +104,12 @@ def checked_settings(
 ) -> Settings:
     """The numbers of a run: ``settings`` or the problem's defaults, with the ``changes`` that are not None.
 
-    The likelihood's scale is at least ``noise``. The keypoints are checked where they become times.
+    The likelihood's scale is at least ``noise``. :class:`Settings` checks its numbers itself.
     """
     whole("samples", num_samples)
     chosen = settings or settings_for(levels, problem.prior, problem.operator, problem.y)
+    instance("settings", chosen, isinstance(chosen, Settings), "Settings such as default_settings()")
     chosen = replace(chosen, **{name: value for name, value in changes.items() if value is not None})
-    for name, rule in RULES.items():
-        rule(name.replace("_", "-"), getattr(chosen, name))
-    check_fit_numbers(chosen.steps, chosen.average, chosen.lr, chosen.lr_decay)
     if chosen.perceptual_weight > 0 and not takes_lpips(problem.y.shape):
         shape = tuple(problem.y.shape[1:])
         raise InputError(f"LPIPS cannot take observations of shape {shape}: set perceptual_weight to 0.")
@@ -122,7 +127,7 @@ def check_prior(prior: Any, device: torch.device, half: bool = False, checkpoint
         try:
             prior = load_prior(prior, device, dtype=dtype, checkpointing=checkpointing)
         except Exception as error:  # broken weights and configurations raise anything
-            raise _in_one_line(f"The prior {str(prior)!r} cannot be loaded", error) from error
+            raise in_one_line(f"The prior {str(prior)!r} cannot be loaded", error) from error
     if not isinstance(prior, DiffusionPrior) or prior.event_dim != 3:
         shape = f" of events {tuple(prior.event_shape)}" if isinstance(prior, DiffusionPrior) else ""
         wanted = "a name, a folder or a DiffusionPrior of images (C, H, W)"
@@ -133,20 +138,33 @@ def check_prior(prior: Any, device: torch.device, half: bool = False, checkpoint
 def check_image(image: Any, prior: DiffusionPrior) -> Tensor:
     """``image`` as ``(N, C, H, W)`` floats, refused unless its shape fits the prior."""
     image, expected = as_tensor("image", image, floats=True), prior.image_shape
-    wanted = f"the prior takes (C, H, W) = {tuple(expected)} or (N, C, H, W): resize it (command line: --resize)"
+    wanted = f"the prior takes (C, H, W) = {tuple(expected)} or (N, C, H, W): {reshaping(image.shape, expected)}"
     return as_batch("image", image, expected, wanted)
+
+
+def reshaping(shape: Sequence[int], expected: Sequence[int], grey: str = AVERAGE) -> str:
+    """What makes an image of this ``shape`` one of the ``expected`` shape (C, H, W); ``grey`` if C is 1."""
+    channels, *size = expected
+    found = [1, 1, *shape][-3:]
+    if found[:2] == size and found[1:] != size:
+        return "put its channels first, x.movedim(-1, -3)"
+    if found[1:] != size:
+        return "resize it (command line: --resize)"
+    return grey if channels == 1 else f"give it {channels} channels"
 
 
 def check_mask(mask: Any, prior: DiffusionPrior) -> Tensor:
     """``mask`` as ``(N, 1, H, W)``, refused unless it is 0/1, of the prior's size, and neither all 0 nor all 1."""
     mask, size = as_tensor("mask", mask), prior.image_shape[1:]
-    wanted = f"the prior takes (H, W) = {tuple(size)}, (1, H, W) or (N, 1, H, W): resize it (command line: --resize)"
+    todo = reshaping(mask.shape, (1, *size), "one channel masks all of the image's, mask[..., :1, :, :]")
+    wanted = f"the prior takes (H, W) = {tuple(size)}, (1, H, W) or (N, 1, H, W): {todo}"
     mask = as_batch("mask", mask, (1, *size), wanted)
+    check_mask_values(mask)
     share = mask.float().flatten(1).mean(1)
-    if not ((mask == 0) | (mask == 1)).all() or (share == 0).any() or (share == 1).any():
-        raise InputError(
-            "The mask must hold 0 (hidden, black) and 1 (observed, white), both and nothing else; --invert-mask swaps."
-        )
+    if (share == 0).any() or (share == 1).any():
+        fault = "all 0, nothing is observed" if (share == 0).any() else "all 1, nothing is hidden"
+        wanted = "0 (hidden, black) and 1 (observed, white), both"
+        raise InputError(f"The mask must hold {wanted}: {fault}; --invert-mask, or 1 - mask, swaps.")
     return mask.float()
 
 
@@ -158,51 +176,44 @@ def as_batch(name: str, x: Tensor, expected: Sequence[int], wanted: str) -> Tens
     return batch
 
 
-def check_observation(y: Any, operator: Any, prior: DiffusionPrior, device: torch.device, noise: float = 0.0) -> Tensor:
+def check_observation(
+    y: Any, operator: Any, prior: DiffusionPrior, device: torch.device, noise: float = 0.0, likelihood: Any = None
+) -> Tensor:
     """``y`` as ``(N, *observation)`` floats on ``device``, zero where hidden.
 
-    Refused unless A and noise of standard deviation ``noise`` can have made it.
+    Refused unless A is an operator, and the ``likelihood``, or noise of standard deviation ``noise``, can have made y.
     """
-    if not (hasattr(operator, "A") and hasattr(operator, "A_adjoint")):
-        raise InputError(f"The operator must have A and A_adjoint, {type(operator).__name__} has not.")
-    y, mask = as_tensor("observation", y, floats=True).to(device), observation_mask(operator)
+    check_is_operator(operator)
+    if likelihood is not None and getattr(likelihood, "operator", None) is not operator:
+        todo = "restore(y, operator, likelihood=Poisson(operator, gain=100))"
+        raise InputError(f"The likelihood must be one of the given operator: {todo}.")
+    made = None if likelihood is None else check_likelihood(prior, likelihood, device)
+    counts = made is not None and made.support in SUPPORTS
+    y, mask = as_tensor("observation", y, floats=not counts).float().to(device), observation_mask(operator)
     if mask is not None and mask.ndim == y.ndim and len(mask) != len(y) and 1 not in (len(mask), len(y)):
         raise InputError(f"{len(y)} observations and {len(mask)} masks do not go together: give one mask, or one each.")
     count = len(y) if y.ndim and has_one_per_image(operator) else 1
-    expected = observed_by(operator, torch.zeros(count, *prior.image_shape, device=device)).shape[1:]
+    shape = (count, *prior.image_shape)
+    expected = observed_by(operator, torch.zeros(shape, device=device)).shape[1:]
     made = f"the operator makes {tuple(expected)} of an image of the prior's, {tuple(prior.image_shape)}"
+    made += ": bring it to this size (command line: --simulate takes --resize)"
     y = as_batch("observation", y, expected, made)
+    if type(operator) is not Inpainting:
+        check_operator(operator, shape, device)
     y = y if mask is None else torch.where(mask.to(y.device) != 0, y, 0.0)
-    widest = WIDEST + SPREAD * noise if getattr(operator, "keeps_range", False) else math.inf
-    low, high = float(y.min()), float(y.max())
-    if not (math.isfinite(low + high) and max(-low, high) <= widest):
-        wanted = "finite" if widest == math.inf else "finite and in [-1, 1] up to noise"
-        todo = "hide them, scale them (bytes: x / 127.5 - 1), or state the noise"
-        raise InputError(f"Observed values must be {wanted}, they range from {low:g} to {high:g}: {todo}.")
+    check_problem(prior, likelihood or Gaussian(operator, noise or QUIET), y, {}, farthest=WIDEST)
     return y
-
-
-def observed_by(operator: Any, images: Tensor) -> Tensor:
-    """A(images), ``(N, *observation)``; refuses an operator that cannot take the images ``(N, C, H, W)``."""
-    try:
-        return apply(operator, images)
-    except Exception as error:  # operators of other libraries raise anything
-        raise _in_one_line(f"The operator cannot take images of shape {tuple(images.shape[1:])}", error) from error
 
 
 def check_label(label: Any, count: int, prior: DiffusionPrior) -> Tensor:
     """One label for each image, ``(N,)``, refused where the prior has no such class."""
-    classes = len(prior.class_names)
-    if not classes:
+    if not prior.class_names:
         raise InputError(f"The prior {prior.name} has no classes: omit the label.")
     labels = as_tensor("label", label)
-    is_whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
-    fits = labels.ndim <= 1 and labels.numel() in (1, count)
-    if not (is_whole and fits and ((labels >= 0) & (labels < classes)).all()):
-        given = shorten(str(labels.tolist()), 50, placeholder="…")
-        wanted = f"a whole number from 0 to {classes - 1}, or one for each of {count} images"
-        raise InputError(f"The label must be {wanted}, not {given}.")
-    return labels.long().reshape(-1).expand(count).contiguous()
+    whole_numbers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    labels = labels.long() if whole_numbers else labels
+    check_classes(labels, prior, count)
+    return labels.reshape(-1).expand(count).contiguous()
 
 
 def check_guidance(scale: Any, condition: Mapping[str, Any], prior: DiffusionPrior) -> dict[str, float]:
@@ -236,10 +247,3 @@ def as_tensor(name: str, value: Any, floats: bool = False) -> Tensor:
     if not tensor.is_floating_point():
         raise InputError(f"The {name} holds {tensor.dtype}, not floats in the units of [-1, 1] (bytes: x / 127.5 - 1).")
     return tensor.float()
-
-
-def _in_one_line(what: str, error: Exception) -> InputError:
-    """The error of another library, which may have many lines, as an InputError that begins with ``what``."""
-    if isinstance(error, InputError):
-        return error
-    return InputError(f"{what}: {shorten(str(error), 200, placeholder=' …')}")

@@ -7,7 +7,7 @@ by the same number of draws, so that rows are comparable for any objectives.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vipaint._torch import DIRECTIONS, JUDGING, SEEDS, child_seed, seeded
+from pyro_vipaint._torch import DIRECTIONS, JUDGING, SEEDS, child_seed, double, seeded
 from pyro_vipaint.diagnostics import elbo_estimate, iwae_bound, pareto_k, sliced_wasserstein, weighted_draws
-from pyro_vipaint.errors import InputError, NonFiniteError, whole
+from pyro_vipaint.errors import InputError, NonFiniteError, instance, whole
 from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
-from pyro_vipaint.models.measurements.likelihoods import check_shape
 from pyro_vipaint.progress import Callback, Progress
 from pyro_vipaint.sampling import initial_latent
 from pyro_vipaint.svi import check_fit_numbers, fit
@@ -104,7 +103,8 @@ def compare(
             or a function that also sets arguments, is called with the model alone.
         elbos: by name, objectives of :mod:`pyro_vipaint.elbos` or of Pyro; each run uses a copy.
         y: observations ``(N, *observation)``.
-        seeds: of the guide's start and the fit; the draws that judge it come from a child seed.
+        seeds: of the guide's start and the fit; the draws that judge it come from a child seed. The same call gives the
+            same figures; another batch gives other draws of the same law (docs/bound.md, "What a seed promises").
         steps, lr, lr_decay: as for :func:`fit`.
         num_draws: S, draws of each image that judge a run.
         batch_size: draws of each image in one pass; all of them by default.
@@ -135,7 +135,9 @@ def compare(
     check_fit_numbers(steps, 0, lr, lr_decay)
     whole("num_draws", num_draws)
     whole("batch_size", num_draws if batch_size is None else batch_size)
+    instance("seeds", seeds, isinstance(seeds, Iterable), "a sequence of whole numbers")
     seeds = [whole("seed", seed, *SEEDS) for seed in seeds]
+    whole("the number of seeds", len(seeds))
     posterior = _check_arrays(model, y, evidence, posterior)
     rows: list[dict[str, Any]] = []
     complete = True
@@ -184,7 +186,7 @@ def _judge(
         "k_hat": pareto_k(draws.log_weights),
     }
     if evidence is not None:
-        figures["gap"] = evidence.to(bound.estimate) - bound.estimate
+        figures["gap"] = double(evidence).to(bound.estimate.device) - bound.estimate
     if posterior is not None:
         x = _clean(model, draws.z, batch_size or num_draws)
         directions = child_seed(seed, DIRECTIONS)
@@ -233,12 +235,10 @@ def _check_named(what: str, values: Any, usable: Callable[[Any], bool], wanted: 
 def _check_arrays(model: DiffusionModel, y: Tensor, evidence: Tensor | None, posterior: Tensor | None) -> Tensor | None:
     """The posterior draws as ``(S', N, D)``.
 
-    Refused are observations that the model cannot have made, which would broadcast, and an evidence or a posterior for
-    other images.
+    Refused are observations that the model cannot have made, and an evidence or a posterior for other images.
     """
+    model.check(y)
     count, event = len(y), torch.Size(model.prior.event_shape)
-    with torch.no_grad():
-        check_shape(y, model.likelihood(model.prior.decode(torch.zeros(count, *event).to(y))).shape())
     if evidence is not None and evidence.shape != (count,):
         raise InputError(f"evidence has shape {tuple(evidence.shape)}, not one number for each of {count} images.")
     if posterior is None:

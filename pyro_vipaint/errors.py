@@ -1,24 +1,40 @@
-"""The two errors a user of the library is meant to catch, and the checks of single numbers that everything shares."""
+"""The two errors a user of the library is meant to catch, and the checks of numbers that everything shares."""
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from numbers import Real
+from reprlib import repr as brief
+from textwrap import shorten
 from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COUNTABLE = 10**9  # a list of more does not fit the memory
+MOST_STEPS = 10**6  # of a chain, a thousand times the longest default: its times are listed before the first
+MOST_RATE = 1e36  # of an optimiser, whose first steps divide it by as little as a hundredth, in float32
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class InputError(ValueError):
     """An argument, image, mask or file cannot be used; the message is one line that says what to do."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
+
 
 class NonFiniteError(ArithmeticError):
-    """A fit became infinite or NaN; the message names the term of the bound in which it did."""
+    """A result is infinite or NaN; the message names the term of the bound, the parameter or the phase that is."""
 
 
-def whole(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
+def whole(name: str, value: Any, least: int = 1, most: float = COUNTABLE) -> int:
     """``value`` as a Python integer.
 
     Raises:
@@ -26,24 +42,29 @@ def whole(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
     """
     found = None
     with suppress(TypeError):
-        found = operator.index(value)
+        found = None if isinstance(value, bool) else operator.index(value)
     if found is None or not least <= found <= most:
         wanted = "a whole number" if found is None else f"at least {least}" if found < least else f"at most {most}"
-        raise InputError(f"{name} must be {wanted}, not {value!r}.")
+        raise InputError(f"{name} must be {wanted}, not {brief(value)}.")
     return found
 
 
-def number(name: str, value: Any, *, positive: bool = False, signed: bool = False) -> float:
-    """``value`` as a float: finite, and not negative unless ``signed``; not zero either if ``positive``.
+def number(
+    name: str, value: Any, *, positive: bool = False, signed: bool = False, most: float = sys.float_info.max
+) -> float:
+    """``value`` as a float: at most ``most``, and not negative unless ``signed``; not zero either if ``positive``.
 
     Raises:
         InputError: it is something else.
     """
     kind = "finite" if signed else "positive and finite" if positive else "finite and not negative"
-    real = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not real or (not signed and value < 0) or (positive and value <= 0):
-        raise InputError(f"{name} must be {kind}, not {value!r}.")
-    return float(value)
+    limit = "" if most == sys.float_info.max else f" and at most {most:g}"
+    found = math.nan
+    with suppress(OverflowError):
+        found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else found
+    if not -sys.float_info.max <= found <= most or (not signed and found < 0) or (positive and found == 0):
+        raise InputError(f"{name} must be {kind}{limit}, not {brief(value)}.")
+    return found
 
 
 def choice(kind: str, value: Any, known: Iterable[str]) -> None:
@@ -54,4 +75,85 @@ def choice(kind: str, value: Any, known: Iterable[str]) -> None:
     """
     names = tuple(known)
     if value not in names:
-        raise InputError(f"There is no {kind} {value!r}: choose from {', '.join(names)}.")
+        nearest = "".join(f" The nearest is {name}." for name in get_close_matches(str(value), names, 1))
+        listed = shorten(", ".join(names), 500, placeholder=" …")  # a prior may have a thousand classes
+        raise InputError(f"There is no {kind} {brief(value)}: choose from {listed}.{nearest}")
+
+
+def instance(name: str, value: Any, usable: bool, wanted: str) -> None:
+    """Refuses a ``value`` that is not ``usable``, and a class where an instance of it is meant.
+
+    Raises:
+        InputError: it is something else than ``wanted``.
+    """
+    if isinstance(value, type) or not usable:
+        kind = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise InputError(f"{name} must be {wanted}, not {kind}.")
+
+
+def numbers(
+    name: str,
+    value: Any,
+    shape: tuple[Any, ...] = (...,),
+    *,
+    least: int = 0,
+    low: float = -math.inf,
+    high: float = math.inf,
+    integers: bool = False,
+) -> Tensor:
+    """``value``, a tensor of finite floats, or of ``integers``, from ``low`` to ``high``: one synchronisation.
+
+    Args:
+        name, value: the argument.
+        shape: its sizes; a string stands for any size, a first or last ``...`` for any further dimensions.
+        least: the smallest size of its first dimension.
+        low, high: the range of its elements.
+        integers: whether they are whole numbers.
+
+    Raises:
+        InputError: it is something else.
+    """
+    kind = "integers" if integers else "floats"
+    found = value.dtype if isinstance(value, Tensor) else type(value).__name__
+    if found not in (WHOLE if integers else FLOATS):
+        raise InputError(f"{name} must be a tensor of {kind}, not {found}.")
+    known = tuple(size for size in shape if size is not ...)
+    sizes = value.shape[max(value.ndim - len(known), 0) :] if shape[:1] == (...,) else value.shape
+    fits = value.ndim == len(known) or (value.ndim > len(known) and known != shape)
+    if not fits or any(isinstance(n, int) and n != size for n, size in zip(known, sizes, strict=False)):
+        wanted = ", ".join("…" if n is ... else str(n) for n in shape)
+        raise InputError(f"{name} has shape {tuple(value.shape)}, not ({wanted}).")
+    if least:
+        whole(f"the number of rows of {name}", len(value), least)
+    usable = value.isfinite() & (value >= low) & (value <= high)
+    if not usable.all():
+        limits = "" if math.isinf(low) and math.isinf(high) else f" and from {low:g} to {high:g}"
+        raise InputError(f"{name} must be finite{limits}: {int((~usable).sum())} of {value.numel()} elements are not.")
+    return value
+
+
+def broadcast(shape: Sequence[int] | None = None, /, **tensors: Tensor) -> tuple[Tensor, ...]:
+    """The ``tensors`` expanded against each other, or each to ``shape``.
+
+    Raises:
+        InputError: they are no tensors or do not broadcast.
+    """
+    for name, value in tensors.items():
+        instance(name, value, isinstance(value, Tensor), "a tensor")
+    try:
+        values = tensors.values()
+        return torch.broadcast_tensors(*values) if shape is None else tuple(value.expand(shape) for value in values)
+    except RuntimeError:
+        given = " and ".join(f"{name} of shape {tuple(value.shape)}" for name, value in tensors.items())
+        raise InputError(f"{given} cannot be broadcast{'' if shape is None else f' to {tuple(shape)}'}.") from None
+
+
+def finite(phase: str, values: Tensor, todo: str) -> Tensor:
+    """``values``, the result of a ``phase``: one synchronisation at the end of a call, none in its steps.
+
+    Raises:
+        NonFiniteError: one of them is infinite or NaN; the message names the phase and says what ``todo``.
+    """
+    if not values.isfinite().all():
+        raise NonFiniteError(f"{phase} ended in values that are infinite or NaN: {todo}.")
+    return values

@@ -26,13 +26,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, broadcast, numbers, whole
 
 if TYPE_CHECKING:
     from lpips import LPIPS
 
 SMALLEST_SIDE = 31  # below this, AlexNet's second pooling has nothing left to pool
 CHUNK = 64  # images through AlexNet at a time
+LARGEST = 8.0  # images in [-1, 1] with noise of standard deviation 1 stay within it; bytes from 0 to 255 do not
 
 
 class KernelDistance(NamedTuple):
@@ -54,9 +55,10 @@ def lpips_distance(x: Tensor, y: Tensor) -> Tensor:
         the half-precision copy shipped with this library, which moves a distance by less than 1e-4.
 
     Raises:
-        InputError: an image is not floating point, is too small or has other than 1 or 3 channels.
+        InputError: an image is not floating point, is too small, has other than 1 or 3 channels, or holds a value that
+            is not in [-1, 1] up to noise; the shapes do not fit.
     """
-    x, y, leading = _pairs(x, y)
+    x, y, leading = _pairs(_images("x", x), _images("y", y))
     network = _lpips_network(x.device)
     return _in_chunks(lambda *pair: network(*pair).flatten(), x, y).reshape(leading)
 
@@ -67,6 +69,29 @@ def perceptual_distance(x: Tensor, y: Tensor) -> Tensor:
     return _lpips_network(x.device)(x, y).reshape(leading)
 
 
+def lpips_features(x: Tensor) -> Tensor:
+    """Vectors whose squared Euclidean distance is LPIPS: sqrt(w_l / (H_l W_l)) phi_l, all layers, flattened.
+
+    Args:
+        x: images as for :func:`lpips_distance`.
+
+    Returns:
+        Features ``(..., D)``, float32, on the device of ``x``, without gradients.
+    """
+    from lpips import normalize_tensor
+
+    x = _rgb(x)
+    network = _lpips_network(x.device)
+
+    def features(images: Tensor) -> Tensor:
+        layers = map(normalize_tensor, network.net(network.scaling_layer(images)))
+        weights = (next(head.parameters()) for head in network.lins)
+        weighted = (phi * (w / phi[0, 0].numel()).sqrt() for phi, w in zip(layers, weights, strict=True))
+        return torch.cat([phi.flatten(1) for phi in weighted], 1)
+
+    return _in_chunks(features, _flat(x)).unflatten(0, x.shape[:-3])
+
+
 def alexnet_features(x: Tensor) -> Tensor:
     """Features for :func:`kernel_distance`: AlexNet's last convolution after its ReLU, averaged over space.
 
@@ -75,8 +100,11 @@ def alexnet_features(x: Tensor) -> Tensor:
 
     Returns:
         Features ``(..., 256)``, float32, on the device of ``x``, without gradients.
+
+    Raises:
+        InputError: as for :func:`lpips_distance`.
     """
-    x = _rgb(x)
+    x = _rgb(_images("x", x))
     network = _lpips_network(x.device)
 
     def last_layer(images: Tensor) -> Tensor:
@@ -108,8 +136,11 @@ def kernel_distance(features_x: Tensor, features_y: Tensor, blocks: int = 10) ->
         The estimate and its standard error as floats, in the units of the kernel; computed in float64 on the CPU.
 
     Raises:
-        InputError: a set has too few rows for the number of blocks.
+        InputError: a set has too few rows for the number of blocks, which leaves each estimate two; the numbers of
+            features differ; a feature is infinite or NaN.
     """
+    numbers("features_x", features_x, ("n", "d"))
+    numbers("features_y", features_y, ("m", features_x.shape[1]))
     xs, ys = _blocks(features_x, blocks), _blocks(features_y, blocks)
     sums = (_kernel_sums(xs, xs, same=True), _kernel_sums(ys, ys, same=True), _kernel_sums(xs, ys, same=False))
     sizes = tuple(torch.tensor([len(block) for block in each], dtype=torch.float64) for each in (xs, ys))
@@ -132,7 +163,12 @@ def restored_kernel_distance(samples: Tensor, truth: Tensor) -> float:
 
     Returns:
         The estimate, computed as there; NaN for a single image.
+
+    Raises:
+        InputError: the shapes do not fit, or a feature is infinite or NaN.
     """
+    numbers("samples", samples, ("N", "S", "d"), least=1)
+    numbers("truth", truth, (len(samples), samples.shape[2]))
     f, g = samples.detach().cpu().double(), truth.detach().cpu().double().unsqueeze(1)
     different = ~torch.eye(len(f), dtype=torch.bool)
 
@@ -147,7 +183,12 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of images ``(..., C, H, W)`` in decibels: 20 log10(2) - 10 log10(mean squared error).
 
     The peak is 2, the range of images in [-1, 1], to which nothing is clamped. Equal images give infinity.
+
+    Raises:
+        InputError: an image is not floating point, or holds a value that is not in [-1, 1] up to noise; the shapes do
+            not fit.
     """
+    x, y = broadcast(x=_images("x", x), y=_images("y", y))
     squared_error = (x - y).square().mean(dim=(-3, -2, -1))
     return 20.0 * math.log10(2.0) - 10.0 * squared_error.log10()
 
@@ -163,8 +204,12 @@ def observed_error(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
 
     Returns:
         Errors of the broadcast leading shape; NaN for an image without an observed pixel.
+
+    Raises:
+        InputError: the shapes do not fit, or an observed pixel is infinite or NaN.
     """
-    return _masked_mean((x - y).abs(), mask != 0)
+    x, y = broadcast(x=x, y=y)
+    return _masked_mean((x - y).abs(), _is_observed(mask))
 
 
 def hidden_std(samples: Tensor, mask: Tensor) -> Tensor:
@@ -176,20 +221,35 @@ def hidden_std(samples: Tensor, mask: Tensor) -> Tensor:
 
     Returns:
         Deviations ``(...)`` in units of the [-1, 1] range; NaN for a single sample, or an image without a hidden pixel.
+
+    Raises:
+        InputError: the shapes do not fit, there is no sample, or a hidden pixel is infinite or NaN.
     """
-    return _masked_mean(samples.std(dim=0, correction=1), mask == 0)
+    deviation = samples.std(dim=0, correction=min(1, whole("the number of samples", len(samples)) - 1))
+    mean = _masked_mean(deviation, ~_is_observed(mask))
+    return mean if len(samples) > 1 else torch.full_like(mean, math.nan)
+
+
+def _is_observed(mask: Tensor) -> Tensor:
+    """True where ``mask`` is not zero; refuses NaN."""
+    return mask != 0 if isinstance(mask, Tensor) and not mask.is_floating_point() else numbers("mask", mask) != 0
 
 
 def _masked_mean(values: Tensor, where: Tensor) -> Tensor:
-    """The mean over the last three dimensions of the values at ``where``; NaN where there are none."""
-    values, where = torch.broadcast_tensors(values, where)
-    total = torch.where(where, values, torch.zeros_like(values)).sum(dim=(-3, -2, -1))
-    return total / where.sum(dim=(-3, -2, -1))
+    """The mean over the last three dimensions of the values at ``where``, all finite; NaN where there are none."""
+    values, where = broadcast(images=values, mask=where)
+    counted = numbers("the counted pixels", torch.where(where, values, torch.zeros_like(values)), (..., "C", "H", "W"))
+    return counted.sum(dim=(-3, -2, -1)) / where.sum(dim=(-3, -2, -1))
 
 
 def takes_lpips(shape: Sequence[int]) -> bool:
     """Whether LPIPS and AlexNet's features are defined for images of this shape, ``(..., C, H, W)``."""
     return len(shape) >= 3 and shape[-3] in (1, 3) and min(shape[-2:]) >= SMALLEST_SIDE
+
+
+def _images(name: str, images: Tensor) -> Tensor:
+    """``images``, floats ``(..., C, H, W)``, refused where a value is not in [-1, 1] up to noise."""
+    return numbers(f"{name}, in [-1, 1] up to noise,", images, (..., "C", "H", "W"), low=-LARGEST, high=LARGEST)
 
 
 def _rgb(images: Tensor) -> Tensor:
@@ -202,7 +262,7 @@ def _rgb(images: Tensor) -> Tensor:
 
 def _pairs(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
     """Both as AlexNet takes them, broadcast to one leading dimension; and their leading shape."""
-    x, y = torch.broadcast_tensors(_rgb(x), _rgb(y))
+    x, y = broadcast(x=_rgb(x), y=_rgb(y))
     return _flat(x), _flat(y), x.shape[:-3]
 
 
@@ -252,7 +312,7 @@ def _backbone_weights() -> dict[str, Tensor]:
 def _blocks(features: Tensor, blocks: int) -> tuple[Tensor, ...]:
     """The rows in ``blocks`` consecutive blocks of nearly equal size, float64 on the CPU."""
     rows = len(features)
-    if blocks < 2 or rows < blocks or rows - math.ceil(rows / blocks) < 2:
+    if whole("blocks", blocks) < 2 or rows < blocks or rows - math.ceil(rows / blocks) < 2:
         raise InputError(f"{rows} rows are too few for {blocks} jackknife blocks (2 or more blocks, 2 rows left)")
     return features.detach().cpu().double().tensor_split(blocks)
 

@@ -69,7 +69,7 @@ def _pictures(images: Tensor) -> list[np.ndarray]:
 def _observations(result: Result) -> list[np.ndarray]:
     """Observed pixels unchanged and hidden ones in one colour, enlarged to the size of the images without smoothing."""
     size = result.samples.shape[-2:]
-    pictures = _pictures(interpolate(result.observation, size))
+    pictures = _pictures(interpolate(result.observation if result.picture is None else result.picture, size))
     if result.mask is None:
         return pictures
     colour = (HIDDEN * 255).astype(np.uint8)

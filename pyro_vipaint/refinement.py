@@ -24,14 +24,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from pyro.distributions import Normal
 from torch import Tensor
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.baselines.dps import dps_chain
-from pyro_vipaint.errors import InputError, number, whole
+from pyro_vipaint.errors import MOST_STEPS, finite, instance, number, numbers, whole
 from pyro_vipaint.models.measurements.linalg import operator_norm
 from pyro_vipaint.models.measurements.operators import Inpainting
+from pyro_vipaint.models.measurements.problem import check_problem
 from pyro_vipaint.models.priors.classifier_free import WEIGHT
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import lowest_level, noise_level, time_of
@@ -62,14 +62,14 @@ class StepLimit:
     polyak: float | None = None
 
     def __call__(
-        self, gradient: Tensor, residual: Tensor, transition: Normal, zeta: float, scales: tuple[float, float]
+        self, gradient: Tensor, residual: Tensor, std: float, zeta: float, scales: tuple[float, float]
     ) -> Tensor:
         """``gradient``, ``(S, N, *event)``, with each sample's own scaled down where the step would be too long."""
         if zeta <= 0:
             return gradient
         c_t, c_s = scales
         event = gradient.shape[residual.ndim :]
-        noise = float(transition.stddev.flatten()[0]) * event.numel() ** 0.5
+        noise = std * event.numel() ** 0.5
         length = gradient.flatten(residual.ndim).norm(dim=-1).clamp(min=1e-20)
         longest: Tensor | float = max(self.gradient, self.noise * noise / (zeta * c_s)) / c_t
         if self.polyak is not None:
@@ -103,24 +103,30 @@ def refine(
             not tried on pixels, where ``None`` sets no such limit.
         guidance_scale: weight of the condition (:mod:`pyro_vipaint.models.priors.classifier_free`); the model's own if
             not given.
-        seed: seed of the noise; ``None`` draws from the global generator.
+        seed: seed of the noise; ``None`` draws from the global generator. The same call gives the same bits; another
+            batch or number of samples gives other draws of the same law (docs/bound.md, "What a seed promises").
         callback: called after each step with its :class:`pyro_vipaint.progress.Progress`, phase ``refine``.
 
     Raises:
-        InputError: ``steps`` is less than 1; ``polyak`` is not positive and finite; ``y`` and ``z`` are of different
-            numbers of images, or ``y`` is of another shape than the operator makes; ``torch.inference_mode()`` is on.
+        InputError: ``steps`` is less than 1; another number is negative, infinite or NaN, or ``polyak`` zero; the
+            likelihood has no ``operator`` or ``residual``; ``y`` cannot be its observation; ``z`` is not finite, or for
+            another number of images than ``y``; ``torch.inference_mode()`` is on.
+        NonFiniteError: an image ended infinite or NaN.
     """
-    steps = whole("steps", steps)
-    if len(y) != z.shape[1]:
-        raise InputError(f"y holds {len(y)} observations, z has latents of {z.shape[1]} images.")
+    steps = whole("steps", steps, most=MOST_STEPS)
+    zeta, zeta_decay = number("zeta", zeta), number("zeta_decay", zeta_decay)
+    instance("model", model, hasattr(model, "likelihood"), "a DiffusionModel")
+    instance("callback", callback, callback is None or callable(callback), "a function of a Progress")
     if polyak is not None:
         number("polyak", polyak, positive=True)
     prior, likelihood = model.prior, cast(Any, model.likelihood)
-    times = refinement_times(prior, model.keypoints[-1], steps)
-    zetas = torch.linspace(zeta, zeta * zeta_decay, steps - 1, dtype=torch.float64).tolist()
     condition = dict(model.condition)
     if guidance_scale is not None:
         condition[WEIGHT] = guidance_scale
+    check_problem(prior, likelihood, y, condition)
+    numbers("z", z, ("S", len(y), *prior.event_shape), least=1)
+    times = refinement_times(prior, model.keypoints[-1], steps)
+    zetas = torch.linspace(zeta, zeta * zeta_decay, steps - 1, dtype=torch.float64).tolist()
     shape = (len(y), *prior.image_shape)
     masked = isinstance(likelihood.operator, Inpainting)
     limit = StepLimit(LIMIT, 1.0 if masked else operator_norm(likelihood.operator, shape, y.device), polyak)
@@ -129,7 +135,7 @@ def refine(
             z = z_hat
             if callback is not None:
                 callback(Progress("refine", step, steps))
-        return prior.decode(z).clamp(-1, 1)
+        return finite("The refinement", prior.decode(z), "try a lower zeta, or fit the guide anew").clamp(-1, 1)
 
 
 def refinement_times(prior: DiffusionPrior, start: float, steps: int) -> list[float]:

@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.checks import as_tensor, check_truth, checked, checked_settings, masked
 from pyro_vipaint.elbos import BetaELBO
+from pyro_vipaint.errors import choice
 from pyro_vipaint.guides import HierarchicalGuide
-from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.models.measurements.operators import Operator, observation_mask
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -33,7 +33,7 @@ from pyro_vipaint.svi import DEFAULT_LR, Fit, fit
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-GuideFactory = Callable[[DiffusionModel, Tensor], LatentGuide]
+GuideFactory = Callable[[DiffusionModel, Tensor], nn.Module]  # of this library, or of Pyro
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,7 @@ class Result:
         calls: network calls of both phases.
         nfe: images passed through the network in them.
         seconds: wall time.
+        picture: y in the units of images, zero where hidden; that is y itself, but for counts.
     """
 
     samples: Tensor
@@ -59,6 +60,7 @@ class Result:
     calls: int
     nfe: int
     seconds: float
+    picture: Tensor | None = None
 
     @property
     def mask(self) -> Tensor | None:
@@ -144,6 +146,7 @@ def restore(
     prompt: str | Sequence[str] | None = None,
     guidance_scale: float | None = None,
     settings: Settings | None = None,
+    likelihood: Any = None,
     guide: GuideFactory | None = None,
     steps: int | None = None,
     beta: float | None = None,
@@ -161,7 +164,7 @@ def restore(
             [-1, 1]; elements that the operator's mask hides have no influence, and NaN may mark them.
         operator: A, of :mod:`pyro_vipaint.models`, a physics of DeepInverse, or anything with ``A`` and
             ``A_adjoint``; a module must be on the device of the run. It is the same for all images, or has a mask or
-            filter ``(N, C, H, W)`` with one entry per image.
+            filter ``(N, C, H, W)`` with one entry per image. :func:`pyro_vipaint.check_operator` tries it first.
         prior: a shipped name, a folder, a hub id, or a prior.
         levels: K, the number of keypoints.
         num_samples: S.
@@ -174,29 +177,36 @@ def restore(
         settings: all numbers of the run; by default :func:`pyro_vipaint.settings.default_settings` for a mask and
             :func:`pyro_vipaint.settings.restoration_settings` for other operators, without the perceptual term where
             LPIPS cannot take the observations.
+        likelihood: p(y given x) of this ``operator``, in the place of the Laplace likelihood of the settings, for
+            example ``vp.Poisson(operator, gain=100)`` for counts, or ``vp.Gaussian(operator, sigma=map)`` for noise
+            that differs between pixels; it states the noise, and ``y`` is in its units. The other settings stay.
         guide: makes the guide from the model and the latent ``(N, *event)`` at which its means start, for example
             ``MixtureGuide`` or ``lambda model, start: LowRankGuide(model, start, rank=4)``; by default
-            :class:`HierarchicalGuide` with gamma and tau of the settings. Kinds of parameters for which the settings
-            name no rate have that of :func:`fit`.
+            :class:`HierarchicalGuide` with gamma and tau of the settings. Pyro's own start there too with
+            ``lambda model, start: AutoNormal(model, init_loc_fn=init_to_start(model, start))``. Kinds of parameters for
+            which the settings name no rate have that of :func:`fit`.
         steps, beta, refine_steps, zeta: single numbers to change in the settings.
         noise: standard deviation of v, in the units of images; the likelihood's scale is at least this large. The
             default settings were tuned with .05, the value of the paper.
         device: ``auto`` (CUDA, then MPS, then CPU; the device of a prior that is already loaded) or a name.
-        seed: makes the result reproducible on one machine.
+        seed: of all randomness. The same call gives the same bits on one machine; another batch or number of samples
+            gives other draws of the same law (docs/bound.md, "What a seed promises").
         callback: called with a :class:`pyro_vipaint.progress.Progress` after each step of phase ``fit`` (whose
             ``bound`` is the bound on -log p(y), summed over images, in nats) and of phase ``refine``.
 
     Raises:
         InputError: an argument cannot be used; the message is one line that says what to do.
     """
-    problem = checked(y, operator, prior, label, prompt, guidance_scale, noise, device)
+    problem = checked(y, operator, prior, label, prompt, guidance_scale, noise, device, likelihood)
     changes = {"steps": steps, "beta": beta, "refine_steps": refine_steps, "zeta": zeta}
     numbers = checked_settings(problem, levels, num_samples, settings, noise, changes)
     prior, y, condition = problem.prior, problem.y, problem.condition
+    for kind in numbers.lr if guide is None else ():
+        choice("kind of parameters", kind, DEFAULT_LR)
     begun = time.perf_counter()
     with seeded(seed), count_calls() as count:
         # A prior and a measurement make a model,
-        likelihood = numbers.likelihood(operator)
+        likelihood = problem.likelihood or numbers.likelihood(operator)
         model = DiffusionModel(prior, likelihood, numbers.keypoints(prior), **condition)
         # a guide approximates its posterior,
         start = initial_latent(prior, likelihood, y, **condition)
@@ -215,4 +225,5 @@ def restore(
             zeta=numbers.zeta, zeta_decay=numbers.zeta_decay, polyak=numbers.polyak, callback=callback,
         )  # fmt: skip
     seconds = time.perf_counter() - begun
-    return Result(samples.cpu(), y.cpu(), operator, fitted, numbers, count.calls, count.nfe, seconds)
+    picture = likelihood.residual(y.new_zeros(len(y), *prior.image_shape), y).cpu()
+    return Result(samples.cpu(), y.cpu(), operator, fitted, numbers, count.calls, count.nfe, seconds, picture)

@@ -10,9 +10,12 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vipaint._torch import seeded
-from pyro_vipaint.errors import whole
+from pyro_vipaint.errors import InputError, finite, whole
+from pyro_vipaint.models.diffusion import DiffusionModel
+from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.measurements.linalg import cgls
 from pyro_vipaint.models.measurements.operators import Broadcasting, Operator, pseudo_inverse
+from pyro_vipaint.models.measurements.problem import check_observation, check_problem
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 
 
@@ -26,15 +29,30 @@ def sample(guide: Any, y: Tensor, num_samples: int = 10, *, seed: int | None = N
         y: observations ``(N, *observation)``; the guides of this library read only their number.
         num_samples: S >= 1.
         seed: seed of these draws, different from that of the fit, whose noise they would repeat; ``None`` continues
-            the global generator.
+            the global generator. The same call gives the same bits; another batch or number of samples gives other
+            draws of the same law (docs/bound.md, "What a seed promises").
+
+    Raises:
+        InputError: ``num_samples`` or ``seed`` is not a whole number in its range, or ``guide`` is a model or a class.
+        NonFiniteError: a draw is infinite or NaN.
     """
     whole("num_samples", num_samples)
+    _check_guide(guide)
+    check_observation(y, None)
     if not hasattr(guide, "sample_latents"):
         with seeded(seed):
             runs = [poutine.trace(guide).get_trace(y) for _ in range(num_samples)]
-        return torch.stack([run.nodes["z_1"]["value"] for run in runs])
-    with seeded(seed), pyro.plate("samples", num_samples, dim=-2):
-        return guide.sample_latents(len(y))
+        z = torch.stack([run.nodes["z_1"]["value"] for run in runs])
+    else:
+        with seeded(seed), pyro.plate("samples", num_samples, dim=-2):
+            z = guide.sample_latents(len(y), y)
+    return finite("The sampling of the guide", z, "fit the guide anew with a lower learning rate")
+
+
+def _check_guide(guide: Any) -> None:
+    """Refuses what is no guide before a model, say, draws z_K from the prior at the cost of hundreds of calls."""
+    if isinstance(guide, (type, DiffusionModel)) or not callable(guide):
+        raise InputError("sample takes a fitted guide, not a model or a class: for draws of the model call it.")
 
 
 @torch.no_grad()
@@ -52,8 +70,12 @@ def initial_latent(prior: DiffusionPrior, likelihood: Any, y: Tensor, **conditio
         prior, likelihood: as for :class:`DiffusionModel`.
         y: observations ``(N, *observation)``.
         condition: passed to the denoiser, e.g. ``class_labels`` of shape ``(N,)``.
+
+    Raises:
+        InputError: the observations, the likelihood or the conditions cannot be used.
     """
+    check_problem(prior, likelihood, y, condition)
     mean = prior.decode(prior.denoise(torch.zeros(len(y), *prior.event_shape).to(y), 1.0, **condition))
     operator: Operator = likelihood.operator
     solve = pseudo_inverse if isinstance(operator, Broadcasting) and hasattr(operator, "A_dagger") else cgls
-    return prior.encode(mean + solve(operator, likelihood.residual(mean, y)))
+    return prior.encode(mean + solve(operator, weighted(likelihood, likelihood.residual(mean, y))))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
+from typing import Any
 
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint.errors import InputError, instance, number, whole
 from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models.measurements.likelihoods import Laplace, Perceptual
 from pyro_vipaint.models.measurements.linalg import operator_norm
@@ -15,7 +18,7 @@ from pyro_vipaint.models.measurements.operators import Inpainting, Operator, has
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import keypoints
 from pyro_vipaint.refinement import DEFAULT_STEPS, DEFAULT_ZETA, DEFAULT_ZETA_DECAY
-from pyro_vipaint.svi import DEFAULT_LR
+from pyro_vipaint.svi import DEFAULT_LR, check_fit_numbers
 
 START, STOP = 3.0, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data's standard deviation
 LATENT_START, LATENT_STOP = 12.0, 3.0  # of latent priors
@@ -24,6 +27,15 @@ KINDS = ("mu", "tau", "gamma")  # the parameters of HierarchicalGuide
 FIT_SHARE = 0.4  # of a budget
 RESTORATION_SCALE, RESTORATION_STEPS, RESTORATION_REFINE_STEPS, RESTORATION_ZETA = 0.05, 15, 34, 2.0  # docs/tuning.md
 MAX_LEVELS = 100  # ten grid steps of a thousand-step chain between neighbouring keypoints at least
+
+_positive = partial(number, positive=True)
+RULES: dict[str, Callable[[str, Any], object]] = {  # of the single numbers of the settings
+    **dict.fromkeys(("num_particles", "refine_steps"), whole),
+    **dict.fromkeys(("scale", "beta", "tau_scale"), _positive),
+    **dict.fromkeys(("perceptual_weight", "zeta", "zeta_decay"), number),
+    "gamma_logit": partial(number, signed=True),
+    "polyak": lambda name, value: None if value is None else _positive(name, value),
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,9 @@ class Settings:
         zeta_decay: the weight at the last of them is this factor times ``zeta``.
         polyak: longest correction in units of Polyak's step (:mod:`pyro_vipaint.refinement`), positive; ``None`` sets
             no such limit.
+
+    Raises:
+        InputError: a number cannot be used, or the noise levels do not fall.
     """
 
     noise_levels: tuple[float, ...]
@@ -69,6 +84,16 @@ class Settings:
     zeta: float = DEFAULT_ZETA
     zeta_decay: float = DEFAULT_ZETA_DECAY
     polyak: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, rule in RULES.items():
+            rule(name.replace("_", "-"), getattr(self, name))
+        instance("lr", self.lr, isinstance(self.lr, Mapping), "a mapping from kinds of parameters to rates")
+        check_fit_numbers(self.steps, self.average, self.lr, self.lr_decay)
+        instance("noise-levels", self.noise_levels, isinstance(self.noise_levels, tuple), "a tuple of numbers")
+        levels = [_positive("noise-levels", level) for level in self.noise_levels]
+        if not levels or not all(low < high for high, low in pairwise(levels)):
+            raise InputError(f"noise-levels must decrease from T_e to T_s, not {levels}.")
 
     def likelihood(self, operator: Operator) -> Laplace:
         """p(y | x) for y = A(x): Laplace, with the perceptual factor where it has a weight."""

@@ -17,17 +17,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyro
 import torch
+from pyro import poutine
+from pyro.nn import PyroModule
 from pyro.poutine.guide import GuideMessenger
 from torch import Tensor, nn
 
 from pyro_vipaint._files import FilePair
-from pyro_vipaint._torch import gradients, preserved, seeded
+from pyro_vipaint._torch import gradients, preserved, random_state, seeded, set_random_state
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.errors import InputError, NonFiniteError, number, whole
+from pyro_vipaint.elbos.base import check_objective
+from pyro_vipaint.errors import MOST_RATE, MOST_STEPS, InputError, NonFiniteError, instance, number, whole
+from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.progress import Callback, Progress
 
 if TYPE_CHECKING:
@@ -35,7 +41,8 @@ if TYPE_CHECKING:
 
 
 # mu, tau and gamma were tuned on fashion32. The others were not: a factor is a spread relative to sigma, and a weight
-# a logit, so they move like tau and gamma; flow is 1e-3, Adam's own default, for the weights of its networks.
+# a logit, so they move like tau and gamma; flow is 1e-3, Adam's own default, for the weights of its networks; other is
+# that of tau, for the kinds of Pyro's own guides and of users' guides.
 DEFAULT_LR: Mapping[str, float] = {
     "mu": 0.3,
     "tau": 0.05,
@@ -43,8 +50,8 @@ DEFAULT_LR: Mapping[str, float] = {
     "factor": 0.05,
     "weight": 0.05,
     "flow": 1e-3,
+    "other": 0.05,
 }
-OTHER_LR = 0.05  # kinds of Pyro's own guides and of users' guides; that of tau
 FILES = FilePair("fit.json", "fit.safetensors")
 
 
@@ -104,9 +111,11 @@ class Fit:
         record, tensors = FILES.read(folder, "Fit")
         try:
             terms = {name: tensors.pop(f"terms/{name}") for name in record["terms"]}
-            state = None if record["rates"] is None else FitState(tensors, record["rates"])
-            return cls(record["losses"], terms, record["calls"], record["nfe"], record["seconds"], state)
-        except (KeyError, TypeError) as error:
+            losses = [number("a loss", value, signed=True) for value in record["losses"]]
+            calls, nfe = (whole(name, record[name], 0) for name in ("calls", "nfe"))
+            state = None if record["rates"] is None else FitState.of(tensors, record["rates"])
+            return cls(losses, terms, calls, nfe, number("seconds", record["seconds"]), state)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{Path(folder) / FILES.record} does not describe a fit.") from error
 
     def to_arviz(
@@ -151,31 +160,45 @@ def fit(
     A guide that makes its parameters when it first runs, as Pyro's own do, is run once before the first step, and its
     network calls count. Gradients are on inside, also below ``torch.no_grad()``.
 
+    After its first step, in which Pyro and torch check the values at every site, a fit waits for a GPU once a step, to
+    read the loss; once more where ``callback`` is told the bound. Pyro's own objectives read a number at every site.
+    After a :class:`NonFiniteError` the guide holds the parameters of the step that failed: make a new guide.
+
     Args:
         model: the Pyro program, called as ``model(y)``.
-        guide: the Pyro guide; its parameters change in place.
+        guide: the Pyro guide, a torch module; its parameters change in place. Fit a guide that is a plain function
+            with ``pyro.infer.SVI``: its parameters are in Pyro's global store.
         y: observations ``(N, *observation)``.
-        elbo: any Pyro ELBO; those of :mod:`pyro_vipaint.elbos` report their terms.
+        elbo: an ELBO of Pyro (``docs/elbos.md`` says which); those of :mod:`pyro_vipaint.elbos` report their terms.
         steps: SVI steps, K + 1 network calls each for a K-level model.
         lr: learning rate, one for all or one by kind, the part of a parameter's name before ``_``: mu, tau, gamma
-            (the latter two act on the unconstrained value) and those that single guides add. If not given,
-            ``DEFAULT_LR`` (mu, tau and gamma tuned on fashion32; ``OTHER_LR`` for kinds that it does not name), or with
+            (the latter two act on the unconstrained value) and those that single guides add; ``other`` is the rate of
+            the kinds that are not named. Kinds of ``DEFAULT_LR`` that the guide does not have are ignored. If not
+            given, ``DEFAULT_LR`` (mu, tau and gamma tuned on fashion32), or with
             ``resume`` where the earlier fit left them.
         lr_decay: the rate falls geometrically to this factor of itself until the end of this call. The factors of
             resumed fits multiply: after 0.1 and 0.1 the rate is 0.01 of the first.
         average: number of last steps of this call over which the guide's parameters are averaged in the end
             (:mod:`pyro_vipaint.svi`); 0 keeps those of the last step, from which a resumed fit always continues.
-        seed: seed of this fit; ``None`` continues the global generator.
+        seed: seed of this fit; ``None`` continues the global generator. The same call gives the same bits; with another
+            batch the noise is other draws of the same law (docs/bound.md, "What a seed promises").
         resume: the earlier fit; the guide is set to where it stopped. The global generator is left as it was.
         callback: called after each step with its :class:`pyro_vipaint.progress.Progress`, phase ``fit``.
 
     Raises:
-        InputError: a number cannot be used; the guide was built on another model or for another number of images, or
-            does not fit the one of ``resume``; ``seed`` is given with ``resume``; ``torch.inference_mode()`` is on.
-        NonFiniteError: the objective became infinite or NaN; the message names the term.
+        InputError: a number cannot be used, nor can ``y`` as observations of the :class:`DiffusionModel`; the model,
+            the guide or the objective is something else, or a class; the guide was built on another model or for
+            another number of images, or does not fit the one of ``resume``; ``lr`` names a kind that neither the guide
+            nor ``DEFAULT_LR`` has; ``seed`` is given with ``resume``; ``torch.inference_mode()`` is on.
+        NonFiniteError: the objective became infinite or NaN, and the message names the term; or a parameter is after
+            the last step, and the message names it.
     """
     check_fit_numbers(steps, average, lr, lr_decay)
-    _check_model(model, guide)
+    _check_programs(model, guide, elbo)
+    check_objective(elbo)
+    if isinstance(model, DiffusionModel):
+        model.check(y)
+    instance("callback", callback, callback is None or callable(callback), "a function of a Progress")
     earlier = None if resume is None else _earlier_state(resume, seed)
     losses: list[float] = []
     history: list[dict[str, Tensor]] = []
@@ -194,7 +217,8 @@ def fit(
         with seeded(seed) if earlier is None else earlier.randomness(guide):
             for step in range(1, steps + 1):
                 optimizer.zero_grad()
-                losses.append(elbo.loss_and_grads(model, guide, y))
+                with _checking(step == 1):
+                    losses.append(elbo.loss_and_grads(model, guide, y))
                 history.append(dict(getattr(elbo, "terms", {})))
                 if not math.isfinite(losses[-1]):
                     raise _not_finite(step, history[-1])
@@ -209,23 +233,38 @@ def fit(
     with torch.no_grad():
         for parameter, mean in zip(guide.parameters(), means, strict=average > 0):
             parameter.copy_(mean)
+    _check_parameters(guide)
     terms = {name: torch.stack([record[name] for record in history]).cpu() for name in history[0]}
     done = Fit(losses, terms, count.calls, count.nfe, time.perf_counter() - begun, state)
     return done if resume is None else resume._followed_by(done)
 
 
+@contextmanager
+def _checking(everything: bool) -> Iterator[None]:
+    """Pyro's and torch's checks of the values at every site, each of which makes a GPU wait; a fit needs them once.
+
+    After its first step the loss alone is read, one number a step, and must be finite.
+    """
+    names = () if everything else ("validate_poutine", "validate_distributions_pyro", "validate_distributions_torch")
+    with pyro.settings.context(**dict.fromkeys(names, False)):
+        yield
+
+
 def check_fit_numbers(steps: Any, average: Any, lr: float | Mapping[str, float] | None, lr_decay: float) -> None:
     """Refuses numbers with which a fit would not run, would go nowhere, or uphill."""
-    whole("average", average, 0, whole("steps", steps))
+    whole("average", average, 0, whole("steps", steps, most=MOST_STEPS))
     for rate in () if lr is None else lr.values() if isinstance(lr, Mapping) else (lr,):
-        number("lr", rate)
+        number("lr", rate, most=MOST_RATE)
     number("lr-decay", lr_decay, positive=True)
 
 
-def _check_model(model: Callable[..., Any], guide: nn.Module) -> None:
-    """Refuses a messenger built on another model, which it would run instead. Wrapped models pass."""
-    own = getattr(guide, "model", None)
-    if isinstance(guide, GuideMessenger) and own is not model and type(own) is type(model):
+def _check_programs(model: Any, guide: Any, elbo: Any) -> None:
+    """Refuses programs that cannot be fitted, and a messenger built on another model, which it would run instead."""
+    is_model = callable(model) and not isinstance(model, GuideMessenger)
+    instance("model", model, is_model, "a Pyro program such as a DiffusionModel")
+    instance("guide", guide, isinstance(guide, nn.Module), "a torch module such as HierarchicalGuide(model)")
+    instance("elbo", elbo, hasattr(elbo, "loss_and_grads"), "an objective such as BetaELBO()")
+    if isinstance(guide, GuideMessenger) and poutine.unwrap(guide.model) is not poutine.unwrap(model):
         raise InputError("the guide was built on another model, which it would run: build it on this one.")
 
 
@@ -233,6 +272,7 @@ def _earlier_state(resume: Fit, seed: int | None) -> FitState:
     """The state in which the earlier fit stopped."""
     if seed is not None:
         raise InputError("seed and resume exclude each other: a resumed fit continues its own random numbers.")
+    instance("resume", resume, isinstance(resume, Fit), "a Fit")
     if resume.state is None:
         raise InputError("this fit cannot be resumed: it holds no state.")
     return resume.state
@@ -246,11 +286,16 @@ def _parameter_groups(
     for name, parameter in guide.named_parameters():
         kind = name.split("_")[0].split(".")[-1]  # tau of tau_3_unconstrained, also below a module's name
         groups.setdefault(kind, []).append(parameter)
+    whole("the number of parameters of the guide", len(groups))
+    if isinstance(lr, Mapping) and (unknown := lr.keys() - groups.keys() - DEFAULT_LR.keys()):
+        named, kinds = ", ".join(sorted(map(str, unknown))), ", ".join(groups)
+        raise InputError(f"lr names {named}, but the kinds of parameters of the guide are {kinds}.")
     if lr is None:
-        lr = {kind: DEFAULT_LR.get(kind, OTHER_LR) for kind in groups} if earlier is None else earlier.rates
-    rates = lr if isinstance(lr, Mapping) else dict.fromkeys(groups, lr)
-    if missing := groups.keys() - rates.keys():
-        raise InputError(f"lr names no rate for {', '.join(sorted(missing))}: give one number or all kinds.")
+        lr = DEFAULT_LR if earlier is None else earlier.rates
+    named = lr if isinstance(lr, Mapping) else {"other": lr}
+    rates = {kind: named.get(kind, named.get("other")) for kind in groups}
+    if missing := sorted(kind for kind, rate in rates.items() if rate is None):
+        raise InputError(f"lr names no rate for {', '.join(missing)}: give one number, all kinds, or other.")
     return [{"params": parameters, "lr": rates[kind], "kind": kind} for kind, parameters in groups.items()]
 
 
@@ -268,6 +313,20 @@ def _not_finite(step: int, terms: Mapping[str, Tensor]) -> NonFiniteError:
     broken = [name for name, value in terms.items() if not value.isfinite().all()]
     where = f"the term of {', '.join(broken)}" if broken else "the objective"
     return NonFiniteError(f"The fit became non-finite at step {step} in {where}: try a lower learning rate.")
+
+
+@torch.no_grad()
+def _check_parameters(guide: nn.Module) -> None:
+    """Refuses infinite or NaN parameters, as the optimiser moves them and as the guide uses them (tau, an exponential).
+
+    One synchronisation. A loss shows those of the step before alone, so that the last step needs this.
+    """
+    values = dict(guide.named_parameters())
+    values |= dict(guide.named_pyro_params()) if isinstance(guide, PyroModule) else {}
+    broken = (~torch.stack([value.isfinite().all() for value in values.values()])).tolist()
+    names = dict.fromkeys(name.removesuffix("_unconstrained") for name in compress(values, broken))
+    if names:
+        raise NonFiniteError(f"The fit ended with {', '.join(names)} not finite: try a lower learning rate.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,10 +350,24 @@ class FitState:
                 tensors[f"adam/{name}/{key}"] = value
         tensors["random/cpu"] = torch.get_rng_state()
         device = next(guide.parameters()).device
-        if device.type == "cuda":
-            tensors["random/cuda"] = torch.cuda.get_rng_state(device)
+        if device.type in ("cuda", "mps"):
+            tensors[f"random/{device.type}"] = random_state(device)
         rates = {group["kind"]: float(group["lr"]) for group in optimizer.param_groups}
         return cls({name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}, rates)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], rates: Mapping[str, float]) -> FitState:
+        """The state in a file.
+
+        Raises:
+            ValueError: a tensor is none of a state, or the random state is not one.
+        """
+        random = tensors["random/cpu"]
+        whole_state = random.dtype == torch.uint8 and random.shape == torch.get_rng_state().shape
+        known = {"guide": True, "adam": True, "random": False}  # whether they are floating-point numbers
+        if not whole_state or any(known.get(n.partition("/")[0]) != v.is_floating_point() for n, v in tensors.items()):
+            raise ValueError("not the state of a fit")
+        return cls(tensors, {kind: number(f"the rate of {kind}", rate) for kind, rate in rates.items()})
 
     def restore(self, guide: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Sets the guide and the optimiser to the captured state.
@@ -320,8 +393,8 @@ class FitState:
         with preserved():
             torch.set_rng_state(self.tensors["random/cpu"])
             device = next(guide.parameters()).device
-            if device.type == "cuda" and "random/cuda" in self.tensors:
-                torch.cuda.set_rng_state(self.tensors["random/cuda"], device)
+            if (name := f"random/{device.type}") != "random/cpu" and name in self.tensors:
+                set_random_state(device, self.tensors[name])
             yield
 
     def _part(self, prefix: str) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ x is one of M images x_m, with probabilities w_m. With z_t = alpha x + sigma eps
 and under any likelihood the posterior is the same set with weights proportional to w_m p(y | x_m).
 
 Sums over the set are computed in batches, and in float64 because |z|^2 / sigma^2 cancels against |alpha x|^2 / sigma^2
-at low noise. The gradient recomputes each batch, so that only its mean is kept and not one number per image.
+at low noise; MPS has no float64, and there they are in float32. The gradient recomputes each batch, so that only its
+mean is kept and not one number per image.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pyro.distributions import Categorical, TorchDistribution
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from pyro_vipaint._torch import double, widest
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.measurements.likelihoods import check_shape, seen
 from pyro_vipaint.models.priors.denoisers import flatten_condition
@@ -54,8 +56,8 @@ class EmpiricalDenoiser:
 
     def moments(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Moments:
         """E[x given z_t], of the shape of ``z_t``, and log p(z_t), of its leading shape."""
-        leading = z_t.shape[: z_t.ndim - self.images.ndim + 1]
-        z = z_t.reshape(leading.numel(), -1).double()
+        leading = torch.Size(z_t.shape[: z_t.ndim - self.images.ndim + 1])
+        z = z_t.reshape(leading.numel(), -1).to(widest(z_t.device))
         alpha, sigma = self.schedule(as_time(t, z.device).expand(leading).reshape(-1, 1))
         alpha, sigma = alpha.to(z), sigma.to(z).clamp(min=MIN_SIGMA)
         mean, log_mass = torch.empty_like(z), torch.empty_like(z[:, 0])
@@ -67,7 +69,7 @@ class EmpiricalDenoiser:
     def members(
         self, leading: torch.Size, class_labels: Tensor | int | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """For each class: where the flattened ``leading`` shape has it, the indices and log weights of its images.
+        """For each class: its positions in the flattened ``leading`` shape, the indices and log weights of its images.
 
         Guidance is not a condition, since a guided prediction is not a posterior mean.
 
@@ -76,28 +78,28 @@ class EmpiricalDenoiser:
         """
         device = self.images.device
         if class_labels is None:
-            everywhere = torch.ones(leading.numel(), dtype=torch.bool, device=device)
-            yield everywhere, torch.arange(len(self.images), device=device), self.log_weights
+            everywhere, images = (torch.arange(n, device=device) for n in (leading.numel(), len(self.images)))
+            yield everywhere, images, self.log_weights
             return
         given = flatten_condition(torch.as_tensor(class_labels, device=device), leading)
         for label in given.unique().tolist():
             if self.labels is None or not (self.labels == label).any():
                 raise InputError(f"the empirical prior has no image with the label {label}.")
             index = (self.labels == label).nonzero()[:, 0]
-            yield given == label, index, self.log_weights[index].log_softmax(0)
+            yield (given == label).nonzero()[:, 0], index, self.log_weights[index].log_softmax(0)
 
     def draw(self, leading: torch.Size, **condition: Any) -> Tensor:
         """Images drawn from the set, of shape ``leading + event``."""
         drawn = torch.empty(leading.numel(), dtype=torch.long, device=self.images.device)
         for here, index, log_weights in self.members(leading, **condition):
-            drawn[here] = index[log_weights.exp().multinomial(int(here.sum()), replacement=True)]
+            drawn[here] = index[log_weights.exp().multinomial(len(here), replacement=True)]
         return self.images[drawn].reshape(leading + self.images.shape[1:])
 
     def log_prior(self, count: int, **condition: Any) -> Tensor:
         """log w_m for each of ``count`` images, ``(count, M)``: -inf outside the class."""
         table = self.log_weights.new_full((count, len(self.images)), -math.inf)
         for here, index, log_weights in self.members(torch.Size([count]), **condition):
-            table[here.nonzero(), index] = log_weights
+            table[here[:, None], index] = log_weights
         return table
 
     def _scan(self, z: Tensor, alpha: Tensor, sigma: Tensor, index: Tensor, log_weights: Tensor) -> Moments:
@@ -165,12 +167,12 @@ class EmpiricalPosterior:
     @property
     def mean(self) -> Tensor:
         """E[x given y], ``(N, *event)``."""
-        return self._average(self.images.double()).to(self.images)
+        return self._average(double(self.images)).to(self.images)
 
     @property
     def variance(self) -> Tensor:
         """Var[x given y] of each element, ``(N, *event)``."""
-        x = self.images.double()
+        x = double(self.images)
         centred = x - x.mean(0)  # same variance, with less cancellation in the next line
         variance = self._average(centred.square()) - self._average(centred).square()
         return variance.clamp(min=0).to(self.images)
@@ -221,7 +223,8 @@ class EmpiricalPrior(DiffusionPrior):
                 "give at least one image, as floats in [-1, 1] (from bytes: images / 127.5 - 1), "
                 "and one positive weight and one label (if any) for each image."
             )
-        schedule, weights = schedule or EDM(), weights.double() / weights.double().sum()
+        schedule, weights = schedule or EDM(), weights.to(widest(images.device))
+        weights = weights / weights.sum()
         denoiser = EmpiricalDenoiser(schedule, images, weights.log(), labels, batch_size)
         sigma_data, names = _weighted_std(images, weights), _class_names(labels)
         super().__init__(schedule, denoiser, images.shape[1:], sigma_data=sigma_data, class_names=names)
@@ -255,12 +258,12 @@ class EmpiricalPrior(DiffusionPrior):
         y = seen(likelihood, y)
         batches = self.denoiser.images.split(self.denoiser.batch_size)
         log_likelihood = torch.cat([_log_likelihood(likelihood, x, y) for x in batches])
-        return self.denoiser.log_prior(len(y), **condition) + log_likelihood.T
+        return double(self.denoiser.log_prior(len(y), **condition)) + log_likelihood.T
 
 
 def _log_likelihood(likelihood: Callable[[Tensor], Any], x: Tensor, y: Tensor) -> Tensor:
     """log p(y_n | x_m), ``(M, N)``, summed over elements in float64."""
-    terms = likelihood(x[:, None]).log_prob(y).double()
+    terms = double(likelihood(x[:, None]).log_prob(y))
     return terms.flatten(2).sum(2) if terms.ndim > 2 else terms
 
 

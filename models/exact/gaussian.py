@@ -38,7 +38,7 @@ class GaussianDenoiser:
     vectors: Tensor | None = None
 
     def __call__(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Tensor:
-        alpha, sigma = (expand_event(v.to(z_t), z_t) for v in self.schedule(as_time(t)))
+        alpha, sigma = (expand_event(v, z_t) for v in self.schedule(as_time(t)))
         gain = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
         centred = z_t - alpha * self.mean
         if self.vectors is None:
@@ -98,7 +98,8 @@ class GaussianPrior(DiffusionPrior):
         variance = alpha**2 * self.denoiser.variance + sigma**2
         if self.denoiser.vectors is None:
             return Normal(alpha * self.mean, variance.sqrt()).to_event(self.event_dim)
-        return MultivariateNormal(alpha * self.mean, self._rotate(variance))
+        factor, _ = torch.linalg.cholesky_ex(self._rotate(variance))  # without a look at what cannot fail
+        return MultivariateNormal(alpha * self.mean, scale_tril=factor)
 
     def prediction_moments(self, keypoints: Sequence[float] | None = None) -> tuple[Tensor, Tensor]:
         """Mean ``(D,)`` and covariance ``(D, D)`` of x; with ``keypoints``, of E[x given z_1] in the K-level model."""
@@ -125,7 +126,7 @@ class GaussianPrior(DiffusionPrior):
             InputError: the likelihood is not Gaussian, or its operator differs between the images.
         """
         _, observed, mean, covariance = self._observation(likelihood, keypoints)
-        return log_density(y.flatten(1).to(mean)[:, observed] - mean, covariance).to(self.mean)
+        return log_density(y.flatten(1).cpu().double()[:, observed] - mean, covariance).to(self.mean)
 
     def posterior(
         self, likelihood: Gaussian, y: Tensor, keypoints: Sequence[float] | None = None
@@ -138,7 +139,7 @@ class GaussianPrior(DiffusionPrior):
         matrix, observed, predicted, total = self._observation(likelihood, keypoints)
         cross = covariance @ matrix[observed].T
         gain = torch.linalg.solve(total, cross.T).T
-        moved = mean + (y.flatten(1).to(mean)[:, observed] - predicted) @ gain.T
+        moved = mean + (y.flatten(1).cpu().double()[:, observed] - predicted) @ gain.T
         shrunk = covariance - gain @ cross.T
         factor = torch.linalg.cholesky((shrunk + shrunk.T) / 2)
         return MultivariateNormal(moved.to(self.mean), scale_tril=factor.to(self.mean))
@@ -160,10 +161,9 @@ class GaussianPrior(DiffusionPrior):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """:meth:`observation_moments` in float64, on the CPU."""
         mean, covariance = self._prediction(keypoints)
-        matrix, observed = observed_matrix(likelihood, self.mean.new_zeros(1, *self.event_shape))
+        matrix, observed, noise = observed_matrix(likelihood, self.mean.new_zeros(1, *self.event_shape))
         rows = matrix[observed]
-        noise = likelihood.sigma**2 * torch.eye(len(rows), dtype=rows.dtype)
-        return matrix, observed, rows @ mean, rows @ covariance @ rows.T + noise
+        return matrix, observed, rows @ mean, rows @ covariance @ rows.T + torch.diag(noise)
 
     def _gain(self, variance: Tensor, t: float) -> Tensor:
         alpha, sigma = (float(v) for v in self.schedule(as_time(t)))
@@ -173,7 +173,7 @@ class GaussianPrior(DiffusionPrior):
         variance, vectors = variance.flatten(), self.denoiser.vectors
         if vectors is None:
             return torch.diag(variance)
-        vectors = vectors.to(variance)
+        vectors = vectors.to(variance.device).to(variance)
         return (vectors * variance) @ vectors.T
 
 
@@ -199,18 +199,22 @@ def eigen(covariance: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
     return values, vectors
 
 
-def observed_matrix(likelihood: Gaussian, event: Tensor) -> tuple[Tensor, Tensor]:
-    """``(A, observed)``: the matrix of A for images like ``event``, ``(1, *event)``, and the rows that count.
+def observed_matrix(likelihood: Gaussian, event: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``(A, observed, noise)``: the matrix of A for images like ``event``, ``(1, *event)``, the rows that count, and
+    the variances of their noise.
 
-    The matrix is in float64 on the CPU, since not every device has float64; A computes in the dtype of ``event``.
+    Both are in float64 on the CPU, since not every device has float64; A computes in the dtype of ``event``.
     """
-    if not isinstance(likelihood, Gaussian) or len(observed := likelihood.observed(likelihood.operator.A(event))) > 1:
+    blank = likelihood(event).shape() if isinstance(likelihood, Gaussian) else torch.Size()
+    if blank[:1] != (1,):
         raise InputError(
             "the closed form is for a Gaussian likelihood with one operator for all images: "
             "where the operators differ, give each image alone, with its own mask."
         )
     matrix = operator_matrix(likelihood.operator, event.shape[1:], event.device, event.dtype)
-    return matrix.cpu().double(), observed.flatten().cpu()
+    observed = likelihood.observed(event.new_zeros(blank)).flatten().cpu()
+    variance = torch.as_tensor(likelihood.sigma**2, dtype=torch.float64, device="cpu").expand(blank).flatten()
+    return matrix.cpu().double(), observed, variance[observed]
 
 
 def operator_matrix(

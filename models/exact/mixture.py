@@ -29,6 +29,7 @@ from pyro.distributions import (
 )
 from torch import Tensor
 
+from pyro_vipaint._torch import double, precise
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.exact.gaussian import eigen, expanded_variance, observed_matrix
 from pyro_vipaint.models.measurements.likelihoods import Gaussian
@@ -76,7 +77,7 @@ class GaussianMixtureDenoiser:
     def __call__(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Tensor:
         leading = z_t.shape[: z_t.ndim - self.means.ndim + 1]
         z = z_t.reshape(*leading, 1, -1)
-        alpha, sigma = (expand_event(v.to(z), z) for v in self.schedule(as_time(t)))
+        alpha, sigma = (expand_event(v, z) for v in self.schedule(as_time(t)))
         means, variances = self.means.flatten(1), self.variances.flatten(1)
         total = alpha**2 * variances + sigma**2
         centred = self._rotate(z - alpha * means, "...md,mde->...me")
@@ -156,7 +157,7 @@ class GaussianMixturePrior(DiffusionPrior):
         choice = Categorical(logits=self.denoiser.log_weights)
         if vectors is None:
             return MixtureSameFamily(choice, Normal(means, total.sqrt()).to_event(self.event_dim))
-        factors = torch.linalg.cholesky((vectors * total[:, None]) @ vectors.mT)
+        factors, _ = torch.linalg.cholesky_ex((vectors * total[:, None]) @ vectors.mT)  # which cannot fail
         return GaussianMixture(choice, MultivariateNormal(means, scale_tril=factors))
 
     def log_evidence(self, likelihood: Gaussian, y: Tensor) -> Tensor:
@@ -170,9 +171,10 @@ class GaussianMixturePrior(DiffusionPrior):
         """
         log_joint, surprise, cross, total = self._observe(likelihood, y)
         means = self.denoiser.means.flatten(1)
+        home = precise(means.device)
         gain = torch.linalg.solve(total, cross.mT).mT
-        moved = means + torch.einsum("mdk,nmk->nmd", gain, surprise)
-        identity = torch.eye(means.shape[1], dtype=torch.float64, device=means.device)
+        moved = means.to(home) + torch.einsum("mdk,nmk->nmd", gain, surprise)
+        identity = torch.eye(means.shape[1], dtype=torch.float64, device=home)
         shrunk = self._covariance_times(identity) - gain @ cross.mT
         factors = torch.linalg.cholesky((shrunk + shrunk.mT) / 2)
         components = MultivariateNormal(moved.to(means), scale_tril=factors.to(means))
@@ -183,17 +185,18 @@ class GaussianMixturePrior(DiffusionPrior):
 
         They are in float64, for the observed elements of y; M may be 1 in the last two.
         """
-        matrix, observed = observed_matrix(likelihood, self.denoiser.means.new_zeros(1, *self.event_shape))
-        rows, observed = (v.to(self.denoiser.means.device) for v in (matrix[observed], observed))
+        matrix, observed, noise = observed_matrix(likelihood, self.denoiser.means.new_zeros(1, *self.event_shape))
+        here = precise(self.denoiser.means.device)
+        rows, observed, noise = (value.to(here) for value in (matrix[observed], observed, noise))
         cross = self._covariance_times(rows.T)
-        total = rows @ cross + likelihood.sigma**2 * torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
-        predicted = self.denoiser.means.flatten(1).to(rows) @ rows.T
-        surprise = y.flatten(1)[:, None, observed].to(rows) - predicted
-        return self.denoiser.log_weights + log_density(surprise, total), surprise, cross, total
+        total = rows @ cross + torch.diag(noise)
+        predicted = double(self.denoiser.means.flatten(1)) @ rows.T
+        surprise = double(y.flatten(1))[:, None, observed] - predicted
+        return double(self.denoiser.log_weights) + log_density(surprise, total), surprise, cross, total
 
     def _covariance_times(self, matrix: Tensor) -> Tensor:
         """C_m times a ``(D, k)`` matrix, for each component or one for all, in float64."""
-        variances, vectors = self.denoiser.variances.flatten(1)[..., None].double(), self.denoiser.vectors
+        variances, vectors = double(self.denoiser.variances.flatten(1)[..., None]), self.denoiser.vectors
         if vectors is None:
             return variances * matrix
-        return vectors.double() @ (variances * (vectors.double().mT @ matrix))
+        return double(vectors) @ (variances * (double(vectors).mT @ matrix))

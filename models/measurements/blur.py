@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d
 
+from pyro_vipaint._torch import cached, on_device
 from pyro_vipaint.errors import InputError, number, whole
-from pyro_vipaint.models.measurements.operators import Broadcasting, Separable
+from pyro_vipaint.models.measurements.operators import Broadcasting, Separable, placed
 
 REACH = 10  # standard deviations on each side: the paper's kernel of 61 pixels has std 3
 
@@ -50,7 +50,7 @@ class GaussianBlur(Separable):
         return _gaussian_side(size, self.std, radius)
 
 
-@lru_cache(maxsize=32)
+@cached
 def _gaussian_side(size: int, std: float, radius: int) -> Tensor:
     weights = (-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / std) ** 2).exp()
     source = _mirrored(size, radius).unfold(0, 2 * radius + 1, 1)  # the pixel that each weight of a row multiplies
@@ -85,20 +85,21 @@ class MotionBlur(Broadcasting):
 
     def A(self, x: Tensor) -> Tensor:
         radius, (height, width) = len(self.kernel) // 2, x.shape[-2:]
-        padded = x[..., _mirrored(height, radius).to(x.device), :][..., _mirrored(width, radius).to(x.device)]
+        rows, columns = (on_device(_mirrored(size, radius), x.device) for size in (height, width))
+        padded = x[..., rows, :][..., columns]
         images = padded.reshape(-1, 1, *padded.shape[-2:])
-        return conv2d(images, self.kernel[None, None].to(x)).reshape(x.shape)
+        return conv2d(images, placed(self.kernel, x)[None, None]).reshape(x.shape)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         radius, (height, width) = len(self.kernel) // 2, y.shape[-2:]
-        images = conv_transpose2d(y.reshape(-1, 1, height, width), self.kernel[None, None].to(y))
+        images = conv_transpose2d(y.reshape(-1, 1, height, width), placed(self.kernel, y)[None, None])
         rows = images.new_zeros(len(images), 1, height, images.shape[-1])
-        rows = rows.index_add(-2, _mirrored(height, radius).to(y.device), images)
+        rows = rows.index_add(-2, on_device(_mirrored(height, radius), y.device), images)
         folded = images.new_zeros(len(images), 1, height, width)
-        return folded.index_add(-1, _mirrored(width, radius).to(y.device), rows).reshape(y.shape)
+        return folded.index_add(-1, on_device(_mirrored(width, radius), y.device), rows).reshape(y.shape)
 
 
-@lru_cache(maxsize=32)
+@cached
 def _line(length: int, angle: float) -> Tensor:
     """The kernel of ``length`` points one pixel apart, each divided among the four pixels around it."""
     steps = torch.arange(length, dtype=torch.float64) - (length - 1) / 2
@@ -109,6 +110,7 @@ def _line(length: int, angle: float) -> Tensor:
     return shares[0].T @ shares[1] / length
 
 
+@cached
 def _mirrored(size: int, radius: int) -> Tensor:
     """The index of the pixel that is seen at each position from ``-radius`` to ``size + radius - 1``."""
     period = max(2 * (size - 1), 1)

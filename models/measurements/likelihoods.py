@@ -1,48 +1,96 @@
 r"""Likelihoods: image -> distribution of the observation y = A(x) + v.
 
-A likelihood is a callable ``x -> distribution of y`` for images x ``(…, N, C, H, W)``. That is all that a
-:class:`DiffusionModel` needs. Refinement and baselines also use two members:
+A likelihood is a callable ``x -> distribution of y`` for images x ``(…, N, C, H, W)``, whose ``distribution.shape()``
+is ``(…, N, *observation)``. That is all that a :class:`DiffusionModel` and a fit need. :class:`Likelihood` lists the
+members that the start of a guide, the refinement and the baselines use, and who uses which.
 
-- ``operator``: A, an :class:`Operator`;
-- ``residual(x, y)``: y - A(x), zero where nothing was observed.
-
-``observed(y)``, where a likelihood has it, marks the elements of an observation that count. Distributions are
-independent over the elements of y, and the model declares the event dimensions; :class:`Perceptual` is a density of
-whole images. Where the operator has a mask, hidden elements have log density 0, so the evidence is that of the observed
-elements.
+Distributions are independent over the elements of y, and the model declares the event dimensions; :class:`Perceptual`
+is a density of whole images. Where the operator has a mask, hidden elements have log density 0, so the evidence is that
+of the observed elements.
 """
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pyro.distributions import Laplace as LaplaceDistribution  # pyright: ignore[reportAttributeAccessIssue]
 from pyro.distributions import Normal, TorchDistribution
+from pyro.distributions import Poisson as PoissonDistribution  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
+from pyro_vipaint._torch import has_values, on_device
 from pyro_vipaint.errors import InputError, number
 from pyro_vipaint.metrics import perceptual_distance
-from pyro_vipaint.models.measurements.operators import Operator, apply, observation_mask
+from pyro_vipaint.models.measurements.operators import Operator, apply, check_is_operator, observation_mask, placed
 from pyro_vipaint.models.priors.marginal import Unconstrained
 
+SPREAD = 6.0  # standard deviations of noise beyond the images that an observation may lie
+FLOOR = 1e-3  # of the rate of counts, in units of the peak
 L1_SHARE = 0.64  # the released code divides the L1 term by it
 
 
+class Likelihood(Protocol):
+    """p(y | x) with all that any part of the library uses. A function of images serves a model and its fit.
+
+    ``operator`` and ``residual`` are used by :func:`initial_latent`, the refinement and all baselines; ``noise_std`` by
+    Pi-GDM for masks and by ReSample; ``observed``, where a likelihood has it, marks the elements of an observation that
+    count.
+    """
+
+    operator: Operator
+
+    @property
+    def noise_std(self) -> float | Tensor:
+        """Standard deviation of the residual at the true image: a number, or a tensor that broadcasts to it."""
+        ...
+
+    def __call__(self, x: Tensor) -> TorchDistribution:
+        """The distribution of y for images x ``(…, N, C, H, W)``, of shape ``(…, N, *observation)``."""
+        ...
+
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        """y - A(x) in the units of images, zero where nothing was observed; ``residual(0, y)`` is y as an image."""
+        ...
+
+    def observed(self, y: Tensor) -> Tensor:
+        """True where an element of ``y`` was observed, of its shape."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
-class _Additive:
+class _Additive(ABC):
     """y = A(x) + v with independent noise v."""
 
     operator: Operator
+
+    def __post_init__(self) -> None:
+        check_is_operator(self.operator)
+
+    def farthest(self, image: float) -> float:
+        """How far from 0 an observation can be where the images are within ``image``; infinite where that is unknown.
+
+        Where A keeps the range of images it is :data:`SPREAD` standard deviations of the noise farther.
+        """
+        if not getattr(self.operator, "keeps_range", False):
+            return math.inf
+        return image + SPREAD * float(torch.as_tensor(self.noise_std).max())
+
+    @property
+    @abstractmethod
+    def noise_std(self) -> float | Tensor:
+        """Standard deviation of v."""
 
     def observed(self, y: Tensor) -> Tensor:
         """True where an element of the observation counts, of the shape of ``y``."""
         mask = observation_mask(self.operator)
         if mask is None:
             return torch.ones_like(y, dtype=torch.bool)
-        return (mask != 0).to(y.device).expand(y.shape)
+        return (on_device(mask, y.device) != 0).expand(y.shape)
 
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
         """y - A(x) where observed, zero elsewhere, for images ``(…, N, C, H, W)`` and ``y`` ``(N, *observation)``.
@@ -52,31 +100,52 @@ class _Additive:
         """
         predicted = apply(self.operator, x)
         check_shape(y, predicted.shape[-max(y.ndim, 1) :])
-        difference = y - predicted
+        difference = self._as_image(y) - predicted
         return torch.where(self.observed(difference), difference, torch.zeros_like(difference))
 
-    def _about(self, family: Callable[..., TorchDistribution], x: Tensor, width: float) -> TorchDistribution:
+    def _as_image(self, y: Tensor) -> Tensor:
+        """The observation in the units of images."""
+        return y
+
+    def _about(self, family: Callable[..., TorchDistribution], x: Tensor, width: float | Tensor) -> TorchDistribution:
         mean = apply(self.operator, x)
-        distribution = family(mean, mean.new_tensor(width).expand(mean.shape), validate_args=False)
-        return distribution if observation_mask(self.operator) is None else distribution.mask(self.observed(mean))
+        width = placed(width, mean) if isinstance(width, Tensor) else mean.new_full((), width)
+        return self._seen(family(mean, width.expand(mean.shape), validate_args=False), mean)
+
+    def _seen(self, distribution: TorchDistribution, y: Tensor) -> TorchDistribution:
+        """``distribution`` of observations like ``y`` with log density 0 where they are hidden."""
+        return distribution if observation_mask(self.operator) is None else distribution.mask(self.observed(y))
 
 
 @dataclass(frozen=True, eq=False)
 class Gaussian(_Additive):
     """y = A(x) + v, v ~ N(0, sigma^2); ``sigma`` in the units of images, whose range is [-1, 1].
 
+    ``sigma`` is a number, or a noise map: a tensor that broadcasts to the observation, such as ``(1, H, W)``, or
+    ``(N, 1, H, W)`` with one map per image. A map is a soft mask: an element of large sigma says little. Methods that
+    follow the norm of the residual weigh each element by min(sigma) / sigma (:func:`weighted`); ReSample, Blended and
+    RePaint, which have one noise or none, refuse a map.
+
     Raises:
-        InputError: ``sigma`` is not positive and finite.
+        InputError: ``operator`` is no operator; ``sigma`` is not positive and finite.
     """
 
-    sigma: float = 0.05
+    sigma: float | Tensor = 0.05
 
     def __post_init__(self) -> None:
-        number("sigma", self.sigma, positive=True)
+        super().__post_init__()
+        if not isinstance(self.sigma, Tensor):
+            number("sigma", self.sigma, positive=True)
+        elif not self.sigma.is_floating_point() or (
+            has_values(self.sigma) and not ((self.sigma > 0) & self.sigma.isfinite()).all()
+        ):
+            raise InputError(
+                "A map of sigma must hold floats that are positive and finite; where nothing is known, 10."
+            )
 
     @property
-    def noise_std(self) -> float:
-        """Standard deviation of v, sigma."""
+    def noise_std(self) -> float | Tensor:
+        """Standard deviation of v, sigma: a number, or the map."""
         return self.sigma
 
     def __call__(self, x: Tensor) -> TorchDistribution:
@@ -94,6 +163,7 @@ class Laplace(_Additive):
     scale: float = 0.2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         number("scale", self.scale, positive=True)
 
     @property
@@ -103,6 +173,50 @@ class Laplace(_Additive):
 
     def __call__(self, x: Tensor) -> TorchDistribution:
         return self._about(LaplaceDistribution, x, self.scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Poisson(_Additive):
+    r"""Photon counts: y ~ Poisson(gain (A(x) + 1) / 2), for A that keeps the range [-1, 1] of images.
+
+    .. math:: \log p(y \mid x) = \sum_{observed} y \log \lambda - \lambda - \log y!, \qquad
+              \lambda = gain \cdot \max((A(x) + 1) / 2, FLOOR)
+
+    in nats. A black pixel, -1, has the rate FLOOR · gain, a dark current of a thousandth of the peak, so that a single
+    count there is unlikely and not impossible; below it the density has no gradient.
+
+    The residual, which the start of a guide, the refinement and the baselines follow, is in the units of images,
+    2 y / gain - 1 - A(x). Its standard deviation is :math:`\sqrt{2 (A(x) + 1) / gain}`; ``noise_std`` is that of grey.
+
+    Args:
+        operator: A.
+        gain: the expected count of a white pixel, 1: the peak of photons per pixel. Grey, 0, has half of it.
+
+    Raises:
+        InputError: ``operator`` is no operator; ``gain`` is not positive and finite.
+    """
+
+    gain: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("gain", self.gain, positive=True)
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the residual of grey pixels, A(x) = 0: sqrt(2 / gain)."""
+        return (2 / self.gain) ** 0.5
+
+    def __call__(self, x: Tensor) -> TorchDistribution:
+        share = ((apply(self.operator, x) + 1) / 2).clamp(min=FLOOR)
+        return self._seen(PoissonDistribution(self.gain * share, validate_args=False), share)
+
+    def farthest(self, image: float) -> float:
+        """Infinite: what a count can be is the support of the distribution."""
+        return math.inf
+
+    def _as_image(self, y: Tensor) -> Tensor:
+        return 2 * y / self.gain - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +273,7 @@ class PerceptualDistribution(Unconstrained):
 
 def check_shape(y: Tensor, expected: Sequence[int]) -> None:
     """Refuses a ``y`` whose shape is not ``expected``: one that lacks a dimension would broadcast over images."""
-    if y.shape != tuple(expected):
+    if tuple(y.shape) != tuple(expected):
         raise InputError(f"y has shape {tuple(y.shape)}, not (N, *observation) = {tuple(expected)}.")
 
 
@@ -167,3 +281,21 @@ def seen(likelihood: Any, y: Tensor) -> Tensor:
     """``y`` with zeros where nothing was observed, since a NaN there would make the gradient NaN."""
     observed = getattr(likelihood, "observed", None)
     return y if observed is None else torch.where(observed(y), y, torch.zeros_like(y))
+
+
+def weighted(likelihood: Any, residual: Tensor) -> Tensor:
+    """The residual with each element times min(sigma) / sigma, where the noise is a map; as it is otherwise."""
+    noise = noise_beside(residual, likelihood)
+    return residual * (noise.min() / noise) if isinstance(noise, Tensor) else residual
+
+
+def noise_beside(residual: Tensor, likelihood: Any) -> Any:
+    """The ``noise_std`` of the likelihood: a number, a map where the residual lies, or None."""
+    noise = getattr(likelihood, "noise_std", None)
+    return placed(noise, residual) if isinstance(noise, Tensor) else noise
+
+
+def check_one_noise(method: str, likelihood: Any) -> None:
+    """Refuses a map of the noise for a ``method`` that cannot follow it."""
+    if isinstance(getattr(likelihood, "noise_std", None), Tensor):
+        raise InputError(f"{method} takes one noise level for all pixels, the likelihood has a map: use dps or refine.")

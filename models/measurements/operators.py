@@ -17,10 +17,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from textwrap import shorten
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from pyro_vipaint._torch import has_values, kept
+from pyro_vipaint.errors import InputError
 
 IMAGE_DIM = 3  # (C, H, W)
 
@@ -41,6 +45,35 @@ class Broadcasting:
     """
 
     keeps_range: ClassVar[bool] = False
+
+
+def check_is_operator(operator: Any) -> None:
+    """Refuses what has no A and A_adjoint, and a class in the place of an object."""
+    if isinstance(operator, type) or not (hasattr(operator, "A") and hasattr(operator, "A_adjoint")):
+        wanted = "an object with A and A_adjoint, such as Inpainting(mask) or GaussianBlur(1.0)"
+        raise InputError(f"The operator must be {wanted}, not {described(operator)}.")
+
+
+def described(value: Any) -> str:
+    """What kind of thing ``value`` is, for a message of one line."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return shorten(repr(value), 40, placeholder="…") if isinstance(value, (str, int, float)) else type(value).__name__
+
+
+def observed_by(operator: Any, images: Tensor) -> Tensor:
+    """A(images), ``(N, *observation)``; refuses an operator that cannot take the images ``(N, C, H, W)``."""
+    try:
+        return apply(operator, images)
+    except Exception as error:  # operators of other libraries raise anything
+        raise in_one_line(f"The operator cannot take images of shape {tuple(images.shape[1:])}", error) from error
+
+
+def in_one_line(what: str, error: Exception) -> InputError:
+    """The error of another library, which may have many lines, as an InputError that begins with ``what``."""
+    if isinstance(error, InputError):
+        return error
+    return InputError(f"{what}: {shorten(str(error), 200, placeholder=' …')}")
 
 
 def apply(operator: Operator, x: Tensor) -> Tensor:
@@ -76,7 +109,16 @@ def observation_mask(operator: Operator) -> Tensor | None:
         return mask
     if not isinstance(mask, Tensor) or mask.ndim > IMAGE_DIM + 1:
         return None
-    return mask if bool(((mask == 0) | (mask == 1)).all()) else None
+    return mask if kept(mask, _is_binary) else None
+
+
+def _is_binary(mask: Tensor) -> bool:
+    return bool(((mask == 0) | (mask == 1)).all())
+
+
+def placed(matrix: Tensor, like: Tensor) -> Tensor:
+    """A constant of an operator with the device and the dtype of ``like``: it is copied to a device once."""
+    return matrix.to(like) if matrix.device == like.device else kept(matrix, Tensor.to, like.device, like.dtype)
 
 
 def _over_leading(operator: Operator, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -92,16 +134,22 @@ def _over_leading(operator: Operator, function: Callable[[Tensor], Tensor], x: T
 
 def has_one_per_image(operator: Operator) -> bool:
     """Whether a mask or filter ``(N, C, H, W)`` of the operator, or of one in it, has an entry for each image."""
-    if isinstance(operator, nn.Module):
-        parts = [*operator.buffers(), *operator.parameters()]
+    return per_image(operator) > 1
+
+
+def per_image(part: Any) -> int:
+    """The most entries N of a mask, filter or noise map ``(N, C, H, W)`` in an operator or likelihood; 1 without."""
+    if isinstance(part, Tensor):
+        return max(len(part), 1) if part.ndim > IMAGE_DIM else 1
+    if isinstance(part, nn.Module):
+        inner = [*part.buffers(), *part.parameters()]
     else:
-        parts = getattr(operator, "__dict__", {}).values()
-    return any(
-        part.ndim > IMAGE_DIM and len(part) > 1
-        if isinstance(part, Tensor)
-        else hasattr(part, "A") and has_one_per_image(part)
-        for part in parts
-    )
+        inner = [
+            value
+            for value in getattr(part, "__dict__", {}).values()
+            if isinstance(value, Tensor) or hasattr(value, "A")
+        ]
+    return max(map(per_image, inner), default=1)
 
 
 class Separable(Broadcasting, ABC):
@@ -116,26 +164,48 @@ class Separable(Broadcasting, ABC):
         return observed
 
     def A(self, x: Tensor) -> Tensor:
-        rows, columns = (self.side(size).to(x) for size in x.shape[-2:])
+        rows, columns = (placed(self.side(size), x) for size in x.shape[-2:])
         return rows @ x @ columns.mT
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        rows, columns = (self.side(self.image_side(size)).to(y) for size in y.shape[-2:])
+        rows, columns = (placed(self.side(self.image_side(size)), y) for size in y.shape[-2:])
         return rows.mT @ y @ columns
+
+
+def check_mask_values(mask: Any) -> None:
+    """Refuses what is not a tensor of 0 (hidden) and 1 (observed) alone."""
+    if not isinstance(mask, Tensor):
+        raise InputError(f"The mask must be a tensor of 0 (hidden) and 1 (observed), not {described(mask)}.")
+    if mask.dtype == torch.bool or not has_values(mask) or bool(((mask == 0) | (mask == 1)).all()):
+        return
+    todo = "set it to 0 where hidden and 1 where observed"
+    if bool(((mask == 0) | (mask == 255)).all()):
+        todo = "divide it by 255"
+    elif not mask.is_complex() and bool(((mask >= 0) & (mask <= 1)).all()):
+        soft = "Gaussian(Inpainting(torch.ones_like(mask)), sigma=map)"
+        todo = f"threshold it (mask > 0.5), or state the noise of each pixel instead, {soft}"
+    raise InputError(f"The mask must hold 0 (hidden) and 1 (observed) alone: {todo}.")
 
 
 @dataclass(frozen=True, eq=False)
 class Inpainting(Broadcasting):
     """A(x) = m ⊙ x with ``mask`` 1 where observed and 0 where hidden; its own adjoint and pseudo-inverse.
 
-    ``mask`` broadcasts against the image: ``(1, H, W)`` for one mask, ``(N, 1, H, W)`` for one mask per image.
+    ``mask`` broadcasts against the image: ``(1, H, W)`` for one mask, ``(N, 1, H, W)`` for one mask per image; of any
+    dtype, bool included.
+
+    Raises:
+        InputError: ``mask`` is not a tensor of 0 and 1 alone; the message says what fits 255, or values in between.
     """
 
     keeps_range: ClassVar[bool] = True
     mask: Tensor
 
+    def __post_init__(self) -> None:
+        check_mask_values(self.mask)
+
     def A(self, x: Tensor) -> Tensor:
-        return x * self.mask.to(x)
+        return x * placed(self.mask, x)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         return self.A(y)
@@ -151,13 +221,13 @@ class Matrix(Broadcasting):
     matrix: Tensor
 
     def A(self, x: Tensor) -> Tensor:
-        return x @ self.matrix.T.to(x)
+        return x @ placed(self.matrix, x).T
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        return y @ self.matrix.to(y)
+        return y @ placed(self.matrix, y)
 
     def A_dagger(self, y: Tensor) -> Tensor:
-        return y @ torch.linalg.pinv(self.matrix).T.to(y)
+        return y @ placed(kept(self.matrix, torch.linalg.pinv), y).T
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from pyro_vipaint._torch import cached
 from pyro_vipaint.errors import InputError, choice, whole
-from pyro_vipaint.models.measurements.operators import Separable
+from pyro_vipaint.models.measurements.operators import Separable, placed
 
 MODES = ("box", "bicubic")
 
@@ -40,7 +40,7 @@ class SuperResolution(Separable):
 
     def A_dagger(self, y: Tensor) -> Tensor:
         """The image of least norm with A(x) = y; for ``box``, each pixel repeated ``factor`` × ``factor`` times."""
-        rows, columns = (_inverse(self.image_side(size), self.factor, self.mode).to(y) for size in y.shape[-2:])
+        rows, columns = (placed(_inverse(self.image_side(size), self.factor, self.mode), y) for size in y.shape[-2:])
         return rows @ y @ columns.mT
 
     def side(self, size: int) -> Tensor:
@@ -52,7 +52,7 @@ class SuperResolution(Separable):
         return observed * self.factor
 
 
-@lru_cache(maxsize=32)
+@cached
 def _weights(size: int, factor: int, mode: str) -> Tensor:
     if size % factor:
         raise InputError(f"The factor {factor} of super-resolution does not divide a side of {size} pixels.")
@@ -63,6 +63,6 @@ def _weights(size: int, factor: int, mode: str) -> Tensor:
     return interpolate(identity[None, None], size=small, mode=mode, antialias=True, align_corners=False)[0, 0]
 
 
-@lru_cache(maxsize=32)
+@cached
 def _inverse(size: int, factor: int, mode: str) -> Tensor:
     return torch.linalg.pinv(_weights(size, factor, mode))

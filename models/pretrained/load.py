@@ -2,11 +2,13 @@
 
 A folder holds a network (in ``unet/`` or ``transformer/``, or a UNet at the root), a scheduler (``scheduler/``), for
 latent priors an autoencoder (``vae/`` or ``vqvae/``), for text encoders and tokenizers, and optionally ``prior.json``
-with the entries that diffusers has no field for: ``sigma_data``, ``classes``, ``null_label``.
+with the entries that diffusers has no field for: ``sigma_data``, ``classes``, ``null_label``. What in it is opened, and
+what is refused, stands in docs/priors.md.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -14,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pyro_vipaint.errors import InputError
-from pyro_vipaint.models.pretrained.components import PARTS, read_components, read_json
+from pyro_vipaint._files import read_json
+from pyro_vipaint._torch import resolve_device
+from pyro_vipaint.errors import InputError, choice
+from pyro_vipaint.models.pretrained.components import MAX_CONFIG, PARTS, read_components
 from pyro_vipaint.models.pretrained.pipelines import build_prior
 
 if TYPE_CHECKING:
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 # The files of diffusers and transformers, without second copies of the weights in one file or in half precision.
 WANTED = ["*.json", "*merges.txt", "*diffusion_pytorch_model*.safetensors", "text_encoder*/model*.safetensors"]
 UNWANTED = ["*.fp16*", "*non_ema*"]
+ENTRIES = ("sigma_data", "classes", "null_label", "kind", "event_shape")  # of prior.json; the last two are notes
 
 
 def weights_folder() -> Path:
@@ -45,6 +50,9 @@ def load_prior(
 ) -> DiffusionPrior:
     """A prior by its shipped name, from a local folder, or by a hub id ``owner/name``.
 
+    Nothing that is read can run code, nothing outside the folder is read, and what costs more than its weights is
+    refused before it is built: docs/priors.md has the rules and the bounds.
+
     Args:
         source: name, folder or id.
         device: the device of the weights.
@@ -53,25 +61,48 @@ def load_prior(
         checkpointing: recompute the activations of denoiser and decoder instead of keeping them for the gradient.
 
     Raises:
-        InputError: there is no such prior, it has no safetensors weights, or a model in it is not supported.
+        InputError: there is no such prior, the hub cannot be reached, or a file in the folder is not what it must be.
     """
-    name, folder, cause = str(source), Path(source), None
+    if not isinstance(source, (str, os.PathLike)):
+        raise InputError(
+            f"load_prior takes a name, a folder or a hub id, not a {type(source).__name__}: pipelines go to "
+            "from_diffusers, networks into a DiffusionPrior (docs/priors.md)."
+        )
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise InputError(f"dtype must be a floating-point type such as torch.float32, not {dtype!r}.")
+    target, folder = resolve_device(device), _folder(os.fspath(source))
+    path = folder / "prior.json"
+    details = read_json(path, most=MAX_CONFIG) if os.path.lexists(path) else {}
+    for entry in details:
+        choice(f"entry of {path},", entry, ENTRIES)
+    return _built(str(folder), read_components(folder, target, dtype), details, Path(source).name, checkpointing)
+
+
+def _folder(name: str) -> Path:
+    """The folder of a prior, which a hub may have to give."""
     if name in embedded_priors():
-        folder = weights_folder() / name
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not folder.exists():
+        return weights_folder() / name
+    if name and os.path.isdir(name):
+        return Path(name)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not os.path.lexists(name):
         from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
 
         try:
-            folder = Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+            return Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=UNWANTED))
         except Exception as error:
-            cause = error
-    if not folder.is_dir():
-        raise InputError(
-            f"Unknown prior {name!r}: use one of {', '.join(embedded_priors())}, a folder in diffusers' layout, "
-            "or the id owner/name of a hub that can be reached."
-        ) from cause
-    details = read_json(folder / "prior.json") if (folder / "prior.json").exists() else {}
-    return _built(str(folder), read_components(folder, device, dtype), details, Path(source).name, checkpointing)
+            offline = isinstance(error, LocalEntryNotFoundError)
+            answer = (
+                "cannot be reached, nor is a copy here" if offline else f"does not give it ({type(error).__name__})"
+            )
+            raise InputError(
+                f"There is no folder {name!r}, and the hub {answer}: check the id and the connection, or give a folder "
+                "in diffusers' layout that was fetched elsewhere."
+            ) from error
+    raise InputError(
+        f"Unknown prior {name!r:.200}: use one of {', '.join(embedded_priors())}, a folder in diffusers' layout, "
+        "or the id owner/name of a hub that can be reached."
+    )
 
 
 def from_diffusers(pipeline: Any, *, checkpointing: bool = False) -> DiffusionPrior:
@@ -84,10 +115,15 @@ def from_diffusers(pipeline: Any, *, checkpointing: bool = False) -> DiffusionPr
         checkpointing: as for :func:`load_prior`.
 
     Raises:
-        InputError: a part is missing or not supported.
+        InputError: it is not a pipeline, or a part of it is missing or not supported.
     """
+    kind = pipeline.__name__ if isinstance(pipeline, type) else type(pipeline).__name__
     parts = {name: getattr(pipeline, name, None) for name in PARTS}
-    kind = type(pipeline).__name__
+    if isinstance(pipeline, type) or (parts["unet"] is None and parts["transformer"] is None):
+        raise InputError(
+            f"{kind}: from_diffusers takes a pipeline with a unet or transformer and a scheduler, such as "
+            "DDPMPipeline(unet, scheduler); load_prior takes folders and hub ids."
+        )
     return _built(kind, {name: part for name, part in parts.items() if part is not None}, {}, kind, checkpointing)
 
 

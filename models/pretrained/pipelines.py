@@ -13,8 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError, number
-from pyro_vipaint.models.pretrained.text import text_encoder
+from pyro_vipaint.errors import InputError, number, whole
+from pyro_vipaint.models.pretrained.text import EncodeText, text_encoder
+from pyro_vipaint.models.pretrained.weights import one_line
 from pyro_vipaint.models.priors.classifier_free import GuidedNetwork
 from pyro_vipaint.models.priors.codecs import AutoencoderCodec, Codec, Identity
 from pyro_vipaint.models.priors.denoisers import (
@@ -40,6 +41,7 @@ CONDITIONS = {  # of each supported network, besides class labels
     "SD3Transformer2DModel": ("encoder_hidden_states", "pooled_projections"),
 }
 OTHER_CONDITIONS = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
+MAX_SIDE = 4096  # pixels or latents along a side of an image
 STATED = ("prediction_type", "sigma_schedule", "timestep_type", "invert_sigmas")  # by the configuration of a scheduler
 ASK_FOR = {
     "class_labels": "This prior is class-conditional and has no null_label in prior.json: give a label.",
@@ -64,16 +66,20 @@ def build_prior(
     details = {name: value for name, value in details.items() if value is not None}
     names, null_label = details.get("classes", []), details.get("null_label")
     listed = isinstance(names, list) and len(names) <= num_classes and all(isinstance(name, str) for name in names)
-    if not listed or (null_label is not None and null_label not in range(num_classes)):
+    if not (listed and len(set(names)) == len(names) and all(map(str.isprintable, names))):
         raise InputError(
-            f"The network has {num_classes} classes: classes in prior.json must be a list of at most as many names, "
-            f"not {names!r}, and null_label one of their numbers, not {null_label!r}."
+            f"The network has {num_classes} classes: classes in prior.json must be a list of at most as many different "
+            f"names, not {names!r:.80}."
         )
+    if null_label is not None:
+        whole(f"null_label in prior.json, for {num_classes} classes,", null_label, 0, num_classes - 1)
+    if details.get("event_shape", list(event_shape)) != list(event_shape):
+        raise InputError(f"prior.json states event_shape {details['event_shape']!r:.80}, the network {event_shape}.")
     codec = build_codec(parts, event_shape, checkpointing)
     freeze(module, checkpointing)
     needed = CONDITIONS[type(module).__name__]
     encode_text = text_encoder(parts) if needed else None
-    null = {} if encode_text is None else {name: value[0] for name, value in encode_text([""]).items()}
+    null = {} if encode_text is None else _null_text(encode_text)
     if null_label is not None:
         null["class_labels"] = torch.tensor(null_label, dtype=torch.long, device=module.device)
     needed = (*needed, "class_labels") if num_classes else needed
@@ -91,7 +97,16 @@ def build_prior(
         name=name,
         encode_text=encode_text,
         guided_by=tuple(null),
+        conditions=needed,
     )
+
+
+def _null_text(encode_text: EncodeText) -> dict[str, Tensor]:
+    """The embedding of the empty prompt by condition: the first text that passes through tokenizer and encoder."""
+    try:
+        return {name: value[0] for name, value in encode_text([""]).items()}
+    except Exception as error:  # an index out of range, lengths that differ, …
+        raise InputError(f"The text encoders do not fit their tokenizers: {one_line(error)}") from error
 
 
 def build_codec(parts: Mapping[str, Any], event_shape: torch.Size, checkpointing: bool = False) -> Codec:
@@ -106,28 +121,36 @@ def build_codec(parts: Mapping[str, Any], event_shape: torch.Size, checkpointing
             f"The autoencoder maps {config.in_channels} to {channels} to {config.out_channels} channels, "
             f"the prior is about latents with {event_shape[0]}."
         )
+    if config.get("latents_mean") or config.get("latents_std"):
+        raise InputError("The autoencoder scales its channels by latents_mean and latents_std, which is not supported.")
+    scale = number("scaling_factor of the autoencoder", config.scaling_factor, positive=True)
+    shift = number("shift_factor of the autoencoder", config.get("shift_factor") or 0.0, signed=True)
     freeze(autoencoder, checkpointing)
-    return AutoencoderCodec(autoencoder, config.scaling_factor, config.get("shift_factor") or 0.0)
+    return AutoencoderCodec(autoencoder, scale, shift)
 
 
 def build_denoiser(network: Any, scheduler: Any) -> NetworkDenoiser:
     """``network`` with the noise schedule and the prediction that the scheduler states."""
     kind: str = type(scheduler).__name__
     config: Any = getattr(scheduler, "config", {})
+
+    def positive(name: str, default: float | None = None) -> float:
+        return number(f"{name} of the scheduler", config.get(name, default), positive=True)
+
     prediction = config.get("prediction_type", "epsilon")
     if kind.startswith("EDM"):
         if prediction == "epsilon" and config.sigma_schedule == "karras":
-            schedule = EDM(config.sigma_min, config.sigma_max, config.get("rho", 7.0))
-            return EDMDenoiser(network, schedule, sigma_data=config.sigma_data)
+            schedule = EDM(positive("sigma_min"), positive("sigma_max"), positive("rho", 7.0))
+            return EDMDenoiser(network, schedule, sigma_data=positive("sigma_data"))
     elif kind.startswith("FlowMatch"):
         if not config.get("invert_sigmas", False):
-            flow, steps = RectifiedFlow(config.get("shift", 1.0)), config.num_train_timesteps
+            flow, steps = RectifiedFlow(positive("shift", 1.0)), positive("num_train_timesteps")
             return FlowDenoiser(network, flow, lambda t: steps * flow(t)[1])  # whatever the shift
     elif hasattr(scheduler, "alphas_cumprod") and config.get("timestep_type", "discrete") == "discrete":
-        if prediction in BY_PREDICTION:
+        if prediction in tuple(BY_PREDICTION):
             schedule = TableVP(scheduler.alphas_cumprod.tolist())
             return BY_PREDICTION[prediction](network, schedule, integer_timestep(schedule.num_steps))
-    stated = ", ".join(f"{name} {config[name]}" for name in STATED if name in config)
+    stated = ", ".join(f"{name} {config[name]!s:.80}" for name in STATED if name in config)
     raise InputError(f"The scheduler {kind} with {stated or 'this configuration'} is not supported.")
 
 
@@ -142,8 +165,8 @@ def _event_shape(module: Any) -> torch.Size:
             f"{', '.join(CONDITIONS)} that state their sample_size, return as many channels as they take, and have no "
             f"{', '.join(OTHER_CONDITIONS)}."
         )
-    height, width = (size, size) if isinstance(size, int) else size
-    return torch.Size((config.in_channels, height, width))
+    sides = size if isinstance(size, (tuple, list)) and len(size) == 2 else (size, size)
+    return torch.Size((config.in_channels, *(whole("sample_size of the network", side, 1, MAX_SIDE) for side in sides)))
 
 
 @dataclass(frozen=True, eq=False)

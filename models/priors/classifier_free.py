@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError
+from pyro_vipaint._torch import on_device
+from pyro_vipaint.errors import InputError, number
 
 WEIGHT = "guidance_scale"  # the name of w among the conditions
 
@@ -28,9 +29,14 @@ def is_guided(condition: Mapping[str, Any]) -> bool:
     True
     >>> is_guided({"guidance_scale": 2.0}) or is_guided({"class_labels": torch.tensor([3]), "guidance_scale": 1.0})
     False
+
+    Raises:
+        InputError: w is negative, infinite, NaN or no number.
     """
     weight = condition.get(WEIGHT)
-    return weight is not None and weight != 1 and any(v is not None for name, v in condition.items() if name != WEIGHT)
+    if weight is None or number(WEIGHT, weight) == 1:
+        return False
+    return any(v is not None for name, v in condition.items() if name != WEIGHT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +58,7 @@ class GuidedNetwork:
 
     def __call__(self, z: Tensor, timestep: Tensor, guidance_scale: float | None = None, **condition: Any) -> Tensor:
         given = {name: value for name, value in condition.items() if value is not None}
-        null = {name: value.to(z.device).expand(len(z), *value.shape) for name, value in self.null.items()}
+        null = {name: on_device(value, z.device).expand(len(z), *value.shape) for name, value in self.null.items()}
         for name in self.required.keys() - null.keys() - given.keys():
             raise InputError(self.required[name])
         if guidance_scale is None or not is_guided({**given, WEIGHT: guidance_scale}):

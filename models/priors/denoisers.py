@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pyro_vipaint._torch import on_device
 from pyro_vipaint.errors import InputError, whole
 from pyro_vipaint.models.priors.kernels import expand_event
 from pyro_vipaint.models.priors.schedules import Schedule, as_time
@@ -39,18 +40,18 @@ class Denoiser(Protocol):
         ...
 
 
-def flatten_condition(value: Any, leading: torch.Size) -> Any:
+def flatten_condition(value: Any, leading: torch.Size, device: torch.device | None = None) -> Any:
     """A condition repeated over the leading shape (sample × batch) and flattened to one batch dimension.
 
     A tensor ``(N, …)``, or ``(1, …)`` for all images, is repeated over samples, a scalar tensor over samples and
-    images. Other values are returned unchanged.
+    images, all of it on ``device`` if that is given. Other values are returned unchanged.
 
     Raises:
         InputError: the first dimension is neither 1 nor N.
     """
     if not isinstance(value, Tensor):
         return value
-    leading = leading or torch.Size([1])
+    leading, value = leading or torch.Size([1]), on_device(value, device or value.device)
     if value.ndim == 0:
         return value.expand(leading).reshape(-1)
     if len(value) not in (1, leading[-1]):
@@ -84,7 +85,7 @@ class NetworkDenoiser(ABC):
         leading = z_t.shape[: z_t.ndim - self.event_dim]
         flat = z_t.reshape(-1, *z_t.shape[len(leading) :])
         times = as_time(t, flat.device).expand(leading).reshape(-1)
-        flat_condition = {name: flatten_condition(value, leading) for name, value in condition.items()}
+        flat_condition = {name: flatten_condition(value, leading, flat.device) for name, value in condition.items()}
         return self._denoise(flat, times, flat_condition).reshape(z_t.shape)
 
     @abstractmethod
@@ -92,8 +93,8 @@ class NetworkDenoiser(ABC):
         """The clean prediction of a flat batch ``(B, *event)`` at times ``(B,)``."""
 
     def _predict(self, z: Tensor, timestep: Tensor, condition: dict[str, Any]) -> Tensor:
-        """The output of the network: one pass."""
-        output = self.network(z, timestep.to(z.dtype), **condition)
+        """The output of the network: one pass. Timesteps are at least float32: bfloat16 has only 256 whole numbers."""
+        output = self.network(z, timestep.to(torch.promote_types(z.dtype, torch.float32)), **condition)
         return output if isinstance(output, Tensor) else output.sample
 
     def _call(self, z_t: Tensor, t: Tensor, condition: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:

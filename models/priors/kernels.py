@@ -17,6 +17,7 @@ import torch
 from pyro.distributions import MultivariateNormal, Normal
 from torch import Tensor
 
+from pyro_vipaint._torch import moved
 from pyro_vipaint.models.priors.schedules import Schedule, as_time
 
 Time = Tensor | float
@@ -24,7 +25,7 @@ Time = Tensor | float
 
 def expand_event(value: Tensor, z: Tensor) -> Tensor:
     """``value`` of the leading shape of ``z`` (or a scalar), with singleton event dimensions and the dtype of ``z``."""
-    return value.reshape(value.shape + (1,) * (z.ndim - value.ndim if value.ndim else 0)).to(z)
+    return moved(value.reshape(value.shape + (1,) * (z.ndim - value.ndim if value.ndim else 0)), z.device, z.dtype)
 
 
 def relative(schedule: Schedule, s: Time, t: Time) -> tuple[Tensor, Tensor]:
@@ -54,6 +55,11 @@ def bridge(schedule: Schedule, z_t: Tensor, x: Tensor, t: Time, s: Time) -> Norm
     """q(z_s given z_t, x) for s <= t: Eq. 3 when ``x`` is the denoiser's prediction."""
     a, b, variance = bridge_coefficients(schedule, t, s)
     return _normal(expand_event(a, z_t) * z_t + expand_event(b, z_t) * x, variance.sqrt())
+
+
+def transition_std(schedule: Schedule, dtype: torch.dtype, t: Time, s: Time) -> float:
+    """The standard deviation of :func:`bridge`, in a dtype, as a number: a GPU need not be asked for it."""
+    return float(_std(bridge_coefficients(schedule, t, s)[2].sqrt().to(dtype)))
 
 
 def ddim(schedule: Schedule, z_t: Tensor, x: Tensor, t: Time, s: Time, eta: float = 0.0) -> Tensor:
@@ -87,5 +93,9 @@ def log_density(residual: Tensor, covariance: Tensor) -> Tensor:
 
 def _normal(mean: Tensor, std: Tensor) -> Normal:
     """A Normal of the shape of ``mean`` without argument checks (each would cost a pass over the image)."""
-    scale = expand_event(std, mean).clamp(min=torch.finfo(mean.dtype).tiny)
-    return Normal(mean, scale.expand(mean.shape), validate_args=False)
+    return Normal(mean, _std(expand_event(std, mean)).expand(mean.shape), validate_args=False)
+
+
+def _std(std: Tensor) -> Tensor:
+    """``std``, but positive."""
+    return std.clamp(min=torch.finfo(std.dtype).tiny)

@@ -39,7 +39,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vipaint._torch import device_of
+from pyro_vipaint._torch import device_of, widest
 from pyro_vipaint.models.priors.kernels import expand_event, relative
 from pyro_vipaint.models.priors.schedules import as_time
 
@@ -113,24 +113,34 @@ class DiffusionMarginal(Unconstrained):
     def log_prob(self, value: Tensor) -> Tensor:
         """An unbiased estimate of the lower bound, of the leading shape of ``value``, in nats."""
         schedule, leading = self.prior.schedule, value.shape[: value.ndim - len(self.event_shape)]
-        step = self._draw_steps(leading)
-        a, s, weights = self.tables
+        step = self._draw_steps(leading, value.device)
+        a, _, weights = self.tables
         alpha_e, sigma_e = (float(v) for v in schedule(self.grid[0]))
-        a_j, s_j = expand_event(a[step], value), expand_event(s[step], value)
+        times, a_t, s_t, _ = self._tables_on(value.device)
+        a_j, s_j = expand_event(a_t[step], value), expand_event(s_t[step], value)
         noise = torch.randn_like(value)
-        x_hat = self.prior.denoise(a_j * value + s_j * noise, self.grid[1:][step], **self.condition)
+        x_hat = self.prior.denoise(a_j * value + s_j * noise, times[step], **self.condition)
         trace = (2 * sigma_e**2 * alpha_e) * a_j / s_j * noise * x_hat
         error, norm = (v.flatten(len(leading)).sum(-1) for v in ((value - alpha_e * x_hat) ** 2 + trace, value**2))
         final = float(a[-1] / schedule(self.grid[-1])[1]) ** 2
         constant = self.event_shape.numel() / 2 * math.log(2 * math.pi * sigma_e**2)
         return -(constant + 0.5 * final * norm + 0.5 * float(weights.sum()) * error)
 
-    def _draw_steps(self, leading: torch.Size) -> Tensor:
+    def _tables_on(self, device: torch.device) -> tuple[Tensor, ...]:
+        """t_j, a_j, s_j and the cumulated weights, computed on the CPU and copied to a device once for each prior."""
+        kept, key = self.prior.marginal_tables, (self.t, self.steps, device)
+        if key not in kept:
+            a, s, weights = self.tables
+            tables = (self.grid[1:], a, s, weights.cumsum(0))
+            kept[key] = tuple(table.to(device, widest(device)) for table in tables)
+        return kept[key]
+
+    def _draw_steps(self, leading: torch.Size, device: torch.device) -> Tensor:
         """Indices j - 1 of the leading shape, drawn by weight and stratified over particles for each image."""
         *particles, images = leading if leading else (1,)
         count = math.prod(particles)
-        order = torch.rand(count, images).argsort(0)
-        position = (order + torch.rand(count, images, dtype=torch.float64)) / count
-        cumulative = self.tables[2].cumsum(0)
+        order = torch.rand(count, images, device=device).argsort(0)
+        position = (order + torch.rand(count, images, dtype=widest(device), device=device)) / count
+        *_, cumulative = self._tables_on(device)
         step = torch.searchsorted(cumulative, (position * cumulative[-1]).contiguous())
         return step.clamp(max=self.steps - 1).reshape(leading)

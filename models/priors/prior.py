@@ -5,18 +5,22 @@ r"""A diffusion prior: a noise schedule and a denoiser, which define the transit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 
+from pyro_vipaint._torch import device_of
 from pyro_vipaint.calls import record_call
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, number
 from pyro_vipaint.models.priors.classifier_free import is_guided
 from pyro_vipaint.models.priors.codecs import Codec, Identity
+from pyro_vipaint.models.priors.conditions import check_given
 from pyro_vipaint.models.priors.denoisers import Denoiser
 from pyro_vipaint.models.priors.kernels import Time, bridge
 from pyro_vipaint.models.priors.marginal import DEFAULT_STEPS, DiffusionMarginal
@@ -38,6 +42,11 @@ class DiffusionPrior:
         name: the name of the prior in reports.
         encode_text: prompts -> conditions with one row per prompt, if the prior takes text.
         guided_by: names of the conditions that ``guidance_scale`` can weigh against a null condition.
+        conditions: names of all conditions that the denoiser takes, besides ``guidance_scale``; others are refused.
+            ``None``: the denoiser judges for itself.
+
+    Raises:
+        InputError: ``sigma_data`` is not positive and finite.
     """
 
     schedule: Schedule
@@ -49,6 +58,10 @@ class DiffusionPrior:
     name: str = ""
     encode_text: Callable[[list[str]], Mapping[str, Tensor]] | None = None
     guided_by: tuple[str, ...] = ()
+    conditions: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        number("sigma_data", self.sigma_data, positive=True)
 
     @property
     def event_dim(self) -> int:
@@ -65,6 +78,11 @@ class DiffusionPrior:
         """Whether the prior is about the latents of an autoencoder, not pixels."""
         return not isinstance(self.codec, Identity)
 
+    @cached_property
+    def marginal_tables(self) -> dict[tuple[float, int, torch.device], tuple[Tensor, ...]]:
+        """The tables of :class:`DiffusionMarginal` by time, steps and device, so that a fit makes them once."""
+        return {}
+
     @property
     def noise_range(self) -> tuple[float, float]:
         """The smallest and the largest sigma/alpha of the schedule."""
@@ -72,7 +90,8 @@ class DiffusionPrior:
 
     def denoise(self, z_t: Tensor, t: Time, **condition: Any) -> Tensor:
         """E[z_0 given z_t], of the shape of ``z_t``: one network call, on twice the images with guidance."""
-        images = z_t.shape[: z_t.ndim - self.event_dim].numel()
+        check_given(self, condition)
+        images = math.prod(z_t.shape[: z_t.ndim - self.event_dim])
         record_call(2 * images if is_guided(condition) else images)
         return self.denoiser(z_t, as_time(t), **condition)
 
@@ -81,7 +100,10 @@ class DiffusionPrior:
         return bridge(self.schedule, z_t, self.denoise(z_t, t, **condition), t, s)
 
     def marginal(self, t: float, steps: int = DEFAULT_STEPS, **condition: Any) -> TorchDistribution:
-        """p(z_t) as a Pyro distribution; see :class:`DiffusionMarginal`."""
+        """p(z_t) as a Pyro distribution: N(0, sigma_1^2) at t = 1, :class:`DiffusionMarginal` below it."""
+        if t == 1:
+            sigma = self.schedule(as_time(t))[1].float().to(device_of(self) or "cpu")
+            return Normal(torch.zeros((), device=sigma.device), sigma).expand(self.event_shape).to_event(self.event_dim)
         return DiffusionMarginal(self, t, (), steps, **condition)
 
     def encode(self, x: Tensor) -> Tensor:

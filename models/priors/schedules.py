@@ -15,12 +15,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint._torch import cached, moved, widest
+from pyro_vipaint.errors import MOST_STEPS, InputError, instance, number, whole
 
 if TYPE_CHECKING:
     from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -34,13 +35,24 @@ class Schedule(Protocol):
         ...
 
 
+class _Numbers:
+    """Refuses the numbers of a schedule, its fields, that are negative, infinite, NaN or no numbers."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            number(name, value, positive=name in ("rho", "shift"))
+            if name.endswith("_max"):
+                least = name.replace("_max", "_min")
+                number(f"{name} - {least}", value - getattr(self, least))
+
+
 def _vp(log_alpha: Tensor) -> tuple[Tensor, Tensor]:
     """alpha and sigma = sqrt(1 - alpha^2) from log alpha <= 0, without cancellation near alpha = 1."""
     return log_alpha.exp(), torch.expm1(2 * log_alpha).abs().sqrt()
 
 
 @dataclass(frozen=True)
-class LinearVP:
+class LinearVP(_Numbers):
     """Variance preserving, ``beta(t) = beta_min + t (beta_max - beta_min)``: Song et al. 2021, Eq. 33.
 
     The defaults 0.1 and 20 are the continuous limit of Ho et al. 2020 (1e-4 to 0.02 in 1000 steps).
@@ -54,7 +66,7 @@ class LinearVP:
 
 
 @dataclass(frozen=True)
-class ScaledLinearVP:
+class ScaledLinearVP(_Numbers):
     """Variance preserving, sqrt(beta) linear in ``t``: the schedule of latent diffusion.
 
     Defaults as Rombach et al. 2022 for ImageNet-256: 0.0015 to 0.0195 in 1000 steps, times 1000.
@@ -70,7 +82,7 @@ class ScaledLinearVP:
 
 
 @dataclass(frozen=True)
-class CosineVP:
+class CosineVP(_Numbers):
     """Variance preserving, ``alpha_t`` a quarter of a cosine: Nichol & Dhariwal 2021, Eq. 17 (offset 0.008).
 
     ``alpha`` is kept above ``alpha_min``, so that sigma/alpha stays finite at ``t = 1``.
@@ -86,7 +98,7 @@ class CosineVP:
 
 
 @dataclass(frozen=True)
-class EDM:
+class EDM(_Numbers):
     """Variance exploding with the spacing of Karras et al. 2022, Eq. 5: ``alpha = 1`` and
 
     ``sigma_t = (sigma_min^(1/rho) + t (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho``.
@@ -104,7 +116,7 @@ class EDM:
 
 
 @dataclass(frozen=True)
-class GeometricVE:
+class GeometricVE(_Numbers):
     """Variance exploding, ``sigma_t = sigma_min^(1-t) sigma_max^t``: Song et al. 2021, Eq. 30, defaults for CIFAR."""
 
     sigma_min: float = 0.01
@@ -115,7 +127,7 @@ class GeometricVE:
 
 
 @dataclass(frozen=True)
-class RectifiedFlow:
+class RectifiedFlow(_Numbers):
     """Straight paths, ``alpha = 1 - sigma``, ``sigma_t = shift t / (1 + (shift - 1) t)``: Esser et al. 2024, Eq. 23.
 
     ``shift = 1`` is Liu et al. 2023; Stable Diffusion 3 uses 3. The shift moves noise levels to other times and changes
@@ -145,8 +157,12 @@ class TableVP:
     alphas_cumprod: Sequence[float] = field(repr=False)
 
     def __post_init__(self) -> None:
-        table = torch.as_tensor(self.alphas_cumprod, dtype=torch.float64)
-        falls = table.ndim == 1 and len(table) and (table.diff() <= 0).all()  # false with a NaN
+        given: Any = self.alphas_cumprod
+        values = given.tolist() if hasattr(given, "tolist") else given
+        instance("alphas_cumprod", values, isinstance(values, (list, tuple)), "a row of numbers")
+        whole("the length of alphas_cumprod", len(values), least=0, most=MOST_STEPS)
+        table = torch.tensor([number("alphas_cumprod", value) for value in values], dtype=torch.float64)
+        falls = len(table) and (table.diff() <= 0).all()
         if not falls or not 0 <= table[-1] <= table[0] <= 1:
             raise InputError("alphas_cumprod must be one decreasing row of numbers in [0, 1].")
         floor = min([1e-8, *(table[table > 0] / 4).tolist()])  # below every other entry, so that the noise level grows
@@ -158,10 +174,16 @@ class TableVP:
         return len(self.alphas_cumprod)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        table = torch.as_tensor((1.0, *self.alphas_cumprod), dtype=t.dtype, device=t.device).log() / 2
+        table = _log_alphas(self.alphas_cumprod, t.dtype, t.device)
         position = (t * self.num_steps).clamp(0, self.num_steps)
         below = position.floor().long().clamp(max=self.num_steps - 1)
-        return _vp(torch.lerp(table[below], table[below + 1], position - below))
+        return _vp(torch.lerp(table.take(below), table.take(below + 1), position - below))
+
+
+@cached
+def _log_alphas(alphas_cumprod: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """log alpha at t = 0, 1/N, … 1."""
+    return (torch.tensor((1.0, *alphas_cumprod), dtype=dtype).log() / 2).to(device)
 
 
 def noise_level(schedule: Schedule, t: Tensor | float) -> Tensor:
@@ -199,7 +221,7 @@ def as_time(t: Tensor | float, device: torch.device | None = None) -> Tensor:
     """``t`` as a float64 tensor, the dtype of all schedule arithmetic (float32 on MPS, which has no float64)."""
     t = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
     target = device or t.device
-    return t.to(target, torch.float32 if target.type == "mps" else torch.float64)
+    return moved(t, target, widest(target))
 
 
 def keypoints(
@@ -223,18 +245,22 @@ def keypoints(
     Raises:
         InputError: times are out of order or outside (0, 1), or the schedule does not reach a noise level.
     """
+    instance("prior", prior, hasattr(prior, "schedule"), "a prior")
     if noise_levels is not None:
-        return check_keypoints([time_of(prior.schedule, level) for level in noise_levels])
-    whole("levels", levels)
+        numbers = [number("a noise level", level) for level in noise_levels]
+        return check_keypoints([time_of(prior.schedule, level) for level in numbers])
+    start, stop, levels = number("start", start), number("stop", stop), whole("levels", levels)
     step = (start - stop) / (levels - 1) if levels > 1 else 0.0
     return check_keypoints([start - i * step for i in range(levels)])
 
 
 def check_keypoints(times: Sequence[float]) -> tuple[float, ...]:
-    """``times`` as a tuple, refused unless there is one and they decrease strictly inside (0, 1)."""
-    checked = tuple(float(t) for t in times)
-    bounded = (1.0, *checked, 0.0)
-    if not checked or not all(later < earlier for earlier, later in pairwise(bounded)):
+    """``times`` as a tuple, refused unless there is one and they decrease strictly inside (0, 1]."""
+    checked = tuple(
+        number("keypoints", t.item() if isinstance(t, Tensor) and t.numel() == 1 else t, signed=True) for t in times
+    )
+    bounded = (math.inf, *checked, 0.0)
+    if not checked or checked[0] > 1 or not all(later < earlier for earlier, later in pairwise(bounded)):
         shown = ", ".join(f"{t:g}" for t in checked) or "none"
-        raise InputError(f"keypoints must decrease from T_e to T_s and lie strictly between 0 and 1, not {shown}.")
+        raise InputError(f"keypoints must decrease from T_e to T_s and lie in (0, 1], not {shown}.")
     return checked

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.baselines.replacement import known_part, observed_pixels
+from pyro_vipaint.baselines.replacement import OBSERVED, known_part, observed_pixels
+from pyro_vipaint.errors import number
 from pyro_vipaint.models.priors.kernels import ddim
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import Callback
@@ -51,11 +52,12 @@ def blended(
         steps: 250 in the VIPaint paper.
         eta: noise of the DDIM step, from 0 for none, as in the VIPaint paper, to 1 for that of the DDPM chain.
     """
-    observed = observed_pixels(likelihood, y, prior.image_shape)
+    number("eta", eta, most=1.0)
 
     def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
+        observed = observed_pixels(likelihood, y, prior.image_shape)
         z_hat = prior.denoise(z, times[0], **condition)
-        known = known_part(prior, y, observed, z_hat)
+        known = known_part(prior, likelihood, y, observed, z_hat)
         yield known.paste(z_hat)
         for t, s in pairwise(times[:-1]):
             z = ddim(prior.schedule, z, z_hat, t, s, eta)
@@ -63,7 +65,7 @@ def blended(
             z_hat = prior.denoise(z, s, **condition)
             yield known.paste(z_hat)
 
-    return run("blended", chain, prior, y, num_samples, steps, seed, callback)
+    return run("blended", chain, prior, likelihood, y, num_samples, steps, seed, callback, condition, needs=OBSERVED)
 
 
 def blended_calls(steps: int = 250) -> int:

@@ -37,6 +37,8 @@ from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
+from pyro_vipaint.errors import number, whole
+from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.priors.denoisers import flatten_condition
 from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim, expand_event
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -80,7 +82,7 @@ def copaint(
             z = ddim(prior.schedule, z, x_hat, t, s)
             yield x_hat
 
-    return run("copaint", chain, prior, y, num_samples, steps, seed, callback)
+    return run("copaint", chain, prior, likelihood, y, num_samples, steps, seed, callback, condition)
 
 
 def copaint_calls(steps: int = STEPS, gradient_steps: int = GRADIENT_STEPS) -> int:
@@ -101,6 +103,11 @@ class Coherence:
     growth: float
     regularisation: float
 
+    def __post_init__(self) -> None:
+        whole("gradient_steps", self.gradient_steps, least=0)
+        for name in ("lr", "growth", "regularisation"):
+            number(name, getattr(self, name))
+
     def __call__(self, z: Tensor, t: float, progress: float) -> tuple[Tensor, Tensor]:
         """``(z, prediction)`` after them, ``(S, N, *event)`` as ``z``, at time t and ``progress`` i / steps."""
         objective, rows = partial(self.point, z, t), torch.arange(z.shape[:2].numel(), device=z.device)
@@ -115,7 +122,7 @@ class Coherence:
     def point(self, origin: Tensor, t: float, z: Tensor, rows: Tensor, with_gradient: bool) -> Point:
         """The samples ``rows``, of S × N that were at ``origin``, moved to ``z``, ``(B, *event)``: one network call."""
         leading = origin.shape[:2]
-        flat = {name: flatten_condition(value, leading) for name, value in self.condition.items()}
+        flat = {name: flatten_condition(value, leading, z.device) for name, value in self.condition.items()}
         condition = {name: value[rows] if isinstance(value, Tensor) else value for name, value in flat.items()}
         with gradients() if with_gradient else torch.no_grad():
             z = z.detach().requires_grad_(with_gradient)
@@ -123,7 +130,13 @@ class Coherence:
             way = (z - origin.flatten(0, 1)[rows]) / float(coordinate_scale(self.prior.schedule, t))
             x = self.prior.decode(x_hat)  # the operator sees all S × N images: it may have a mask for each of the N
             images = x.new_zeros(leading.numel(), *x.shape[1:]).index_copy(0, rows, x).unflatten(0, leading)
-            misfit = self.likelihood.residual(images, self.y).flatten(2).square().sum(-1).flatten()[rows]
+            misfit = (
+                weighted(self.likelihood, self.likelihood.residual(images, self.y))
+                .flatten(2)
+                .square()
+                .sum(-1)
+                .flatten()[rows]
+            )
             loss = misfit + self.regularisation * way.flatten(1).square().sum(-1)
             gradient = torch.autograd.grad(loss.sum(), z)[0] if with_gradient else torch.zeros_like(z)
         return Point(z.detach(), x_hat.detach(), gradient, loss.detach())

@@ -70,7 +70,7 @@ def copaint_tt(
                 z = diffuse(prior.schedule, z, times[here], times[there]).sample()
             yield x_hat
 
-    return run("copaint_tt", chain, prior, y, num_samples, steps, seed, callback, len(moves))
+    return run("copaint_tt", chain, prior, likelihood, y, num_samples, steps, seed, callback, condition, len(moves))
 
 
 def copaint_tt_calls(

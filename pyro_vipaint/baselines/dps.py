@@ -20,17 +20,21 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from pyro.distributions import Normal
 from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.models.priors.kernels import bridge, coordinate_scale
+from pyro_vipaint.corrections import residual_norm
+from pyro_vipaint.errors import number
+from pyro_vipaint.models.priors.kernels import bridge, coordinate_scale, transition_std
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import Callback
 
-Limit = Callable[[Tensor, Tensor, Normal, float, tuple[float, float]], Tensor]
-"""``(gradient, residual, transition, zeta, (c_t, c_s))`` -> the gradient, shortened where the step is too long."""
+Limit = Callable[[Tensor, Tensor, float, float, tuple[float, float]], Tensor]
+"""``(gradient, residual, std, zeta, (c_t, c_s))`` -> the gradient, shortened where the step is too long.
+
+std is that of the transition.
+"""
 
 
 def dps(
@@ -51,11 +55,12 @@ def dps(
         steps: 1000 in the paper.
         zeta: weight of the observation; 0.5 in the paper for inpainting, 0.3 for super-resolution and deblurring.
     """
+    number("zeta", zeta)
 
     def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
         return dps_chain(prior, likelihood, z, y, times, [zeta] * (steps - 1), condition)
 
-    return run("dps", chain, prior, y, num_samples, steps, seed, callback)
+    return run("dps", chain, prior, likelihood, y, num_samples, steps, seed, callback, condition)
 
 
 def dps_calls(steps: int = 1000) -> int:
@@ -98,7 +103,7 @@ def dps_step(
     transition = bridge(prior.schedule, z, x_hat, t, s)
     c_t, c_s = (float(coordinate_scale(prior.schedule, time)) for time in interval)
     if limit is not None:
-        gradient = limit(gradient, residual, transition, zeta, (c_t, c_s))
+        gradient = limit(gradient, residual, transition_std(prior.schedule, z.dtype, t, s), zeta, (c_t, c_s))
     return transition.sample() - zeta * c_t * c_s * gradient, x_hat
 
 
@@ -115,9 +120,3 @@ def error_gradient(
         value = error(z_hat)
         (gradient,) = torch.autograd.grad(value.sum(), z)
     return z_hat.detach(), value.detach(), gradient
-
-
-def residual_norm(likelihood: Any, x: Tensor, y: Tensor) -> Tensor:
-    """|y - A(x)| of each sample by itself, ``(S, N)`` for images ``(S, N, C, H, W)``; never a mean over the batch."""
-    residual = likelihood.residual(x, y)
-    return residual.flatten(residual.ndim - y.ndim + 1).square().sum(-1).clamp(min=1e-20).sqrt()

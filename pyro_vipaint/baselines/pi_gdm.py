@@ -27,20 +27,14 @@ error of the steps remains.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from pyro_vipaint._torch import gradients
-from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.errors import InputError
-from pyro_vipaint.models.measurements.operators import adjoint, observation_mask, pseudo_inverse
-from pyro_vipaint.models.priors.kernels import ddim
+from pyro_vipaint.baselines.base import BaselineResult
+from pyro_vipaint.baselines.corrected import run_corrected
+from pyro_vipaint.corrections import PiGDM
 from pyro_vipaint.models.priors.prior import DiffusionPrior
-from pyro_vipaint.models.priors.schedules import as_time
 from pyro_vipaint.progress import Callback
 
 
@@ -62,39 +56,9 @@ def pi_gdm(
         steps: 100 in the paper's experiments.
         eta: share of fresh noise in a step; 1, the ancestral chain, in the paper's experiments; 0 is deterministic.
     """
-    if prior.is_latent:
-        raise InputError("Pi-GDM needs a pixel prior, since A must be linear; for a latent prior use psld or dps.")
-
-    def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
-        for t, s in pairwise(times):
-            x_hat = posterior_prediction(prior, likelihood, z, y, t, condition)
-            z = ddim(prior.schedule, z, x_hat, t, s, eta)
-            yield x_hat
-
-    return run("pi_gdm", chain, prior, y, num_samples, steps, seed, callback)
+    return run_corrected("pi_gdm", PiGDM(eta), prior, likelihood, y, num_samples, steps, seed, callback, condition)
 
 
 def pi_gdm_calls(steps: int = 100) -> int:
     """Network calls of :func:`pi_gdm`, one per step."""
     return steps
-
-
-def posterior_prediction(
-    prior: DiffusionPrior, likelihood: Any, z: Tensor, y: Tensor, t: float, condition: dict[str, Any]
-) -> Tensor:
-    """x_hat', of the shape of ``z``: one network call and its gradient."""
-    alpha, sigma = (float(value) for value in prior.schedule(as_time(t)))
-    variance = prior.sigma_data**2 * sigma**2 / (alpha**2 * prior.sigma_data**2 + sigma**2)
-    with gradients():
-        z = z.detach().requires_grad_()
-        x_hat = prior.denoise(z, t, **condition)
-        (gradient,) = torch.autograd.grad(x_hat, z, weighted_residual(likelihood, x_hat.detach(), y, variance))
-    return x_hat.detach() + sigma**2 / alpha * gradient
-
-
-def weighted_residual(likelihood: Any, x_hat: Tensor, y: Tensor, variance: float) -> Tensor:
-    """A^T (r_t^2 A A^T + sigma_y^2 I)^-1 (y - A x_hat), of the shape of ``x_hat``; ``variance`` is r_t^2."""
-    operator, residual = likelihood.operator, likelihood.residual(x_hat, y)
-    if hasattr(operator, "mask") and observation_mask(operator) is not None:
-        return adjoint(operator, residual) / (variance + likelihood.noise_std**2)
-    return pseudo_inverse(operator, residual) / variance

@@ -31,8 +31,10 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.baselines.dps import error_gradient, residual_norm
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.baselines.dps import error_gradient
+from pyro_vipaint.corrections import residual_norm
+from pyro_vipaint.errors import InputError, number
+from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.measurements.operators import adjoint
 from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -59,12 +61,14 @@ def psld(
         omega: weight of the residual norm; 1 in the authors' code, and 0.1 for a hidden box.
         gamma: weight of the gluing norm; 0.1 in the authors' code, and 0.01 for a hidden box.
     """
+    number("omega", omega)
+    number("gamma", gamma)
     if not prior.is_latent:
         raise InputError("PSLD needs a latent prior, since it compares encodings; for a pixel prior use dps.")
 
     def error(z_hat: Tensor) -> Tensor:
         x_hat = prior.decode(z_hat)
-        glued = x_hat + adjoint(likelihood.operator, likelihood.residual(x_hat, y))
+        glued = x_hat + adjoint(likelihood.operator, weighted(likelihood, likelihood.residual(x_hat, y)))
         inconsistency = (z_hat - prior.encode(glued)).flatten(-prior.event_dim)
         return omega * residual_norm(likelihood, x_hat, y) + gamma * torch.linalg.vector_norm(inconsistency, dim=-1)
 
@@ -76,7 +80,7 @@ def psld(
             yield z_hat
         yield prior.denoise(z, times[-2], **condition)
 
-    return run("psld", chain, prior, y, num_samples, steps, seed, callback)
+    return run("psld", chain, prior, likelihood, y, num_samples, steps, seed, callback, condition)
 
 
 def psld_calls(steps: int = 1000) -> int:

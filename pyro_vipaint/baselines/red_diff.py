@@ -31,6 +31,8 @@ from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
+from pyro_vipaint.errors import MOST_RATE, number
+from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.measurements.operators import pseudo_inverse
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time
@@ -57,6 +59,10 @@ def red_diff(
         lr, betas: of Adam, in the units of the latents; as all defaults, those of the authors' code.
         weight: lambda, of the prior.
     """
+    number("lr", lr, most=MOST_RATE)
+    number("weight", weight)
+    for beta in betas:
+        number("1 - beta", 1 - number("beta", beta), positive=True)
 
     def chain(mu: Tensor, times: list[float]) -> Iterator[Tensor]:
         optimizer = torch.optim.Adam([mu.requires_grad_()], lr=lr, betas=betas)
@@ -65,8 +71,10 @@ def red_diff(
             optimizer.step()
             yield mu.detach()
 
-    start = initial_mean(prior, likelihood, y).expand(num_samples, *[-1] * (1 + prior.event_dim)).clone()
-    return run("red_diff", chain, prior, y, num_samples, steps, seed, callback, start=start)
+    def start() -> Tensor:
+        return initial_mean(prior, likelihood, y).expand(num_samples, *[-1] * (1 + prior.event_dim)).clone()
+
+    return run("red_diff", chain, prior, likelihood, y, num_samples, steps, seed, callback, condition, start=start)
 
 
 def red_diff_calls(steps: int = 1000) -> int:
@@ -78,7 +86,7 @@ def red_diff_calls(steps: int = 1000) -> int:
 def initial_mean(prior: DiffusionPrior, likelihood: Any, y: Tensor) -> Tensor:
     """E(A^+ y), ``(N, *event)``. The residual of a zero image is y with zeros at hidden elements."""
     observed = likelihood.residual(y.new_zeros(len(y), *prior.image_shape), y)
-    return prior.encode(pseudo_inverse(likelihood.operator, observed))
+    return prior.encode(pseudo_inverse(likelihood.operator, weighted(likelihood, observed)))
 
 
 def objective_gradient(
@@ -90,6 +98,6 @@ def objective_gradient(
         z_hat = prior.denoise(alpha * mu + sigma * torch.randn_like(mu), t, **condition)
     with gradients():
         mu = mu.detach().requires_grad_()
-        misfit = likelihood.residual(prior.decode(mu), y).flatten(2).square().mean(-1).sum() / 2
+        misfit = weighted(likelihood, likelihood.residual(prior.decode(mu), y)).flatten(2).square().mean(-1).sum() / 2
         (gradient,) = torch.autograd.grad(misfit, mu)
     return gradient + weight * (mu.detach() - z_hat) / mu[0, 0].numel()

@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.baselines.replacement import Known, known_part, observed_pixels
-from pyro_vipaint.errors import whole
+from pyro_vipaint.baselines.replacement import OBSERVED, Known, known_part, observed_pixels
+from pyro_vipaint.errors import MOST_STEPS, whole
 from pyro_vipaint.models.priors.kernels import bridge, diffuse
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import Schedule
@@ -61,13 +61,12 @@ def repaint(
         jump_length: levels that a jump goes back up, at least 1; 10 in the paper.
         resamples: how often each stretch of that length is passed, 1 for no jumps; 10 in the paper.
     """
-    observed = observed_pixels(likelihood, y, prior.image_shape)
     levels = call_levels(steps, jump_length, resamples)
 
     def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
-        times = times[::-1]
+        times, observed = times[::-1], observed_pixels(likelihood, y, prior.image_shape)
         z_hat = prior.denoise(z, times[steps], **condition)
-        known = known_part(prior, y, observed, z_hat)
+        known = known_part(prior, likelihood, y, observed, z_hat)
         yield known.paste(z_hat)
         for level, following in pairwise(levels):
             t, s, t_following = times[level], times[level - 1], times[following]
@@ -77,7 +76,20 @@ def repaint(
             z_hat = prior.denoise(z, t_following, **condition)
             yield known.paste(z_hat)
 
-    return run("repaint", chain, prior, y, num_samples, steps, seed, callback, len(levels))
+    return run(
+        "repaint",
+        chain,
+        prior,
+        likelihood,
+        y,
+        num_samples,
+        steps,
+        seed,
+        callback,
+        condition,
+        len(levels),
+        needs=OBSERVED,
+    )
 
 
 def repaint_step(schedule: Schedule, z: Tensor, z_hat: Tensor, known: Known, t: float, s: float) -> Tensor:
@@ -95,8 +107,8 @@ def call_levels(steps: int = 250, jump_length: int = 10, resamples: int = 10) ->
     Raises:
         InputError: an argument is less than 1.
     """
-    steps, jump_length = whole("steps", steps), whole("jump_length", jump_length)
-    resamples = whole("resamples", resamples)
+    steps, jump_length = whole("steps", steps, most=MOST_STEPS), whole("jump_length", jump_length)
+    resamples = whole("resamples", resamples, most=MOST_STEPS)
     jumps = dict.fromkeys(range(1, steps - jump_length + 1, jump_length), resamples - 1)
     levels, level = [], steps
     while level >= 1:

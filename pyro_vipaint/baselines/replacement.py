@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.models.measurements.likelihoods import check_one_noise
 from pyro_vipaint.models.measurements.operators import apply, observation_mask
 from pyro_vipaint.models.priors.kernels import expand_event
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -49,13 +50,17 @@ class Known:
         return torch.where(self.mask, alpha * self.value + sigma * noise, z)
 
 
+OBSERVED = ("observed",)  # what these methods need of a likelihood, besides its operator and residual
+
+
 def observed_pixels(likelihood: Any, y: Tensor, image_shape: torch.Size) -> Tensor:
     """True where an image is observed, ``(N, *image)``.
 
     Raises:
-        InputError: the operator does anything else than hide pixels.
+        InputError: the operator does anything else than hide pixels, or the noise is a map.
     """
     operator = likelihood.operator
+    check_one_noise("This method", likelihood)
     if observation_mask(operator) is not None and y.shape[1:] == image_shape:
         observed = likelihood.observed(y)
         probe = torch.rand(y.shape, generator=torch.Generator().manual_seed(0)).to(y)
@@ -64,11 +69,12 @@ def observed_pixels(likelihood: Any, y: Tensor, image_shape: torch.Size) -> Tens
     raise InputError(f"This method pastes observed pixels: it needs an inpainting mask, not {type(operator).__name__}.")
 
 
-def known_part(prior: DiffusionPrior, y: Tensor, observed: Tensor, z_hat: Tensor) -> Known:
+def known_part(prior: DiffusionPrior, likelihood: Any, y: Tensor, observed: Tensor, z_hat: Tensor) -> Known:
     """The clean latent as far as ``y`` shows it; ``z_hat``, a prediction of it, fills the hole."""
+    image = likelihood.residual(torch.zeros_like(y), y)
     if not prior.is_latent:
-        return Known(torch.where(observed, y, torch.zeros_like(y)), observed)
-    filled = torch.where(observed, y, prior.decode(z_hat).clamp(-1, 1))
+        return Known(image, observed)
+    filled = torch.where(observed, image, prior.decode(z_hat).clamp(-1, 1))
     return Known(prior.encode(filled), latent_mask(observed, prior.event_shape))
 
 

@@ -40,15 +40,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.baselines.dps import error_gradient, residual_norm
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.baselines.dps import error_gradient
+from pyro_vipaint.corrections import residual_norm
+from pyro_vipaint.errors import MOST_RATE, InputError, number, whole
+from pyro_vipaint.models.measurements.likelihoods import check_one_noise
 from pyro_vipaint.models.priors.codecs import Codec
 from pyro_vipaint.models.priors.kernels import coordinate_scale, ddim
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -66,13 +68,19 @@ class ReSampleResult(BaselineResult):
     decodings: int
 
 
-class Descent(NamedTuple):
+@dataclass(frozen=True)
+class Descent:
     """An inner problem: its space, AdamW's rate, the most iterations, and the residual at which it stops."""
 
     in_pixels: bool
     lr: float
     iterations: int
     tolerance: float
+
+    def __post_init__(self) -> None:
+        space = "pixel" if self.in_pixels else "latent"
+        number(f"{space}_lr", self.lr, most=MOST_RATE)
+        whole(f"{space}_iterations", self.iterations, least=0)
 
 
 @dataclass(eq=False)
@@ -124,15 +132,18 @@ def resample(
         raise InputError(
             "ReSample needs a latent prior, since it moves pixels and latents in turn; for a pixel prior use dps."
         )
+    check_one_noise("ReSample", likelihood)
+    number("zeta", zeta)
+    number("variance_factor", variance_factor)
     codec = CountedCodec(prior.codec)
     counted = replace(prior, codec=codec)
-    pixel = Descent(True, pixel_lr, pixel_iterations, likelihood.noise_std)
-    latent = Descent(False, latent_lr, latent_iterations, likelihood.noise_std)
 
     def error(z_hat: Tensor) -> Tensor:
         return residual_norm(likelihood, counted.decode(z_hat), y)
 
     def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
+        pixel = Descent(True, pixel_lr, pixel_iterations, likelihood.noise_std)
+        latent = Descent(False, latent_lr, latent_iterations, likelihood.noise_std)
         for step, (t, s) in enumerate(pairwise(times[:-1])):
             z_hat, _, gradient = error_gradient(counted, z, t, condition, error)
             scale = float(coordinate_scale(prior.schedule, t) * coordinate_scale(prior.schedule, s))
@@ -144,7 +155,19 @@ def resample(
             yield z_hat
         yield consistent(counted, likelihood, prior.denoise(z, times[-2], **condition), y, latent)
 
-    result = run("resample", chain, counted, y, num_samples, steps, seed, callback)
+    result = run(
+        "resample",
+        chain,
+        counted,
+        likelihood,
+        y,
+        num_samples,
+        steps,
+        seed,
+        callback,
+        condition,
+        needs=("noise_std", "observed"),
+    )
     return ReSampleResult(result.samples, result.calls, result.nfe, result.seconds, codec.decodings)
 
 

@@ -19,11 +19,12 @@ from typing import Any
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.registry import Suite
 from pyro_vipaint.bench.work import Record, compute, failed
-from pyro_vipaint.errors import InputError, choice
+from pyro_vipaint.errors import InputError, choice, whole
 
 Compute = Callable[[Cell], Record]
 Finished = Generator[tuple[Cell, Record], None, None]
 Engine = Callable[[list[Cell], Suite], Finished]
+MOST = 1024  # workers, and threads of each; more is taken for a slip
 ABRUPT = "the worker ended abruptly, perhaps for lack of memory: try --retry with a smaller --chunk"
 
 
@@ -32,14 +33,17 @@ def engine(name: str, workers: int, device: str, threads: int | None, address: s
 
     Args:
         name: ``local`` or ``ray``.
-        workers: processes; a local engine with one works in the calling process.
+        workers: processes, from 1 to :data:`MOST`; a local engine with one works in the calling process.
         device: of every worker.
-        threads: CPU threads of every worker; ``None`` leaves them as they are.
+        threads: CPU threads of every worker, from 1 to :data:`MOST`; ``None`` leaves them as they are.
         address: of a Ray cluster; ``None`` starts one on this machine.
 
     Raises:
-        InputError: no such engine, an address without the engine ``ray``, or Ray is not installed.
+        InputError: no such engine, a number out of range, an address without the engine ``ray``, or Ray is missing.
     """
+    whole("workers", workers, most=MOST)
+    if threads is not None:
+        whole("threads", threads, most=MOST)
     if address is not None and name != "ray":
         raise InputError("The address is that of a Ray cluster: it goes with the engine ray.")
     choice("engine", name, ("local", "ray"))

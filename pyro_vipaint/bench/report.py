@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pyro_vipaint._files import whole_folder
+from pyro_vipaint._folders import BENCHMARK
 from pyro_vipaint.bench.figures import cost_figure, progress_figure, quality_figure, sample_figure
 from pyro_vipaint.bench.store import Store
 from pyro_vipaint.bench.summary import COSTS, MEASURES, means, paired
@@ -60,7 +60,7 @@ class Section:
 def write_report(out: Path, frame: pd.DataFrame, title: str = "Benchmark") -> None:
     """Writes ``report.md``, its pictures ``figure-*.png`` and ``report.html`` into ``out``, whole or not at all."""
     sections = list(build(frame, Store(out)))
-    with whole_folder(out) as folder:
+    with BENCHMARK.whole(out) as folder:
         for section in sections:
             if section.picture:
                 (folder / f"{section.name}.png").write_bytes(section.picture)
@@ -72,7 +72,7 @@ def build(frame: pd.DataFrame, store: Store) -> Iterator[Section]:
     """The sections of the report: tables by budget and figures for each prior; at the end the cells that failed."""
     versions = ", ".join(f"{package} {version(package)}" for package in ("pyro-vipaint", "torch"))
     machine = f"{versions}, Python {platform.python_version()}, {platform.system()} on {platform.machine()}"
-    yield Section("What was run", f"{machine}. {LEGEND}")
+    yield Section("What was run", f"{machine}. {LEGEND} {batches(frame)}")
     records = [record for record in store.records() if record["error"] is None]
     done: Any = frame[frame["error"].isna()]
     for key, rows in done.groupby(SECTION, sort=False, dropna=False):
@@ -90,6 +90,15 @@ def build(frame: pd.DataFrame, store: Store) -> Iterator[Section]:
     if len(failed):
         columns = ["prior", "task", "budget", "method", "seed", "image", "error"]
         yield Section("Cells that failed", table=failed[columns])
+
+
+def batches(rows: pd.DataFrame) -> str:
+    """The sizes of the batches, on which the draws depend, and how many images are in batches of several sizes."""
+    sizes: Any = (rows["stop"] - rows["start"]).rename("size")
+    several = rows.assign(size=sizes).groupby([*SECTION, "budget", "task", "method", "seed", "image"], dropna=False)
+    mixed = int((several["size"].nunique() > 1).sum())
+    text = f"Images in one batch: {', '.join(map(str, sorted(sizes.unique())))}; draws depend on the batch."
+    return f"{text} {mixed} results are means over batches of several sizes." if mixed else text
 
 
 def lpips_table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import pandas as pd
 
 from pyro_vipaint._files import write_whole
+from pyro_vipaint._folders import BENCHMARK, TABLE
+from pyro_vipaint._torch import SEEDS
 from pyro_vipaint.bench.engines import Engine
 from pyro_vipaint.bench.grid import Cell, Plan
 from pyro_vipaint.bench.registry import SUITE, Suite
 from pyro_vipaint.bench.scores import SCORES_VERSION
 from pyro_vipaint.bench.store import Store
 from pyro_vipaint.bench.summary import add_kernel_distance
-from pyro_vipaint.bench.trials import fingerprint, warm_prior, weights_of
+from pyro_vipaint.bench.trials import SEEDS_APART, fingerprint, warm_prior, weights_of
 from pyro_vipaint.errors import InputError, choice, whole
 from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.progress import Callback, Progress
 
+# More than these is taken for a slip; images beyond the first limit would have seeds of the next seed's images.
+LIMITS = {"num_images": SEEDS_APART, "num_samples": 10_000, "chunk": SEEDS_APART}
+LARGEST_BUDGET = 1_000_000  # NFE per sample
+LARGEST_SEED = SEEDS[1] // SEEDS_APART - 1  # whose images have seeds that torch takes
 NEEDED = {"filelock": "filelock", "pyarrow": "pyarrow", "skimage": "scikit-image", "tabulate": "tabulate"}
 
 
@@ -36,11 +44,13 @@ def run(
     retry: bool = False,
     finish: Callable[[pd.DataFrame], None] | None = None,
     suite: Suite = SUITE,
+    overwrite: bool = False,
 ) -> pd.DataFrame:
     """Computes the cells of ``plan`` that ``out`` lacks, and writes and returns the table ``out``/results.parquet.
 
     A run that was killed goes on when it is started again: a finished cell is never computed twice. The table is of all
-    cells in the folder, also of those of other plans.
+    cells in the folder, also of those of other plans. Files among the cells that are damaged or no cells are ignored,
+    with a warning; what is missing for the plan is computed again.
 
     Args:
         plan: what to run.
@@ -51,30 +61,43 @@ def run(
         retry: whether cells of the plan that failed are computed again.
         finish: called with the table, while no other run may write into ``out`` yet.
         suite: what the names in the plan stand for.
+        overwrite: whether ``out`` may hold other files, of which those with names of results are replaced.
 
     Raises:
-        InputError: a name that does not exist, nothing that applies, too few images, a package that is missing; results
-            of other weights, pictures or settings in ``out``, or another run that writes there.
+        InputError: a name that does not exist, a number out of range, nothing that applies, too few images, a package
+            that is missing; other files in ``out``, results of other weights, pictures or settings, or another run that
+            writes there.
     """
+    BENCHMARK.check(out, overwrite)
     fault = next(faults(plan, suite, device), None)
     if fault is not None:
         raise InputError(fault)
     cells = applicable(plan, device, suite)
+    BENCHMARK.claim(out)
     store = Store(out)
     with store.locked():
+        _warn_of(store.strangers())
         _check_origin(store, plan, suite, device)
         if retry:
             store.forget_failures(cells)
         _compute_missing(store, cells, engine, suite, callback or (lambda progress: None))
         frame = add_kernel_distance(store.table(), store)
-        write_whole(out / "results.parquet", frame.to_parquet(index=False))
+        write_whole(out / TABLE, frame.to_parquet(index=False))
         if finish is not None:
             finish(frame)
     return frame
 
 
+def _warn_of(strangers: list[str]) -> None:
+    if strangers:
+        names = shorten(", ".join(strangers), 300, placeholder="…")
+        text = f"Not read, as damaged or not of this benchmark: {names}. Cells of the plan are computed again."
+        warnings.warn(text, stacklevel=3)
+
+
 def _compute_missing(store: Store, cells: list[Cell], engine: Engine, suite: Suite, report: Callback) -> None:
-    missing = [cell for cell in cells if not store.has(cell)]
+    finished_before = store.finished()
+    missing = [cell for cell in cells if cell not in finished_before]
     there = len(cells) - len(missing)
     report(Progress("bench", there, len(cells)))
     with closing(engine(missing, suite)) as finished:  # an interrupted engine ends its workers
@@ -102,16 +125,20 @@ def faults(plan: Plan, suite: Suite, device: str) -> Iterator[str]:
     missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
     if missing:
         yield f"The benchmark needs {', '.join(missing)}: pip install 'pyro-vipaint[bench]'."
+    for name in ("priors", "tasks", "methods", "budgets", "seeds"):
+        values = getattr(plan, name)
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            yield f"The {name} of a plan must be a tuple of one or more, not {values!r}."
     for kind, names, known in (("task", plan.tasks, suite.tasks), ("method", plan.methods, suite.methods)):
         for name in names:
             choice(kind, name, known)
-    for name in ("num_images", "num_samples", "chunk"):
-        whole(name.removeprefix("num_"), getattr(plan, name))
+    for name, most in LIMITS.items():
+        whole(name.removeprefix("num_"), getattr(plan, name), most=most)
     for budget in plan.budgets:
         if budget is not None:
-            whole("A budget", budget)
+            whole("A budget", budget, most=LARGEST_BUDGET)
     for seed in plan.seeds:
-        whole("A seed of the benchmark", seed, 0)
+        whole("A seed of the benchmark", seed, 0, LARGEST_SEED)
     for name in plan.priors:
         *_, height, width = shape = warm_prior(name, device).image_shape
         if not takes_lpips(shape):

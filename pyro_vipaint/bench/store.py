@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from pyro_vipaint._files import PART, write_whole
+from pyro_vipaint._files import sweep, write_whole
+from pyro_vipaint._folders import CELLS
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.work import Record
 from pyro_vipaint.errors import InputError
@@ -20,7 +22,8 @@ from pyro_vipaint.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-ORDER = ["prior", "task", "budget", "method", "seed", "image"]
+ORDER = ["prior", "task", "budget", "method", "seed", "image", "start", "stop"]
+LONGEST = 2**24  # bytes of a record
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +35,17 @@ class Store:
     @cached_property
     def folder(self) -> Path:
         """Where the cells are."""
-        folder = self.out / "cells"
+        folder = self.out / CELLS
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def has(self, cell: Cell) -> bool:
-        """Whether the cell was finished, successfully or with an error."""
-        return self._path(cell).exists()
+    def finished(self) -> set[Cell]:
+        """The cells that were finished, successfully or with an error."""
+        return {Cell(**record["cell"]) for record in self.records()}
+
+    def strangers(self) -> list[str]:
+        """The names of files that look like cells and are damaged, or none."""
+        return [path.name for path in self._paths() if self._record(path) is None]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -60,18 +67,20 @@ class Store:
                 f"Another run writes into {self.out}: {wanted}. (If there is none, remove {file}.)"
             ) from None
         with lock:
-            for path in (*self.folder.glob(f".*{PART}"), *self.out.glob(f".*{PART}")):
-                path.unlink(missing_ok=True)
+            for folder in (self.folder, self.out):
+                sweep(folder)
             yield
 
     def write(self, cell: Cell, record: Record) -> None:
         """Writes a record; one whose JSON is there is complete."""
         from safetensors.torch import save
 
+        content = b""
         if record.tensors:
             content = save({name: value.contiguous() for name, value in record.tensors.items()})
             write_whole(self._path(cell).with_suffix(".safetensors"), content)
-        write_whole(self._path(cell), json.dumps(record.plain).encode())
+        digest = _digest(record.plain, _hash(content))
+        write_whole(self._path(cell), json.dumps({"digest": digest, **record.plain}).encode())
 
     def forget_failures(self, cells: Sequence[Cell]) -> None:
         """Removes the records of the given cells that failed, so that they are tried again."""
@@ -81,8 +90,22 @@ class Store:
                 self._path(cell).unlink()
 
     def records(self) -> list[dict[str, Any]]:
-        """The plain part of all records, in the order of their file names."""
-        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*.json"))]
+        """The plain part of all records, in the order of their file names, without :meth:`strangers`."""
+        return [record for path in self._paths() if (record := self._record(path)) is not None]
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("*.json"))
+
+    def _record(self, path: Path) -> dict[str, Any] | None:
+        """The plain part of a record, ``None`` unless it and its tensors are as they were written."""
+        tensors = path.with_suffix(".safetensors")
+        with suppress(Exception):  # what reads broken files raises anything
+            if path.is_file() and path.stat().st_size <= LONGEST:
+                plain = json.loads(path.read_bytes())
+                content = _hash(b"") if plain["error"] else _hash_of(tensors, tensors.stat().st_mtime_ns)
+                if plain.pop("digest") == _digest(plain, content) and Cell(**plain["cell"]).key == path.stem:
+                    return plain
+        return None
 
     def tensors(self, cell: Cell) -> dict[str, Tensor]:
         """The tensors of a finished cell."""
@@ -91,13 +114,16 @@ class Store:
         return load_file(self._path(cell).with_suffix(".safetensors"))
 
     def table(self) -> pd.DataFrame:
-        """The rows of every cell, sorted: the cell, its scores and its cost; one row for a failed cell."""
+        """The rows of every cell, sorted: the cell, its scores and its cost; one row for a failed cell.
+
+        ``start`` and ``stop`` are the images of the cell, its batch, on which the draws depend.
+        """
         import pandas as pd
 
         rows = []
         for plain in self.records():
-            cell = {name: value for name, value in plain["cell"].items() if name not in ("start", "stop")}
-            empty = [{"image": plain["cell"]["start"]}]
+            cell = plain["cell"]
+            empty = [{"image": cell["start"]}]
             made_with = {name: plain.get(name) for name in ("weights", "version", "error")}
             rows += [{**cell, **row, **made_with} for row in plain.get("rows", empty)]
         frame = pd.DataFrame(rows)
@@ -108,3 +134,18 @@ class Store:
 
     def _path(self, cell: Cell) -> Path:
         return self.folder / f"{cell.key}.json"
+
+
+def _digest(plain: dict[str, Any], content: str) -> str:
+    """What tells a damaged record from a whole one: of its plain part and the hash of its tensors."""
+    return _hash(json.dumps([plain, content], sort_keys=True).encode())
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+@lru_cache(maxsize=100_000)
+def _hash_of(path: Path, changed: int) -> str:
+    """The hash of a file that was last ``changed`` then; a file is read once."""
+    return _hash(path.read_bytes() if path.is_file() else b"")

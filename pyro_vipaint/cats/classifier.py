@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pyro_vipaint.errors import InputError
+from pyro_vipaint._files import read_tensors
+from pyro_vipaint.errors import InputError, whole
 from pyro_vipaint.models.pretrained.load import weights_folder
 
 WIDTHS = (32, 64, 128, 128)
@@ -55,16 +56,16 @@ def load_classifier(path: Path) -> PartsClassifier:
     Raises:
         InputError: the file does not exist or holds something else.
     """
-    from safetensors import SafetensorError, safe_open
-
+    tensors, texts = read_tensors(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            slots = (entry.partition("=") for entry in file.metadata()["slots"].split())
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}
-        size = SHRINKING * math.isqrt(weights["heads.weight"].shape[1] // WIDTHS[-1])
-        network = PartsClassifier({slot: int(count) for slot, _, count in slots}, size)
-        network.load_state_dict(weights)
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        slots = (entry.partition("=") for entry in texts["slots"].split())
+        counts = {slot: whole(slot, int(count)) for slot, _, count in slots}
+        logits, features = tensors["heads.weight"].shape
+        if sum(counts.values()) != logits or not all(map(torch.is_floating_point, tensors.values())):
+            raise ValueError(f"{logits} logits")
+        network = PartsClassifier(counts, SHRINKING * math.isqrt(features // WIDTHS[-1]))
+        network.load_state_dict(tensors)
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} cannot be read as a classifier of parts.") from error
     return network.eval().requires_grad_(False)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pyro_vipaint._files import read_tensors
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.pretrained.load import weights_folder
 
@@ -80,14 +81,12 @@ def load_layers(path: Path) -> Layers:
     Raises:
         InputError: the file does not exist or holds something else.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            slots = file.metadata()["slots"].split()
-            return Layers({slot: file.get_tensor(slot).float() / 255 for slot in slots})
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read as layers: it must be a safetensors file with slots.") from error
+    tensors, texts = read_tensors(path)
+    slots = texts.get("slots", "").split()
+    pictures = {value.shape[1:] for value in tensors.values() if value.dtype == torch.uint8 and value.ndim == 4}
+    if not slots or set(slots) != tensors.keys() or len(pictures) != 1 or not all(map(len, tensors.values())):
+        raise InputError(f"{path} cannot be read as layers: it must be a safetensors file of bytes with slots.")
+    return Layers({slot: tensors[slot].float() / 255 for slot in slots})
 
 
 def is_held_out(index: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ Everything is float64: with D = 12 288 elements and sigma = .02, rounding change
 
 This posterior of *parts* can judge the samples of a diffusion prior trained on such pictures, which approximates their
 law.
+
+It is computed where the parts lie; observations on another device are copied there.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from itertools import compress
 import torch
 from torch import Tensor
 
+from pyro_vipaint._torch import double, precise
 from pyro_vipaint.cats.parts import Layers
-from pyro_vipaint.errors import InputError, number
+from pyro_vipaint.errors import InputError, number, numbers
 
 CHUNK = 2**24  # elements of pictures composed at once, 128 MiB
 
@@ -84,14 +87,15 @@ def parts_posterior(layers: Layers, y: Tensor, mask: Tensor, sigma: float) -> Pa
     The memory is 8 bytes per observation and combination: 2.9 MB per observation of the cats.
 
     Raises:
-        InputError: the shapes do not fit, or ``sigma`` is not positive.
+        InputError: the shapes do not fit, ``sigma`` is not positive, or an observed pixel is infinite or NaN.
     """
-    _, channels, *size = next(iter(layers.parts.values())).shape
+    first = next(iter(layers.parts.values()))
+    (_, channels, *size), home = first.shape, precise(first.device)
     if y.shape[1:] != (channels - 1, *size) or mask.shape != (len(y), 1, *size):
         raise InputError(f"y {tuple(y.shape)} and mask {tuple(mask.shape)} do not fit {channels - 1} × {size} pixels.")
     number("sigma", sigma, positive=True)
-    observed = mask.flatten(1) != 0
-    y = torch.where(observed[:, None], y.flatten(2).double(), 0.0)
+    observed = mask.to(home).flatten(1) != 0
+    y = numbers("y", torch.where(observed[:, None], double(y.flatten(2)).to(home), 0.0))
     squares = y.new_zeros(len(y), *layers.sizes)
     for slots, pixels in _pixel_groups(layers):
         squares += _squared_errors(layers, slots, y[..., pixels], observed[:, pixels].double(), pixels)
@@ -129,9 +133,9 @@ def _squared_errors(layers: Layers, slots: tuple[bool, ...], y: Tensor, observed
 def _compose_at(layers: Layers, slots: tuple[bool, ...], pixels: Tensor) -> Tensor:
     """The pictures in [-1, 1] at ``pixels`` for all parts of ``slots``, ``(n_1 or 1, …, n_L or 1, C, P)``, float64."""
     channels = next(iter(layers.parts.values())).shape[1] - 1
-    x = torch.ones(channels, len(pixels), dtype=torch.float64)
+    x = torch.ones(channels, len(pixels), dtype=torch.float64, device=precise(pixels.device))
     for dim, (part, here) in enumerate(zip(layers.parts.values(), slots, strict=True)):
-        part = (part if here else torch.zeros_like(part[:1])).flatten(2)[..., pixels].double()
+        part = double((part if here else torch.zeros_like(part[:1])).flatten(2)[..., pixels])
         part = part.reshape(*(len(part) if d == dim else 1 for d in range(len(slots))), *part.shape[1:])
         x = (1 - part[..., -1:, :]) * x
         x += part[..., :-1, :]

@@ -26,38 +26,53 @@ from torch import Tensor
 from torch.distributions import Binomial
 from torch.nn.functional import one_hot
 
+from pyro_vipaint._torch import double
+from pyro_vipaint.errors import choice, numbers, whole
+
 if TYPE_CHECKING:
     import pandas as pd
 
+ROUNDING = 1e-5  # by which a sum of float32 probabilities may exceed 1
 SHOWN = 0.99  # a slot is shown when its exact posterior puts at least this on one class
 
 
 def total_variation(p: Tensor, q: Tensor) -> Tensor:
-    """Half the sum of absolute differences of probabilities ``(..., n)``, of leading shape, in [0, 1]."""
+    """Half the sum of absolute differences of probabilities ``(..., n)``, of leading shape, in [0, 1].
+
+    As all functions here it raises ``InputError`` for probabilities that are not in [0, 1], or of other shapes.
+    """
+    _check_probabilities("p", p)
+    _check_probabilities("q", q, tuple(p.shape))
     return (p - q).abs().sum(-1) / 2
 
 
 def expected_total_variation(p: Tensor, num_samples: int) -> Tensor:
     """E[total variation] between p ``(..., n)`` and the frequencies of ``num_samples`` exact draws, exact."""
-    counts = torch.arange(num_samples + 1, dtype=torch.float64)
-    probs = p.double()[..., None]
+    _check_probabilities("p", p)
+    whole("num_samples", num_samples)
+    probs = double(p)[..., None]
+    counts = torch.arange(num_samples + 1, dtype=torch.float64, device=probs.device)
     weights = Binomial(num_samples, probs=probs.clamp(0, 1)).log_prob(counts).exp()
     return ((counts / num_samples - probs).abs() * weights).sum((-1, -2)) / 2
 
 
 def coverage_of_classes(p: Tensor, frequencies: Tensor) -> Tensor:
     """The mass under p ``(..., n)`` of the classes that were drawn at least once, of leading shape."""
+    _check_probabilities("p", p)
+    _check_probabilities("frequencies", frequencies, tuple(p.shape))
     return (p * (frequencies > 0)).sum(-1)
 
 
 def expected_coverage(p: Tensor, num_samples: int) -> Tensor:
     """E[:func:`coverage_of_classes`] of ``num_samples`` exact draws, exact."""
+    _check_probabilities("p", p)
+    whole("num_samples", num_samples)
     return (p * (1 - (1 - p) ** num_samples)).sum(-1)
 
 
 def is_shown(marginals: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """slot -> whether it is shown ``(N,)``, from exact marginals ``(N, n)``."""
-    return {slot: p.max(-1).values >= SHOWN for slot, p in marginals.items()}
+    return {slot: _check_probabilities(slot, p).max(-1).values >= SHOWN for slot, p in marginals.items()}
 
 
 def part_scores(marginals: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> pd.DataFrame:
@@ -75,8 +90,11 @@ def part_scores(marginals: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -
 
     tables = []
     for slot, p in marginals.items():
-        count, (largest, best) = len(labels[slot]), p.max(-1)
-        shares, shown = one_hot(labels[slot], p.shape[-1]).double().mean(0), largest >= SHOWN
+        choice("slot among the labels", slot, labels)
+        numbers(f"labels of {slot}", labels[slot], ("S", len(p)), least=1, low=0, high=p.shape[-1] - 1, integers=True)
+        count, p = len(labels[slot]), double(p)
+        largest, best = p.max(-1)
+        shares, shown = double(one_hot(labels[slot], p.shape[-1])).mean(0).to(p.device), largest >= SHOWN
         columns = {
             "total_variation": total_variation(shares, p),
             "total_variation_exact": expected_total_variation(p, count),
@@ -88,3 +106,7 @@ def part_scores(marginals: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -
         keys = {"image": range(len(p)), "slot": slot, "shown": shown.tolist()}
         tables.append(pd.DataFrame(keys | {name: values.tolist() for name, values in columns.items()}))
     return pd.concat(tables).sort_values("image", kind="stable", ignore_index=True)
+
+
+def _check_probabilities(name: str, p: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+    return numbers(name, p, (..., "n") if shape is None else shape, low=-ROUNDING, high=1 + ROUNDING)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from pyro_vipaint.cli.options import Device, Out, console, errors, one_line_errors
+from pyro_vipaint.cli.options import DIGITS, Device, Out, Overwrite, console, errors
 from pyro_vipaint.errors import whole
 from pyro_vipaint.progress import progress_bar
 
@@ -50,32 +50,33 @@ def bench(
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed cells again.")] = False,
     device: Device = "auto",
+    overwrite: Overwrite = False,
 ) -> None:
     """Compares methods at equal NFE. A run that was killed continues where it stopped when it is started again."""
-    with one_line_errors():
-        from pyro_vipaint._files import check_out
-        from pyro_vipaint._torch import resolve_device
-        from pyro_vipaint.bench import METHODS, Plan, run, write_report
-        from pyro_vipaint.bench import engine as make_engine
-        from pyro_vipaint.models.measurements.masks import MASKS
+    from pyro_vipaint._torch import resolve_device
+    from pyro_vipaint.bench import METHODS, Plan, run, write_report
+    from pyro_vipaint.bench import engine as make_engine
+    from pyro_vipaint.models.measurements.masks import MASKS
 
-        check_out(out)
-        target = str(resolve_device(device))
-        plan = Plan(
-            tuple(prior or ["fashion32"]), tuple(task or MASKS), tuple(method or METHODS),
-            tuple(_budget(text) for text in budget or ["100"]), images, samples, tuple(seed or [0]), chunk,
-            None if pictures is None else str(pictures.resolve()),
-        )  # fmt: skip
-        number = _workers(workers, target, threads)
-        chosen = make_engine(engine, number, target, threads, address)
-        with progress_bar(console=console) as callback:
-            frame = run(plan, out, chosen, target, callback, retry, lambda table: write_report(out, table))
-        if _print_summary(frame, plan, out):
-            raise typer.Exit(1)
+    target = str(resolve_device(device))
+    plan = Plan(
+        tuple(prior or ["fashion32"]), tuple(task or MASKS), tuple(method or METHODS),
+        tuple(_budget(text) for text in budget or ["100"]), images, samples, tuple(seed or [0]), chunk,
+        None if pictures is None else str(pictures.resolve()),
+    )  # fmt: skip
+    number = _workers(workers, target, threads)
+    chosen = make_engine(engine, number, target, threads, address)
+    with progress_bar(console=console) as callback:
+        frame = run(
+            plan, out, chosen, target, callback, retry, lambda table: write_report(out, table), overwrite=overwrite
+        )
+    if _print_summary(frame, plan, out):
+        raise typer.Exit(1)
 
 
 def _budget(text: str) -> int | None:
-    return None if text == OWN else whole(f"A budget that is not {OWN!r}", int(text) if text.isdecimal() else text, 0)
+    number = int(text) if text.isdecimal() and len(text) <= DIGITS else text
+    return None if text == OWN else whole(f"A budget that is not {OWN!r}", number, 0)
 
 
 def _workers(workers: int | None, device: str, threads: int) -> int:

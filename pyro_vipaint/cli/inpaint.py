@@ -32,25 +32,26 @@ def inpaint(
     resize: Annotated[bool, typer.Option("--resize", help="Resize picture and mask to the prior's size.")] = False,
     invert_mask: shared.InvertMask = False,
     truth: shared.Truth = None,
+    overwrite: shared.Overwrite = False,
 ) -> None:
     """Completes IMAGE where MASK is black."""
-    with shared.one_line_errors():
-        from pyro_vipaint._files import check_out, read_image, read_mask
-        from pyro_vipaint._torch import resolve_device
-        from pyro_vipaint.checks import check_prior
-        from pyro_vipaint.restoration import inpaint as run
+    from pyro_vipaint._files import read_image, read_mask
+    from pyro_vipaint._folders import IMAGES
+    from pyro_vipaint._torch import resolve_device
+    from pyro_vipaint.checks import check_prior
+    from pyro_vipaint.restoration import inpaint as run
 
-        check_out(out, image, mask, truth)
-        loaded = check_prior(prior, resolve_device(device), half, checkpointing)
-        channels, height, width = loaded.image_shape
-        size = (height, width) if resize else None
-        true = None if truth is None else read_image(truth, channels, size).unsqueeze(0)
-        entries = {"image": str(image), "mask": str(mask), "truth": None if truth is None else str(truth)}
-        entries |= {"invert_mask": invert_mask, "resize": resize}
-        entries |= {"prompt": prompt, "guidance_scale": guidance_scale}
-        call = partial(
-            run, read_image(image, channels, size), read_mask(mask, invert_mask, size), loaded, levels, samples,
-            label=label, prompt=prompt, guidance_scale=guidance_scale, steps=steps, beta=beta,
-            refine_steps=refine_steps, device=device, seed=seed,
-        )  # fmt: skip
-        run_and_write(call, true, out, seed, loaded, label, entries)
+    IMAGES.check(out, overwrite, image, mask, truth)
+    loaded = check_prior(prior, resolve_device(device), half, checkpointing)
+    channels, height, width = loaded.image_shape
+    size, number = (height, width) if resize else None, shared.class_number(label, loaded)
+    true = None if truth is None else read_image(truth, channels, size).unsqueeze(0)
+    entries = {"image": str(image), "mask": str(mask), "truth": None if truth is None else str(truth)}
+    entries |= {"invert_mask": invert_mask, "resize": resize}
+    entries |= {"prompt": prompt, "guidance_scale": guidance_scale}
+    call = partial(
+        run, read_image(image, channels, size), read_mask(mask, invert_mask, size), loaded, levels, samples,
+        label=number, prompt=prompt, guidance_scale=guidance_scale, steps=steps, beta=beta,
+        refine_steps=refine_steps, device=device, seed=seed,
+    )  # fmt: skip
+    run_and_write(call, true, out, seed, loaded, number, entries)

@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from pyro_vipaint.errors import InputError, NonFiniteError
+from pyro_vipaint.errors import InputError, NonFiniteError, choice
 
-console, errors = Console(), Console(stderr=True)
+if TYPE_CHECKING:
+    from pyro_vipaint.models import DiffusionPrior
+
+TRACEBACK = "VIPAINT_TRACEBACK"  # the environment variable that shows where an unexpected error comes from
+INTERRUPTED = 130  # as shells report SIGINT
+DIGITS = 18  # of a number; Python refuses to read those that are much longer
+
+
+class Terminal(Console):
+    """A console; a run whose output nobody reads any more goes on, so that its files are written."""
+
+    def on_broken_pipe(self) -> None:
+        """Writes nothing from now on."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+console, errors = Terminal(), Terminal(stderr=True)
 
 Out = Annotated[Path, typer.Option(help="Folder for the results: new, empty, or with earlier results.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Take any folder: files with names of results are replaced, others stay.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
 Prior = Annotated[str, typer.Option(help="Name of a shipped prior, folder, or hub id.")]
 Levels = Annotated[int, typer.Option(help="K, the number of latent levels.")]
-Label = Annotated[int | None, typer.Option(help="Class number for class-conditional priors; see vipaint priors.")]
+Label = Annotated[str | None, typer.Option(help="Class, number or name, for priors that have them: vipaint priors.")]
 Prompt = Annotated[str | None, typer.Option(help="Text, for priors that take it.")]
 Guidance = Annotated[float | None, typer.Option(help="Weight of classifier-free guidance; 1 means no guidance.")]
 Half = Annotated[bool, typer.Option("--half", help="Run the networks in bfloat16 where the device supports it.")]
@@ -32,22 +56,71 @@ InvertMask = Annotated[bool, typer.Option("--invert-mask", help="White means hid
 Truth = Annotated[Path | None, typer.Option(help="The undamaged picture, for comparison.")]
 
 
+def class_number(label: str | None, prior: DiffusionPrior) -> int | None:
+    """The number of a class that is given by its number or, in any case of letters, by its name.
+
+    Raises:
+        InputError: no class of the prior has the name.
+    """
+    if label is None:
+        return None
+    if label.removeprefix("-").isdecimal() and len(label) <= DIGITS:
+        return int(label)
+    numbers = {name.lower(): number for number, name in enumerate(prior.class_names)}
+    if numbers and label.lower() not in numbers:
+        choice("class", label, prior.class_names)
+    return numbers.get(label.lower(), 0)  # a label for a prior without classes is refused with the problem
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns errors into one line: bad input exits with code 2; a broken fit, a full disk or full memory with code 1."""
-    try:
-        yield
-    except Exception as error:
-        message = str(error)
-        if _is_out_of_memory(error):
-            message = "Not enough memory: ask for fewer --samples, or for --half or --checkpointing."
-        elif not isinstance(error, (InputError, NonFiniteError, OSError)):
-            raise
-        # One line on any terminal; brackets in file names are not markup.
-        errors.print(Text.assemble(("Error: ", "bold red"), " ".join(message.split())), soft_wrap=True)
-        raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
+    """Ends the process with one line for an error, and prints a warning in one line.
+
+    The exit code is 2 for what the user can mend, 1 for what failed, and 130 for an interrupt.
+    """
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: _print("Warning: ", "bold yellow", str(message))
+        try:
+            yield
+        except (KeyboardInterrupt, typer.Abort):
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            if os.environ.get(TRACEBACK):
+                raise
+            message, code = _told(error)
+            _print("Error: ", "bold red", message)
+            sys.exit(code)
+
+
+def _print(kind: str, style: str, message: str) -> None:
+    """One line on any terminal; brackets in file names are not markup."""
+    if message:
+        errors.print(Text.assemble((kind, style), " ".join(message.split())), soft_wrap=True)
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """The message of an error and the exit code."""
+    if hasattr(error, "format_message"):  # of the arguments; typer has had several homes for the class
+        return _usage(error), 2
+    if _is_out_of_memory(error):
+        return "Not enough memory: ask for fewer --samples, or for --half or --checkpointing.", 1
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}: install the package.", 2
+    if isinstance(error, (InputError, NonFiniteError, OSError)):
+        return str(error), 2 if isinstance(error, InputError) else 1
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{type(error).__name__} in {Path(last.filename).name}:{last.lineno}: {error}"
+    return f"{place}. This is a fault of vipaint; {TRACEBACK}=1 shows where it comes from.", 1
+
+
+def _usage(error: Any) -> str:
+    """The message, and where help is; empty where the help itself has been printed."""
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    end = "" if message.endswith((".", "?")) else "."
+    return f"{message}{end} See {context.command_path} --help." if message and context else message
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether PyTorch found no memory: on a GPU by the name of the error's class, to avoid the import of PyTorch."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    """Whether there was no memory: PyTorch's on a GPU by the name of its class, to avoid the import of PyTorch."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)

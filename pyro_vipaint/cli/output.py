@@ -17,7 +17,7 @@ from PIL import Image
 from rich.table import Table
 from torch import Tensor
 
-from pyro_vipaint._files import REPORT, SAMPLES, SHEET, earlier_samples, sample_names, whole_folder
+from pyro_vipaint._folders import IMAGES, REPORT, SAMPLES, SHEET, sample_names
 from pyro_vipaint._torch import dtype_name
 from pyro_vipaint.checks import check_truth
 from pyro_vipaint.cli.options import console
@@ -77,25 +77,23 @@ def _print_table(report: dict[str, Any], out: Path) -> None:
 def write_result(out: Path, result: Result, report: dict[str, Any], truth: Tensor | None = None) -> None:
     """Writes ``contact_sheet.png``, one PNG per sample, ``samples.safetensors`` and ``report.json`` into ``out``.
 
-    Sample pictures that an earlier report in ``out`` names are removed; other files stay.
+    The files of an earlier run are replaced, its surplus samples removed; other files stay.
     """
     from safetensors.torch import save
 
     from pyro_vipaint.plotting import to_picture
 
-    names, earlier = sample_names(*result.samples.shape[:2]), earlier_samples(out)
+    names = sample_names(*result.samples.shape[:2])
     tensors = {"samples": result.samples, "observation": result.observation}
     if result.mask is not None:
         tensors["mask"] = result.mask
     tensors = {name: value.contiguous() for name, value in tensors.items()}
-    with whole_folder(out) as folder:
+    with IMAGES.whole(out) as folder:
         result.plot(truth).savefig(folder / SHEET, dpi=160)
         for name, image in zip(names, result.samples.flatten(0, 1), strict=True):
             Image.fromarray(to_picture(image)).save(folder / name)
         (folder / SAMPLES).write_bytes(save(tensors))  # save_file would set a mode that others cannot read
         (folder / REPORT).write_text(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        for name in earlier - set(names):  # before their report is replaced, which alone names them
-            (out / name).unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

@@ -66,43 +66,44 @@ def restore(
     checkpointing: shared.Checkpointing = False,
     seed: shared.Seed = 0,
     truth: shared.Truth = None,
+    overwrite: shared.Overwrite = False,
 ) -> None:
     """Restores IMAGE: for super-resolution a small picture, for other tasks one of the prior's size.
 
     With --simulate IMAGE is undamaged: it is damaged as the task says, and the restorations are compared with it.
     """
-    with shared.one_line_errors():
-        from pyro_vipaint._files import check_out, read_image
-        from pyro_vipaint._torch import resolve_device
-        from pyro_vipaint.checks import NOISE, check_image, check_prior
-        from pyro_vipaint.restoration import restore as run
+    from pyro_vipaint._files import read_image
+    from pyro_vipaint._folders import IMAGES
+    from pyro_vipaint._torch import resolve_device
+    from pyro_vipaint.checks import NOISE, check_image, check_prior
+    from pyro_vipaint.restoration import restore as run
 
-        check_out(out, image, mask, truth)
-        if simulate and truth is not None:
-            raise InputError("With --simulate IMAGE itself is the truth: omit --truth.")
-        if resize and not simulate:
-            raise InputError("--resize needs --simulate: an observation has to keep its own pixels.")
-        loaded = check_prior(prior, resolve_device(device), half, checkpointing)
-        channels, height, width = loaded.image_shape
-        given = {
-            "factor": factor, "mode": mode, "std": std, "length": length, "angle": angle,
-            "mask": mask, "invert_mask": invert_mask or None,
-        }  # fmt: skip
-        options = task_options(task, given, width)
-        size = (height, width) if resize else None
-        operator, y = task_operator(task, options, loaded, size), read_image(image, channels, size)
-        true = None if truth is None else read_image(truth, channels).unsqueeze(0)
-        if simulate:
-            noise, true = NOISE if noise is None else number("noise", noise), check_image(y, loaded)
-            y = simulated(true, operator, noise, seed)
-        entries = {"task": task, **{name: str(v) if isinstance(v, Path) else v for name, v in options.items()}}
-        entries |= {"image": str(image), "truth": None if truth is None else str(truth), "resize": resize}
-        entries |= {"simulated": simulate, "noise": noise, "prompt": prompt, "guidance_scale": guidance_scale}
-        call = partial(
-            run, y, operator, loaded, levels, samples, label=label, prompt=prompt, guidance_scale=guidance_scale,
-            steps=steps, beta=beta, refine_steps=refine_steps, noise=noise, device=device, seed=seed,
-        )  # fmt: skip
-        run_and_write(call, true, out, seed, loaded, label, entries)
+    IMAGES.check(out, overwrite, image, mask, truth)
+    if simulate and truth is not None:
+        raise InputError("With --simulate IMAGE itself is the truth: omit --truth.")
+    if resize and not simulate:
+        raise InputError("--resize needs --simulate: an observation has to keep its own pixels.")
+    loaded = check_prior(prior, resolve_device(device), half, checkpointing)
+    condition, (channels, height, width) = shared.class_number(label, loaded), loaded.image_shape
+    given = {
+        "factor": factor, "mode": mode, "std": std, "length": length, "angle": angle,
+        "mask": mask, "invert_mask": invert_mask or None,
+    }  # fmt: skip
+    options = task_options(task, given, width)
+    size = (height, width) if resize else None
+    operator, y = task_operator(task, options, loaded, size), read_image(image, channels, size)
+    true = None if truth is None else read_image(truth, channels).unsqueeze(0)
+    if simulate:
+        noise, true = NOISE if noise is None else number("noise", noise), check_image(y, loaded)
+        y = simulated(true, operator, noise, seed)
+    entries = {"task": task, **{name: str(v) if isinstance(v, Path) else v for name, v in options.items()}}
+    entries |= {"image": str(image), "truth": None if truth is None else str(truth), "resize": resize}
+    entries |= {"simulated": simulate, "noise": noise, "prompt": prompt, "guidance_scale": guidance_scale}
+    call = partial(
+        run, y, operator, loaded, levels, samples, label=condition, prompt=prompt, guidance_scale=guidance_scale,
+        steps=steps, beta=beta, refine_steps=refine_steps, noise=noise, device=device, seed=seed,
+    )  # fmt: skip
+    run_and_write(call, true, out, seed, loaded, condition, entries)
 
 
 def task_options(task: str, given: Mapping[str, Any], width: int) -> dict[str, Any]:
@@ -118,6 +119,8 @@ def task_options(task: str, given: Mapping[str, Any], width: int) -> dict[str, A
         options["std"] = RELATIVE_STD * width
     problems = [f"{_flag(name)} does not go with the task {task}." for name in given.keys() - TASKS[task].keys()]
     problems += [f"The task {task} needs {_flag(name)}." for name, value in options.items() if value is None]
+    wider = [name for name in ("std", "length") if (options.get(name) or 0) > width]
+    problems += [f"{_flag(name)} must be at most {width}, the width in pixels, not {options[name]}." for name in wider]
     if problems:
         raise InputError(problems[0])
     return options

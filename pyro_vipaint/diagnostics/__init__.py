@@ -30,6 +30,13 @@ from pyro_vipaint.diagnostics.evidence import Estimate, elbo_estimate, iwae_boun
 from pyro_vipaint.diagnostics.importance import Resampled, effective_sample_size, resample
 from pyro_vipaint.diagnostics.pareto import SmoothedWeights, pareto_k, pareto_smooth, pareto_threshold
 from pyro_vipaint.diagnostics.projections import ProjectionSummary, project_onto_moments, project_onto_samples
+from pyro_vipaint.diagnostics.scores import (
+    Ratio,
+    energy_score,
+    error_over_spread,
+    interval_coverage,
+    lpips_energy_score,
+)
 from pyro_vipaint.diagnostics.two_sample import Accuracy, c2st, sliced_wasserstein, wasserstein
 from pyro_vipaint.diagnostics.uniformity import (
     chi_square_test,
@@ -46,6 +53,7 @@ __all__ = [
     "ProjectionSummary", "project_onto_moments", "project_onto_samples",
     "SBC", "sbc", "sbc_of_guide", "VSBC", "vsbc", "coordinates", "draw_latent_and_data", "log_likelihood",
     "rank_statistics", "rank_histogram", "chi_square_test", "ecdf_test", "ecdf_band", "symmetry_test",
+    "energy_score", "lpips_energy_score", "error_over_spread", "interval_coverage", "Ratio",
     "coverage", "credible_interval", "Accuracy", "c2st", "sliced_wasserstein", "wasserstein",
     "PartsPosterior", "parts_posterior", "part_scores", "is_shown", "total_variation", "expected_total_variation",
     "coverage_of_classes", "expected_coverage", "to_arviz",

@@ -28,8 +28,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vipaint._torch import gradients, seeded
+from pyro_vipaint._torch import gradients, seeded, widest
 from pyro_vipaint.diagnostics.uniformity import chi_square_test, ecdf_test, symmetry_test
+from pyro_vipaint.errors import numbers, whole
 from pyro_vipaint.sampling import sample
 
 if TYPE_CHECKING:
@@ -75,9 +76,13 @@ class SBC:
         Columns ``mean_z`` and ``square_z``: the average over data sets of E[g given y] - g(theta), in its standard
         errors, for g = f and g = f squared about the prior's mean; ``square_z`` is negative for a posterior that is too
         narrow. For an exact posterior and many simulations they are standard normal. The prior itself passes.
+
+        Raises:
+            InputError: a single simulation, which has no standard error.
         """
         import pandas as pd
 
+        whole("the number of simulations", len(next(iter(self.truth.values()))), least=2)  # of a standard error
         rows = []
         for name, truth in self.truth.items():
             f, draws = truth - truth.mean(), self.draws[name] - truth.mean()
@@ -90,7 +95,13 @@ def _paired_z(differences: Tensor) -> float:
 
 
 def rank_statistics(truth: Tensor, draws: Tensor) -> Tensor:
-    """The number of ``draws`` ``(L, ...)`` below ``truth`` ``(...)``, 0 … L, with ties broken at random."""
+    """The number of ``draws`` ``(L, ...)`` below ``truth`` ``(...)``, 0 … L, with ties broken at random.
+
+    Raises:
+        InputError: there is no draw, the shapes do not fit, or a value is infinite or NaN, which has no rank.
+    """
+    numbers("truth", truth)
+    numbers("draws", draws, ("L", *truth.shape), least=1)
     below, equal = (draws < truth).sum(0), (draws == truth).sum(0)
     return below + (torch.rand(equal.shape, device=equal.device) * (equal + 1)).long().clamp(max=equal)
 
@@ -113,7 +124,13 @@ def sbc(
         num_simulations: N.
         num_draws: L; 99 gives 100 ranks, which many numbers of bins divide.
         seed: seed of all random numbers; ``None`` continues the global generator.
+
+    Raises:
+        InputError: a number is less than 1, there is no quantity, or an error of :func:`rank_statistics`.
     """
+    whole("num_simulations", num_simulations)
+    whole("num_draws", num_draws)
+    whole("the number of quantities", len(quantities))
     with seeded(seed), torch.no_grad():
         theta, y = draw_prior_and_data(num_simulations)
         with gradients():
@@ -160,7 +177,11 @@ def draw_latent_and_data(model: Any, num_images: int) -> tuple[Tensor, Tensor]:
     """z_Ts ``(N, *event)`` and y ``(N, *observation)`` from the model, with y zero where it is not observed.
 
     The program also draws the hidden elements; a guide's initial value must not depend on them.
+
+    Raises:
+        InputError: ``num_images`` is less than 1.
     """
+    whole("num_images", num_images)
     trace = poutine.trace(model).get_trace(num_images=num_images)
     z, y = (trace.nodes[name]["value"] for name in (model.levels[-1].name, "y"))
     observed = getattr(model.likelihood, "observed", torch.ones_like)(y)
@@ -205,9 +226,10 @@ def vsbc(truth: Tensor, draws: Tensor, *, seed: int | None = None) -> VSBC:
     """VSBC from simulations: true values ``(N, *event)`` and draws of the approximation ``(L, N, *event)``.
 
     p is (r + u) / (L + 1) with rank r and uniform u, so that an exact marginal gives a continuous uniform p for any L.
-    With D dimensions compare with a level divided by D. ``seed`` is the seed of u and of ties.
+    With D dimensions compare with a level divided by D. ``seed`` is the seed of u and of ties. Errors are those of
+    :func:`rank_statistics`; a single true value is enough, but the smallest p-values are then 1.
     """
     with seeded(seed):
         ranks = rank_statistics(truth, draws)
-        p = (ranks + torch.rand(ranks.shape, dtype=torch.float64, device=ranks.device)) / (len(draws) + 1)
+        p = (ranks + torch.rand(ranks.shape, dtype=widest(ranks.device), device=ranks.device)) / (len(draws) + 1)
     return VSBC(p, symmetry_test(p), ecdf_test(ranks, len(draws)))

@@ -11,14 +11,15 @@ jointly. The prior has the right coverage too: compare the widths as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint._torch import double
+from pyro_vipaint.errors import InputError, broadcast, instance, number, numbers, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,9 +31,9 @@ def coverage(
     """Empirical coverage of central credible intervals, one row per level.
 
     Args:
-        samples: S draws of each image, ``(S, N, *event)``.
+        samples: S draws of each image, ``(S, N, *event)``, in any order.
         truth: ``(N, *event)``.
-        levels: in (0, 1).
+        levels: in (0, 1), one row each, in the given order.
         where: nonzero or True for the elements to be counted, broadcast against ``truth``: ``mask == 0`` for the hidden
             pixels.
 
@@ -42,18 +43,23 @@ def coverage(
         width of the intervals) and ``elements`` (the number of counted elements).
 
     Raises:
-        InputError: too few samples for a level, which needs (S + 1)(1 - level) >= 2, or no counted element.
+        InputError: too few samples for a level, which needs (S + 1)(1 - level) >= 2, or no counted element; shapes that
+            do not fit; infinite or NaN values.
     """
     import pandas as pd
 
-    counted = torch.ones_like(truth, dtype=torch.bool) if where is None else (where != 0).expand(truth.shape)
-    sizes, images = counted.flatten(1).sum(1).double(), len(truth)
+    instance("levels", levels, isinstance(levels, Iterable), "a sequence of numbers in (0, 1)")
+    whole("the number of levels", len(levels := list(levels)))
+    numbers("samples", samples, ("S", "N", ...), least=1)
+    numbers("truth", truth, tuple(samples.shape[1:]))
+    counted = torch.ones_like(truth, dtype=torch.bool) if where is None else broadcast(truth.shape, where=where)[0] != 0
+    sizes, images = double(counted.flatten(1).sum(1)), len(truth)
     total = float(sizes.sum())
-    whole("the number of elements with nonzero where", int(total))
+    whole("the number of elements with nonzero where", int(total), most=math.inf)
     ordered, rows = samples.sort(0).values, []
     for level in levels:
         lower, upper = credible_interval(ordered, level)
-        covered = ((lower <= truth) & (truth <= upper) & counted).flatten(1).sum(1).double()
+        covered = double(((lower <= truth) & (truth <= upper) & counted).flatten(1).sum(1))
         share = float(covered.sum() / total)
         binomial = math.sqrt(share * (1 - share) / total)
         # The error of a ratio of sums over independent images; the elements of one image are dependent.
@@ -64,12 +70,18 @@ def coverage(
 
 
 def credible_interval(ordered: Tensor, level: float) -> tuple[Tensor, Tensor]:
-    """Lower and upper end of the central interval from samples ``(S, ...)`` sorted along their first dimension.
+    """Lower and upper end of the central interval, ``(...)`` each, from S draws ``(S, ...)`` in ascending order.
+
+    The first dimension must be sorted, ``draws.sort(0).values``, and is not sorted here: draws along another dimension
+    would give an interval as well, of the wrong values.
 
     Raises:
-        InputError: too few samples for the level.
+        InputError: too few draws for the level, which needs (S + 1)(1 - level) >= 2, or draws that are infinite, NaN or
+            not in ascending order.
     """
-    count, tail = len(ordered), (1 - level) / 2
+    count, tail = len(numbers("ordered", ordered, ("S", ...), least=1)), (1 - number("level", level)) / 2
+    if (ordered.diff(dim=0) < 0).any():
+        raise InputError("ordered must ascend along its first dimension, that of the draws: give draws.sort(0).values.")
     if not (0 < level < 1 and (count + 1) * tail >= 1 - 1e-9):
         raise InputError(f"{count} samples do not resolve a level of {level}: it needs (S + 1)(1 - level) >= 2.")
     ends = np.quantile(ordered.cpu().numpy(), (tail, 1 - tail), axis=0, method="weibull")

@@ -21,9 +21,10 @@ from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_vipaint._torch import seeded
+from pyro_vipaint._torch import double, seeded
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint.errors import InputError, instance, numbers, whole
+from pyro_vipaint.models.diffusion import DiffusionModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,10 @@ def weighted_draws(
     """
     if isinstance(guide, GuideMessenger) and guide.model is not model:
         raise InputError("The guide was built on another model and would run that one: build it on this model.")
+    instance("model", model, callable(model), "a Pyro program such as a DiffusionModel")
+    instance("guide", guide, callable(guide), "a guide of the model")
+    if isinstance(model, DiffusionModel):
+        model.check(y)
     size = num_samples if batch_size is None else whole("batch_size", batch_size)
     starts = range(0, whole("num_samples", num_samples), size)
     with seeded(seed), count_calls() as count:
@@ -81,6 +86,17 @@ def weighted_draws(
     z = torch.cat([part for part, _ in parts])
     terms = {name: torch.cat([part[name] for _, part in parts]) for name in parts[0][1]}
     return WeightedDraws(z, terms, count.nfe)
+
+
+def check_log_weights(log_weights: Tensor) -> Tensor:
+    """Log weights ``(S, N)``, S >= 1, refused where one is NaN or infinite; -inf, a weight of zero, is none of these.
+
+    Refused as well are images all of whose weights are zero.
+    """
+    if isinstance(log_weights, Tensor) and log_weights.ndim == 2 and len(log_weights):
+        numbers("the largest log weight of each image", log_weights.max(0).values)
+        return log_weights
+    return numbers("log_weights", log_weights, ("S", "N"), least=1)
 
 
 def _run(model: Callable[..., Any], guide: Any, y: Tensor, count: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -112,11 +128,11 @@ def _is_point(distribution: Any) -> bool:
 
 
 def _per_image(name: str, log_prob: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The log density of a site, ``(S, N)``, float64: the weights are differences of large numbers."""
+    """The log density of a site, ``(S, N)``, in float64: the weights are differences of large numbers."""
     images = log_prob.shape[-1] if log_prob.ndim else 1
     if log_prob.ndim > 2 or images != shape[1]:
         raise InputError(
             f"The density of site {name} has shape {tuple(log_prob.shape)}, not (samples, images) = {shape}: "
             "weights per image need guide and model to factorise over images; give them one image at a time."
         )
-    return log_prob.double().expand(shape)
+    return double(log_prob).expand(shape)

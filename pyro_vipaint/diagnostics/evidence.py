@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vipaint.diagnostics.draws import WeightedDraws, weighted_draws
+from pyro_vipaint.diagnostics.draws import WeightedDraws, check_log_weights, weighted_draws
 from pyro_vipaint.errors import whole
 
 if TYPE_CHECKING:
@@ -57,8 +57,12 @@ def elbo_estimate(log_weights: Tensor) -> Estimate:
 
     The standard error is that of independent draws, NaN for a single one. With an estimated marginal it may be too
     large, never too small: the times of :class:`DiffusionMarginal` are stratified, its draws negatively correlated.
+
+    Raises:
+        InputError: log weights of another shape, of no draw, or NaN or infinite; a weight of zero, -inf, is allowed if
+            the image has another one.
     """
-    return _mean(log_weights)
+    return _mean(check_log_weights(log_weights))
 
 
 def iwae_bound(log_weights: Tensor, num_weights: int | None = None) -> Estimate:
@@ -71,12 +75,12 @@ def iwae_bound(log_weights: Tensor, num_weights: int | None = None) -> Estimate:
             the delta method and is too small where :func:`pareto_k` exceeds 0.5.
 
     Raises:
-        InputError: L is not in 1 … S.
+        InputError: L is not in 1 … S, or an error of :func:`elbo_estimate`.
     """
-    count = len(log_weights)
+    count = len(check_log_weights(log_weights))
     if num_weights is None:
-        relative = (log_weights - log_weights.max(0).values).exp()
-        return Estimate(_log_mean_exp(log_weights), relative.std(0) / relative.mean(0) / math.sqrt(count))
+        relative = _mean((log_weights - log_weights.max(0).values).exp())
+        return Estimate(_log_mean_exp(log_weights), relative.standard_error / relative.estimate)
     whole("the number of draws", count, least=whole("num_weights", num_weights))
     blocks = log_weights[: count // num_weights * num_weights].unflatten(0, (-1, num_weights))
     return _mean(_log_mean_exp(blocks, dim=1))

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vipaint._torch import seeded
-from pyro_vipaint.diagnostics.draws import weighted_draws
+from pyro_vipaint._torch import double, seeded
+from pyro_vipaint.diagnostics.draws import check_log_weights, weighted_draws
 from pyro_vipaint.diagnostics.pareto import pareto_smooth
 from pyro_vipaint.errors import whole
 
@@ -65,6 +65,7 @@ def resample(
     Raises:
         InputError: a number of draws is not positive, or an error of :func:`weighted_draws`.
     """
+    whole("num_proposals", num_proposals)
     whole("num_samples", num_samples)
     with seeded(seed):
         draws = weighted_draws(model, guide, y, num_proposals, batch_size=batch_size)
@@ -76,7 +77,12 @@ def resample(
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
-    """(sum w)^2 / sum w^2 per image, ``(N,)``, from log weights ``(S, N)`` up to a constant per image."""
+    """(sum w)^2 / sum w^2 per image, ``(N,)``, from log weights ``(S, N)`` up to a constant per image.
+
+    Raises:
+        InputError: an error of :func:`pyro_vipaint.diagnostics.elbo_estimate`.
+    """
+    check_log_weights(log_weights)
     return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
 
 
@@ -86,7 +92,7 @@ def systematic_indices(log_weights: Tensor, num_samples: int) -> Tensor:
     There is one uniform offset per image: draw s has floor or ceil of num_samples × w_s copies, w_s normalised.
     """
     count, images = log_weights.shape
-    cumulative = log_weights.double().softmax(0).cumsum(0).T.contiguous()
-    steps = torch.arange(num_samples, dtype=torch.float64, device=log_weights.device)
-    position = (steps + torch.rand(images, 1, dtype=torch.float64, device=log_weights.device)) / num_samples
+    cumulative = double(log_weights).softmax(0).cumsum(0).T.contiguous()
+    steps = torch.arange(num_samples, dtype=torch.float64, device=cumulative.device)
+    position = (steps + torch.rand(images, 1, dtype=torch.float64, device=cumulative.device)) / num_samples
     return torch.searchsorted(cumulative, position, right=True).clamp(max=count - 1).T

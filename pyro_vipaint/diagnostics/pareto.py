@@ -25,6 +25,10 @@ import torch
 from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
+from pyro_vipaint._torch import double
+from pyro_vipaint.diagnostics.draws import check_log_weights
+from pyro_vipaint.errors import whole
+
 
 class SmoothedWeights(NamedTuple):
     """Smoothed log weights ``(S, N)``, normalised to sum to 1 over S, and k-hat ``(N,)``."""
@@ -41,9 +45,14 @@ def pareto_smooth(log_weights: Tensor) -> SmoothedWeights:
 
     Returns:
         Float64 tensors. Tail weights are at most the largest raw weight. k is ``inf``, and nothing is smoothed, where
-        fewer than five weights exceed the cut; -``inf`` where all weights are equal and there is no tail.
+        fewer than five weights exceed the cut, so that always for S up to 20; -``inf`` where all of several weights are
+        equal and there is no tail.
+
+    Raises:
+        InputError: an error of :func:`pyro_vipaint.diagnostics.elbo_estimate`.
     """
-    smoothed, shapes = zip(*(_smooth(column) for column in log_weights.double().T), strict=True)
+    check_log_weights(log_weights)
+    smoothed, shapes = zip(*(_smooth(column) for column in double(log_weights).T), strict=True)
     return SmoothedWeights(torch.stack(smoothed, -1), torch.tensor(shapes, dtype=torch.float64))
 
 
@@ -54,13 +63,13 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 
 def pareto_threshold(num_samples: int) -> float:
     """min(1 - 1 / log10(S), 0.7): the largest k-hat at which estimates from S draws are reliable (Vehtari et al.)."""
-    return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 1 else -math.inf
+    return min(1 - 1 / math.log10(num_samples), 0.7) if whole("num_samples", num_samples) > 1 else -math.inf
 
 
 def _smooth(log_weights: Tensor) -> tuple[Tensor, float]:
     """Smoothed, normalised log weights of one image, and k."""
     x = log_weights - log_weights.max()
-    if bool((x == 0).all()):
+    if len(x) > 1 and bool((x == 0).all()):
         return x - math.log(len(x)), -math.inf
     size = math.ceil(min(len(x) / 5, 3 * math.sqrt(len(x))))
     ordered, order = x.sort()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint._torch import seeded
+from pyro_vipaint.errors import InputError, numbers, whole
 
 
 class ProjectionSummary(NamedTuple):
@@ -47,8 +48,15 @@ def project_onto_moments(
         covariance: ``(N, D, D)`` or ``(D, D)``.
         num_projections: P; the same directions for all images.
         seed: seed of the directions; ``None`` continues the global generator.
+
+    Raises:
+        InputError: fewer than two samples, which have no standard deviation; shapes that do not fit; infinite or NaN
+            values; no spread along a direction.
     """
-    flat = samples.flatten(2)
+    flat = _flat("samples", samples)
+    _, images, size = flat.shape
+    numbers("mean", mean, (images, size) if getattr(mean, "ndim", 1) > 1 else (size,))
+    numbers("covariance", covariance, (images, size, size) if getattr(covariance, "ndim", 2) > 2 else (size, size))
     directions = unit_vectors(flat, num_projections, seed)
     center, variance = mean @ directions.T, ((directions @ covariance) * directions).sum(-1)
     return _summary(flat @ directions.T, center, variance.sqrt(), 1 / len(samples))
@@ -59,9 +67,10 @@ def project_onto_samples(
 ) -> ProjectionSummary:
     """Samples ``(S, N, *event)`` against reference samples ``(R, N, *event)``, drawn independently of them.
 
-    S and R are at least 2; the other arguments are those of :func:`project_onto_moments`.
+    S and R are at least 2; the other arguments, and the errors, are those of :func:`project_onto_moments`.
     """
-    flat, reference = samples.flatten(2), reference.flatten(2)
+    flat, reference = _flat("samples", samples), _flat("reference", reference)
+    numbers("reference", reference, ("R", *flat.shape[1:]))
     directions = unit_vectors(flat, num_projections, seed)
     projected = reference @ directions.T
     return _summary(flat @ directions.T, projected.mean(0), projected.std(0), 1 / len(samples) + 1 / len(reference))
@@ -70,11 +79,18 @@ def project_onto_samples(
 def unit_vectors(flat: Tensor, count: int, seed: int | None) -> Tensor:
     """``count`` directions, ``(count, D)``, uniform on the sphere, for values ``(..., D)``."""
     with seeded(seed):
-        directions = torch.randn(count, flat.shape[-1])
+        directions = torch.randn(whole("num_projections", count), flat.shape[-1])
     return (directions / directions.norm(dim=1, keepdim=True)).to(flat)
+
+
+def _flat(name: str, samples: Tensor) -> Tensor:
+    """Samples ``(S, N, *event)`` as ``(S, N, D)``; a spread needs two."""
+    return numbers(name, samples, ("S", "N", "D", ...), least=2).flatten(2)
 
 
 def _summary(projected: Tensor, center: Tensor, std: Tensor, variance: float) -> ProjectionSummary:
     """``projected`` is ``(S, N, P)``; ``variance`` is the one of a mean shift if both laws are equal."""
+    if not (std > 0).all():  # false with a NaN, of a negative variance
+        raise InputError("the reference has no spread along a direction: its covariance must be positive definite.")
     shift, ratio = (projected.mean(0) - center) / std, projected.std(0) / std
     return ProjectionSummary(shift.T, ratio.T, math.sqrt(variance), math.sqrt(variance / 2))

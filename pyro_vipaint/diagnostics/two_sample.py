@@ -24,11 +24,18 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pyro_vipaint._torch import gradients, seeded
 from pyro_vipaint.diagnostics.projections import unit_vectors
-from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint.errors import numbers, whole
 
 
 def wasserstein(x: Tensor, y: Tensor) -> Tensor:
-    """Exact 1-Wasserstein distance on the line between samples ``(..., n)`` and ``(..., m)``, of leading shape."""
+    """Exact 1-Wasserstein distance on the line between samples ``(..., n)`` and ``(..., m)``, of leading shape.
+
+    Raises:
+        InputError: the leading shapes differ, there is no sample, or one is infinite or NaN.
+    """
+    numbers("x", x, (..., "n"))
+    numbers("y", y, (*x.shape[:-1], "m"))
+    whole("the number of draws", min(x.shape[-1], y.shape[-1]))
     x, y = (values.sort(-1).values.contiguous() for values in (x, y))
     points = torch.cat([x, y], -1).sort(-1).values
     left = points[..., :-1].contiguous()
@@ -44,7 +51,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, num_projections: int = 100, *, seed
         seed: seed of the directions: use the same seed for all distances to be compared.
 
     Raises:
-        InputError: the event shapes differ.
+        InputError: the event shapes differ, there is no sample, or one is infinite or NaN.
     """
     x, y = _flat_pair(x, y)
     directions = unit_vectors(x, num_projections, seed)
@@ -73,9 +80,11 @@ def c2st(
     The standard error ignores that the training folds overlap.
 
     Raises:
-        InputError: the event shapes differ, fewer than two folds, or fewer samples than folds.
+        InputError: the event shapes differ; there are fewer than two folds, or fewer samples than folds, so that one
+            would hold none of a class; a sample is infinite or NaN.
     """
     x, y = _flat_pair(x, y)
+    hidden, steps = whole("hidden", hidden), whole("steps", steps)
     whole("the number of samples", min(len(x), len(y)), least=whole("folds", folds, least=2))
     values, labels = torch.cat([x, y]), torch.cat([x.new_ones(len(x)), x.new_zeros(len(y))])
     right = torch.empty_like(labels)
@@ -106,6 +115,7 @@ def _train(values: Tensor, labels: Tensor, hidden: int, steps: int) -> Callable[
 
 
 def _flat_pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    if x.shape[1:] != y.shape[1:]:
-        raise InputError(f"samples of shapes {tuple(x.shape)} and {tuple(y.shape)} have different event shapes.")
-    return x.detach().flatten(1), y.detach().flatten(1).to(x)
+    """Both as ``(n, D)`` and ``(m, D)``, of one dtype and device."""
+    numbers("x", x, ("n", ...), least=1)
+    numbers("y", y, ("m", *x.shape[1:]), least=1)
+    return x.detach().reshape(len(x), -1), y.detach().reshape(len(y), -1).to(x)

@@ -16,7 +16,8 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError
+from pyro_vipaint._torch import double
+from pyro_vipaint.errors import InputError, number, numbers, whole
 
 
 def rank_histogram(ranks: Tensor, num_draws: int, bins: int | None = None) -> Tensor:
@@ -29,12 +30,13 @@ def rank_histogram(ranks: Tensor, num_draws: int, bins: int | None = None) -> Te
             20 ranks per bin on average (Talts et al. 2018).
 
     Raises:
-        InputError: no such divisor: choose L such that L + 1 has small divisors, for example 99.
+        InputError: no such divisor: choose L such that L + 1 has small divisors, for example 99; or no rank, ranks
+            that are not integers, or out of range.
     """
-    values = num_draws + 1
+    values = _check_ranks(ranks, num_draws) + 1
     if bins is None:
         bins = max((b for b in range(2, _most_bins(len(ranks), values) + 1) if values % b == 0), default=1)
-    if bins < 2 or values % bins:
+    if whole("bins", bins) < 2 or values % bins:
         raise InputError(
             f"num_draws={num_draws} gives {values} possible ranks, which cannot be divided into equal bins as asked: "
             "choose num_draws such that num_draws + 1 has small divisors, for example 99."
@@ -53,13 +55,13 @@ def chi_square_test(ranks: Tensor, num_draws: int, bins: int | None = None) -> T
             more. If not given, between 2 and 20 bins with 20 ranks per bin on average.
 
     Raises:
-        InputError: ``num_draws`` or ``bins`` is out of range.
+        InputError: ``num_draws``, ``bins`` or a rank is out of range; no rank, or ranks that are not integers.
     """
-    values = num_draws + 1
-    bins = _most_bins(len(ranks), values) if bins is None else bins
+    values = _check_ranks(ranks, num_draws) + 1
+    bins = _most_bins(len(ranks), values) if bins is None else whole("bins", bins)
     if not 2 <= bins <= values:
         raise InputError(f"with num_draws={num_draws} there can be 2 … {values} bins, not {bins}.")
-    counts, widths = _counts(ranks, values, bins).double(), _counts(torch.arange(values), values, bins)
+    counts, widths = double(_counts(ranks, values, bins)), _counts(torch.arange(values), values, bins)
     expected = (len(ranks) * widths.double() / values).to(counts.device).reshape(-1, *[1] * (counts.ndim - 1))
     statistic = ((counts - expected) ** 2 / expected).sum(0)
     return torch.special.gammaincc(torch.full_like(statistic, (bins - 1) / 2), statistic / 2)
@@ -69,8 +71,9 @@ def ecdf_test(ranks: Tensor, num_draws: int) -> Tensor:
     """Exact p-value of the simultaneous ECDF test, of the trailing shape of ``ranks`` ``(N, ...)``.
 
     The statistic is the smallest two-sided binomial tail over the L inner points of the ECDF. Time grows as L N^2,
-    memory as N^2. A p-value below 1e-13 is lost to rounding.
+    memory as N^2. A p-value below 1e-13 is lost to rounding. Errors are those of :func:`rank_histogram`.
     """
+    _check_ranks(ranks, num_draws)
     count, shape = len(ranks), ranks.shape[1:]
     below = torch.stack([(ranks < i).sum(0).flatten() for i in range(1, num_draws + 1)]).cpu()
     tails = _binomial_tails(count, num_draws)
@@ -84,7 +87,13 @@ def ecdf_band(num_simulations: int, num_draws: int, level: float = 0.95) -> tupl
     """Lower and upper bounds ``(L,)`` that contain the whole ECDF of uniform ranks with probability >= ``level``.
 
     The ECDF at point i = 1 … L is the share of ranks below i; its expectation is i / (L + 1).
+
+    Raises:
+        InputError: a number of simulations or draws below 1, or a level outside (0, 1).
     """
+    whole("num_simulations", num_simulations)
+    whole("num_draws", num_draws)
+    number("1 - level", 1 - number("level", level, positive=True), positive=True)
     tails = _binomial_tails(num_simulations, num_draws)
     # Bonferroni over the points is too strict, no correction is too lax: the right pointwise level is in between.
     candidates = torch.logspace(math.log10((1 - level) / num_draws), math.log10(1 - level), 200, dtype=torch.float64)
@@ -103,8 +112,12 @@ def symmetry_test(p: Tensor) -> Tensor:
     so that the two-sample table does not hold; ordered by |p - 1/2|, the signs of p - 1/2 are fair coins, and the
     distance is :math:`\max_k |s_1 + … + s_k| / N`, the largest excursion of a random walk (Butler, *A test for symmetry
     using the sample distribution function*, Annals of Mathematical Statistics 1969).
+
+    Raises:
+        InputError: no value, or one outside [0, 1] or NaN.
     """
-    shape, p = p.shape[1:], p.flatten(1).double().cpu()
+    numbers("p", p, ("N", ...), least=1, low=0.0, high=1.0)
+    shape, p = p.shape[1:], p.flatten(1).cpu().double()
     order = (p - 0.5).abs().argsort(0, descending=True)
     steps = (p - 0.5).sign().gather(0, order)
     excursion = steps.cumsum(0).abs().max(0).values
@@ -116,6 +129,13 @@ def symmetry_test(p: Tensor) -> Tensor:
         # A walk inside never reaches the ends, so that rolling does not wrap around.
         walk = 0.5 * (walk.roll(1, 1) + walk.roll(-1, 1)) * inside
     return (1 - walk.sum(1)).clamp(0, 1).reshape(shape)
+
+
+def _check_ranks(ranks: Tensor, num_draws: int) -> int:
+    """``num_draws``; refuses ranks that are not integers in 0 … ``num_draws``, at least one."""
+    largest = whole("num_draws", num_draws)
+    numbers("ranks", ranks, ("N", ...), least=1, low=0, high=largest, integers=True)
+    return largest
 
 
 def _most_bins(count: int, values: int) -> int:

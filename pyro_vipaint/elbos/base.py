@@ -9,23 +9,38 @@ that of a latent site may be a KL divergence, its conditional mean:
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from numbers import Real
+from contextlib import suppress
 from typing import Any
 
+import pyro
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import (
+    EnergyDistance,
+    JitTrace_ELBO,
+    JitTraceEnum_ELBO,
+    JitTraceGraph_ELBO,
+    JitTraceMeanField_ELBO,
+    ReweightedWakeSleep,
+    Trace_ELBO,
+    TraceTailAdaptive_ELBO,
+)
 from pyro.infer.util import check_fully_reparametrized
 from pyro.poutine.trace_struct import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint.errors import InputError, brief, number, whole
 
 Weights = float | Mapping[str, float]
 Beta = Weights | Callable[[int], Weights]
+JIT = (JitTrace_ELBO, JitTraceMeanField_ELBO, JitTraceGraph_ELBO, JitTraceEnum_ELBO)
+UNSUITED = {  # Pyro's objectives that a fit cannot minimise; docs/elbos.md has all of them
+    TraceTailAdaptive_ELBO: "has a gradient, but no value: use it with pyro.infer.SVI.",
+    ReweightedWakeSleep: "has two losses: use it with pyro.infer.SVI and a guide that is no GuideMessenger.",
+    EnergyDistance: "is a function that torch differentiates: use it with pyro.infer.SVI.",
+}
 
 
 class PerImageELBO(Trace_ELBO, ABC):
@@ -54,21 +69,26 @@ class PerImageELBO(Trace_ELBO, ABC):
     ) -> Tensor:
         """The objective, a sum over images and a mean over particles, with its autograd graph."""
         (traces,) = self._get_traces(model, guide, args, kwargs)
-        loss = self._objective(*traces)
-        warn_if_nan(loss, "loss")
-        return loss
+        return self._objective(*traces)
 
     def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
         """The objective as a number, without gradients."""
         with torch.no_grad():
-            return self.differentiable_loss(model, guide, *args, **kwargs).item()
+            return number_of(self.differentiable_loss(model, guide, *args, **kwargs))
 
     def loss_and_grads(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
         """The objective as a number; adds its gradients to those of the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
-        return loss.item()
+        return number_of(loss)
+
+
+def number_of(loss: Tensor) -> float:
+    """The loss, with Pyro's warning if it is NaN; a GPU is asked once."""
+    number: Any = loss.item()
+    warn_if_nan(number, "loss")
+    return number
 
 
 class WeightedELBO(PerImageELBO):
@@ -113,15 +133,35 @@ class WeightedELBO(PerImageELBO):
         return torch.stack(weighted).sum() / self.num_particles
 
 
+def check_objective(elbo: Any) -> None:
+    """Refuses an objective of Pyro that :func:`pyro_vipaint.fit` cannot minimise, and says why.
+
+    Raises:
+        InputError: it is one of them.
+    """
+    reason = next((reason for kind, reason in UNSUITED.items() if isinstance(elbo, kind)), None)
+    if isinstance(elbo, JIT) and pyro.settings.get("module_local_params"):
+        reason = "needs Pyro's store: make and fit the guide below pyro.settings.context(module_local_params=False)."
+    if reason is not None:
+        raise InputError(f"{type(elbo).__name__} {reason}")
+
+
 def check_weights(beta: Weights) -> Weights:
     """``beta``; every weight must be a positive and finite number."""
     values = beta.values() if isinstance(beta, Mapping) else (beta,)
-    if not all(isinstance(value, (Real, Tensor)) and value > 0 and math.isfinite(value) for value in values):
+    if not all(map(_is_weight, values)):
         raise InputError(
             "beta must be a positive and finite number, a mapping such as {'z_1': 2.0} from sites to such numbers, "
-            f"or a schedule, not {beta!r}."
+            f"or a schedule, not {brief(beta)}."
         )
     return beta
+
+
+def _is_weight(value: Any) -> bool:
+    plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    with suppress(InputError):
+        return number("beta", plain, positive=True) > 0
+    return False
 
 
 def site_terms(model_trace: Trace, guide_trace: Trace, latent_term: Callable[[Any, Any], Tensor]) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_vipaint.elbos.base import PerImageELBO, image_means, sampled_term, site_terms
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, number
 
 
 class RenyiELBO(PerImageELBO):
@@ -52,10 +52,10 @@ class RenyiELBO(PerImageELBO):
     """
 
     def __init__(self, alpha: float = 0.0, num_particles: int = 5) -> None:
-        if not (alpha >= 0 and alpha != 1 and math.isfinite(alpha)):
-            raise InputError(f"alpha must be at least 0, finite, and not 1 (that is SampledELBO), not {alpha}.")
         super().__init__(num_particles)
-        self.alpha = alpha
+        self.alpha = number("alpha", alpha)
+        if self.alpha == 1:
+            raise InputError("alpha must not be 1: that is SampledELBO.")
 
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         terms = site_terms(model_trace, guide_trace, sampled_term)

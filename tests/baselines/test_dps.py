@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 
 from pyro_vipaint.baselines import dps
-from pyro_vipaint.baselines.dps import dps_chain, dps_step, residual_norm
+from pyro_vipaint.baselines.dps import dps_chain, dps_step
+from pyro_vipaint.corrections import residual_norm
 from pyro_vipaint.models.priors.schedules import EDM, LinearVP
 from tests.problems import LIKELIHOOD, MASK, four_pixels
 from tests.statistics import assert_within, mean_and_error

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 import pyro_vipaint as vp
 from pyro_vipaint.baselines import blended
-from pyro_vipaint.baselines.dps import dps_step, residual_norm
+from pyro_vipaint.baselines.dps import dps_step
+from pyro_vipaint.corrections import residual_norm
 from pyro_vipaint.models import DiffusionPrior
 from pyro_vipaint.models.priors.denoisers import EpsilonDenoiser, integer_timestep
 from pyro_vipaint.models.priors.kernels import bridge_coefficients

@@ -29,10 +29,18 @@ def images(truth: GaussianTruth) -> Tensor:
     return pi_gdm(truth.prior, truth.likelihood, truth.y, 3, 20, seed=0).samples
 
 
-@pytest.mark.parametrize(("schedule", "eta"), [(EDM(), 1.0), (LinearVP(), 0.0), (RectifiedFlow(), 1.0)])
-def test_on_independent_pixels_it_is_the_chain_of_the_exact_posterior(schedule: Schedule, eta: float) -> None:
+MAP = torch.linspace(0.05, 1.0, 16).reshape(1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "eta", "sigma"),
+    [(EDM(), 1.0, 0.2), (LinearVP(), 0.0, 0.2), (RectifiedFlow(), 1.0, 0.2), (LinearVP(), 0.0, MAP), (EDM(), 1.0, MAP)],
+)
+def test_on_independent_pixels_it_is_the_chain_of_the_exact_posterior(
+    schedule: Schedule, eta: float, sigma: float | Tensor
+) -> None:
     """Number for number, at every step size: the posterior is a prior with another mean and standard deviation."""
-    prior, likelihood = independent_prior(schedule), vp.Gaussian(vp.Inpainting(MASK), sigma=0.2)
+    prior, likelihood = independent_prior(schedule), vp.Gaussian(vp.Inpainting(MASK), sigma)
     exact = prior.posterior(likelihood, MASK * Y[:1])
     mean, std = (moment[0].reshape(1, 4, 4) for moment in (exact.mean, exact.stddev))
     torch.manual_seed(0)
@@ -58,7 +66,7 @@ def test_an_operator_without_a_mask_is_fitted_exactly() -> None:
 
 def test_a_laplace_likelihood_counts_by_its_standard_deviation() -> None:
     truth = gaussian_truth()
-    laplace = vp.Laplace(truth.likelihood.operator, scale=truth.likelihood.sigma / 2**0.5)
+    laplace = vp.Laplace(truth.likelihood.operator, scale=float(truth.likelihood.sigma) / 2**0.5)
     assert torch.allclose(pi_gdm(truth.prior, laplace, truth.y, 3, 20, seed=0).samples, images(truth), atol=1e-5)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from multiprocessing import active_children
 from pathlib import Path
@@ -37,7 +37,7 @@ from pyro_vipaint.bench import runner as bench_runner
 from pyro_vipaint.bench.engines import Engine, Finished
 from pyro_vipaint.bench.figures import quality_figure, sample_figure
 from pyro_vipaint.bench.methods import Baseline, Outcome
-from pyro_vipaint.bench.report import build, full_table, lpips_table, overall_table
+from pyro_vipaint.bench.report import batches, build, full_table, lpips_table, overall_table
 from pyro_vipaint.bench.scores import image_scores, ssim
 from pyro_vipaint.bench.summary import means, paired
 from pyro_vipaint.bench.trials import Trial, weights_of
@@ -154,21 +154,77 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monk
 )
 def test_results_of_another_origin_are_refused(entry: str, what: str, copy: Path) -> None:
     """Cells of a retrained prior, of a method with other defaults, of other pictures, of other scores."""
-    path = next((copy / "cells").glob("blended*.json"))
-    path.write_text(json.dumps(json.loads(path.read_text()) | {entry: "other"}))
+    store = Store(copy)
+    record = next(record for record in store.records() if record["cell"]["method"] == "Blended")
+    cell = Cell(**record["cell"])
+    store.write(cell, Record(record | {entry: "other"}, store.tensors(cell)))
     with pytest.raises(vp.InputError, match=f"has results of other {what}: choose another folder"):
         run(PLAN, copy, local(), "cpu")
 
 
 def test_two_runs_at_a_time_do_not_share_a_folder(copy: Path) -> None:
-    """The second run would sweep away the half-written files of the first; it may run when the first has ended."""
-    half = copy / "cells" / ".half-written.part"
+    """The second may run when the first has ended, and removes what a killed one left half-written."""
+    half = copy / "cells" / f".half-written.{2**31 - 1}-01234567.part"
+    half.touch()
     with Store(copy).locked(), pytest.raises(vp.InputError, match="Another run writes into"):
-        half.touch()
         run(PLAN, copy, local(), "cpu")
-    assert half.exists()
     run(PLAN, copy, local(), "cpu")
     assert not half.exists()
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_text(""),
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "a number changed": lambda path: path.write_text(path.read_text().replace('"psnr": ', '"psnr": 9')),
+    "of another cell": lambda path: path.write_bytes(max(path.parent.glob("dps-*.json")).read_bytes()),
+    "deep": lambda path: path.write_text("[" * 100_000),
+    "no tensors": lambda path: path.with_suffix(".safetensors").unlink(),
+    "one bit of the tensors": lambda path: flip(path.with_suffix(".safetensors")),
+    "half of the tensors": lambda path: os.truncate(path.with_suffix(".safetensors"), 1000),
+}
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, pd.DataFrame, Plan]:
+    """A folder of four cells that cost nothing, its rows and its plan."""
+    monkeypatch.setattr(Baseline, "__call__", lambda self, *arguments: fake(*arguments))
+    plan = replace(PLAN, tasks=("box",), methods=("DPS",))
+    return tmp_path, run(plan, tmp_path, local(), "cpu"), plan
+
+
+def test_damaged_cells_are_named_and_computed_again_and_foreign_files_stay(
+    quick: tuple[Path, pd.DataFrame, Plan],
+) -> None:
+    out, frame, plan = quick
+    (out / "cells" / "notes.json").write_text('{"mine": 1}')
+    path = min((out / "cells").glob("dps-*.json"))
+    for damage in DAMAGES.values():
+        damage(path)
+        done: list[Cell] = []
+        with pytest.warns(UserWarning, match=f"not of this benchmark: {path.name}, notes.json") as warned:
+            again = run(plan, out, counting(done), "cpu")
+        assert [cell.key for cell in done] == [path.stem] and len(warned) == 1
+        pd.testing.assert_frame_equal(again.filter(SAME), frame.filter(SAME))
+    assert (out / "cells" / "notes.json").read_text() == '{"mine": 1}'
+
+
+def test_rows_say_in_which_batch_an_image_was(quick: tuple[Path, pd.DataFrame, Plan]) -> None:
+    """Draws depend on the batch; the report says where batches of several sizes are averaged."""
+    out, frame, plan = quick
+    assert frame.query("budget == 2").filter(["image", "start", "stop"]).to_numpy().tolist() == [
+        [0, 0, 3], [1, 0, 3], [2, 0, 3], [3, 3, 4],
+    ]  # fmt: skip
+    assert batches(frame) == "Images in one batch: 1, 3; draws depend on the batch."
+    both = run(replace(plan, chunk=2, budgets=(2,)), out, local(), "cpu")
+    assert len(both) == len(frame) + 4
+    assert batches(both).startswith("Images in one batch: 1, 2, 3;")
+    assert batches(both).endswith("4 results are means over batches of several sizes.")
 
 
 def test_the_numbers_of_a_method_change_with_its_settings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,12 +418,33 @@ def test_a_method_has_one_colour_in_all_panels_and_the_legend(finished: tuple[Pa
     [
         ({"num_images": 65}, "There are 64 images"),
         ({"budgets": (0,)}, "A budget must be at least 1"),
+        ({"budgets": (10**18,)}, "A budget must be at most 1000000"),
+        ({"seeds": (0, -1)}, "A seed of the benchmark must be at least 0"),
+        ({"seeds": (2**62,)}, "A seed of the benchmark must be at most 184467440737094"),
+        ({"num_images": 10**9}, "images must be at most 100000"),
+        ({"num_samples": 10**9}, "samples must be at most 10000"),
+        ({"chunk": 2**70}, "chunk must be at most 100000"),
+        ({"seeds": ()}, r"The seeds of a plan must be a tuple of one or more, not \(\)"),
+        ({"tasks": "box"}, "The tasks of a plan must be a tuple of one or more, not 'box'"),
+        ({"methods": ("DSP",)}, "choose from VIPaint-2, .*The nearest is DPS"),
+        ({"tasks": ("Box",)}, "There is no task 'Box': .*The nearest is box"),
     ],
 )
 def test_a_plan_that_cannot_run_is_refused(change: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(vp.InputError, match=message):
         run(replace(PLAN, **change), tmp_path / "out", local(), "cpu")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_largest_seed_is_one_that_runs() -> None:
+    cell = Cell("fashion32", "rotated-window", "DPS", 2, 63, 64, 1, bench_runner.LARGEST_SEED)
+    assert SUITE.trial(cell, "cpu").y.isfinite().all()
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(0, 1), (10**6, 1), (1, 0), (1, 10**6)])
+def test_workers_and_threads_are_sane(workers: int, threads: int) -> None:
+    with pytest.raises(vp.InputError, match=r"(workers|threads) must be at (least 1|most 1024)"):
+        engine("local", workers, "cpu", threads)
 
 
 def test_an_address_is_not_ignored() -> None:

@@ -17,7 +17,7 @@ SIZE = 8
 PICTURES = {"black.png", "image.png", "large.png", "mask.png", "small.png"}
 CLASSES = {"tiny": ("cat", "dog"), "plain": ()}
 QUICK = ("--levels", "2", "--samples", "2", "--steps", "2", "--refine-steps", "2", "--device", "cpu")
-WRITTEN = {"contact_sheet.png", "report.json", "sample_00.png", "sample_01.png", "samples.safetensors"}
+WRITTEN = {".vipaint.json", "contact_sheet.png", "report.json", "sample_00.png", "sample_01.png", "samples.safetensors"}
 
 
 def load_tiny(name: Any, *arguments: Any, **options: Any) -> DiffusionPrior:

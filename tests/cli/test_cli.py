@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,11 @@ def test_bad_input_is_one_line(folder: Path) -> None:
     refusals: list[tuple[Sequence[object], str]] = [
         (("--samples", 0), "samples must be at least 1, not 0"),
         (("--label", 2), "whole number from 0 to 1"),
+        (("--label", "dogg"), "There is no class 'dogg': choose from cat, dog. The nearest is dog."),
+        (("--label", "9" * 5000), "There is no class '999"),
+        (("--label", "cat", "--prior", "plain"), "The prior plain has no classes: omit the label."),
+        (("--samples", "ten"), "Invalid value for '--samples': "),
+        (("--sample", 10), "No such option: --sample"),
         (("--seed", 2**70), "seed must be at most 18446744073709551615"),
         (("--device", "abacus"), "Device 'abacus' is not available here"),
         (("--prior", "no-such-prior"), "Unknown prior 'no-such-prior'"),
@@ -68,12 +75,13 @@ def test_bad_input_is_one_line(folder: Path) -> None:
             assert_refused(inpaint(folder, *options), folder, message)
         assert count.calls == 0
     assert_refused(invoke("demo", "--prior", "tiny"), folder, "There is no demonstration of the prior 'tiny'")
-    assert_refused(invoke("demo", "--out", folder), folder, "not only results")
+    assert_refused(invoke("demo", "--out", folder), folder, "which no .vipaint.json of such results lists")
 
 
 def test_pictures_of_another_size(folder: Path) -> None:
     """The line names the option that resizes them; a truth is compared with the picture before the run."""
-    for named in ({"image": "large.png"}, {"mask": "large.png"}):
+    assert_refused(inpaint(folder, mask="image.png"), folder, "image.png has grey areas, as a photograph has")
+    for named in ({"image": "large.png"}, {"mask": "black.png", "image": "large.png"}):
         assert_refused(inpaint(folder, **named), folder, "resize it (command line: --resize)")
     with vp.count_calls() as count:
         assert_refused(inpaint(folder, "--truth", folder / "large.png"), folder, "true image has shape (1, 16, 16)")
@@ -121,6 +129,37 @@ def test_a_real_process_is_quiet(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_closed_output_does_not_end_the_run(folder: Path) -> None:
+    """As with ``| head``: whatever becomes of the lines, the files are written."""
+    for name in ("image", "mask"):
+        save(folder / f"{name}.png", np.kron(half(), np.ones((4, 4), dtype=np.uint8)))
+    pictures = [str(folder / "image.png"), "--mask", str(folder / "mask.png"), "--out", str(folder / "out")]
+    command = [sys.executable, "-m", "pyro_vipaint.cli.main", "inpaint", *pictures, *QUICK]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0 and set(os.listdir(folder / "out")) == WRITTEN
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_with_its_code(folder: Path, number: signal.Signals) -> None:
+    """130 for SIGINT; SIGTERM ends the process itself, which shells report as 143. No traceback, nothing written."""
+    command = ["demo", "--prior", "cats64", "--out", str(folder / "out"), "--device", "cpu"]
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += f"from pyro_vipaint.cli.main import app; print('ready', flush=True); app({command})"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(5)
+        process.send_signal(number)
+        assert process.stderr.read() == b""
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGTERM)
+    assert set(os.listdir(folder)) == PICTURES
+
+
+@pytest.mark.slow
 def test_help_needs_no_diffusers() -> None:
     """``--help`` loads neither diffusers nor LPIPS nor pandas."""
     code = (
@@ -147,7 +186,9 @@ def good_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, int]:
         save(folder / f"{name}.png", ((pixels[0] + 1) * 127.5).round().byte().numpy())
     arguments = [folder / "image.png", "--mask", folder / "mask.png", "--truth", folder / "truth.png"]
     with vp.count_calls() as count:
-        result = invoke("inpaint", *arguments, "--out", folder / "a" / "out", "--label", 9, "--seed", 3, *QUICK)
+        result = invoke(
+            "inpaint", *arguments, "--out", folder / "a" / "out", "--label", "ankle Boot", "--seed", 3, *QUICK
+        )
     assert result.exit_code == 0, result.output
     return folder / "a" / "out", result, count.calls
 
@@ -279,7 +320,7 @@ def test_a_demo_has_a_picture_for_each_image_and_sample(
     result = invoke("demo", "--prior", prior, "--out", tmp_path / "out", "--device", "cpu")
     assert result.exit_code == 0, result.output
     pictures = {f"image_{n:02d}_sample_00.png" for n in range(len(images))}
-    assert set(os.listdir(tmp_path / "out")) == pictures | {"contact_sheet.png", "report.json", "samples.safetensors"}
+    assert set(os.listdir(tmp_path / "out")) == pictures | WRITTEN - {"sample_00.png", "sample_01.png"}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert len(report["images"]) == len(images)
     assert report["labels"] == (None if labels is None else labels.tolist())
@@ -322,7 +363,7 @@ def no_space(*arguments: Any, **options: Any) -> None:
 PLACES = {
     "refine": "pyro_vipaint.restoration.refine",
     "sheet": "matplotlib.figure.Figure.savefig",
-    "report": "json.dumps",
+    "report": "pyro_vipaint.cli.output._plain",
 }
 
 
@@ -334,8 +375,8 @@ def test_an_interrupted_run_leaves_everything_as_it_was(
     (folder / "old").mkdir()
     (folder / "old" / "report.json").write_text("old")
     monkeypatch.setattr(place, interrupt)
-    for out in ("out", "old"):
-        assert inpaint(folder, "--out", folder / out).exit_code not in (0, 2)
+    for options in (("--out", folder / "out"), ("--out", folder / "old", "--overwrite")):
+        assert inpaint(folder, *options).exit_code == 130
     assert set(os.listdir(folder)) == PICTURES | {"old"}
     assert os.listdir(folder / "old") == ["report.json"]
     assert (folder / "old" / "report.json").read_text() == "old"
@@ -346,6 +387,33 @@ def test_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PLACES["sheet"], no_space)
     result = inpaint(folder)
     assert_refused(result, folder, "No space left on device", exit_code=1)
+
+
+def test_a_fault_of_the_program_is_one_line_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the exception, its place, and how to see more; the environment variable shows the traceback."""
+
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise LookupError("[red]no\nluck")
+
+    monkeypatch.setattr(PLACES["refine"], broken)
+    wanted = "LookupError in test_cli.py:"
+    assert_refused(inpaint(folder), folder, wanted, exit_code=1)
+    assert "[red]no luck. This is a fault of vipaint; VIPAINT_TRACEBACK=1" in inpaint(folder).stderr
+    monkeypatch.setenv("VIPAINT_TRACEBACK", "1")
+    assert isinstance(inpaint(folder).exception, LookupError)
+
+
+def test_warnings_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PLACES["refine"], lambda *_, **__: warnings.warn("two\nlines", stacklevel=1) or no_space())
+    assert inpaint(folder).stderr.splitlines()[0] == "Warning: two lines"
+
+
+def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*arguments: Any, **options: Any) -> None:
+        raise ModuleNotFoundError("No module named 'transformers'")
+
+    monkeypatch.setattr(PLACES["refine"], missing)
+    assert_refused(inpaint(folder), folder, "No module named 'transformers': install the package.")
 
 
 @pytest.mark.parametrize("message", ["CUDA out of memory", "DefaultCPUAllocator: can't allocate memory"])

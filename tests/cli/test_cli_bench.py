@@ -50,37 +50,43 @@ def test_the_report_is_written(undisturbed: Path) -> None:
     assert (undisturbed / "report.html").exists()
 
 
-def kill_at_random(out: Path, times: int, chance: random.Random) -> int:
-    """Starts the benchmark and kills it with SIGKILL, so often; how many cells survived the last time."""
-    for _ in range(times):
+def kill_at_random(out: Path, options: list[str], times: int, chance: random.Random) -> int:
+    """Starts the benchmark and kills it with SIGKILL, so often; how many cells are finished then.
+
+    Half of the kills come after a further cell, so that the benchmark comes to an end, the others at any moment.
+    """
+    for number in range(times):
         before = cells(out) if out.exists() else {}
-        process = subprocess.Popen(command(out, "--workers", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command(out, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
-        while len(cells(out)) <= len(before) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)  # at least one more cell each time, so that it comes to an end
-        time.sleep(chance.uniform(0, 1))
+        while number % 2 and len(cells(out)) <= len(before) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0, 1 if number % 2 else 15))
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert before.items() <= cells(out).items(), "a finished cell was lost or written again"
     return len(cells(out))
 
 
+ENGINES = {"one": ["--workers", "1"], "two": ["--workers", "2"], "ray": ["--engine", "ray", "--workers", "2"]}
+
+
 @pytest.mark.slow
-def test_killed_five_times_it_ends_with_the_same_rows(undisturbed: Path, tmp_path: Path) -> None:
-    survived = kill_at_random(tmp_path, 5, random.Random(int(os.environ.get("KILL_SEED", "0"))))
-    assert survived >= 5
+@pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
+def test_killed_at_random_moments_it_ends_with_the_same_rows(
+    options: list[str], undisturbed: Path, tmp_path: Path
+) -> None:
+    """``KILLS`` times, by default 6; the seed of the moments is ``KILL_SEED``. The other run had one worker."""
+    if "ray" in options:
+        pytest.importorskip("ray")
+    times, chance = int(os.environ.get("KILLS", "6")), random.Random(int(os.environ.get("KILL_SEED", "0")))
+    survived = kill_at_random(tmp_path, options, times, chance)
+    assert survived >= min(times // 2, 12)
     before = cells(tmp_path)
-    subprocess.run(command(tmp_path, "--workers", "2"), check=True, capture_output=True)
+    subprocess.run(command(tmp_path, *options), check=True, capture_output=True)
     assert before.items() <= cells(tmp_path).items()
     pd.testing.assert_frame_equal(scores(tmp_path), scores(undisturbed))
-    assert not list((tmp_path / "cells").glob(".*.part"))
-
-
-@pytest.mark.slow
-def test_two_ray_workers_give_the_same_rows(undisturbed: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    subprocess.run(command(tmp_path, "--engine", "ray", "--workers", "2"), check=True, capture_output=True)
-    pd.testing.assert_frame_equal(scores(tmp_path), scores(undisturbed))
+    assert not [*tmp_path.glob(".*.part"), *tmp_path.glob("cells/.*.part"), *tmp_path.glob(".vipaint.new")]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +97,10 @@ def test_two_ray_workers_give_the_same_rows(undisturbed: Path, tmp_path: Path) -
         (["--prior", "nothing-like-it"], "nothing-like-it"),
         (["--engine", "steam"], "There is no engine 'steam': choose from local, ray."),
         (["--workers", "0"], "workers must be at least 1"),
+        (["--threads", "100000000"], "threads must be at most 1024"),
+        (["--seed", "9" * 18], "A seed of the benchmark must be at most"),
+        (["--budget", "9" * 5000], "A budget that is not 'own' must be a whole number"),
+        (["--images", "many"], "Invalid value for '--images'"),
         (["--pictures", "nowhere"], "nowhere is not a folder of pictures"),
     ],
 )

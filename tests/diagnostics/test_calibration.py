@@ -205,9 +205,9 @@ def test_the_chi_square_test_uses_the_width_of_its_bins() -> None:
     ranks = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 4, 5, 6, 6, 6, 6, 6, 6])
     expected = chisquare([6, 3, 7], [16 * 3 / 7, 16 * 2 / 7, 16 * 2 / 7]).pvalue
     assert math.isclose(float(chi_square_test(ranks, 6, 3)), expected, rel_tol=1e-9)
-    for draws, bins in ((0, None), (6, 8), (6, 1)):
-        with pytest.raises(vp.InputError, match=f"num_draws={draws} there can be"):
-            chi_square_test(ranks, draws, bins)
+    for bins in (8, 1):
+        with pytest.raises(vp.InputError, match="num_draws=6 there can be"):
+            chi_square_test(ranks, 6, bins)
 
 
 def test_ties_are_broken_evenly() -> None:

@@ -27,7 +27,7 @@ def network_model(levels: int, images: int = 2) -> tuple[DiffusionModel, Tensor,
     times = vp.keypoints(prior, noise_levels=[5 * 0.5**i for i in range(levels)])
     labels = torch.arange(images) % 3
     model = DiffusionModel(prior, vp.Laplace(vp.Inpainting(mask)), times, class_labels=labels)
-    return model, torch.rand(images, 1, 8, 8) * mask, network
+    return model, (2 * torch.rand(images, 1, 8, 8) - 1) * mask, network
 
 
 def test_two_fits_in_one_process_do_not_influence_each_other() -> None:

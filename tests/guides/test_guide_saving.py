@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint import guides
 from pyro_vipaint.guides import HierarchicalGuide, MeanFieldGuide, PriorGuide
 from pyro_vipaint.models import DiffusionModel, GaussianPrior
-from pyro_vipaint.svi import Fit
+from pyro_vipaint.svi import Fit, FitState
 from tests.problems import diagonal_problem, perturbed
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -66,7 +67,7 @@ def test_another_class_another_shape_and_other_levels_are_refused(tmp_path: Path
     other = DiffusionModel(model.prior, model.likelihood, [t + 0.01 for t in model.keypoints])
     refused(lambda: MeanFieldGuide.load(tmp_path, other), "for z_1, the model needs")
     small = GaussianPrior.diagonal(torch.zeros(4), torch.ones(4))
-    narrow = DiffusionModel(small, model.likelihood, model.keypoints)
+    narrow = DiffusionModel(small, vp.Gaussian(vp.Inpainting(torch.ones(4))), model.keypoints)
     refused(lambda: MeanFieldGuide.load(tmp_path, narrow), r"holds \(2, 16\) for mu_1_unconstrained.* needs \(2, 4\)")
 
 
@@ -77,15 +78,27 @@ BROKEN: dict[str, Callable[[Path], Any]] = {
     "no settings": lambda folder: edit(folder, settings=None),
     "strange levels": lambda folder: edit(folder, levels=[1, 2]),
     "strange number": lambda folder: edit(folder, num_images="two"),
+    "a billion images": lambda folder: edit(folder, num_images=10**9),
+    "no images": lambda folder: edit(folder, num_images=0),
+    "infinite": lambda folder: (folder / "guide.json").write_text('{"num_images": 1e999}'),
+    "deep": lambda folder: (folder / "guide.json").write_text('{"a":' * 100_000),
+    "pipe": lambda folder: ((folder / "guide.json").unlink(), os.mkfifo(folder / "guide.json")),
     "another version": lambda folder: edit(folder, version=2),
+    "NaN": lambda folder: change(folder, lambda value: value / 0 * 0),
+    "integers": lambda folder: change(folder, Tensor.int),
+    "missing": lambda folder: save_file({}, folder / "model.safetensors"),
     "no tensors": lambda folder: (folder / "model.safetensors").unlink(),
     "no safetensors": lambda folder: (folder / "model.safetensors").write_bytes(b"PK\x03\x04 a pickle, perhaps"),
 }
 
 
-def edit(folder: Path, **changes: Any) -> None:
-    record = json.loads((folder / "guide.json").read_text())
-    (folder / "guide.json").write_text(json.dumps(record | changes))
+def edit(folder: Path, file: str = "guide.json", **changes: Any) -> None:
+    record = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(record | changes))
+
+
+def change(folder: Path, convert: Callable[[Tensor], Tensor], name: str = "model.safetensors") -> None:
+    save_file({key: convert(value) for key, value in load_file(folder / name).items()}, folder / name)
 
 
 @pytest.mark.parametrize("damage", BROKEN)
@@ -93,7 +106,17 @@ def test_broken_files_are_refused(damage: str, tmp_path: Path) -> None:
     model, y = build()
     PriorGuide(model, y).save_pretrained(tmp_path)
     BROKEN[damage](tmp_path)
-    refused(lambda: PriorGuide.load(tmp_path, model), "guide.json|model.safetensors|version 2")
+    message = r"guide\.json|model\.safetensors|version 2|holds None|holds mu_3_unconstrained as torch\.int32"
+    refused(lambda: PriorGuide.load(tmp_path, model), message)
+
+
+@pytest.mark.parametrize("couplings", [10**9, 900])
+def test_a_guide_larger_than_its_file_is_refused(couplings: int, tmp_path: Path) -> None:
+    """Before it takes memory: by the number, or where its parameters outgrow those in the file."""
+    model, y = build()
+    guides.FlowGuide(model, y, num_couplings=2, width=2).save_pretrained(tmp_path)
+    edit(tmp_path, settings={"num_couplings": couplings, "width": 2})
+    refused(lambda: guides.FlowGuide.load(tmp_path, model), "does not describe a FlowGuide")
 
 
 def test_an_interrupted_save_leaves_the_old_guide_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +202,33 @@ def test_the_files_of_a_fit_resume_it_with_a_fresh_guide(
     assert Fit.load(tmp_path).seconds == first.seconds
     (tmp_path / "fit.json").write_text('{"class": "Fit", "version": 1}')
     refused(lambda: Fit.load(tmp_path), "fit.json does not describe a fit")
+
+
+BROKEN_FITS: dict[str, Callable[[Path], Any]] = {
+    "losses": lambda folder: edit(folder, "fit.json", losses="abc"),
+    "a loss": lambda folder: edit(folder, "fit.json", losses=[None]),
+    "terms": lambda folder: edit(folder, "fit.json", terms=["z_9"]),
+    "terms as text": lambda folder: edit(folder, "fit.json", terms="z_1"),
+    "calls": lambda folder: edit(folder, "fit.json", calls=1.5),
+    "negative": lambda folder: edit(folder, "fit.json", nfe=-1),
+    "seconds": lambda folder: edit(folder, "fit.json", seconds=[]),
+    "rates": lambda folder: edit(folder, "fit.json", rates=[0.1]),
+    "a rate": lambda folder: edit(folder, "fit.json", rates={"mu": "fast"}),
+    "surplus": lambda folder: edit(folder, "fit.json", terms=[]),
+    "random state": lambda folder: change(folder, lambda value: value[:5], "fit.safetensors"),
+    "NaN": lambda folder: change(folder, lambda value: value / 0 * 0, "fit.safetensors"),
+    "integers": lambda folder: change(folder, lambda value: value.to(torch.uint8), "fit.safetensors"),
+    "missing": lambda folder: save_file({}, folder / "fit.safetensors"),
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN_FITS)
+def test_broken_fits_are_refused(damage: str, tmp_path: Path) -> None:
+    state = FitState({"guide/mu_1": torch.zeros(9), "random/cpu": torch.get_rng_state()}, {"mu": 0.1})
+    Fit([1.0], {"z_1": torch.ones(1, 2)}, 1, 1, 0.5, state).save_pretrained(tmp_path)
+    assert Fit.load(tmp_path).losses == [1.0]
+    BROKEN_FITS[damage](tmp_path)
+    refused(lambda: Fit.load(tmp_path), r"fit\.json does not describe a fit|fit\.safetensors: .* NaN or infinite")
 
 
 def test_without_a_seed_the_global_generator_is_continued() -> None:

@@ -387,7 +387,7 @@ def test_pyros_own_guides_run_on_the_same_model(name: str, objective: str) -> No
     ("family", "arguments", "message"),
     [
         (HierarchicalGuide, {"gamma": "pixel"}, "element, channel, level, shared"),
-        (HierarchicalGuide, {"gamma": "level", "gamma_logit": torch.zeros(16)}, "does not broadcast"),
+        (HierarchicalGuide, {"gamma": "level", "gamma_logit": torch.zeros(16)}, "cannot be broadcast"),
         (LowRankGuide, {"rank": 17}, "rank is 17"),
         (FlowGuide, {"num_couplings": 0}, "num_couplings"),
         (MixtureGuide, {"num_components": 0}, "at least 1"),

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pyro.distributions import Normal
 from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint._torch import device_of, resolve_device
+from pyro_vipaint.baselines import dps
+from pyro_vipaint.cats.parts import draw_held_out
 from pyro_vipaint.checks import check_prior, check_truth, checked, checked_settings, masked
-from pyro_vipaint.models import DiffusionPrior, GaussianPrior
+from pyro_vipaint.demo import held_out_images
+from pyro_vipaint.diagnostics.draws import weighted_draws
+from pyro_vipaint.guides import HierarchicalGuide
+from pyro_vipaint.models import MASKS, DiffusionModel, DiffusionPrior, GaussianPrior
 from pyro_vipaint.models.exact.gaussian import GaussianDenoiser
 from pyro_vipaint.models.measurements.operators import Matrix
+from pyro_vipaint.models.measurements.problem import ON_0_1, check_values
 from pyro_vipaint.models.priors.schedules import EDM
 from pyro_vipaint.settings import Settings, default_settings, restoration_settings
 
@@ -110,6 +120,11 @@ def test_hidden_values_are_zeroed_and_inputs_are_not_changed() -> None:
     assert torch.equal(MASK, before[1])
 
 
+def test_counts_may_be_integers_of_any_size() -> None:
+    y = torch.arange(64).reshape(1, *SHAPE) * 10
+    assert torch.equal(counts(y).y, y.float()) and torch.equal(counts(y.float()).y, y.float())
+
+
 def test_noise_extends_the_range_of_averages_only() -> None:
     """Six standard deviations of noise beyond 2; an operator in other units has no range."""
     far = torch.full((1, 1, 4, 4), 3.0)
@@ -148,6 +163,19 @@ def elsewhere() -> DiffusionPrior:
     return DiffusionPrior(EDM(), GaussianDenoiser(EDM(), numbers, numbers), SHAPE)
 
 
+class Halved(Scaled):
+    """Its adjoint is half of that of A."""
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return super().A_adjoint(y) / 2
+
+
+def counts(y: Tensor) -> Any:
+    """The problem of ``vp.restore`` with photon counts."""
+    operator = vp.GaussianBlur(0.7)
+    return restoration(y, operator, likelihood=vp.Poisson(operator, gain=50.0))
+
+
 class NoAdjoint:
     def A(self, x: Tensor) -> Tensor:
         return x
@@ -164,20 +192,30 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no images": (lambda: inpainting(torch.zeros(0, *SHAPE)), r"image has shape \(0, 1, 8, 8\)"),
     "bytes": (lambda: inpainting(np.full(SHAPE, 200, np.uint8)), "image holds torch.uint8, not floats"),
     "on [0, 255]": (lambda: inpainting(spoilt(200)), r"in \[-1, 1\].* range from 0 to 200"),
-    "NaN": (lambda: inpainting(spoilt(float("nan"))), "must be finite"),
+    "NaN": (lambda: inpainting(spoilt(float("nan"))), "must be finite: hide NaN"),
+    "three channels": (lambda: inpainting(IMAGE.expand(3, -1, -1)), r"average its channels, x.mean\(-3"),
+    "channels last": (lambda: inpainting(IMAGE.movedim(0, -1)), "put its channels first"),
     "a file name": (lambda: inpainting("shoe.png"), "image must be a tensor or an array of numbers, not str"),
     # masks
     "mask of another size": (lambda: inpainting(mask=torch.eye(10)), r"mask has shape \(10, 10\), .*resize"),
     "no mask": (lambda: inpainting(mask=torch.ones(0, *SHAPE)), r"mask has shape \(0, 1, 8, 8\)"),
-    "all observed": (lambda: inpainting(mask=torch.ones(8, 8)), "must hold 0"),
-    "one of two hidden": (lambda: inpainting(mask=torch.stack([MASK, 0 * MASK])), "must hold 0"),
-    "0 and 255": (lambda: inpainting(mask=255 * torch.eye(8)), "must hold 0"),
+    "all observed": (lambda: inpainting(mask=torch.ones(8, 8)), "must hold 0 .*all 1, nothing is hidden"),
+    "one of two hidden": (
+        lambda: inpainting(mask=torch.stack([MASK, 0 * MASK])),
+        "must hold 0 .*all 0, nothing is observed",
+    ),
+    "0 and 255": (lambda: inpainting(mask=255 * torch.eye(8)), "divide it by 255"),
+    "soft": (lambda: inpainting(mask=0.5 * torch.eye(8)), r"or state the noise of each pixel .*sigma=map"),
+    "a mask of three channels": (lambda: inpainting(mask=MASK.expand(3, -1, -1)), "one channel masks all"),
     "two and three": (lambda: inpainting(PAIR, MASK.repeat(3, 1, 1, 1)), "2 observations and 3 masks"),
     # observations and operators
     "the size of the image": (lambda: restoration(PAIR), r"shape \(2, 1, 8, 8\), the operator makes \(1, 4, 4\)"),
-    "NaN in other units": (lambda: restoration(spoilt(float("nan")), Scaled(9.0)), "must be finite, they"),
-    "no operator": (lambda: restoration(operator=MASK), "must have A and A_adjoint, Tensor has not"),
-    "no adjoint": (lambda: restoration(operator=NoAdjoint()), "must have A and A_adjoint, NoAdjoint has not"),
+    "NaN in other units": (lambda: restoration(spoilt(float("nan")), Scaled(9.0)), "must be finite: hide"),
+    "no operator": (lambda: restoration(operator=MASK), "an object with A and A_adjoint, .*not Tensor"),
+    "no adjoint": (lambda: restoration(operator=NoAdjoint()), "an object with A and A_adjoint, .*not NoAdjoint"),
+    "a task": (lambda: restoration(operator="deblur"), "an object with A and A_adjoint, .*not 'deblur'"),
+    "a class": (lambda: restoration(operator=vp.GaussianBlur), "not the class GaussianBlur"),
+    "a wrong adjoint": (lambda: restoration(spoilt(0.1), Halved(1.0)), "A_adjoint must be the adjoint of A"),
     "a factor that does not divide": (lambda: restoration(operator=vp.SuperResolution(3)), "does not divide a side"),
     "an operator for vectors": (
         lambda: restoration(operator=Matrix(torch.ones(2, 5))),
@@ -187,6 +225,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: restoration(torch.zeros(3, *SHAPE), vp.Inpainting(torch.stack([MASK, 1 - MASK]))),
         "3 observations and 2 masks",
     ),
+    "another operator's likelihood": (
+        lambda: restoration(spoilt(9.0), Scaled(1.0), likelihood=vp.Poisson(Scaled(1.0), 9.0)),
+        "one of the given operator",
+    ),
+    "noise twice": (lambda: restoration(likelihood=vp.Poisson(Scaled(1.0), 9.0), noise=0.1), "states the noise"),
+    "images as counts": (lambda: counts(PAIR), "must be counts, whole numbers of at least 0, they range from -0.8"),
     "negative noise": (lambda: restoration(noise=-0.1), "noise must be finite and not negative"),
     "an operator that sees nothing": (
         lambda: settings(restoration(torch.zeros(1, *SHAPE), Scaled(0.0))),
@@ -250,6 +294,173 @@ def test_refused_in_one_line_without_a_network_call(call: Callable[[], Any], mes
     assert count.calls == 0
 
 
+# below the facade
+
+KEYPOINTS = vp.keypoints(PLAIN, noise_levels=[2.0, 0.5])
+LIKELIHOOD = vp.Gaussian(vp.Inpainting(MASK), sigma=0.1)
+Y = PAIR * MASK
+LABELS = torch.tensor([0, 1])
+NAMED = replace(
+    GaussianPrior.diagonal(torch.zeros(SHAPE), torch.full(SHAPE, 0.5)),
+    name="named", class_names=("dark", "bright"), conditions=("class_labels",),
+)  # fmt: skip
+
+
+def model(likelihood: Any = LIKELIHOOD, prior: Any = NAMED, **condition: Any) -> DiffusionModel:
+    return DiffusionModel(prior, likelihood, KEYPOINTS, **condition)
+
+
+MODEL = model()
+GUIDE = HierarchicalGuide(MODEL, Y)
+DOORS: dict[str, Callable[[Any], Any]] = {
+    "fit": lambda y: vp.fit(MODEL, GUIDE, y, vp.BetaELBO(), 1),
+    "compare": lambda y: vp.compare(
+        MODEL, {"h": lambda m: HierarchicalGuide(m, Y)}, {"b": vp.BetaELBO()}, y, steps=1, num_draws=2
+    ),
+    "weights": lambda y: weighted_draws(MODEL, GUIDE, y, 2),
+    "start": lambda y: vp.initial_latent(PLAIN, LIKELIHOOD, y),
+    "refine": lambda y: vp.refine(MODEL, torch.zeros(1, 2, *SHAPE), y, 1),
+    "baseline": lambda y: dps(PLAIN, LIKELIHOOD, y, 1, 2),
+    "model": MODEL,  # the last two read no values
+    "sample": lambda y: vp.sample(GUIDE, y, 1),
+}
+BAD_TYPES: dict[str, tuple[Any, str]] = {
+    "bytes": (Y.to(torch.uint8), r"y holds torch.uint8, .*bytes: y / 127.5 - 1"),
+    "half precision": (Y.half(), "y holds torch.float16"),
+    "truth values": (Y > 0, "y holds torch.bool"),
+    "complex": (Y + 0j, "y holds torch.complex64"),
+    "an array": (Y.numpy(), "must be a tensor .*not ndarray"),
+    "no images": (Y[:0], r"at least one image, not one of shape \(0, 1, 8, 8\)"),
+}
+BAD_VALUES: dict[str, tuple[Any, str]] = {
+    "another shape": (Y[:, 0], r"y has shape \(2, 8, 8\), not"),
+    "on [0, 255]": ((Y + 1) * 127.5, r"in \[-1, 1\] up to noise, they range from"),
+    "NaN": (torch.where(Y > 0.3, torch.nan, Y), "must be finite: hide NaN"),
+    "infinite": (torch.where(Y > 0.3, -torch.inf, Y), "must be finite: hide NaN"),
+    "elsewhere": (Y.to("meta"), "y lies on meta, the prior on cpu"),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_door_refuses_what_is_no_observation(door: str) -> None:
+    """In one line, before a network call: by the one check of ``models/measurements/problem.py``."""
+    for y, message in (BAD_TYPES | ({} if door in ("model", "sample") else BAD_VALUES)).values():
+        with vp.count_calls() as count, pytest.raises(vp.InputError, match=message) as caught:
+            DOORS[door](y)
+        assert count.calls == 0 and "\n" not in str(caught.value)
+    DOORS[door](Y)
+    DOORS[door](torch.where(MASK == 1, Y, torch.nan).double())
+
+
+def masks(count: int) -> vp.Gaussian:
+    return vp.Gaussian(vp.Inpainting(MASK.repeat(count, 1, 1, 1)), sigma=0.1)
+
+
+def of(family: Any) -> Callable[[Tensor], Any]:
+    """A likelihood that is a plain function."""
+    return lambda x: family(x, 1.0)
+
+
+REFUSED_BELOW: dict[str, tuple[Callable[[], Any], str]] = {
+    # conditions
+    "no such class": (lambda: model(class_labels=torch.tensor([0, 2])), "from 0 to 1, .*not \\[0, 2\\]"),
+    "a label that is no tensor": (lambda: model(class_labels=1), "class_labels must be a tensor .*not 1"),
+    "a fraction of a class": (lambda: model(class_labels=torch.ones(2)), "must be a whole number"),
+    "another name": (lambda: model(labels=LABELS), "no condition .*'labels': choose from class_labels, guidance_scale"),
+    "labels elsewhere": (lambda: model(class_labels=LABELS.to("meta")), "class_labels lies on meta, the images on cpu"),
+    "guidance that is no number": (lambda: model(guidance_scale=float("nan")), "guidance_scale must be finite"),
+    "a network call": (lambda: NAMED.denoise(Y, 0.5, class_labels=LABELS + 1), "from 0 to 1"),
+    "a condition of a baseline": (lambda: dps(NAMED, LIKELIHOOD, Y, 1, 2, class_labels=LABELS + 1), "from 0 to 1"),
+    "three labels for two": (
+        lambda: model(class_labels=torch.tensor([0, 1, 0]))(Y),
+        "2 images and conditions or masks for 3 do not go together",
+    ),
+    # numbers of images
+    "three masks for two": (lambda: model(masks(3))(num_images=2), "2 images and conditions or masks for 3"),
+    "three masks in a baseline": (lambda: dps(PLAIN, masks(3), Y, 1, 2), "2 images and masks or filters for 3"),
+    "no samples": (lambda: dps(PLAIN, LIKELIHOOD, Y, 0, 2), "num_samples must be at least 1"),
+    "half a sample": (lambda: dps(PLAIN, LIKELIHOOD, Y, 0.5, 2), "num_samples must be a whole number"),  # type: ignore[arg-type]
+    "half a step": (lambda: dps(PLAIN, LIKELIHOOD, Y, 1, 2.5), "steps must be a whole number"),  # type: ignore[arg-type]
+    # likelihoods
+    "an operator as a likelihood": (
+        lambda: model(vp.Inpainting(MASK)),
+        "a function of images .*not Inpainting",
+    ),
+    "a class as a likelihood": (lambda: model(vp.Gaussian), "not the class Gaussian"),
+    "no distribution": (lambda: model(lambda x: x), "must return a distribution of Pyro .*not Tensor"),
+    "a distribution of torch": (lambda: model(of(torch.distributions.Normal)), "a distribution of Pyro"),
+    "images of another size": (lambda: model(vp.Gaussian(vp.Inpainting(torch.ones(1, 4, 4)))), "cannot take images"),
+    "a map of another size": (lambda: model(replace(LIKELIHOOD, sigma=torch.ones(1, 4, 4))), "cannot take images"),
+    "a function refined": (
+        lambda: vp.refine(model(of(Normal)), torch.zeros(1, 2, *SHAPE), Y, 1),
+        "a likelihood with operator, residual, .*function has no operator",
+    ),
+    "a function in a baseline": (lambda: dps(PLAIN, of(Normal), Y, 1, 2), "a likelihood with operator, residual"),
+    "the class of an operator": (lambda: vp.Gaussian(vp.Inpainting), "not the class Inpainting"),  # type: ignore[arg-type]
+    "a map of zeros": (lambda: vp.Gaussian(vp.Inpainting(MASK), torch.zeros(1, 8, 8)), "map of sigma must hold"),
+    "no photons": (lambda: vp.Poisson(vp.Inpainting(MASK), gain=0.0), "gain must be positive"),
+    # masks
+    **{
+        name: (partial(vp.Inpainting, mask), message)  # type: ignore[arg-type]
+        for name, mask, message in (
+            ("a mask of 255", 255 * MASK, "divide it by 255"),
+            ("a soft mask", 0.5 * MASK, "state the noise of each pixel"),
+            ("a negative mask", -MASK, "set it to 0 where hidden"),
+            ("a mask of NaN", MASK * torch.nan, "set it to 0 where hidden"),
+            ("a mask that is no tensor", MASK.numpy(), "must be a tensor of 0 .*not ndarray"),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSED_BELOW.values(), ids=REFUSED_BELOW)
+def test_refused_below_the_facade_too(call: Callable[[], Any], message: str) -> None:
+    test_refused_in_one_line_without_a_network_call(call, message)
+
+
+def test_what_is_refused_nowhere() -> None:
+    """A likelihood may be a function; several masks describe as many images; a prior may not state its conditions."""
+    assert model(of(Normal))(Y).shape == Y.shape
+    assert model(masks(3))().shape == (3, *SHAPE)
+    assert model(prior=replace(NAMED, conditions=None), colour="red")(Y).shape == Y.shape
+    assert model(class_labels=LABELS[:1])(Y).shape == Y.shape
+
+
+# images on [0, 1]
+
+
+def warned(call: Callable[[], Any]) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        call()
+    return [str(each.message) for each in caught if "[0, 1]" in str(each.message)]
+
+
+def test_images_on_0_1_are_warned_about_once() -> None:
+    """By the facade, whose fit and refinement see the same observations, and below it."""
+    image = (IMAGE + 0.8) / 1.6
+    quick: dict[str, Any] = {"levels": 1, "num_samples": 1, "steps": 1, "refine_steps": 1, "device": "cpu"}
+    everywhere = vp.Inpainting(torch.ones(1, 8, 8))
+    assert warned(lambda: vp.restore(image, everywhere, PLAIN, **quick)) == [ON_0_1]
+    assert warned(lambda: dps(PLAIN, vp.Gaussian(everywhere, 0.1), image[None], 1, 2)) == [ON_0_1]
+
+
+@pytest.mark.parametrize("name", ["fashion32", "cats64", "faces32"])
+def test_shipped_pictures_are_not_warned_about(name: str) -> None:
+    """Under any mask of the paper, nor blurred; on [0, 1] most of them are."""
+    images = held_out_images()[0] if name == "fashion32" else draw_held_out(name, 16)[0]
+    size, found, alarms = images.shape[-1], 0, 0
+    operators = [vp.Inpainting(make(size, 16, seed=1)) for make in MASKS.values()]
+    operators += [vp.Inpainting(torch.ones(16, 1, size, size)), vp.GaussianBlur(1.0), vp.SuperResolution(2)]
+    for n, operator in product(range(len(images)), operators):
+        mask = getattr(operator, "mask", None)
+        likelihood = vp.Gaussian(operator if mask is None else vp.Inpainting(mask[n % 16]), 0.1)
+        y, unsigned = (likelihood.operator.A(x[None]) for x in (images[n], (images[n] + 1) / 2))
+        alarms += len(warned(partial(check_values, likelihood, y, None, 2.0)))
+        found += len(warned(partial(check_values, likelihood, unsigned, None, 2.0)))
+    assert alarms == 0 and found > 0.5 * len(images) * len(operators)
+
+
 RUNS: dict[str, Callable[[], Any]] = {
     "image": lambda: vp.inpaint(spoilt(200), MASK, PLAIN),
     "keypoints out of order": lambda: vp.inpaint(IMAGE, MASK, PLAIN, settings=Settings((1.0, 5.0))),
@@ -269,11 +480,11 @@ def test_the_facades_refuse_before_a_network_call(run: Callable[[], Any]) -> Non
 BAD_KEYPOINTS: list[tuple[dict[str, Any], str]] = [
     ({"start": 0.4, "stop": 0.4}, "must decrease"),
     ({"start": 1.2}, "strictly between 0 and 1"),
-    ({"start": float("nan")}, "strictly between 0 and 1"),
+    ({"start": float("nan")}, "start must be finite"),
     ({"levels": 0}, "levels must be at least 1"),
     ({"noise_levels": []}, "not none"),
     ({"noise_levels": [0.6, 5.0]}, "must decrease"),
-    ({"noise_levels": [5.0, float("nan")]}, "outside the schedule's range"),
+    ({"noise_levels": [5.0, float("nan")]}, "noise level must be finite"),
 ]
 
 

@@ -1,8 +1,7 @@
-"""Files: whole or not there at all, folders of results, and what pictures mean."""
+"""Files: whole or not there at all, and what pictures mean."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,21 +13,13 @@ import torch
 from PIL import Image
 
 import pyro_vipaint as vp
-from pyro_vipaint._files import check_out, read_image, read_mask, sample_names, whole_folder, write_whole
+from pyro_vipaint._files import read_image, read_mask, write_whole
 from pyro_vipaint.models.measurements.masks import rotated_window
 from tests.pictures import half, ramp, save
 
 
 def interrupt(*arguments: Any, **named: Any) -> None:
     raise KeyboardInterrupt
-
-
-def write_results(out: Path, num_samples: int) -> None:
-    """A report of that many samples, and their pictures."""
-    with whole_folder(out) as folder:
-        (folder / "report.json").write_text(json.dumps({"num_samples": num_samples, "images": [{}]}))
-        for name in sample_names(num_samples, 1):
-            (folder / name).write_text("a sample")
 
 
 # whole or not at all
@@ -44,79 +35,6 @@ def test_a_file_is_whole_or_the_old_one(tmp_path: Path, monkeypatch: pytest.Monk
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.json"]
     write_whole(path, b"new")
     assert path.read_bytes() == b"new"
-
-
-def test_a_folder_appears_when_the_block_has_ended_well(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "a" / "out") as temporary:
-        (temporary / "one.txt").write_text("1")
-        assert not (tmp_path / "a" / "out" / "one.txt").exists()
-    assert os.listdir(tmp_path / "a" / "out") == ["one.txt"]
-    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "b") as temporary:
-        (temporary / "one.txt").write_text("1")
-        raise ZeroDivisionError
-    assert os.listdir(tmp_path) == ["a"]
-
-
-def test_an_old_report_does_not_vouch_for_new_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder whose files were not all moved has no report."""
-    (tmp_path / "report.json").write_text("old")
-    monkeypatch.setattr(os, "replace", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_results(tmp_path, 1)
-    assert os.listdir(tmp_path) == []
-
-
-# folders of results
-
-
-def test_results_go_to_a_new_folder_an_empty_one_or_one_of_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for out in (tmp_path, tmp_path / "new", tmp_path / "new" / "er", Path("relative"), Path(".")):
-        check_out(out)
-    assert os.listdir(tmp_path) == []
-    write_results(tmp_path / "out", 3)
-    (tmp_path / "out" / "notes.txt").write_text("mine")
-    check_out(tmp_path / "out")
-    (tmp_path / "bench" / "cells").mkdir(parents=True)
-    check_out(tmp_path / "bench")
-
-
-def other_files(out: Path) -> None:
-    out.mkdir()
-    (out / "notes.txt").write_text("mine")
-
-
-def a_picture_of_the_user(out: Path) -> None:
-    write_results(out, 2)
-    (out / "sample_02.png").write_text("mine")
-
-
-BAD_OUTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
-    "a file": (Path.touch, "", "cannot be written"),
-    "below a file": (Path.touch, "below", "cannot be written"),
-    "other files": (other_files, "", "notes.txt, not only results"),
-    "a picture that no report names": (a_picture_of_the_user, "", "sample_02.png, not only results"),
-}
-
-
-@pytest.mark.parametrize(("make", "below", "message"), BAD_OUTS.values(), ids=BAD_OUTS)
-def test_other_paths_are_refused(tmp_path: Path, make: Callable[[Path], Any], below: str, message: str) -> None:
-    """Nothing of the user is overwritten or deleted."""
-    make(tmp_path / "out")
-    with pytest.raises(vp.InputError, match=f"{message}.*name another folder"):
-        check_out(tmp_path / "out" / below)
-
-
-def test_a_picture_that_the_run_reads_is_not_replaced(tmp_path: Path) -> None:
-    """Nor the picture behind a link."""
-    write_results(tmp_path / "out", 2)
-    (tmp_path / "link.png").symlink_to(tmp_path / "out" / "sample_01.png")
-    for picture in (tmp_path / "out" / "sample_01.png", tmp_path / "link.png"):
-        with pytest.raises(vp.InputError, match="lies in the folder of the results"):
-            check_out(tmp_path / "out", None, picture)
-    check_out(tmp_path / "other", tmp_path / "link.png")
 
 
 # pictures
@@ -158,6 +76,30 @@ def test_masks_that_are_neither_white_nor_black(tmp_path: Path) -> None:
         for invert in (False, True):
             with pytest.raises(vp.InputError, match="in places: save the mask in black and white"):
                 read_mask(path, invert)
+
+
+@pytest.mark.parametrize("mode", ["JPEG", "smoothed", "enlarged"])
+def test_grey_along_the_edges_of_a_mask_is_no_grey_area(tmp_path: Path, mode: str) -> None:
+    pixels = (rotated_window(64, seed=4)[0, 0].numpy() * 255).astype(np.uint8)
+    picture = Image.fromarray(pixels)
+    if mode == "JPEG":
+        picture.save(tmp_path / "mask.png", "JPEG", quality=50)
+    else:
+        size = (48, 48) if mode == "smoothed" else (128, 128)
+        picture.resize(size, Image.Resampling.BILINEAR).save(tmp_path / "mask.png")
+    assert 0.3 < read_mask(tmp_path / "mask.png").mean() < 0.7
+
+
+@pytest.mark.parametrize("mode", ["L", "F"])
+def test_a_photograph_is_no_mask(tmp_path: Path, mode: str) -> None:
+    """Nor is a mask with a grey area, in any depth."""
+    area = half()
+    area[2:4] = 128
+    for number, pixels in enumerate((ramp(32), area)):
+        path = tmp_path / f"{number}.tiff"
+        save(path, pixels if mode == "L" else pixels.astype(np.float32) / 255)
+        with pytest.raises(vp.InputError, match="has grey areas, as a photograph has: save the mask in black"):
+            read_mask(path)
 
 
 def test_a_colour_palette_is_its_colours(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ class TestLpips:
         [
             (torch.zeros(1, 32, 30), torch.zeros(1, 32, 30), "31 pixels"),
             (torch.zeros(2, 32, 32), torch.zeros(2, 32, 32), "C = 1 or 3"),
-            (torch.zeros(1, 32, 32, dtype=torch.uint8), torch.zeros(1, 32, 32), "must be floats"),
+            (torch.zeros(1, 32, 32, dtype=torch.uint8), torch.zeros(1, 32, 32), "must be a tensor of floats"),
         ],
     )
     def test_refuses(self, x: Tensor, y: Tensor, message: str) -> None:

@@ -99,5 +99,5 @@ def test_an_observation_of_another_shape_does_not_broadcast(shape: tuple[int, ..
         run(y)
         with pytest.raises(InputError, match=r"y has shape|parameters for 3 images"):
             run(wrong)
-    with pytest.raises(InputError, match="1 observations, z has latents of 3 images"):
-        vp.refine(model, z, y[0], 2)
+    with pytest.raises(InputError, match=r"z has shape \(2, 3, 1, 4, 4\), not \(S, 1, 1, 4, 4\)"):
+        vp.refine(model, z, y[:1], 2)

@@ -182,3 +182,9 @@ def test_restore(name: str, prior: DiffusionPrior) -> None:
     assert result.samples.shape == (SAMPLES, COUNT, *SHAPE)
     assert result.samples.isfinite().all()
     torch.testing.assert_close(result.observation, y)
+
+
+def test_physics_keep_the_laws() -> None:
+    """Physics of every kind, with one image or with one for each mask or kernel."""
+    for name, make in PHYSICS.items():
+        vp.check_operator(make(), (COUNT if "per image" in name else 1, *SHAPE))

@@ -95,7 +95,7 @@ def test_the_chain_draws_what_the_density_describes() -> None:
 def test_steps_are_stratified_over_particles_for_each_image() -> None:
     marginal = build_prior(EDM()).diffusion().marginal(0.5, steps=1000)
     particles, images = 50, 4
-    step = marginal._draw_steps(torch.Size((particles, images)))
+    step = marginal._draw_steps(torch.Size((particles, images)), torch.device("cpu"))
     weights = marginal.tables[2]
     position = (weights.cumsum(0) / weights.sum())[step].sort(0).values
     strata = torch.arange(particles).unsqueeze(1) / particles

@@ -139,7 +139,7 @@ def test_labels_are_guided_by_the_null_label(tmp_path: Path) -> None:
     for epsilon, condition in ((null + WEIGHT * (cond - null), guided), (null, {})):
         _, expected = pipelines.ddpm().step(epsilon, n, z, return_dict=False)
         torch.testing.assert_close(prior.denoise(z, 0.5, **condition), expected, rtol=1e-4, atol=1e-4)
-    assert prior.guided_by == ("class_labels",) and (cond - null).std() > 0.01
+    assert prior.guided_by == prior.conditions == ("class_labels",) and (cond - null).std() > 0.01
 
 
 def test_prompts_that_do_not_fit(tmp_path: Path) -> None:

@@ -196,13 +196,13 @@ def test_a_folder_cannot_name_code_as_its_scheduler(tmp_path: Path) -> None:
 
 
 MISFITS: list[tuple[Any, str]] = [
-    ([1], "does not hold a JSON object"),
+    ([1], "cannot be read as a JSON object"),
     ({"sigma_data": "x"}, "sigma_data in prior.json must be positive and finite, not 'x'"),
     ({"sigma_data": -1}, "must be positive and finite, not -1"),
-    ({"classes": "abcd"}, "classes in prior.json must be a list of at most as many names, not 'abcd'"),
-    ({"classes": ["a"] * (CLASSES + 1)}, "The network has 4 classes: .*list of at most as many names, not"),
-    ({"null_label": CLASSES}, "null_label one of their numbers, not 4"),
-    ({"null_label": 1.5}, "null_label one of their numbers, not 1.5"),
+    ({"classes": "abcd"}, "classes in prior.json must be a list of at most as many different names, not 'abcd'"),
+    ({"classes": ["a"] * (CLASSES + 1)}, "The network has 4 classes: .*list of at most as many different names, not"),
+    ({"null_label": CLASSES}, "null_label in prior.json, for 4 classes, must be at most 3, not 4"),
+    ({"null_label": 1.5}, "null_label .* must be a whole number, not 1.5"),
 ]
 
 
@@ -216,7 +216,7 @@ def test_details_that_do_not_fit_the_network_are_refused(tmp_path: Path) -> None
 
 def test_a_folder_that_is_incomplete_is_refused(tmp_path: Path) -> None:
     """Missing weights, another kind of model, a missing scheduler and broken JSON each raise InputError."""
-    with pytest.raises(InputError, match=r"config\.json is missing"):
+    with pytest.raises(InputError, match=r"config\.json does not exist"):
         load_prior(tmp_path)
     folder = save(tmp_path / "prior", random_unet(None), DDPMScheduler())
     (weights,) = (folder / "unet").glob("*.safetensors")

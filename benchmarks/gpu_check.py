@@ -1,0 +1,190 @@
+"""One check of a machine with a GPU, within six minutes: is it right, how often does it wait, what does it cost?
+
+    make gpu-check                                  # python -m benchmarks.gpu_check
+    make gpu-check ARGS="--device cpu --tiny"       # the check itself, tried without a GPU in a minute
+
+1. The tests marked ``cuda``: every guide with every objective, every baseline, operator, likelihood, exact prior and
+   diagnostic has the law that it has on the CPU, within the Monte-Carlo error at the failure rate of the suite, and
+   waits for the device no more often in a step than ``tests/devices/programs.py`` says, by CUDA's own count.
+2. Wall time of an SVI step, of a refinement step and of the demonstration of ``fashion32``, each over that of its
+   network calls alone, repeated at the same batch sizes, the two interleaved: medians, in float32, TF32 and bfloat16.
+
+The record is written as JSON: ``device``, ``versions``, ``tiny``, ``tests`` (counts and seconds) and ``times`` (one
+entry for each work and precision, in seconds). The exit status is 1 if a test fails, or if none has run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pyro
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import pyro_vipaint as vp
+from benchmarks.overhead import RecordingDenoiser
+from pyro_vipaint.demo import demo_problem
+from pyro_vipaint.guides import HierarchicalGuide
+from pyro_vipaint.models import DiffusionModel, DiffusionPrior, load_prior
+from pyro_vipaint.settings import default_settings
+
+ROOT = Path(__file__).parent.parent
+LONGEST = 240  # seconds of the tests
+PRECISIONS = {"float32": torch.float32, "TF32": torch.float32, "bfloat16": torch.bfloat16}
+TINY_RUN = {"levels": 1, "num_samples": 1, "steps": 1, "refine_steps": 1}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Median seconds of a work, in all and of its network calls alone; ``steps`` are in one run of it."""
+
+    work: str
+    precision: str
+    seconds: float
+    network: float
+    steps: int
+
+    @property
+    def ratio(self) -> float:
+        return self.seconds / self.network
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is timed."""
+
+    images: int
+    particles: int
+    levels: int
+    steps: int
+    repeats: int
+    run: dict[str, Any]
+
+
+SIZES = {False: Size(4, 5, 4, 10, 5, {}), True: Size(1, 1, 2, 1, 1, TINY_RUN)}
+
+
+def run_tests(device: str, tiny: bool) -> dict[str, float]:
+    """The tests marked ``cuda`` in a process of their own: how many passed, failed and were skipped, and seconds."""
+    begun = time.perf_counter()
+    variables = {"VIPAINT_TEST_DEVICE": device, "VIPAINT_TEST_TINY": str(int(tiny))}
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "tests.xml"
+        command = [sys.executable, "-m", "pytest", "tests/devices", "-m", "cuda", "-q", f"--junitxml={report}"]
+        try:
+            subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, timeout=LONGEST, check=False)
+            counts = ElementTree.parse(report).getroot()[0].attrib
+        except (subprocess.TimeoutExpired, FileNotFoundError, ElementTree.ParseError):
+            counts = {"tests": 1, "failures": 1, "errors": 0, "skipped": 0}
+    failed, skipped = int(counts["failures"]) + int(counts["errors"]), int(counts["skipped"])
+    passed = int(counts["tests"]) - failed - skipped
+    return {"passed": passed, "failed": failed, "skipped": skipped, "seconds": time.perf_counter() - begun}
+
+
+@contextmanager
+def precision(name: str) -> Iterator[torch.dtype]:
+    """Convolutions and products of matrices in this precision; yields the dtype of the network."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = name == "TF32"
+    try:
+        yield PRECISIONS[name]
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def seconds(function: Callable[[], object], device: torch.device) -> float:
+    """Wall time of one call, until the device has finished."""
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronize()
+    begun = time.perf_counter()
+    function()
+    synchronize()
+    return time.perf_counter() - begun
+
+
+def works(prior: DiffusionPrior, device: torch.device, size: Size) -> dict[str, tuple[Callable[[], object], int]]:
+    """What is timed on the images of the demonstration, by name, with the number of its steps."""
+    images, masks, labels = (value.to(device) for value in demo_problem())
+    y, masks, labels = ((value[: size.images]) for value in (images * masks, masks, labels))
+    settings = default_settings(size.levels)
+    likelihood, condition = settings.likelihood(vp.Inpainting(masks)), {"class_labels": labels}
+    model = DiffusionModel(prior, likelihood, settings.keypoints(prior), **condition)
+    guide = HierarchicalGuide(model, vp.initial_latent(prior, likelihood, y, **condition))
+    elbo, z = vp.BetaELBO(1.0, size.particles), vp.sample(guide, y, size.particles)
+
+    def demonstration() -> object:
+        pictures, holes, classes = demo_problem()
+        pictures, holes, classes = (value[: size.images] for value in (pictures, holes, classes))
+        return vp.inpaint(pictures, holes, prior, label=classes, device=str(device), seed=0, **size.run)
+
+    return {
+        "SVI step": (lambda: vp.fit(model, guide, y, elbo, size.steps), size.steps),
+        "refinement step": (lambda: vp.refine(model, z, y, size.steps + 1), size.steps + 1),
+        "demonstration": (demonstration, 1),
+    }
+
+
+def costs(device: torch.device, size: Size) -> Iterator[Cost]:
+    """Every work in every precision; a first run of each is not counted."""
+    for name in PRECISIONS:
+        with precision(name) as dtype:
+            loaded = load_prior("fashion32", device, dtype=dtype)
+            recorder = RecordingDenoiser(loaded.denoiser)
+            prior = replace(loaded, denoiser=recorder)
+            for work, (function, steps) in works(prior, device, size).items():
+                pairs = []
+                for _ in range(size.repeats + 1):
+                    recorder.calls.clear()
+                    pairs.append((seconds(function, device), seconds(recorder.replay, device)))
+                whole, bare = (statistics.median(column) for column in zip(*pairs[1:], strict=True))
+                yield Cost(work, name, whole / steps, bare / steps, steps)
+
+
+def named(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, …, or cpu to try the check itself")
+    parser.add_argument("--tiny", action="store_true", help="fewer tests, one image, one repeat")
+    parser.add_argument("--out", type=Path, default=Path("gpu-check.json"), help="the JSON file")
+    arguments = parser.parse_args()
+    device, console = torch.device(arguments.device), Console(width=120, highlight=False)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        console.print("There is no CUDA device here: try the check itself with --device cpu --tiny.")
+        return 2
+    tests = run_tests(arguments.device, arguments.tiny)
+    console.print("{passed} tests passed, {failed} failed, {skipped} skipped, {seconds:.0f} s".format(**tests))
+    times = list(costs(device, SIZES[arguments.tiny]))
+    table = Table("work", "precision", "seconds", "network alone", "ratio")
+    for cost in times:
+        table.add_row(cost.work, cost.precision, f"{cost.seconds:.4f}", f"{cost.network:.4f}", f"{cost.ratio:.3f}")
+    console.print(table)
+    record = {
+        "device": named(device),
+        "versions": {"torch": torch.__version__, "pyro": pyro.__version__, "cuda": torch.version.cuda},
+        "tiny": arguments.tiny,
+        "tests": tests,
+        "times": [{**asdict(cost), "ratio": cost.ratio} for cost in times],
+    }
+    arguments.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return int(tests["failed"] > 0 or not tests["passed"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

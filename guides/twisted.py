@@ -1,0 +1,181 @@
+r"""A Markov sampler as a guide: the prior's own chain with its predictions corrected towards the observation.
+
+.. math::
+    q(z_{T_e}) &= N(0, \tau_K^2 \sigma_{T_e}^2) \\
+    q(z_s \mid z_t, y) &= N\big(a z_t + b (\hat x + w_s\, c(\hat x, z_t, y)),\; \tau_s^2 v\big), \qquad
+    \hat x = E[x \mid z_t]
+
+with c a correction of :mod:`pyro_vipaint.corrections`: DPS, Pi-GDM, MMPS and others draw z_s from exactly such
+Gaussians, most of them with the a, b and v of the prior's own transition, Eq. 3. w and tau are one number per level and
+start at 1, the method as its authors have it. They belong to no image: fitted on some observations, they serve others.
+
+The guide makes no network call of its own. The prediction is read off the prior's mean at the site,
+:math:`\hat x = (\hat z_s - a z_t) / b`, and its gradient runs through the call that the model has made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pyro.distributions import Independent, Normal, TorchDistribution
+from pyro.nn.module import pyro_method
+from pyro.poutine.runtime import Message
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vipaint._torch import gradients
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.guides.base import LatentGuide, gaussian
+
+if TYPE_CHECKING:
+    from pyro_vipaint.corrections import Correction
+    from pyro_vipaint.models import DiffusionModel, DiffusionPrior, Level
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """x_hat = E[x given z_t] on the way from t to s, and what a correction may ask of it.
+
+    Attributes:
+        prior, likelihood, y: those of the model, and the observations.
+        z: z_t, ``(…, N, *event)``, with a gradient.
+        x_hat: of the shape of ``z``, a function of it.
+        alpha_t, sigma_t, alpha_s, sigma_s: of the schedule.
+        step_std: standard deviation of the prior's transition.
+        differentiable: whether the correction itself is to be differentiated, for the fit of a guide.
+    """
+
+    prior: DiffusionPrior
+    likelihood: Any
+    y: Tensor
+    z: Tensor
+    x_hat: Tensor
+    alpha_t: float
+    sigma_t: float
+    alpha_s: float
+    sigma_s: float
+    step_std: float
+    differentiable: bool = False
+
+    @property
+    def a(self) -> float:
+        """The factor of z_t in the mean of z_s."""
+        return self.alpha_t / self.alpha_s * self.sigma_s**2 / self.sigma_t**2
+
+    @property
+    def b(self) -> float:
+        """The factor of x in the mean of z_s."""
+        return self.alpha_s * self.step_std**2 / self.sigma_s**2
+
+    @property
+    def leading(self) -> int:
+        """The number of dimensions in front of an event."""
+        return self.z.ndim - self.prior.event_dim
+
+    def residual(self) -> Tensor:
+        """y - A(x_hat), zero where nothing was observed."""
+        x_hat = self.x_hat if self.differentiable else self.x_hat.detach()
+        return self.likelihood.residual(x_hat, self.y)
+
+    def pull_back(self, v: Tensor) -> Tensor:
+        """J^T v with J the Jacobian of x_hat in z_t: one gradient."""
+        (gradient,) = torch.autograd.grad(self.x_hat, self.z, v, retain_graph=True, create_graph=self.differentiable)
+        return gradient
+
+    def covariance(self, v: Tensor) -> Tensor:
+        """C_t v, C_t = (sigma_t^2 / alpha_t) J^T, the covariance of x given z_t: one gradient."""
+        return self.sigma_t**2 / self.alpha_t * self.pull_back(v)
+
+
+class TwistedGuide(LatentGuide):
+    """The chain of the prior, corrected; ``w_i`` and ``tau_i``, one number per level, are learnt.
+
+    A run takes the K - 1 network calls of the model and the gradients of the correction. It needs the observations:
+    ``guide(y)``.
+
+    Args:
+        model: the :class:`DiffusionModel`, of pixels, with a likelihood that has ``operator``, ``residual`` and
+            ``noise_std``. Its first keypoint may be 1, where the prior is N(0, sigma^2).
+        init: its values have no influence; w and tau have its device and dtype.
+        correction: of :mod:`pyro_vipaint.corrections`.
+    """
+
+    def __init__(self, model: DiffusionModel, init: Tensor | None = None, *, correction: Correction) -> None:
+        super().__init__(model, init)
+        self.correction = correction
+        one = torch.ones(()) if init is None else init.new_ones(())
+        for level in model.levels:
+            self._create("tau", level.name, one, constraints.positive)
+            if level.name != self._top:
+                self._create("w", level.name, one)
+
+    def get_posterior(self, name: str, prior: Any) -> TorchDistribution:
+        """q at the site ``name``; ``prior`` is the prior's distribution there given z_t."""
+        tau, level = self._of("tau", name), self._levels[name]
+        if name == self._top:
+            zero = self._y.new_zeros(*prior.batch_shape, *prior.event_shape)
+            return gaussian(zero, tau * level.sigma, prior.event_dim)
+        at = self._prediction(level, prior.mean)
+        mean, shift, std = self.correction.move(at, self.correction(at))
+        return gaussian(mean + self._of("w", name) * shift, tau * std, prior.event_dim)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Runs model and guide together on the observations, the first argument."""
+        with self._run(args[0]):
+            return super().__call__(*args, **kwargs)
+
+    @pyro_method
+    def sample_latents(self, num_images: int, y: Tensor | None = None) -> Tensor:
+        """Draws z_K … z_1 from the guide given ``y`` and returns z_1: K - 1 network calls and their gradients."""
+        if y is None:
+            raise InputError("a twisted guide needs the observations: sample_latents(num_images, y).")
+        with self._run(y):
+            return super().sample_latents(num_images, y).detach()
+
+    def _pyro_post_sample(self, msg: Message) -> None:
+        if msg["name"] in self._levels:
+            value: Any = msg["value"]
+            if not self._fitting:
+                value = value.detach()
+                _forget_graph(msg)
+            msg["value"] = value if value.requires_grad else value.requires_grad_(torch.is_grad_enabled())
+            self._z: Any = msg["value"]
+        super()._pyro_post_sample(msg)
+
+    @contextmanager
+    def _run(self, y: Tensor) -> Iterator[None]:
+        """Gradients are on where the correction takes them; if they were off, each level forgets its graph."""
+        self._y, self._fitting = y, torch.is_grad_enabled()
+        try:
+            with gradients() if self.correction.takes_gradients else nullcontext():
+                yield
+        finally:
+            del self._y, self._z
+
+    def _prediction(self, level: Level, mean: Tensor) -> Prediction:
+        """x_hat, read off the mean a z_t + b x_hat of the prior at ``level``."""
+        above = self._above[level.name]
+        model: Any = self.model
+        at = Prediction(
+            model.prior, model.likelihood, self._y, self._z, mean,
+            above.alpha, above.sigma, level.alpha, level.sigma, level.step_std, self._fitting,
+        )  # fmt: skip
+        return replace(at, x_hat=(mean - at.a * self._z) / at.b)
+
+
+def _forget_graph(msg: Message) -> None:
+    """The distributions of a drawn site without their graphs, which would hold every level's activations."""
+    infer: Any = msg["infer"]
+    infer["prior"], msg["fn"] = (_detached(fn) for fn in (infer["prior"], msg["fn"]))
+
+
+def _detached(distribution: Any) -> Any:
+    """A Normal on events without its graph; other distributions, those at T_e, have none."""
+    base = getattr(distribution, "base_dist", None)
+    if not (isinstance(distribution, Independent) and isinstance(base, Normal)):
+        return distribution
+    return Normal(base.loc.detach(), base.scale.detach(), validate_args=False).to_event(distribution.event_dim)

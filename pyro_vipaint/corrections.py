@@ -1,0 +1,292 @@
+r"""Corrections: how a prediction of x moves towards an observation at one step of a sampler.
+
+A Markov sampler draws z_s from the prior's transition with the corrected prediction,
+
+.. math:: z_s \sim N(a\, z_t + b\, (\hat x + c), v), \qquad \hat x = E[x \mid z_t],
+
+and methods differ in c. With A the operator, :math:`r = y - A \hat x`, the noise :math:`\sigma_y` of y, and
+:math:`C_t = (\sigma_t^2 / \alpha_t)\, \partial \hat x / \partial z_t`, the covariance of x given z_t (Efron 2011),
+
+.. math::
+    \text{DPS} \quad & c = -\zeta\, c_t c_s / b \; \nabla_{z_t} |r| \\
+    \text{Pi-GDM} \quad & c = C_t A^\top (r_t^2 A A^\top + \sigma_y^2)^{-1} r \\
+    \text{MMPS} \quad & c = C_t A^\top (A C_t A^\top + \sigma_y^2)^{-1} r \\
+    \text{TMPD} \quad & c = C_t A^\top \mathrm{diag}(A C_t A^\top 1 + \sigma_y^2)^{-1} r \\
+    \text{DDNM} \quad & c = \lambda A^+ r, \qquad \lambda = \min(1, \sigma_s / (\alpha_s \sigma_y)) \\
+    \text{DiffPIR} \quad & c = (A^\top A + \rho)^{-1} A^\top r, \quad \rho = \lambda (\sigma_y \alpha_t / \sigma_t)^2.
+
+The first four take gradients of the network, :math:`C_t v = (\sigma_t^2 / \alpha_t) J^\top v`, which the prediction's
+one call has made possible; the last two take none.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vipaint.errors import number, whole
+from pyro_vipaint.guides.twisted import Prediction
+from pyro_vipaint.models.measurements.likelihoods import weighted
+from pyro_vipaint.models.measurements.linalg import CGLS_STEPS
+from pyro_vipaint.models.measurements.operators import adjoint, apply, observation_mask, placed, pseudo_inverse
+from pyro_vipaint.models.priors.kernels import bridge_coefficients, expand_event
+from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.models.priors.schedules import as_time
+
+LEAST_NOISE = 0.001  # of sigma_y in DiffPIR
+
+
+class Move(NamedTuple):
+    """z_s ~ N(mean + shift, std^2): the mean without the observation, what the observation adds, the noise."""
+
+    mean: Tensor
+    shift: Tensor
+    std: float
+
+
+class Correction(ABC):
+    """A method's c, and its step from t to s; :meth:`move` is that of DDIM (Song, Meng & Ermon 2021) with ``std``.
+
+    ``takes_gradients`` says whether c needs the gradient of the network.
+    """
+
+    takes_gradients: ClassVar[bool] = True
+
+    @abstractmethod
+    def __call__(self, at: Prediction) -> Tensor:
+        """c, of the shape of x_hat."""
+
+    def std(self, at: Prediction) -> float:
+        """The standard deviation of the noise of a step, at most sigma_s; that of the prior's transition."""
+        return at.step_std
+
+    def move(self, at: Prediction, c: Tensor) -> Move:
+        r"""The mean :math:`a z_t + b (\hat x + c)` with :math:`a = \sqrt{\sigma_s^2 - std^2} / \sigma_t`."""
+        std = self.std(at)
+        a = max(at.sigma_s**2 - std**2, 0.0) ** 0.5 / at.sigma_t
+        b = at.alpha_s - at.alpha_t * a
+        return Move(a * at.z + b * at.x_hat, b * c, std)
+
+
+@dataclass(frozen=True)
+class DPS(Correction):
+    """Chung et al. 2023: the gradient of the residual's norm. ``zeta`` is .5 in the paper for inpainting."""
+
+    zeta: float = 0.5
+
+    def __post_init__(self) -> None:
+        number("zeta", self.zeta)
+
+    def __call__(self, at: Prediction) -> Tensor:
+        """c; one gradient."""
+        c_t, c_s = math.hypot(at.alpha_t, at.sigma_t), math.hypot(at.alpha_s, at.sigma_s)
+        (slope,) = torch.autograd.grad(
+            residual_norm(at.likelihood, at.prior.decode(at.x_hat), at.y).sum(),
+            at.x_hat,
+            retain_graph=True,
+            create_graph=at.differentiable,
+        )
+        return -self.zeta * c_t * c_s / at.b * at.pull_back(slope)
+
+
+@dataclass(frozen=True)
+class PiGDM(Correction):
+    """Song et al. 2023, with r_t^2 = s^2 sigma_t^2 / (alpha_t^2 s^2 + sigma_t^2), s the prior's ``sigma_data``.
+
+    ``eta`` is the share of the noise of the prior's transition: 1, the ancestral chain, in the paper's experiments.
+    """
+
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        number("eta", self.eta)
+
+    def std(self, at: Prediction) -> float:
+        """eta times that of the prior's transition."""
+        return self.eta * at.step_std
+
+    def __call__(self, at: Prediction) -> Tensor:
+        """c; one gradient."""
+        s = at.prior.sigma_data
+        variance = (s * at.sigma_t) ** 2 / ((at.alpha_t * s) ** 2 + at.sigma_t**2)
+        operator, residual = at.likelihood.operator, at.residual()
+        if is_mask(operator):
+            return at.covariance(adjoint(operator, residual / (variance + noise_of(at) ** 2)))
+        return at.covariance(pseudo_inverse(operator, weighted(at.likelihood, residual)) / variance)
+
+
+@dataclass(frozen=True)
+class TMPD(Correction):
+    """Boys et al. 2023: the covariance of y given z_t by its row sums."""
+
+    def __call__(self, at: Prediction) -> Tensor:
+        """c; two gradients."""
+        operator, residual = at.likelihood.operator, at.residual()
+        rows = apply(operator, at.covariance(adjoint(operator, torch.ones_like(residual))))
+        scale = rows.clamp(min=0) + noise_of(at) ** 2
+        return at.covariance(adjoint(operator, residual / scale))
+
+
+@dataclass(frozen=True)
+class MMPS(Correction):
+    """Rozet et al. 2024: moment matching, the linear system by ``iterations`` steps of GMRES (azula's default is 1).
+
+    The Jacobian of a learnt denoiser is not symmetric, for which conjugate gradients can diverge; GMRES cannot.
+    """
+
+    iterations: int = 1
+
+    def __post_init__(self) -> None:
+        whole("iterations", self.iterations)
+
+    def __call__(self, at: Prediction) -> Tensor:
+        """c; ``iterations`` gradients, since C A^T u is a combination of those that the iterations have taken."""
+        operator, residual = at.likelihood.operator, at.residual()
+        images: list[Tensor] = []
+
+        def covariance_of_y(v: Tensor) -> Tensor:
+            images.append(at.covariance(adjoint(operator, v)))
+            return apply(operator, images[-1]) + noise_of(at) ** 2 * v
+
+        weights = gmres(covariance_of_y, residual, self.iterations, at.leading)
+        return torch.stack([expand_event(w, image) * image for w, image in zip(weights, images, strict=True)]).sum(0)
+
+
+@dataclass(frozen=True)
+class DDNM(Correction):
+    r"""Wang et al. 2023 (DDNM+): what A sees of x_hat is replaced by y, no further than the step's noise allows.
+
+    .. math:: z_s = \alpha_s (\hat x + c) + \sigma_s (\sqrt{1 - \eta^2}\, \hat\epsilon + \eta\, \epsilon)
+
+    with the network's own :math:`\hat\epsilon`. ``eta`` is .85 in the authors' code. The noise that y brings is not
+    taken out of the step's noise as theirs is, but for the limit on c.
+    """
+
+    takes_gradients: ClassVar[bool] = False
+    eta: float = 0.85
+
+    def __post_init__(self) -> None:
+        number("eta", self.eta)
+
+    def std(self, at: Prediction) -> float:
+        """eta sigma_s."""
+        return self.eta * at.sigma_s
+
+    def move(self, at: Prediction, c: Tensor) -> Move:
+        """The correction moves x_hat alone, not the direction back to z_t."""
+        return super().move(at, c)._replace(shift=at.alpha_s * c)
+
+    def __call__(self, at: Prediction) -> Tensor:
+        """c; no gradient."""
+        share = (at.sigma_s / (at.alpha_s * noise_of(at)).clamp(min=1e-20)).clamp(max=1.0)
+        return pseudo_inverse(at.likelihood.operator, share * at.residual())
+
+
+@dataclass(frozen=True)
+class DiffPIR(Correction):
+    r"""Zhu et al. 2023: a proximal step, by ``steps`` of conjugate gradients (the first is exact for a mask).
+
+    .. math:: z_s = \alpha_s (\hat x + c) + \sigma_s (\sqrt{1 - \zeta}\, \hat\epsilon + \sqrt\zeta\, \epsilon)
+
+    with :math:`\hat\epsilon` the direction from the corrected prediction to z_t. ``lam`` and ``zeta`` are 1 in the
+    authors' code for inpainting (zeta .1 for restoration), and sigma_y is at least .001.
+    """
+
+    takes_gradients: ClassVar[bool] = False
+    lam: float = 1.0
+    zeta: float = 1.0
+    steps: int = CGLS_STEPS
+
+    def __post_init__(self) -> None:
+        number("lam", self.lam, positive=True)
+        number("zeta", self.zeta)
+        whole("steps", self.steps)
+
+    def std(self, at: Prediction) -> float:
+        """sqrt(zeta) sigma_s."""
+        return self.zeta**0.5 * at.sigma_s
+
+    def __call__(self, at: Prediction) -> Tensor:
+        """c; no gradient."""
+        scale = at.alpha_t / at.sigma_t * self.lam**0.5 * noise_of(at).clamp(min=LEAST_NOISE)
+        return proximal(at.likelihood.operator, at.residual(), scale, self.steps, at.leading)
+
+
+def noise_of(at: Prediction) -> Tensor:
+    """The standard deviation of the noise of y, a tensor that broadcasts to it."""
+    noise = at.likelihood.noise_std
+    return placed(noise, at.x_hat) if isinstance(noise, Tensor) else at.x_hat.new_full((), noise)
+
+
+def is_mask(operator: Any) -> bool:
+    """Whether A A^T is the identity on what is observed because A hides elements of the image and does nothing else."""
+    return hasattr(operator, "mask") and observation_mask(operator) is not None
+
+
+def predict(
+    prior: DiffusionPrior, likelihood: Any, y: Tensor, z: Tensor, t: float, s: float, condition: Mapping[str, Any]
+) -> Prediction:
+    """The prediction at z_t on the way to s: one network call, with its gradient if gradients are on."""
+    z = z.detach().requires_grad_(torch.is_grad_enabled())
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = (map(float, prior.schedule(as_time(time))) for time in (t, s))
+    step_std = float(bridge_coefficients(prior.schedule, t, s)[2].sqrt())
+    x_hat = prior.denoise(z, t, **condition)
+    return Prediction(prior, likelihood, y, z, x_hat, alpha_t, sigma_t, alpha_s, sigma_s, step_std)
+
+
+def proximal(operator: Any, r: Tensor, scale: Tensor | float, steps: int, leading: int) -> Tensor:
+    r"""The d that minimises :math:`|A d - r|^2 / scale^2 + |d|^2`, by conjugate gradients on each leading entry.
+
+    One step is exact for a mask, whose :math:`I + A^\top A / scale^2` has one eigenvalue on the range of A^T.
+    """
+    r = adjoint(operator, r / scale**2)
+    d, direction, squared = torch.zeros_like(r), r, _inner(r, r, leading)
+    for _ in range(steps):
+        image = direction + adjoint(operator, apply(operator, direction) / scale**2)
+        length = squared / _inner(direction, image, leading).clamp(min=1e-30)
+        d, r = d + expand_event(length, d) * direction, r - expand_event(length, r) * image
+        squared, before = _inner(r, r, leading), squared
+        direction = r + expand_event(squared / before.clamp(min=1e-30), r) * direction
+    return d
+
+
+def residual_norm(likelihood: Any, x: Tensor, y: Tensor) -> Tensor:
+    """|y - A(x)| of each sample by itself, ``(S, N)`` for images ``(S, N, C, H, W)``; never a mean over the batch.
+
+    Where the noise is a map, each element counts as :func:`weighted` says.
+    """
+    residual = weighted(likelihood, likelihood.residual(x, y))
+    return residual.flatten(residual.ndim - y.ndim + 1).square().sum(-1).clamp(min=1e-20).sqrt()
+
+
+def _inner(a: Tensor, b: Tensor, leading: int) -> Tensor:
+    return (a * b).flatten(leading).sum(-1)
+
+
+def gmres(apply_to: Callable[[Tensor], Tensor], r: Tensor, iterations: int, leading: int) -> list[Tensor]:
+    """Coordinates of the least-residual u of M u = r in the Krylov basis v_1 … v_m, each of the ``leading`` shape.
+
+    ``apply_to`` is called with v_1 … v_m in this order (Saad & Schultz 1986; Arnoldi by modified Gram-Schmidt), for
+    each leading entry by itself.
+    """
+    length = _inner(r, r, leading).sqrt()
+    basis, columns = [r / expand_event(length.clamp(min=1e-30), r)], []
+    for _ in range(iterations):
+        w, column = apply_to(basis[-1]), []
+        for v in basis:
+            column.append(_inner(w, v, leading))
+            w = w - expand_event(column[-1], w) * v
+        column.append(_inner(w, w, leading).sqrt())
+        basis.append(w / expand_event(column[-1].clamp(min=1e-30), w))
+        columns.append(column)
+    zero = torch.zeros_like(length)
+    rows = [[column[i] if i < len(column) else zero for column in columns] for i in range(iterations + 1)]
+    hessenberg = torch.stack([torch.stack(row, -1) for row in rows], -2)
+    target = torch.stack([length, *[zero] * iterations], -1).unsqueeze(-1)
+    return list((torch.linalg.pinv(hessenberg) @ target).squeeze(-1).unbind(-1))

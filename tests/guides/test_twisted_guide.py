@@ -1,0 +1,162 @@
+"""Twisted guides: the samplers that they are, corrections against closed forms of Gaussians, gradients and costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pyro_vipaint as vp
+from pyro_vipaint.baselines import ddnm, diffpir, dps, mmps, pi_gdm
+from pyro_vipaint.corrections import DDNM, DPS, MMPS, TMPD, DiffPIR, PiGDM, gmres, predict
+from pyro_vipaint.diagnostics import log_weights
+from pyro_vipaint.guides.twisted import Prediction, TwistedGuide
+from pyro_vipaint.models import DiffusionModel, GaussianPrior, Matrix
+from pyro_vipaint.models.priors.schedules import as_time
+from tests.problems import LIKELIHOOD, MASK, Y, four_pixels
+
+STEPS = 6
+TIMES = [1 - i / STEPS for i in range(STEPS)]
+BOTH = torch.cat([Y, Y + 0.2])
+
+
+@pytest.mark.parametrize(
+    ("baseline", "correction"),
+    [(dps, DPS(0.5)), (pi_gdm, PiGDM()), (mmps, MMPS()), (ddnm, DDNM()), (diffpir, DiffPIR())],
+)
+def test_the_guide_is_the_sampler(baseline: Any, correction: Any) -> None:
+    """The same noise gives the same chain: the guide's draw at the last level predicts the baseline's image."""
+    prior = four_pixels()
+    model = DiffusionModel(prior, LIKELIHOOD, TIMES)
+    z = vp.sample(TwistedGuide(model, correction=correction), BOTH, 3, seed=1)
+    expected = baseline(prior, LIKELIHOOD, BOTH, 3, steps=STEPS, seed=1).samples
+    at = _prediction(prior, LIKELIHOOD, BOTH, z, TIMES[-1], 0.0)
+    image = at.x_hat if baseline is dps else at.x_hat + correction(at)  # the image of DPS is the prediction
+    assert torch.allclose(image.detach().clamp(-1, 1), expected, atol=1e-5)
+
+
+def test_steps_with_noise_of_their_own_are_those_of_the_papers() -> None:
+    """DDNM keeps the network's direction, DiffPIR takes the one from the corrected prediction."""
+    at = _prediction(four_pixels(), LIKELIHOOD, BOTH, torch.randn(3, 2, 1, 2, 2), 0.6, 0.5)
+    c = torch.randn(at.x_hat.shape)
+    for correction, x in ((DDNM(0.85), at.x_hat), (DiffPIR(zeta=0.3), at.x_hat + c)):
+        share = {DDNM: 0.85**2, DiffPIR: 0.3}[type(correction)]
+        direction = (at.z - at.alpha_t * x) / at.sigma_t
+        mean, shift, std = correction.move(at, c)
+        expected = at.alpha_s * (at.x_hat + c) + at.sigma_s * (1 - share) ** 0.5 * direction
+        assert torch.allclose(mean + shift, expected, atol=1e-5)
+        assert std == pytest.approx(share**0.5 * at.sigma_s)
+
+
+def _prediction(prior: Any, likelihood: Any, y: Tensor, z: Tensor, t: float, s: float) -> Prediction:
+    return predict(prior, likelihood, y, z, t, s, {})
+
+
+def _correlated(dimensions: int = 6) -> tuple[GaussianPrior, vp.Gaussian, Tensor, Tensor, Tensor]:
+    """A prior with correlated coordinates, three noisy combinations of them, their matrix, y and z_t, in float64."""
+    root = torch.randn(dimensions, dimensions, dtype=torch.float64) / 2
+    covariance = root @ root.T + 0.1 * torch.eye(dimensions, dtype=torch.float64)
+    prior = GaussianPrior.full(torch.randn(dimensions, dtype=torch.float64), covariance)
+    matrix = torch.randn(3, dimensions, dtype=torch.float64)
+    likelihood = vp.Gaussian(Matrix(matrix), sigma=0.3)
+    return (
+        prior,
+        likelihood,
+        matrix,
+        torch.randn(2, 3, dtype=torch.float64),
+        torch.randn(4, 2, dimensions, dtype=torch.float64),
+    )
+
+
+def test_moment_matching_is_the_exact_posterior_mean_of_a_correlated_gaussian() -> None:
+    """E[x | z_t, y] by the precision of both, from the prior's moments alone; three iterations for three rows."""
+    prior, likelihood, matrix, y, z = _correlated()
+    alpha, sigma = map(float, prior.schedule(as_time(0.6)))
+    precision = prior.covariance.inverse()
+    total = precision + (alpha / sigma) ** 2 * torch.eye(6) + matrix.T @ matrix / 0.3**2
+    linear = precision @ prior.mean + alpha / sigma**2 * z + y @ matrix / 0.3**2
+    at = _prediction(prior, likelihood, y, z, 0.6, 0.5)
+    assert torch.allclose(at.x_hat + MMPS(3)(at), linear @ total.inverse(), atol=1e-8)
+    assert not torch.allclose(at.x_hat + MMPS(1)(at), linear @ total.inverse(), atol=1e-3)
+
+
+def test_row_sums_are_the_covariance_of_y_where_it_is_diagonal() -> None:
+    prior = GaussianPrior.diagonal(torch.zeros(1, 2, 2), torch.tensor([[[0.2, 0.9], [0.5, 0.3]]]))
+    at = _prediction(prior, LIKELIHOOD, BOTH, torch.randn(3, 2, 1, 2, 2), 0.6, 0.5)
+    assert torch.allclose(TMPD()(at), MMPS(4)(at), atol=1e-4)
+    assert not torch.allclose(PiGDM()(at), MMPS(4)(at), atol=1e-2)  # which takes all pixels for alike
+
+
+def test_what_was_observed_replaces_what_a_sees() -> None:
+    exact = vp.Gaussian(LIKELIHOOD.operator, sigma=1e-9)
+    at = _prediction(four_pixels(), exact, Y, torch.randn(3, 1, 1, 2, 2), 0.6, 0.5)
+    assert torch.allclose(exact.residual(at.x_hat + DDNM()(at), Y), torch.zeros(()), atol=1e-6)
+    assert torch.equal(DDNM()(at) == 0, (MASK == 0).expand(3, 1, 1, 2, 2))  # the hole stays
+
+
+def test_the_proximal_step_solves_its_normal_equations() -> None:
+    prior, likelihood, matrix, y, z = _correlated()
+    at = _prediction(prior, likelihood, y, z, 0.6, 0.5)
+    rho = (0.3 * at.alpha_t / at.sigma_t) ** 2
+    expected = at.residual() @ matrix @ (matrix.T @ matrix + rho * torch.eye(6)).inverse()
+    assert torch.allclose(DiffPIR(steps=6)(at), expected, atol=1e-6)
+
+
+def test_gmres_solves_each_system_by_itself() -> None:
+    matrix, r = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.randn(2, 3, 4, dtype=torch.float64)
+    basis: list[Tensor] = []
+
+    def apply_to(v: Tensor) -> Tensor:
+        basis.append(v)
+        return (matrix @ v.unsqueeze(-1)).squeeze(-1)
+
+    weights = gmres(apply_to, r, 4, leading=2)
+    solution = torch.stack([w.unsqueeze(-1) * v for w, v in zip(weights, basis, strict=True)]).sum(0)
+    assert torch.allclose(solution, torch.linalg.solve(matrix, r), atol=1e-6)
+
+
+@pytest.mark.parametrize("correction", [DPS(0.02), PiGDM(), MMPS(2), TMPD(), DDNM(), DiffPIR()])
+def test_the_gradient_of_the_bound_is_its_difference_quotient(correction: Any) -> None:
+    """Of all w and tau at once, along a random direction, corrections differentiated as well."""
+    mean, std = torch.tensor([[[[0.2, 0.1], [0.3, 0.2]]], [[[0.3, 0.4], [0.2, 0.5]]]]).double()
+    prior = GaussianPrior.diagonal(mean, std)
+    model = DiffusionModel(prior, LIKELIHOOD, TIMES[2:])
+    guide = TwistedGuide(model, Y.double(), correction=correction)
+    parameters, elbo = list(guide.parameters()), vp.BetaELBO(num_particles=2)
+    directions = [torch.randn_like(parameter) for parameter in parameters]
+
+    def loss(step: float) -> Tensor:
+        with torch.no_grad():
+            for parameter, direction in zip(parameters, directions, strict=True):
+                parameter += step * direction
+        torch.manual_seed(0)
+        return elbo.differentiable_loss(model, guide, Y.double())
+
+    loss(0.0).backward()
+    slope = sum(float((p.grad * d).sum()) for p, d in zip(parameters, directions, strict=True) if p.grad is not None)
+    quotient = float((loss(1e-5) - loss(-2e-5)).detach()) / 2e-5
+    assert slope == pytest.approx(quotient, rel=1e-4)
+
+
+def test_a_fit_needs_no_further_calls_and_raises_the_bound_of_other_observations() -> None:
+    prior = four_pixels()
+    model = DiffusionModel(prior, LIKELIHOOD, TIMES)
+    guide = TwistedGuide(model, correction=DPS(0.05))
+    other = Y * -0.5
+    before = float(log_weights(model, guide, other, 500, seed=1).mean())
+    fit = vp.fit(model, guide, BOTH, vp.BetaELBO(num_particles=4), steps=20, lr=0.1, seed=0)
+    after = float(log_weights(model, guide, other, 500, seed=1).mean())
+    assert fit.calls == 20 * len(TIMES)
+    assert before + 1 < after < float(prior.log_evidence(LIKELIHOOD, other, TIMES))
+
+
+def test_draws_without_a_fit_hold_no_graph() -> None:
+    guide = TwistedGuide(DiffusionModel(four_pixels(), LIKELIHOOD, TIMES), correction=PiGDM())
+    with vp.count_calls() as count:
+        z = vp.sample(guide, BOTH, 3)
+    assert count.calls == len(TIMES) - 1 and not z.requires_grad
+    for name in ("z_4", "z_1"):
+        site: Any = guide.trace.nodes[name]
+        assert not any(fn.base_dist.loc.requires_grad for fn in (site["fn"], site["infer"]["prior"]))
