@@ -105,7 +105,7 @@ class PiGDM(Correction):
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        number("eta", self.eta)
+        number("eta", self.eta, most=1.0)
 
     def std(self, at: Prediction) -> float:
         """eta times that of the prior's transition."""
@@ -172,7 +172,7 @@ class DDNM(Correction):
     eta: float = 0.85
 
     def __post_init__(self) -> None:
-        number("eta", self.eta)
+        number("eta", self.eta, most=1.0)
 
     def std(self, at: Prediction) -> float:
         """eta sigma_s."""
@@ -205,7 +205,7 @@ class DiffPIR(Correction):
 
     def __post_init__(self) -> None:
         number("lam", self.lam, positive=True)
-        number("zeta", self.zeta)
+        number("zeta", self.zeta, most=1.0)
         whole("steps", self.steps)
 
     def std(self, at: Prediction) -> float:

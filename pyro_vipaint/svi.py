@@ -194,8 +194,8 @@ def fit(
             the last step, and the message names it.
     """
     check_fit_numbers(steps, average, lr, lr_decay)
-    _check_programs(model, guide, elbo)
     check_objective(elbo)
+    _check_programs(model, guide, elbo)
     if isinstance(model, DiffusionModel):
         model.check(y)
     instance("callback", callback, callback is None or callable(callback), "a function of a Progress")

@@ -103,7 +103,8 @@ class DiffusionMarginal(Unconstrained):
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
         """Draws of shape ``sample_shape + batch_shape + event_shape`` by the prior's chain."""
-        device = next((v.device for v in self.condition.values() if isinstance(v, Tensor)), device_of(self.prior))
+        given = (v.device for v in self.condition.values() if isinstance(v, Tensor))
+        device = device_of(self.prior) or next(given, None)
         _, sigma = self.prior.schedule(as_time(1.0))
         z = sigma.item() * torch.randn(self._extended_shape(torch.Size(sample_shape)), device=device)
         for t, s in pairwise(self.grid.flip(0).tolist()):

@@ -238,12 +238,12 @@ def keypoints(
 
     Args:
         prior: the prior, whose ``schedule`` is used.
-        start, stop: times in (0, 1), ``start > stop``.
+        start, stop: times in (0, 1], ``start > stop``.
         levels: K >= 1; one level is T_s = T_e = ``start``.
         noise_levels: K decreasing values of sigma/alpha; ``start``, ``stop`` and ``levels`` are then ignored.
 
     Raises:
-        InputError: times are out of order or outside (0, 1), or the schedule does not reach a noise level.
+        InputError: times are out of order or outside (0, 1], or the schedule does not reach a noise level.
     """
     instance("prior", prior, hasattr(prior, "schedule"), "a prior")
     if noise_levels is not None:

@@ -38,8 +38,12 @@ def test_a_file_comes_back_in_half_precision(size: int, tmp_path: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(1)}, tmp_path / "no_slots")
     save_file({"weight": torch.zeros(1)}, tmp_path / "no_network", {"slots": "body=3"})
-    for name in ("missing", "no_slots", "no_network"):
-        with pytest.raises(InputError, match=r"classifier|does not exist|safetensors file"):
+    weights = PartsClassifier(SLOTS).state_dict()
+    save_file(weights, tmp_path / "huge", {"slots": "body=1000000000000"})
+    save_file(weights, tmp_path / "negative", {"slots": f"body={sum(SLOTS.values()) + 1} hat=-1"})
+    save_file({name: value / 0 for name, value in weights.items()}, tmp_path / "infinite", {"slots": "body=3"})
+    for name in ("missing", "no_slots", "no_network", "huge", "negative", "infinite"):
+        with pytest.raises(InputError, match=r"classifier|does not exist|safetensors file|NaN or infinite"):
             load_classifier(tmp_path / name)
 
 

@@ -115,6 +115,13 @@ def test_a_guide_without_init_starts_where_the_prior_lies(family: str) -> None:
         assert {parameter.device for parameter in guide.parameters()} == {here.device}
 
 
+def test_the_prior_draws_where_it_lies_whatever_its_labels() -> None:
+    with pretended() as here:
+        marginal = setting(here.device, IMAGES).prior.marginal(0.5, 2, class_labels=torch.tensor([1, 2]))
+        draws = marginal.expand(torch.Size([IMAGES])).sample()
+        assert draws.device == marginal.log_prob(draws).device == here.device
+
+
 def test_the_bound_costs_a_wait_only_where_it_is_shown() -> None:
     seen: list[Progress] = []
     with pretended() as here:

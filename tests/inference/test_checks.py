@@ -479,7 +479,7 @@ def test_the_facades_refuse_before_a_network_call(run: Callable[[], Any]) -> Non
 
 BAD_KEYPOINTS: list[tuple[dict[str, Any], str]] = [
     ({"start": 0.4, "stop": 0.4}, "must decrease"),
-    ({"start": 1.2}, "strictly between 0 and 1"),
+    ({"start": 1.2}, r"lie in \(0, 1\], not 1.2"),
     ({"start": float("nan")}, "start must be finite"),
     ({"levels": 0}, "levels must be at least 1"),
     ({"noise_levels": []}, "not none"),

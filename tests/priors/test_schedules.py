@@ -172,8 +172,8 @@ def test_keypoints_by_time_are_evenly_spaced() -> None:
 
 
 def test_keypoints_out_of_order_are_refused() -> None:
-    """No times, equal or increasing times, the ends 0 and 1, and NaN raise InputError."""
-    for times in ((), (0.5, 0.5), (0.4, 0.5), (1.0, 0.5), (0.5, 0.0), (float("nan"),)):
+    """No times, equal or increasing times, times outside (0, 1] and NaN raise InputError."""
+    for times in ((), (0.5, 0.5), (0.4, 0.5), (1.1, 0.5), (0.5, 0.0), (float("nan"),)):
         with pytest.raises(InputError, match="keypoints"):
             check_keypoints(times)
 
