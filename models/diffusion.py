@@ -15,7 +15,7 @@ import pyro
 from torch import Tensor
 
 from pyro_vipaint._torch import device_of
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, instance, whole
 from pyro_vipaint.models.measurements.likelihoods import check_shape, seen
 from pyro_vipaint.models.measurements.problem import check_likelihood, check_observation, check_problem
 from pyro_vipaint.models.priors.conditions import check_condition, check_count
@@ -66,6 +66,7 @@ class DiffusionModel:
         keypoints: Sequence[float],
         **condition: Any,
     ) -> None:
+        instance("prior", prior, hasattr(prior, "transition"), "a DiffusionPrior")
         check_condition(prior, condition, device=device_of(prior))
         self.prior, self.likelihood, self.condition = prior, likelihood, condition
         self._made = check_likelihood(prior, likelihood)
@@ -91,7 +92,8 @@ class DiffusionModel:
         """Runs the program and returns ``y``."""
         if y is not None:
             check_observation(y, self._made)
-        count = num_images or (self.num_images if y is None else len(y))
+        count = self.num_images if y is None else len(y)
+        count = count if num_images is None else whole("num_images", num_images)
         check_count("conditions or masks", self.num_images, count)
         with pyro.plate("images", count, dim=-1):
             z = self._sample_latents()

@@ -97,9 +97,12 @@ class FilePair:
         from safetensors.torch import save
 
         folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(f"{folder} is not a folder: name another one.") from error
         text = json.dumps({"class": kind, "version": VERSION, **record}, indent=2, allow_nan=False) + "\n"
         content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / self.record).unlink(missing_ok=True)  # an old record must not vouch for new tensors
         write_whole(folder / self.tensors, content)
         write_whole(folder / self.record, text.encode())

@@ -53,8 +53,10 @@ class Results:
         Raises:
             InputError: it is something else.
         """
-        nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
         try:
+            with suppress(FileNotFoundError):
+                out.lstat()  # refuses a name that is too long
+            nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
             with _temporary(nearest):
                 _settle(out)
             if out.is_symlink():

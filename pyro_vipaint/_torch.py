@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pyro_vipaint.errors import InputError, whole
+from pyro_vipaint.errors import InputError, numbers, whole
 
 # The purposes of child seeds, as the bits of a seed that they flip. What judges a fit needs draws of its own: those
 # from the fit's seed would be its training noise again. The noise of a simulated observation must not be what the
@@ -111,6 +111,12 @@ def dtype_name(part: Any) -> str:
     return next((str(tensor.dtype).removeprefix("torch.") for _, tensor in tensors_of(part)), "unknown")
 
 
+def check_numbers(name: str, value: Any, shape: tuple[Any, ...] = (...,), least: int = 0) -> None:
+    """The check of :func:`pyro_vipaint.errors.numbers`, where the numbers can be read."""
+    if not isinstance(value, Tensor) or has_values(value):
+        numbers(name, value, shape, least=least)
+
+
 def has_values(tensor: Tensor) -> bool:
     """Whether the numbers of a tensor can be read: a meta or a fake tensor has a shape and no numbers."""
     try:
@@ -126,7 +132,7 @@ def tensors_of(part: Any) -> Iterator[tuple[str, Tensor]]:
         yield "", part
     elif isinstance(part, nn.Module):
         yield from sorted(part.state_dict().items())
-    elif is_dataclass(part):
+    elif is_dataclass(part) and not isinstance(part, type):
         for field in fields(part):
             yield from tensors_of(getattr(part, field.name))
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vipaint._torch import half_precision, resolve_device
 from pyro_vipaint.errors import InputError, instance, number, whole
@@ -22,6 +24,7 @@ from pyro_vipaint.models.measurements.operators import (
     Operator,
     check_is_operator,
     check_mask_values,
+    described,
     has_one_per_image,
     in_one_line,
     observation_mask,
@@ -135,6 +138,19 @@ def check_prior(prior: Any, device: torch.device, half: bool = False, checkpoint
     return prior
 
 
+def check_guide(guide: Any) -> None:
+    """Refuses what does not make a guide of a model and a start."""
+    fits = guide is None or (callable(guide) and not isinstance(guide, nn.Module))
+    with suppress(ValueError):  # some built-in functions state no arguments
+        try:
+            inspect.signature(guide).bind(None, None) if guide is not None else None
+        except TypeError:
+            fits = False
+    if not fits:
+        wanted = "a class of guides or a function, lambda model, start: LowRankGuide(model, start, rank=4)"
+        raise InputError(f"guide must be {wanted}, not {described(guide)}.")
+
+
 def check_image(image: Any, prior: DiffusionPrior) -> Tensor:
     """``image`` as ``(N, C, H, W)`` floats, refused unless its shape fits the prior."""
     image, expected = as_tensor("image", image, floats=True), prior.image_shape
@@ -242,6 +258,9 @@ def as_tensor(name: str, value: Any, floats: bool = False) -> Tensor:
         tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, order="C"))
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"The {name} must be a tensor or an array of numbers, not {type(value).__name__}.") from None
+    if tensor.is_meta or tensor.is_complex() or tensor.layout != torch.strided:
+        kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+        raise InputError(f"The {name} must be a dense tensor of real numbers, not one of {kind}.")
     if not floats:
         return tensor
     if not tensor.is_floating_point():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pyro_vipaint._torch import DIRECTIONS, JUDGING, SEEDS, child_seed, double, seeded
 from pyro_vipaint.diagnostics import elbo_estimate, iwae_bound, pareto_k, sliced_wasserstein, weighted_draws
-from pyro_vipaint.errors import InputError, NonFiniteError, instance, whole
+from pyro_vipaint.errors import InputError, NonFiniteError, instance, numbers, whole
 from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.progress import Callback, Progress
@@ -237,14 +237,15 @@ def _check_arrays(model: DiffusionModel, y: Tensor, evidence: Tensor | None, pos
 
     Refused are observations that the model cannot have made, and an evidence or a posterior for other images.
     """
+    instance("model", model, hasattr(model, "check"), "a DiffusionModel")
     model.check(y)
     count, event = len(y), torch.Size(model.prior.event_shape)
-    if evidence is not None and evidence.shape != (count,):
-        raise InputError(f"evidence has shape {tuple(evidence.shape)}, not one number for each of {count} images.")
+    if evidence is not None:
+        numbers("evidence", evidence, (count,))
     if posterior is None:
         return None
     shape = posterior.shape
     if len(shape) < 2 or not shape[0] or shape[1] != count or shape[2:].numel() != event.numel():
         wanted = f"(draws, {count} images, *event) with an event of {tuple(event)}, flattened or not"
         raise InputError(f"posterior has shape {tuple(shape)}, not {wanted}.")
-    return posterior.flatten(2)
+    return numbers("posterior", posterior).flatten(2)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.checks import as_tensor, check_truth, checked, checked_settings, masked
+from pyro_vipaint.checks import as_tensor, check_guide, check_truth, checked, checked_settings, masked
 from pyro_vipaint.elbos import BetaELBO
 from pyro_vipaint.errors import choice
 from pyro_vipaint.guides import HierarchicalGuide
@@ -197,6 +197,7 @@ def restore(
     Raises:
         InputError: an argument cannot be used; the message is one line that says what to do.
     """
+    check_guide(guide)
     problem = checked(y, operator, prior, label, prompt, guidance_scale, noise, device, likelihood)
     changes = {"steps": steps, "beta": beta, "refine_steps": refine_steps, "zeta": zeta}
     numbers = checked_settings(problem, levels, num_samples, settings, noise, changes)

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pyro_vipaint._torch import double, widest
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, whole
 from pyro_vipaint.models.measurements.likelihoods import check_shape, seen
 from pyro_vipaint.models.priors.denoisers import flatten_condition
 from pyro_vipaint.models.priors.marginal import Unconstrained
@@ -215,7 +215,7 @@ class EmpiricalPrior(DiffusionPrior):
         schedule: Schedule | None = None,
         batch_size: int = 1024,
     ) -> None:
-        count = images.shape[:1]
+        count, batch_size = images.shape[:1], whole("batch_size", batch_size)
         weights = torch.ones(count, device=images.device) if weights is None else weights
         fit = weights.shape == count and (labels is None or labels.shape == count)
         if not images.is_floating_point() or not images.numel() or not fit or not (weights > 0).all():

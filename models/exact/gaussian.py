@@ -183,9 +183,11 @@ def expanded_variance(std: Tensor, means: Tensor, shape: Sequence[int]) -> Tenso
         variance = (std**2).expand(shape)
     except RuntimeError:
         variance = None
-    if variance is None or not means.ndim or not (std > 0).all():
+    if variance is None or not means.ndim or not ((std > 0).all() and means.isfinite().all()):
         shapes = f"{tuple(std.shape)} for means of shape {tuple(means.shape)}"
-        raise InputError(f"standard deviations must be positive and broadcast to the means, not {shapes}.")
+        raise InputError(
+            f"standard deviations must be positive and broadcast to the means, which are finite: {shapes}."
+        )
     return variance
 
 

@@ -19,6 +19,7 @@ from pyro_vipaint.errors import InputError, number, whole
 from pyro_vipaint.models.measurements.operators import Broadcasting, Separable, placed
 
 REACH = 10  # standard deviations on each side: the paper's kernel of 61 pixels has std 3
+WIDEST = 1000  # pixels, about the width of the largest images of latent diffusion
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ class GaussianBlur(Separable):
             density at whole pixels, divided by their sum.
 
     Raises:
-        InputError: ``std`` is not positive and finite, or ``kernel_size`` is not a positive odd number.
+        InputError: ``std`` is not positive or more than ``WIDEST``, or ``kernel_size`` is not a positive odd number.
     """
 
     keeps_range: ClassVar[bool] = True
@@ -40,8 +41,11 @@ class GaussianBlur(Separable):
     kernel_size: int | None = None
 
     def __post_init__(self) -> None:
-        number("The std of a Gaussian blur", self.std, positive=True)
-        if self.kernel_size is not None and whole("The kernel size of a blur", self.kernel_size) % 2 == 0:
+        number("The std of a Gaussian blur", self.std, positive=True, most=WIDEST)
+        if (
+            self.kernel_size is not None
+            and whole("The kernel size of a blur", self.kernel_size, most=2 * REACH * WIDEST) % 2 == 0
+        ):
             raise InputError(f"The kernel size of a blur must be odd, not {self.kernel_size}.")
 
     def side(self, size: int) -> Tensor:
@@ -67,7 +71,7 @@ class MotionBlur(Broadcasting):
         angle: direction in degrees, counter-clockwise from the horizontal: 0 blurs along rows, 90 along columns.
 
     Raises:
-        InputError: ``length`` is not a whole number of at least 1, or ``angle`` is not finite.
+        InputError: ``length`` is not a whole number from 1 to ``WIDEST``, or ``angle`` is not finite.
     """
 
     keeps_range: ClassVar[bool] = True
@@ -75,7 +79,7 @@ class MotionBlur(Broadcasting):
     angle: float = 0.0
 
     def __post_init__(self) -> None:
-        whole("The length of a motion blur", self.length)
+        whole("The length of a motion blur", self.length, most=WIDEST)
         number("The angle of a motion blur", self.angle, signed=True)
 
     @property

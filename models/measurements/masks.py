@@ -14,13 +14,16 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from pyro_vipaint._torch import SEEDS
+from pyro_vipaint.errors import whole
+
 LARGE_HOLE = (0.3, 0.7)  # the hidden share of the paper's "random" masks
 SMALL_HOLE = (0.05, 0.3)
 
 
 def rotated_window(size: int, num: int = 1, seed: int = 0) -> Tensor:
     """Half planes at uniform angles, whose border passes within 10 % of the size of the centre."""
-    generator = np.random.default_rng(seed)
+    generator = _generator(size, num, seed)
     centre = (np.arange(size) - (size - 1) / 2) / size
     x, y = np.meshgrid(centre, centre)
     angle = generator.uniform(0, 2 * np.pi, (num, 1, 1))
@@ -40,6 +43,7 @@ def random_small(size: int, num: int = 1, seed: int = 0) -> Tensor:
 
 def box(size: int, num: int = 1, seed: int = 0) -> Tensor:
     """The central square of half the size, a quarter of the area, is observed; ``seed`` has no effect."""
+    _generator(size, num, seed)
     quarter = size // 4
     mask = np.zeros((num, size, size), dtype=bool)
     mask[:, quarter : size - quarter, quarter : size - quarter] = True
@@ -54,12 +58,19 @@ MASKS: dict[str, Callable[..., Tensor]] = {
 }
 
 
+def _generator(size: int, num: int, seed: int) -> np.random.Generator:
+    """The random numbers of a call, whose arguments it checks."""
+    whole("size", size)
+    whole("num", num)
+    return np.random.default_rng(whole("seed", seed, 0, SEEDS[1]))
+
+
 def _as_masks(observed: np.ndarray) -> Tensor:
     return torch.from_numpy(observed.astype(np.float32)).unsqueeze(1)
 
 
 def _free_form(size: int, num: int, seed: int, share: tuple[float, float], rectangles: int, strokes: int) -> Tensor:
-    generator = np.random.default_rng(seed)
+    generator = _generator(size, num, seed)
     masks: list[np.ndarray] = []
     while len(masks) < num:
         hidden = _draw_hole(generator, size, rectangles, strokes)

@@ -23,8 +23,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from pyro_vipaint._torch import has_values, kept
-from pyro_vipaint.errors import InputError
+from pyro_vipaint._torch import check_numbers, has_values, kept
+from pyro_vipaint.errors import InputError, instance
 
 IMAGE_DIM = 3  # (C, H, W)
 
@@ -64,7 +64,9 @@ def described(value: Any) -> str:
 def observed_by(operator: Any, images: Tensor) -> Tensor:
     """A(images), ``(N, *observation)``; refuses an operator that cannot take the images ``(N, C, H, W)``."""
     try:
-        return apply(operator, images)
+        made = apply(operator, images)
+        instance("A(x) of the operator", made, isinstance(made, Tensor), "a tensor")
+        return made
     except Exception as error:  # operators of other libraries raise anything
         raise in_one_line(f"The operator cannot take images of shape {tuple(images.shape[1:])}", error) from error
 
@@ -220,6 +222,9 @@ class Matrix(Broadcasting):
 
     matrix: Tensor
 
+    def __post_init__(self) -> None:
+        check_numbers("matrix", 1.0 * self.matrix if isinstance(self.matrix, Tensor) else self.matrix, ("d_y", "d_x"))
+
     def A(self, x: Tensor) -> Tensor:
         return x @ placed(self.matrix, x).T
 
@@ -241,6 +246,10 @@ class Compose(Broadcasting):
 
     outer: Operator
     inner: Operator
+
+    def __post_init__(self) -> None:
+        check_is_operator(self.outer)
+        check_is_operator(self.inner)
 
     def A(self, x: Tensor) -> Tensor:
         return apply(self.outer, apply(self.inner, x))

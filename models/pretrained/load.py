@@ -100,7 +100,7 @@ def _folder(name: str) -> Path:
                 "in diffusers' layout that was fetched elsewhere."
             ) from error
     raise InputError(
-        f"Unknown prior {name!r:.200}: use one of {', '.join(embedded_priors())}, a folder in diffusers' layout, "
+        f"Unknown prior {name!r:.80}: use one of {', '.join(embedded_priors())}, a folder in diffusers' layout, "
         "or the id owner/name of a hub that can be reached."
     )
 

@@ -12,7 +12,7 @@ of the schedule, as the paper does for latent priors, or as noise levels, which 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
@@ -256,6 +256,7 @@ def keypoints(
 
 def check_keypoints(times: Sequence[float]) -> tuple[float, ...]:
     """``times`` as a tuple, refused unless there is one and they decrease strictly inside (0, 1]."""
+    instance("keypoints", times, isinstance(times, Iterable), "a sequence of times")
     checked = tuple(
         number("keypoints", t.item() if isinstance(t, Tensor) and t.numel() == 1 else t, signed=True) for t in times
     )

@@ -78,6 +78,7 @@ CASES = [
         "coverage: level 1": (lambda: d.coverage(DRAWS, TRUTH, (1.0,)), "level"),
         "coverage: level 0": (lambda: d.coverage(DRAWS, TRUTH, (0.0,)), "level"),
         "coverage: level NaN": (lambda: d.coverage(DRAWS, TRUTH, (NAN,)), "level"),
+        "coverage: no level": (lambda: d.coverage(DRAWS, TRUTH, ()), "level"),
         "coverage: a level as a string": (lambda: d.coverage(DRAWS, TRUTH, bad or ("0.9",)), "level"),
         "coverage: nothing counted": (lambda: d.coverage(DRAWS, TRUTH, where=torch.zeros(8, 8)), "where|elements"),
         "credible_interval: unsorted": (lambda: d.credible_interval(DRAWS, 0.5), "sort|order"),
@@ -147,7 +148,6 @@ CASES = [
             lambda: d.pareto_k(WEIGHTS[:3]), lambda k: (k == INF).all(),
         ),
         "pareto_threshold: no k-hat is reliable with one draw": (lambda: d.pareto_threshold(1), lambda k: k == -INF),
-        "coverage: no level": (lambda: d.coverage(DRAWS, TRUTH, ()), lambda t: len(t) == 0),
         "vsbc: one draw": (lambda: d.vsbc(TRUTH, DRAWS[:1]), lambda v: ((v.p > 0) & (v.p < 1)).all()),
         "iwae_bound: weights of -infinity": (
             lambda: d.iwae_bound(torch.cat([WEIGHTS, torch.full((100, 1), -INF)])).estimate,
