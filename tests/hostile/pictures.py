@@ -119,6 +119,8 @@ CASES = [
     Case("picture: the random device", lambda folder: read_image(Path("/dev/urandom"), 1), "picture|file"),
     Case("picture: whole numbers below zero", read, "pixels", saved("TIFF", grey(-5, "int32"))),
     Case("picture: floats to 1e30", read, "pixels", saved("TIFF", grey(1e30, "float32"))),
+    Case("picture: the colours LAB", lambda folder: read(folder, 3), "RGB", saved("TIFF", Image.new("LAB", (8, 8)))),
+    Case("mask: the colours LAB", mask, "RGB", saved("TIFF", Image.new("LAB", (8, 8)))),
     Case("mask: transparent", mask, "transparent", saved("PNG", TRANSPARENT)),
     Case("mask: NaN", mask, "NaN", saved("TIFF", grey(np.nan, "float32"))),
     Case("mask: a photo", mask, "black and white|photo|mask", saved("PNG", Image.fromarray(ramp(64)))),
