@@ -81,7 +81,8 @@ class LatentGuide(AutoMessenger):
 
     def _pyro_sample(self, msg: Message) -> None:
         if msg["name"] == OBSERVATION:  # observed, or drawn as the model says
-            msg["infer"]["prior"] = msg["fn"]
+            infer: Any = msg["infer"]
+            infer["prior"] = msg["fn"]
             return
         for plate in msg["cond_indep_stack"]:
             # The parameters of one image would otherwise broadcast silently over all images.

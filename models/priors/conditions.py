@@ -26,8 +26,9 @@ def check_given(prior: DiffusionPrior, condition: Mapping[str, Any]) -> None:
 
     A prior that does not state its ``conditions`` takes any name. Labels on a GPU are not read.
     """
-    for name, value in condition.items() if prior.conditions is not None else ():
-        choice(f"condition of the prior {prior.name}", name, (*prior.conditions, WEIGHT))
+    known = prior.conditions
+    for name, value in condition.items() if known is not None else ():
+        choice(f"condition of the prior {prior.name}", name, (*(known or ()), WEIGHT))
         if name != WEIGHT and not isinstance(value, (Tensor, type(None))):
             given = shorten(repr(value), 50, placeholder="…")
             raise InputError(f"{name} must be a tensor with one row per image, not {given}.")

@@ -103,7 +103,8 @@ class DiffusionPrior:
         """p(z_t) as a Pyro distribution: N(0, sigma_1^2) at t = 1, :class:`DiffusionMarginal` below it."""
         if t == 1:
             sigma = self.schedule(as_time(t))[1].float().to(device_of(self) or "cpu")
-            return Normal(torch.zeros((), device=sigma.device), sigma).expand(self.event_shape).to_event(self.event_dim)
+            zero = torch.zeros(*self.event_shape, device=sigma.device)
+            return Normal(zero, sigma.expand(zero.shape)).to_event(self.event_dim)
         return DiffusionMarginal(self, t, (), steps, **condition)
 
     def encode(self, x: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def test_no_image_is_made_of_a_sample_at_rest(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(codec, "decode", lambda self, z: decoded.append(len(z.flatten(0, -3))) or plain(self, z))
     z_hat = torch.zeros(3, 2, *truth.prior.event_shape)
     fitting = plain(truth.prior.codec, z_hat[0, :1])
-    descent = Descent(False, 1e-3, 4, truth.likelihood.noise_std)
+    descent = Descent(False, 1e-3, 4, float(truth.likelihood.noise_std))
     z_star = consistent(truth.prior, truth.likelihood, z_hat, torch.cat([fitting, fitting + 100]), descent)
     assert decoded == [6, 3, 3, 3]
     assert torch.equal(z_star[:, 0], z_hat[:, 0])

@@ -403,6 +403,7 @@ def test_a_fault_of_the_program_is_one_line_too(folder: Path, monkeypatch: pytes
     assert isinstance(inpaint(folder).exception, LookupError)
 
 
+@pytest.mark.filterwarnings("default")
 def test_warnings_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PLACES["refine"], lambda *_, **__: warnings.warn("two\nlines", stacklevel=1) or no_space())
     assert inpaint(folder).stderr.splitlines()[0] == "Warning: two lines"

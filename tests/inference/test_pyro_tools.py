@@ -204,8 +204,11 @@ def test_a_guide_depends_on_the_level_above_and_does_not_know_the_observation(fa
     apart = {name: [] for name in CHAIN}
     keeps_its_component = CHAIN | {"z_1": ["z_3", "z_2"]}
     others = {"MeanFieldGuide": apart, "DeltaGuide": apart, "MixtureGuide": keeps_its_component}
-    guide = getattr(guides, family)(problem.model(), problem.y)
-    assert get_model_relations(guide, (problem.y,))["sample_sample"] == others.get(family, CHAIN)
+    guide, relations = getattr(guides, family)(problem.model(), problem.y), others.get(family, CHAIN)
+    assert get_model_relations(guide, (problem.y,))["sample_sample"] == relations
+    drawn = pyro.render_model(guide, model_args=(problem.y,)).source
+    arrows = {f"{above} -> {below}" for below, aboves in relations.items() for above in aboves}
+    assert {line.strip() for line in drawn.splitlines() if "->" in line} == arrows
 
 
 def test_the_model_is_a_chain_whatever_computes_the_denoiser() -> None:
@@ -220,6 +223,7 @@ def test_the_model_is_a_chain_whatever_computes_the_denoiser() -> None:
         assert graph["edge_list"] == [("z_3", "z_2"), ("z_2", "z_1"), ("z_1", "y")]
         assert graph["node_data"]["y"]["is_observed"]
         assert graph["plate_groups"]["images"] == ["z_3", "z_2", "z_1", "y"]
+        assert "z_1 -> y" in pyro.render_model(model, model_args=(y,)).source
 
 
 def test_the_posterior_dependencies_are_the_chain_upside_down() -> None:
