@@ -293,7 +293,6 @@ FACADE = [
             lambda: restore(operator=Lambda(lambda x: x.double() * MASK, lambda y: (y * MASK).float())),
             lambda r: r.samples.isfinite().all() and r.samples.abs().max() <= 1,
         ),
-        ),
         "operator: an overlapping mask for each": (
             lambda: restore(PAIR, vp.Inpainting(torch.stack([MASK, 1 - MASK]))),
             lambda r: r.samples.shape == (2, 2, *SHAPE),
@@ -320,10 +319,9 @@ FACADE = [
     *[
         Case("beta so large that the fit breaks", lambda _: inpaint(beta=1e38, steps=3), "step", error=NonFiniteError,
              calls=99),
-        Case("rates so large that the last step overflows", lambda _: inpaint(settings=chosen(lr={"mu": 0.1,
-             "tau": 1e36, "gamma": 0.1}),
-             steps=1),
-             "mu|lr|rate", error=NonFiniteError, calls=99),
+        Case("rates so large that the last step overflows",
+             lambda _: inpaint(settings=chosen(lr={"mu": 0.1, "tau": 1e36, "gamma": 0.1}), steps=1),
+             "tau", error=NonFiniteError, calls=99),
         Case("inference mode", lambda _: torch.inference_mode()(inpaint)(), "inference_mode", calls=1),
     ],
 ]  # fmt: skip

@@ -136,12 +136,12 @@ def values(draw: st.DrawFn, file: str) -> bytes:
     return save(weights | {name: changed})
 
 
-IMAGES = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO", "PCX", "SGI", "DDS")
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO", "PCX", "SGI", "DDS")
 
 
 def files_of_pictures() -> st.SearchStrategy[bytes]:
     """Damaged pictures of many formats, PNGs of any claimed size, depth and colour, and any bytes."""
-    damaged = [mutated(pictures.encoded(kind)) for kind in IMAGES]
+    damaged = [mutated(pictures.encoded(kind)) for kind in FORMATS]
     modes = [
         mutated(pictures.encoded("TIFF", pictures.RGB.convert(mode)))
         for mode in ("CMYK", "LAB", "YCbCr", "I", "F", "P", "1")
