@@ -311,10 +311,8 @@ def _with_white(picture: Image.Image, mode: str, path: Path) -> tuple[Image.Imag
     Their formats do not say what is white: it is the first of 1 (floats only), 255 and 65535 that no pixel exceeds.
     """
     if picture.mode != "F" and not picture.mode.startswith("I"):
-        try:
-            return picture.convert(mode), 255.0
-        except ValueError as error:
-            raise InputError(f"{path} has the colours {picture.mode}: save it as grey or RGB.") from error
+        picture = picture.convert("RGB") if picture.mode == "LAB" else picture  # Pillow converts it to RGB alone
+        return picture.convert(mode), 255.0
     values = np.array(picture, dtype=np.float32)
     finite = values[np.isfinite(values)]
     low, high = finite.min(initial=0), finite.max(initial=0)
