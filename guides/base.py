@@ -21,8 +21,8 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vipaint._files import FilePair, no_larger_than
-from pyro_vipaint._torch import check_numbers, device_of
-from pyro_vipaint.errors import InputError, instance, number, whole
+from pyro_vipaint._torch import device_of
+from pyro_vipaint.errors import InputError, instance, number, numbers, whole
 
 if TYPE_CHECKING:
     from pyro_vipaint.models import DiffusionModel, Level
@@ -58,7 +58,7 @@ class LatentGuide(AutoMessenger):
     def __init__(self, model: DiffusionModel, init: Tensor | None = None) -> None:
         instance("model", model, hasattr(model, "levels"), "a DiffusionModel")
         if init is not None:
-            check_numbers("init", init, ("N", ...), least=1)
+            numbers("init", init, ("N", ...), least=1)
         super().__init__(model)
         self.settings: dict[str, Any] = {}
         self.num_images = model.num_images if init is None else len(init)
