@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from pyro_vipaint._files import MAX_JSON, check_file, read_json
-from pyro_vipaint.errors import InputError, whole
-from pyro_vipaint.models.pretrained.weights import Uninitialised, Weights, one_line, shown
+from pyro_vipaint.errors import InputError, in_one_line, whole
+from pyro_vipaint.models.pretrained.weights import Uninitialised, Weights, shown
 
 NETWORKS = {
     "unet": ("UNet2DModel", "UNet2DConditionModel"),
@@ -130,7 +130,7 @@ def _read_encoder(root: Path, kind: str, config: dict[str, Any], dtype: torch.dt
         with _quiet("transformers.modeling_utils"):  # its report of what differs has many lines
             network, found = encoder.from_pretrained(None, state_dict=tensors, **options)
     except Exception as error:  # where weights are missing it draws random ones, which a configuration can break
-        raise InputError(f"{root}: the weights do not fit the {kind} of config.json: {one_line(error)}") from error
+        raise in_one_line(f"{root}: the weights do not fit the {kind} of config.json", error) from error
     differ = dict.fromkeys(found["missing_keys"], shown(None)) | dict.fromkeys(found["unexpected_keys"], "surplus")
     differ |= {name: f"{shown(theirs)}, needed {shown(ours)}" for name, theirs, ours in found["mismatched_keys"]}
     weights.check_none(differ)
@@ -181,7 +181,7 @@ def _read_scheduler(folder: Path) -> Any:
     try:
         return scheduler.from_config(config)  # pyright: ignore[reportAttributeAccessIssue]
     except Exception as error:  # a configuration can break a constructor in any way
-        raise InputError(f"{path} does not describe a {kind}: {one_line(error)}") from error
+        raise in_one_line(f"{path} does not describe a {kind}", error) from error
 
 
 def _read_tokenizers(folder: Path) -> dict[str, Any]:
