@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,9 @@ def read_network(root: Path, kinds: tuple[str, ...], dtype: torch.dtype) -> nn.M
 
 
 def _read_diffusers(root: Path, kind: str, config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
-    build = partial(getattr(import_module("diffusers"), kind).from_config, config)
+    model = getattr(import_module("diffusers"), kind)
+    _check_null(model, config, root / "config.json")
+    build = partial(model.from_config, config)
     weights = Weights.find(root, kind, "diffusion_pytorch_model")
     outline = weights.outline(build)
     weights.check_names({name: value.shape for name, value in outline.state_dict().items()})
@@ -166,6 +169,15 @@ def _read_config(path: Path, constants: Mapping[str, float] | None = None) -> di
         elif isinstance(value, (int, float)) and name not in FREE and not abs(value) <= MAX_ENTRY:
             raise InputError(f"{path} has {name} {value:.4g}; numbers up to {MAX_ENTRY} are read.")
     return config
+
+
+def _check_null(model: type, config: Mapping[str, Any], path: Path) -> None:
+    """Refuses null for an entry that the class declares as a number or a text: it would show at the first call."""
+    for name, parameter in signature(model.__init__).parameters.items():
+        declared = str(parameter.annotation)
+        takes_null = parameter.default is None or "None" in declared or "Optional" in declared
+        if config.get(name, declared) is None and not takes_null:
+            raise InputError(f"{path} has null for {name}: omit it, or give a value such as {parameter.default!r}.")
 
 
 def _read_scheduler(folder: Path) -> Any:

@@ -354,12 +354,7 @@ def warmed() -> None:
     warm()
 
 
-UNBUILT = pytest.mark.xfail(
-    strict=True, reason="null for a number, as downsample_padding, shows at the first call only"
-)
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[UNBUILT] * (n == "unet/config.json")) for n in READERS])
+@pytest.mark.parametrize("name", READERS)
 def test_any_input_is_read_or_refused(name: str) -> None:
     warmed()
     reader = READERS[name]
