@@ -309,6 +309,7 @@ def _with_white(picture: Image.Image, mode: str, path: Path) -> tuple[Image.Imag
     Their formats do not say what is white: it is the first of 1 (floats only), 255 and 65535 that no pixel exceeds.
     """
     if picture.mode != "F" and not picture.mode.startswith("I"):
+        picture = picture.convert("RGB") if picture.mode == "LAB" else picture  # Pillow converts it to RGB alone
         return picture.convert(mode), 255.0
     values = np.array(picture, dtype=np.float32)
     finite = values[np.isfinite(values)]

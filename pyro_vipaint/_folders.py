@@ -63,7 +63,7 @@ class Results:
                 out.stat()  # refuses a link that leads nowhere
         except OSError as error:
             reason = error.strerror or error
-            raise InputError(f"{out} cannot be written ({reason}): name another folder with --out.") from error
+            raise InputError(f"{out!s:.200} cannot be written ({reason}): name another folder with --out.") from error
         for path in (picture.resolve() for picture in pictures if picture is not None):
             if path.parent == out.resolve():
                 raise InputError(f"{path} lies in the folder of the results: name another folder with --out.")
