@@ -34,8 +34,7 @@ MAX_JSON = 2**24  # bytes of a JSON file, or of the header of a safetensors file
 PART = ".part"  # ends the names of what is not whole yet: .NAME.PROCESS-RUN.part
 RUN = token_hex(4)  # tells this process from an ended one with its number, which containers use again
 TEMPORARY = re.compile(rf"\..+\.(\d+)(?:-([0-9a-f]{{8}}))?{re.escape(PART)}")  # version 0.1 had the process alone
-# Smoothed, enlarged and JPEG masks have at most .007 of them, pictures of faces32 and cats64 at least .012.
-GREY = 0.01
+GREY = 0.01  # largest share of grey areas in a mask; smoothed and JPEG masks have up to .007, pictures .012 and more
 Content = TypeVar("Content")
 
 

@@ -77,10 +77,13 @@ def lpips_features(x: Tensor) -> Tensor:
 
     Returns:
         Features ``(..., D)``, float32, on the device of ``x``, without gradients.
+
+    Raises:
+        InputError: as for :func:`lpips_distance`.
     """
     from lpips import normalize_tensor
 
-    x = _rgb(x)
+    x = _rgb(_images("x", x))
     network = _lpips_network(x.device)
 
     def features(images: Tensor) -> Tensor:

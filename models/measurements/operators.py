@@ -206,7 +206,8 @@ class Matrix(Broadcasting):
     matrix: Tensor
 
     def __post_init__(self) -> None:
-        numbers("matrix", 1.0 * self.matrix if isinstance(self.matrix, Tensor) else self.matrix, ("d_y", "d_x"))
+        matrix = 1.0 * self.matrix if isinstance(self.matrix, Tensor) else self.matrix  # of integers too
+        numbers("matrix", matrix, ("d_y", "d_x"))
 
     def A(self, x: Tensor) -> Tensor:
         return x @ placed(self.matrix, x).T

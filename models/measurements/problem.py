@@ -27,7 +27,9 @@ from pyro_vipaint.models.priors.prior import DiffusionPrior
 PRECISIONS = (torch.float32, torch.float64)
 FOLLOWED = ("operator", "residual")  # the members of a likelihood that a refinement and a baseline follow
 FAR = 20.0  # farthest value of an image, in units of 1 or of sigma_data; bytes go to 255
-DARK, BRIGHT, WIDE, MANY = 0.1, 0.5, 2 / 3, 64  # for ON_0_1; no shipped picture under a mask of the paper meets them
+# Images are taken to be on [0, 1] where at least MANY values are observed, none is negative, one is above BRIGHT, and
+# one is below DARK or the share WIDE of the picture is observed. No shipped picture is, under a mask of the paper.
+DARK, BRIGHT, WIDE, MANY = 0.1, 0.5, 2 / 3, 64
 ON_0_1 = "All observed values are at least 0, as on [0, 1]: images must be on [-1, 1], which is 2 * x - 1."
 SUPPORTS = {
     constraints.nonnegative_integer: "counts, whole numbers of at least 0",
@@ -138,6 +140,7 @@ def check_values(likelihood: Any, y: Tensor, support: Any, farthest: float) -> N
     if max(-low, high) > reach:
         todo = "scale them (bytes: x / 127.5 - 1), or state the noise"
         raise InputError(f"Observed values must lie in [-1, 1] up to noise, {there}: {todo}.")
-    unsigned = low >= 0 and high > BRIGHT and (low < DARK or values.numel() > WIDE * y.numel())
-    if unsigned and reach < math.inf and values.numel() >= MANY:
+    count = values.numel()
+    unsigned = count >= MANY and low >= 0 and high > BRIGHT and (low < DARK or count > WIDE * y.numel())
+    if unsigned and reach < math.inf:
         warnings.warn(ON_0_1, UserWarning, stacklevel=2)

@@ -24,7 +24,8 @@ LABEL_TYPES = (torch.int64, torch.int32)  # those that an embedding takes
 def check_given(prior: DiffusionPrior, condition: Mapping[str, Any]) -> None:
     """The check of every network call: names that the network takes, and classes that it has.
 
-    A prior that does not state its ``conditions`` takes any name. Labels on a GPU are not read.
+    A prior that does not state its ``conditions`` takes any name. Labels on a GPU are not read. The weight of guidance
+    is checked by :func:`pyro_vipaint.models.priors.classifier_free.is_guided`, which every call asks.
     """
     known = prior.conditions
     for name, value in condition.items() if known is not None else ():
@@ -32,8 +33,6 @@ def check_given(prior: DiffusionPrior, condition: Mapping[str, Any]) -> None:
         if name != WEIGHT and not isinstance(value, (Tensor, type(None))):
             given = shorten(repr(value), 50, placeholder="…")
             raise InputError(f"{name} must be a tensor with one row per image, not {given}.")
-    if condition.get(WEIGHT) is not None:
-        number(WEIGHT, condition[WEIGHT])
     labels = condition.get(LABELS)
     if labels is not None and prior.class_names and getattr(labels, "device", CPU) == CPU:
         check_classes(torch.as_tensor(labels), prior, None)
@@ -54,6 +53,8 @@ def check_condition(
             check_count(name, len(value), count)
             check_place(name, value.device, "images", device)
     check_given(prior, condition)
+    if condition.get(WEIGHT) is not None:
+        number(WEIGHT, condition[WEIGHT])
     if condition.get(LABELS) is not None and prior.class_names:
         check_classes(torch.as_tensor(condition[LABELS]), prior, count)
 

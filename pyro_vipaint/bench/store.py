@@ -45,7 +45,7 @@ class Store:
         return {Cell(**record["cell"]) for record in self.records()}
 
     def strangers(self) -> list[str]:
-        """The names of files that look like cells and are damaged, or none."""
+        """The names of the JSON files among the cells that are damaged, or that are no cells."""
         return [path.name for path in self._paths() if self._record(path) is None]
 
     @contextmanager

@@ -89,9 +89,9 @@ def weighted_draws(
 
 
 def check_log_weights(log_weights: Tensor) -> Tensor:
-    """Log weights ``(S, N)``, S >= 1, refused where one is NaN or infinite; -inf, a weight of zero, is none of these.
+    """Log weights ``(S, N)``, S >= 1, refused where one is NaN or +inf, or where all those of an image are -inf.
 
-    Refused as well are images all of whose weights are zero.
+    A single -inf is a weight of zero.
     """
     if isinstance(log_weights, Tensor) and log_weights.ndim == 2 and len(log_weights):
         numbers("the largest log weight of each image", log_weights.max(0).values)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.diagnostics.coverage import coverage
-from pyro_vipaint.errors import InputError, number, whole
+from pyro_vipaint.errors import InputError, number, numbers, whole
 from pyro_vipaint.metrics import lpips_features
 from pyro_vipaint.models.measurements.blur import GaussianBlur
 
@@ -50,7 +50,7 @@ def energy_score(samples: Tensor, truth: Tensor, where: Tensor | None = None) ->
         where: nonzero or True for the elements that count, broadcast against ``truth``: ``mask == 0`` for the hole.
 
     Raises:
-        InputError: the shapes do not fit, or there is one draw only.
+        InputError: the shapes do not fit, there is one draw only, or a value that counts is infinite or NaN.
     """
     draws, truth = _counted(samples, truth, where)
     draws = draws.transpose(0, 1)
@@ -134,4 +134,4 @@ def _counted(samples: Tensor, truth: Tensor, where: Tensor | None) -> tuple[Tens
         raise InputError(f"samples and truth must be (S, N, …) and (N, …) with S of 2 or more, not {shapes}.")
     if where is not None:
         samples, truth = (torch.where(where != 0, values, torch.zeros_like(values)) for values in (samples, truth))
-    return samples.flatten(2), truth.flatten(1)
+    return numbers("samples", samples.flatten(2)), numbers("truth", truth.flatten(1))
