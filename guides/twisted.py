@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vipaint._torch import gradients
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, instance
 from pyro_vipaint.guides.base import LatentGuide, gaussian
 
 if TYPE_CHECKING:
@@ -102,10 +102,18 @@ class TwistedGuide(LatentGuide):
             ``noise_std``. Its first keypoint may be 1, where the prior is N(0, sigma^2).
         init: its values have no influence; w and tau have its device and dtype.
         correction: of :mod:`pyro_vipaint.corrections`.
+
+    Raises:
+        InputError: the likelihood is a function alone; or, when the guide runs, there is no observation.
     """
 
     def __init__(self, model: DiffusionModel, init: Tensor | None = None, *, correction: Correction) -> None:
         super().__init__(model, init)
+        likelihood: Any = model.likelihood
+        followed = all(hasattr(likelihood, name) for name in ("operator", "residual", "noise_std"))
+        wanted = "one with operator, residual and noise_std, such as Gaussian(operator, sigma=0.05)"
+        instance("the likelihood of the model", likelihood, followed, wanted)
+        instance("correction", correction, hasattr(correction, "move"), "a Correction such as PiGDM()")
         self.correction = correction
         one = torch.ones(()) if init is None else init.new_ones(())
         for level in model.levels:
@@ -124,8 +132,11 @@ class TwistedGuide(LatentGuide):
         return gaussian(mean + self._of("w", name) * shift, tau * std, prior.event_dim)
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Runs model and guide together on the observations, the first argument."""
-        with self._run(args[0]):
+        """Runs model and guide together on the observations, ``y`` or the first argument."""
+        y = args[0] if args else kwargs.get("y")
+        if y is None:
+            raise InputError("a twisted guide needs the observations: guide(y).")
+        with self._run(y):
             return super().__call__(*args, **kwargs)
 
     @pyro_method

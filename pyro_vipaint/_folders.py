@@ -25,6 +25,7 @@ MARKER, COMPLETE = ".vipaint.json", ".vipaint.new"
 REPORT, SHEET, SAMPLES = "report.json", "contact_sheet.png", "samples.safetensors"
 CELLS, TABLE = "cells", "results.parquet"
 LONGEST = 2**20  # bytes of a marker, which lists file names
+SYSTEM = {".DS_Store", ".localized", "Thumbs.db", "desktop.ini", "lost+found"}  # nobody's: systems put them everywhere
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class Results:
     def check(self, out: Path, overwrite: bool = False, *pictures: Path | None) -> None:
         """Refuses, before anything is computed, a path that cannot become a folder of results.
 
-        It must be a new or an empty folder, or one with earlier results of this kind, in which files may be written. A
-        file of theirs that no run wrote is in the way unless ``overwrite``. None of the ``pictures`` that the run reads
-        may lie in it. What a killed run left is removed, or finished where it was complete.
+        It must be a new folder, an empty one (but for what systems put there), or one with earlier results of this
+        kind, in which files may be written. A file of theirs that no run wrote is in the way unless ``overwrite``. None
+        of the ``pictures`` that the run reads may lie in it. What a killed run left is removed, or finished where it
+        was complete.
 
         Raises:
             InputError: it is something else.
@@ -75,7 +77,7 @@ class Results:
             raise InputError(f"{out} holds {name!r}, which {listed}: {todo}.")
 
     def _in_the_way(self, out: Path, overwrite: bool) -> set[str]:
-        found = {path.name for path in out.glob("*")}
+        found = {path.name for path in out.glob("*")} - SYSTEM
         same = {name for name in found if re.fullmatch(self.names, name)}
         blocked = {name for name in same if (out / name).is_dir() != (name == CELLS)}
         if overwrite:

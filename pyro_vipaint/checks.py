@@ -16,7 +16,7 @@ from pyro_vipaint._torch import half_precision, resolve_device
 from pyro_vipaint.errors import InputError, described, in_one_line, instance, number, whole
 from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models import DiffusionPrior, load_prior
-from pyro_vipaint.models.measurements.laws import check_operator
+from pyro_vipaint.models.measurements.laws import check_gradient, check_operator
 from pyro_vipaint.models.measurements.likelihoods import Gaussian
 from pyro_vipaint.models.measurements.operators import (
     Inpainting,
@@ -172,7 +172,9 @@ def reshaping(shape: Sequence[int], expected: Sequence[int], grey: str = AVERAGE
 def check_mask(mask: Any, prior: DiffusionPrior) -> Tensor:
     """``mask`` as ``(N, 1, H, W)``, refused unless it is 0/1, of the prior's size, and neither all 0 nor all 1."""
     mask, size = as_tensor("mask", mask), prior.image_shape[1:]
-    todo = reshaping(mask.shape, (1, *size), "one channel masks all of the image's, mask[..., :1, :, :]")
+    channels = "one channel masks all of the image's, mask[..., :1, :, :]"
+    rows = "one mask per image is mask[:, None]; " if mask.ndim == len(size) + 1 else ""
+    todo = reshaping(mask.shape, (1, *size), rows + channels)
     wanted = f"the prior takes (H, W) = {tuple(size)}, (1, H, W) or (N, 1, H, W): {todo}"
     mask = as_batch("mask", mask, (1, *size), wanted)
     check_mask_values(mask)
@@ -216,6 +218,7 @@ def check_observation(
     y = as_batch("observation", y, expected, wanted)
     if type(operator) is not Inpainting:
         check_operator(operator, shape, device)
+        check_gradient(operator, shape, device)
     y = y if mask is None else torch.where(mask.to(y.device) != 0, y, 0.0)
     check_problem(prior, likelihood or Gaussian(operator, noise or QUIET), y, {}, farthest=WIDEST)
     return y

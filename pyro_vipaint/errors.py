@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from numbers import Real
@@ -63,8 +63,26 @@ def number(
     with suppress(OverflowError):
         found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else found
     if not -sys.float_info.max <= found <= most or (not signed and found < 0) or (positive and found == 0):
-        raise InputError(f"{name} must be {kind}{limit}, not {brief(value)}.")
+        todo = ": use its .item()" if isinstance(value, Tensor) and value.numel() == 1 else ""
+        raise InputError(f"{name} must be {kind}{limit}, not {brief(value)}{todo}.")
     return found
+
+
+def plain(value: Any) -> Any:
+    """A tensor of one real number as that number; anything else as it is."""
+    single = isinstance(value, Tensor) and value.numel() == 1 and not (value.is_complex() or value.is_meta)
+    return value.item() if single else value
+
+
+def row(name: str, value: Any) -> list[Any]:
+    """The elements of a list, a tuple, an array, a tensor or a generator, tensors of one number as that number.
+
+    Raises:
+        InputError: it is something else.
+    """
+    rows = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)) and getattr(value, "ndim", 1)
+    instance(name, value, bool(rows), "a row of numbers")
+    return [plain(each) for each in value]
 
 
 def choice(kind: str, value: Any, known: Iterable[str]) -> None:

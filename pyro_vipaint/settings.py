@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError, instance, number, whole
+from pyro_vipaint.errors import InputError, instance, number, row, whole
 from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models.measurements.likelihoods import Laplace, Perceptual
 from pyro_vipaint.models.measurements.linalg import operator_norm
@@ -46,7 +46,8 @@ class Settings:
     are in ``docs/tuning.md``.
 
     Attributes:
-        noise_levels: sigma/alpha at T_e, …, T_s in units of the prior's ``sigma_data``.
+        noise_levels: sigma/alpha at T_e, …, T_s in units of the prior's ``sigma_data``; any row of numbers, kept as a
+            tuple.
         scale: scale of the Laplace likelihood, images in [-1, 1].
         perceptual_weight: nats per unit of LPIPS in :class:`pyro_vipaint.Perceptual`; 0 leaves the Laplace likelihood.
             2000 for latent priors; the paper's code has .64 times the number of values of an image over ``scale``.
@@ -90,10 +91,10 @@ class Settings:
             rule(name.replace("_", "-"), getattr(self, name))
         instance("lr", self.lr, isinstance(self.lr, Mapping), "a mapping from kinds of parameters to rates")
         check_fit_numbers(self.steps, self.average, self.lr, self.lr_decay)
-        instance("noise-levels", self.noise_levels, isinstance(self.noise_levels, tuple), "a tuple of numbers")
-        levels = [_positive("noise-levels", level) for level in self.noise_levels]
+        levels = [_positive("noise-levels", level) for level in row("noise-levels", self.noise_levels)]
         if not levels or not all(low < high for high, low in pairwise(levels)):
             raise InputError(f"noise-levels must decrease from T_e to T_s, not {levels}.")
+        object.__setattr__(self, "noise_levels", tuple(levels))
 
     def likelihood(self, operator: Operator) -> Laplace:
         """p(y | x) for y = A(x): Laplace, with the perceptual factor where it has a weight."""

@@ -34,8 +34,10 @@ from pyro_vipaint.calls import count_calls
 from pyro_vipaint.diagnostics.importance import effective_sample_size, systematic_indices
 from pyro_vipaint.errors import InputError, number, whole
 from pyro_vipaint.models.diffusion import DiffusionModel, Level
+from pyro_vipaint.models.measurements.likelihoods import seen
 from pyro_vipaint.models.measurements.linalg import operator_norm
 from pyro_vipaint.models.measurements.operators import Inpainting
+from pyro_vipaint.models.measurements.problem import FOLLOWED, check_problem
 from pyro_vipaint.models.priors.kernels import bridge_coefficients
 
 
@@ -85,13 +87,14 @@ def smc(
         seed: of the draws; ``None`` continues the global generator.
 
     Raises:
-        InputError: the guide was built on another model or is not Gaussian below T_e, or a number cannot be used.
+        InputError: the guide was built on another model or is not Gaussian below T_e, the likelihood is a function
+            alone, ``y`` is no observation of the model, or a number cannot be used.
     """
     count = whole("num_particles", num_samples if num_particles is None else num_particles)
     number("threshold", threshold)
     if getattr(guide, "model", None) is not model:
         raise InputError("smc needs a guide that was built on the model.")
-    model.check(y)
+    check_problem(model.prior, model.likelihood, y, model.condition, needs=(*FOLLOWED, "noise_std"))
     particles = _Particles(model, y, count, threshold)
     with seeded(seed), count_calls() as calls:
         with pyro.plate("particles", count, dim=-2), particles:
@@ -171,7 +174,7 @@ class _Twist:
         variance = (s * above.sigma) ** 2 / ((above.alpha * s) ** 2 + above.sigma**2)
         std = (torch.as_tensor(self.likelihood.noise_std) ** 2 + self.norm**2 * variance).sqrt().to(residual)
         density = Normal(torch.zeros_like(residual), std.expand(residual.shape), validate_args=False).log_prob(residual)
-        return torch.where(self.likelihood.observed(residual), density, 0.0).flatten(2).sum(-1)
+        return seen(self.likelihood, density).flatten(2).sum(-1)
 
 
 def _at(index: Tensor, distribution: Any) -> Any:

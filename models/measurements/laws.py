@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from pyro_vipaint._torch import gradients
 from pyro_vipaint.errors import InputError, described, in_one_line
 from pyro_vipaint.models.measurements.operators import Operator, adjoint, check_is_operator, observed_by
 
@@ -50,6 +51,19 @@ def check_operator(
         for law, difference in _differences(operator, x, other, seen, y):
             if not float(difference.norm()) <= TOLERANCE[dtype] * float(seen.norm()):
                 raise InputError(f"The operator {described(operator)} cannot be used: {law}.")
+
+
+def check_gradient(operator: Operator, shape: Sequence[int], device: torch.device | str = "cpu") -> None:
+    """Refuses an operator through which torch cannot differentiate, such as one that calls NumPy: one call of A.
+
+    Raises:
+        InputError: A(x) of images x of this ``shape`` does not depend on x, as far as torch knows.
+    """
+    with gradients():
+        seen = observed_by(operator, torch.zeros(*shape, device=device, requires_grad=True))
+    if not seen.requires_grad:
+        todo = "compute it by torch, without NumPy, detach or no_grad"
+        raise InputError(f"The operator {described(operator)} cannot be used: A has no gradient, {todo}.")
 
 
 def _differences(operator: Operator, x: Tensor, other: Tensor, seen: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from pyro.distributions import Laplace as LaplaceDistribution  # pyright: ignore[reportAttributeAccessIssue]
 from pyro.distributions import Normal, TorchDistribution
@@ -24,7 +25,7 @@ from pyro.distributions import Poisson as PoissonDistribution  # pyright: ignore
 from torch import Tensor
 
 from pyro_vipaint._torch import has_values, on_device
-from pyro_vipaint.errors import InputError, number
+from pyro_vipaint.errors import InputError, instance, number
 from pyro_vipaint.metrics import perceptual_distance
 from pyro_vipaint.models.measurements.operators import Operator, apply, check_is_operator, observation_mask, placed
 from pyro_vipaint.models.priors.marginal import Unconstrained
@@ -134,6 +135,7 @@ class Gaussian(_Additive):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        instance("sigma", self.sigma, not isinstance(self.sigma, np.ndarray), "a number or a tensor")
         if not isinstance(self.sigma, Tensor):
             number("sigma", self.sigma, positive=True)
         elif not self.sigma.is_floating_point() or (

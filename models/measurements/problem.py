@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vipaint._torch import device_of, has_values
 from pyro_vipaint.errors import InputError, described, in_one_line, instance
@@ -62,7 +62,9 @@ def check_likelihood(prior: DiffusionPrior, likelihood: Any, device: torch.devic
         raise in_one_line(f"The likelihood cannot take images of shape {tuple(prior.image_shape)}", error) from error
     if not (hasattr(made, "log_prob") and hasattr(made, "to_event") and made.shape()):
         wanted = "a distribution of Pyro of shape (N, *observation) for N images"
-        raise InputError(f"The likelihood must return {wanted}, not {described(made)}.")
+        plain = isinstance(made, Distribution) and not hasattr(made, "to_event")
+        given = f"the {described(made)} of torch: import it from pyro.distributions" if plain else described(made)
+        raise InputError(f"The likelihood must return {wanted}, not {given}.")
     support = None
     with suppress(NotImplementedError, AttributeError):
         support = made.support
@@ -127,6 +129,7 @@ def check_values(likelihood: Any, y: Tensor, support: Any, farthest: float) -> N
     """The part of :func:`check_problem` that reads the observed values."""
     if not has_values(y):
         return
+    y = y.detach()
     values = y[likelihood.observed(y)] if hasattr(likelihood, "observed") else y
     if not values.numel():
         return

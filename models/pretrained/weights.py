@@ -140,8 +140,11 @@ def _files(root: Path, stem: str) -> list[Path]:
             raise InputError(f"{index} names {min(foreign or ['nothing'])!r:.80}, not safetensors files beside it.")
         return [root / name for name in sorted(names)]
     if not os.path.lexists(whole):
-        pickles = sorted(path.name for path in root.iterdir() if path.suffix in PICKLES)
+        names = sorted(path.name for path in root.iterdir())
+        pickles = [name for name in names if Path(name).suffix in PICKLES]
+        variants = [name for name in names if name.startswith(f"{stem}.") and ".safetensors" in name]
         found = f"only {pickles[0]}, a pickle, which is not opened" if pickles else "no weights that can be read"
+        found = f"only {variants[0]}, a variant, which is not looked for" if variants else found
         raise InputError(f"{root} has {found}: save the model as {whole.name}.")
     return [whole]
 

@@ -12,7 +12,7 @@ of the schedule, as the paper does for latent priors, or as noise levels, which 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint._torch import cached, moved, widest
-from pyro_vipaint.errors import MOST_STEPS, InputError, instance, number, whole
+from pyro_vipaint.errors import MOST_STEPS, InputError, instance, number, plain, row, whole
 
 if TYPE_CHECKING:
     from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -247,19 +247,16 @@ def keypoints(
     """
     instance("prior", prior, hasattr(prior, "schedule"), "a prior")
     if noise_levels is not None:
-        numbers = [number("a noise level", level) for level in noise_levels]
+        numbers = [number("a noise level", level) for level in row("noise_levels", noise_levels)]
         return check_keypoints([time_of(prior.schedule, level) for level in numbers])
-    start, stop, levels = number("start", start), number("stop", stop), whole("levels", levels)
+    start, stop, levels = number("start", plain(start)), number("stop", plain(stop)), whole("levels", levels)
     step = (start - stop) / (levels - 1) if levels > 1 else 0.0
     return check_keypoints([start - i * step for i in range(levels)])
 
 
 def check_keypoints(times: Sequence[float]) -> tuple[float, ...]:
     """``times`` as a tuple, refused unless there is one and they decrease strictly inside (0, 1]."""
-    instance("keypoints", times, isinstance(times, Iterable), "a sequence of times")
-    checked = tuple(
-        number("keypoints", t.item() if isinstance(t, Tensor) and t.numel() == 1 else t, signed=True) for t in times
-    )
+    checked = tuple(number("keypoints", t, signed=True) for t in row("keypoints", times))
     bounded = (math.inf, *checked, 0.0)
     if not checked or checked[0] > 1 or not all(later < earlier for earlier, later in pairwise(bounded)):
         shown = ", ".join(f"{t:g}" for t in checked) or "none"

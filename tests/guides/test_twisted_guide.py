@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from pyro.distributions import Normal
 from torch import Tensor
 
 import pyro_vipaint as vp
@@ -160,3 +161,16 @@ def test_draws_without_a_fit_hold_no_graph() -> None:
     for name in ("z_4", "z_1"):
         site: Any = guide.trace.nodes[name]
         assert not any(fn.base_dist.loc.requires_grad for fn in (site["fn"], site["infer"]["prior"]))
+
+
+def test_what_a_twisted_guide_cannot_follow_is_refused() -> None:
+    model = DiffusionModel(four_pixels(), LIKELIHOOD, TIMES)
+    function = DiffusionModel(four_pixels(), lambda x: Normal(x, 0.1), TIMES)
+    guide = TwistedGuide(model, correction=PiGDM())
+    with pytest.raises(vp.InputError, match="likelihood of the model must be one with operator, residual"):
+        TwistedGuide(function, correction=PiGDM())
+    with pytest.raises(vp.InputError, match=r"correction must be a Correction .*, not the class PiGDM"):
+        TwistedGuide(model, correction=PiGDM)  # type: ignore[arg-type]
+    with pytest.raises(vp.InputError, match="needs the observations"):
+        guide()
+    assert guide(y=BOTH)["z_1"].shape == BOTH.shape

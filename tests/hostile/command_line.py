@@ -289,7 +289,8 @@ CASES = [
 PROCESSES = [
     Case("no arguments at all", lambda f: process("inpaint"), "argument|option", pictures),
     Case("samples a word", lambda f: inpaint(f, "--samples", "ten", run=process), "samples", pictures),
-    Case("image missing", lambda f: inpaint(f, "--prior", "fashion32", image="none.png", run=process), "exist", pictures),
+    Case("image missing", lambda f: inpaint(f, "--prior", "fashion32", image="none.png", run=process),
+         "exist", pictures),
     Case("a terminal of 20 columns", lambda f: inpaint(f, "--prior", "fashion32", image="none.png",
          run=lambda *a: process(*a, COLUMNS="20")),
          "exist", pictures),

@@ -170,6 +170,13 @@ class Halved(Scaled):
         return super().A_adjoint(y) / 2
 
 
+class Detached(Scaled):
+    """torch cannot differentiate its A."""
+
+    def A(self, x: Tensor) -> Tensor:
+        return super().A(x).detach()
+
+
 def counts(y: Tensor) -> Any:
     """The problem of ``vp.restore`` with photon counts."""
     operator = vp.GaussianBlur(0.7)
@@ -207,6 +214,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "0 and 255": (lambda: inpainting(mask=255 * torch.eye(8)), "divide it by 255"),
     "soft": (lambda: inpainting(mask=0.5 * torch.eye(8)), r"or state the noise of each pixel .*sigma=map"),
     "a mask of three channels": (lambda: inpainting(mask=MASK.expand(3, -1, -1)), "one channel masks all"),
+    "masks of two images": (lambda: inpainting(PAIR, MASK.expand(2, -1, -1)), r"one mask per image is mask\[:, None\]"),
     "two and three": (lambda: inpainting(PAIR, MASK.repeat(3, 1, 1, 1)), "2 observations and 3 masks"),
     # observations and operators
     "the size of the image": (lambda: restoration(PAIR), r"shape \(2, 1, 8, 8\), the operator makes \(1, 4, 4\)"),
@@ -215,6 +223,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no adjoint": (lambda: restoration(operator=NoAdjoint()), "an object with A and A_adjoint, .*not NoAdjoint"),
     "a task": (lambda: restoration(operator="deblur"), "an object with A and A_adjoint, .*not 'deblur'"),
     "a class": (lambda: restoration(operator=vp.GaussianBlur), "not the class GaussianBlur"),
+    "an operator of NumPy": (lambda: restoration(IMAGE, Detached(1.0)), "A has no gradient, compute it by torch"),
     "a wrong adjoint": (lambda: restoration(spoilt(0.1), Halved(1.0)), "A_adjoint must be the adjoint of A"),
     "a factor that does not divide": (lambda: restoration(operator=vp.SuperResolution(3)), "does not divide a side"),
     "an operator for vectors": (
@@ -388,7 +397,10 @@ REFUSED_BELOW: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a class as a likelihood": (lambda: model(vp.Gaussian), "not the class Gaussian"),
     "no distribution": (lambda: model(lambda x: x), "must return a distribution of Pyro .*not Tensor"),
-    "a distribution of torch": (lambda: model(of(torch.distributions.Normal)), "a distribution of Pyro"),
+    "a distribution of torch": (
+        lambda: model(of(torch.distributions.Normal)),
+        "a distribution of Pyro .*, not the Normal of torch: import it from pyro.distributions",
+    ),
     "images of another size": (lambda: model(vp.Gaussian(vp.Inpainting(torch.ones(1, 4, 4)))), "cannot take images"),
     "a map of another size": (lambda: model(replace(LIKELIHOOD, sigma=torch.ones(1, 4, 4))), "cannot take images"),
     "a function refined": (
@@ -397,6 +409,10 @@ REFUSED_BELOW: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a function in a baseline": (lambda: dps(PLAIN, of(Normal), Y, 1, 2), "a likelihood with operator, residual"),
     "the class of an operator": (lambda: vp.Gaussian(vp.Inpainting), "not the class Inpainting"),  # type: ignore[arg-type]
+    "a map of NumPy": (
+        lambda: vp.Gaussian(vp.Inpainting(MASK), MASK.numpy()),  # type: ignore[arg-type]
+        "sigma must be a number or a tensor, not ndarray",
+    ),
     "a map of zeros": (lambda: vp.Gaussian(vp.Inpainting(MASK), torch.zeros(1, 8, 8)), "map of sigma must hold"),
     "no photons": (lambda: vp.Poisson(vp.Inpainting(MASK), gain=0.0), "gain must be positive"),
     # masks
@@ -424,6 +440,12 @@ def test_what_is_refused_nowhere() -> None:
     assert model(masks(3))().shape == (3, *SHAPE)
     assert model(prior=replace(NAMED, conditions=None), colour="red")(Y).shape == Y.shape
     assert model(class_labels=LABELS[:1])(Y).shape == Y.shape
+
+
+def test_observations_with_a_history_are_read_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model().check(Y.clone().requires_grad_())
 
 
 # images on [0, 1]

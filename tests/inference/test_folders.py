@@ -53,6 +53,15 @@ def test_results_go_to_a_new_folder_an_empty_one_or_one_of_results(
     BENCHMARK.check(tmp_path / "bench")
 
 
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini"])
+def test_what_a_system_puts_into_a_folder_leaves_it_empty(name: str, tmp_path: Path) -> None:
+    """It is not the user's; it stays all the same."""
+    (tmp_path / name).write_text("system")
+    IMAGES.check(tmp_path)
+    write_results(tmp_path, 1)
+    assert files(tmp_path) == results(1) | {name: "system"}
+
+
 def test_later_results_replace_those_of_the_marker_alone(tmp_path: Path) -> None:
     """Surplus samples go, other files stay, also where the user's report names pictures."""
     write_results(tmp_path, 4)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,7 +78,7 @@ ENTRANCES: dict[str, Callable[[Any], Any]] = {
     "width of a flow": lambda bad: FlowGuide(MODEL, Y, width=bad),
     **{
         f"settings, {name}": lambda bad, name=name: Settings(**{"noise_levels": (3.0, 1.0), name: bad})
-        for name in Settings.__dataclass_fields__
+        for name in Settings.__dataclass_fields__.keys() - {"noise_levels"}  # a row; its rules stand below
     },
     "settings, a noise level": lambda bad: Settings((3.0, bad)),
 }
@@ -168,6 +169,12 @@ PROGRAMS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: vp.inpaint(Y, MASK, PRIOR, settings="fast", device="cpu"),  # type: ignore[arg-type]
         "settings must be Settings such as",
     ),
+    "a rate that is a tensor": (lambda: fit(lr=torch.tensor(0.1)), r"lr must be finite .*: use its .item\(\)"),
+    **{
+        f"no row of levels, {bad!r}": (partial(entrance, bad), "must be a row of numbers, not")
+        for bad in (None, "31", 3.0, {3.0: 1.0}, torch.tensor(3.0), np.array(3.0))
+        for entrance in (Settings, partial(DiffusionModel, PRIOR, LIKELIHOOD))
+    },
     "levels that rise": (lambda: Settings((1.0, 3.0)), "noise-levels must decrease"),
     "no levels": (lambda: Settings(()), "noise-levels must decrease"),
     "a rate for all kinds": (lambda: Settings((3.0, 1.0), lr=0.1), "lr must be a mapping"),  # type: ignore[arg-type]
@@ -228,3 +235,24 @@ def test_a_refusal_is_one_line_whatever_it_shows() -> None:
         with pytest.raises(InputError) as caught:
             check("n", torch.randn(40, 40))
         assert len(str(caught.value)) < 100
+
+
+ROWS: dict[str, Callable[[], Any]] = {
+    "a list": lambda: [2.0, 0.5],
+    "an array": lambda: np.array([2.0, 0.5]),
+    "a tensor": lambda: torch.tensor([2.0, 0.5]),
+    "numbers that are tensors": lambda: (torch.tensor(2.0), torch.tensor([0.5])),
+    "a generator": lambda: (level for level in (2.0, 0.5)),
+}
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_any_row_of_noise_levels_is_one(row: Callable[[], Any]) -> None:
+    """Settings keep a tuple of plain numbers; times may be given in the same forms."""
+    assert Settings(row()).noise_levels == (2.0, 0.5) and Settings(row()) == Settings((2.0, 0.5))
+    assert vp.keypoints(PRIOR, noise_levels=row()) == vp.keypoints(PRIOR, noise_levels=(2.0, 0.5))
+
+
+def test_start_and_stop_may_be_tensors() -> None:
+    times = vp.keypoints(PRIOR, start=torch.tensor(0.75), stop=torch.tensor(0.5), levels=2)  # type: ignore[arg-type]
+    assert times == (0.75, 0.5)

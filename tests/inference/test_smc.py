@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from pyro.distributions import Normal
 
 import pyro_vipaint as vp
 from pyro_vipaint.corrections import DPS
@@ -74,3 +76,26 @@ def test_other_guides_are_refused() -> None:
         vp.smc(model, MixtureGuide(model, Y), Y)
     with pytest.raises(vp.InputError, match="built on the model"):
         vp.smc(_model(), PriorGuide(model, Y), Y)
+
+
+@dataclass
+class Minimal:
+    """A likelihood with the members that :func:`smc` follows and no more."""
+
+    operator: Any = LIKELIHOOD.operator
+    noise_std: Any = LIKELIHOOD.sigma
+
+    def __call__(self, x: Any) -> Any:
+        return Normal(self.operator.A(x), self.noise_std)
+
+    def residual(self, x: Any, y: Any) -> Any:
+        return y - self.operator.A(x)
+
+
+def test_a_likelihood_need_not_have_a_mask_and_a_function_is_refused() -> None:
+    model = DiffusionModel(four_pixels(), Minimal(), TIMES)
+    run = vp.smc(model, TwistedGuide(model, correction=DPS(0.0)), Y, 4)
+    assert run.log_evidence.isfinite().all()
+    function = DiffusionModel(four_pixels(), Minimal().__call__, TIMES)
+    with pytest.raises(vp.InputError, match=r"a likelihood with operator, residual, noise_std, .*has no operator"):
+        vp.smc(function, PriorGuide(function, Y), Y)

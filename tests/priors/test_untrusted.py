@@ -349,3 +349,11 @@ def test_objects_that_are_no_priors_are_refused() -> None:
         refused(lambda pipeline=pipeline: from_diffusers(pipeline), "from_diffusers takes a pipeline with a unet or")
     refused(lambda: load_prior("fashion32", dtype=torch.int8), "dtype must be a floating-point type")
     refused(lambda: load_prior("fashion32", "nowhere"), "Device 'nowhere' is not available")
+
+
+def test_a_variant_alone_is_named(tmp_path: Path) -> None:
+    """``save_pretrained(folder, variant="fp16")`` writes weights under another name."""
+    pipeline = diffusers.DDPMPipeline(random_unet(), diffusers.DDPMScheduler())
+    pipeline.save_pretrained(tmp_path, variant="fp16")
+    with pytest.raises(InputError, match=r"unet has only diffusion_pytorch_model\.fp16\.safetensors, a variant"):
+        load_prior(tmp_path)
