@@ -78,7 +78,7 @@ ENTRANCES: dict[str, Callable[[Any], Any]] = {
     "width of a flow": lambda bad: FlowGuide(MODEL, Y, width=bad),
     **{
         f"settings, {name}": lambda bad, name=name: Settings(**{"noise_levels": (3.0, 1.0), name: bad})
-        for name in Settings.__dataclass_fields__.keys() - {"noise_levels"}  # a row; its rules stand below
+        for name in sorted(Settings.__dataclass_fields__.keys() - {"noise_levels"})  # a row; its rules stand below
     },
     "settings, a noise level": lambda bad: Settings((3.0, bad)),
 }
