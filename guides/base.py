@@ -21,8 +21,8 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vipaint._files import FilePair, no_larger_than
-from pyro_vipaint._torch import check_numbers, device_of
-from pyro_vipaint.errors import InputError, instance, number, whole
+from pyro_vipaint._torch import device_of
+from pyro_vipaint.errors import InputError, instance, number, numbers, whole
 
 if TYPE_CHECKING:
     from pyro_vipaint.models import DiffusionModel, Level
@@ -58,7 +58,7 @@ class LatentGuide(AutoMessenger):
     def __init__(self, model: DiffusionModel, init: Tensor | None = None) -> None:
         instance("model", model, hasattr(model, "levels"), "a DiffusionModel")
         if init is not None:
-            check_numbers("init", init, ("N", ...), least=1)
+            numbers("init", init, ("N", ...), least=1)
         super().__init__(model)
         self.settings: dict[str, Any] = {}
         self.num_images = model.num_images if init is None else len(init)
@@ -162,7 +162,7 @@ class LatentGuide(AutoMessenger):
         self._shaped_for = self.num_images
         if init is None:
             return torch.zeros(self.num_images, *model.prior.event_shape, device=device_of(model.prior))
-        return check_start("init", init, model)
+        return numbers("init", init, ("N", *model.prior.event_shape)).detach()
 
     def _initial_tau(self, level: Level, tau_scale: float) -> float:
         """The initial tau of a level: sigma at T_e, ``tau_scale`` times the standard deviation of the prior below."""
@@ -197,18 +197,10 @@ def init_to_start(model: DiffusionModel, start: Tensor) -> Callable[..., Any]:
         start: ``(N, *event)``, clean scale, for instance from :func:`pyro_vipaint.initial_latent`.
 
     Raises:
-        InputError: ``start`` does not have the prior's event shape.
+        InputError: ``start`` is not finite or does not have the prior's event shape.
     """
-    start = check_start("start", start, model)
+    start = numbers("start", start, ("N", *model.prior.event_shape)).detach()
     return init_to_value(values={level.name: level.alpha * start for level in model.levels}, fallback=None)
-
-
-def check_start(name: str, start: Tensor, model: DiffusionModel) -> Tensor:
-    """``start`` without its history, refused unless it is of the shape ``(N, *event)``."""
-    event = tuple(model.prior.event_shape)
-    if start.shape[1:] != event:
-        raise InputError(f"{name} has shape {tuple(start.shape)}; the shape must be (N, *event), event {event}.")
-    return start.detach()
 
 
 def gaussian(mean: Tensor, std: Tensor, event_dim: int) -> TorchDistribution:

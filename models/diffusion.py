@@ -15,10 +15,10 @@ import pyro
 from torch import Tensor
 
 from pyro_vipaint._torch import device_of
-from pyro_vipaint.errors import InputError, instance, whole
+from pyro_vipaint.errors import instance, whole
 from pyro_vipaint.models.measurements.likelihoods import check_shape, seen
 from pyro_vipaint.models.measurements.problem import check_likelihood, check_observation, check_problem
-from pyro_vipaint.models.priors.conditions import check_condition, check_count
+from pyro_vipaint.models.priors.conditions import check_condition, check_count, check_place
 from pyro_vipaint.models.priors.kernels import bridge_coefficients
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time, check_keypoints
@@ -101,8 +101,7 @@ class DiffusionModel:
             distribution = self.likelihood(x)
             leading = z.ndim - self.prior.event_dim
             if y is not None:
-                if y.device != x.device:
-                    raise InputError(f"y lies on {y.device}, the latents on {x.device}: move it there by y.to.")
+                check_place("y", y.device, "latents", x.device)
                 check_shape(y, distribution.shape()[leading - 1 :])
                 y = seen(self.likelihood, y)
             return pyro.sample("y", distribution.to_event(len(distribution.batch_shape) - leading), obs=y)

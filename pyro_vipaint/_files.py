@@ -135,14 +135,13 @@ def read_json(path: Path, constants: Mapping[str, float] | None = None, most: in
     """
 
     def parse(path: Path) -> dict[str, Any]:
-        check_file(path, most)
         hooks: dict[str, Any] = {"parse_float": _finite, "parse_int": _finite_int, "object_pairs_hook": _once}
         value = json.loads(path.read_bytes(), parse_constant=(constants or {}).__getitem__, **hooks)
         if not isinstance(value, dict):
             raise TypeError("not an object")
         return value
 
-    return _read(path, "JSON object", parse)
+    return _read(path, "JSON object", parse, most)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -184,7 +183,7 @@ def no_larger_than(tensors: int, elements: float = math.inf) -> Iterator[None]:
     Parameters may be registered twice as often as the file has ``tensors``, with twice its ``elements``, and some more.
 
     Raises:
-        InputError: the module has more.
+        ValueError: the module has more.
     """
     left = [2 * tensors + 100, 2 * elements + 2**20]
 
@@ -192,7 +191,7 @@ def no_larger_than(tensors: int, elements: float = math.inf) -> Iterator[None]:
         left[0] -= 1
         left[1] -= 0 if parameter is None else parameter.numel()
         if min(left) < 0:
-            raise InputError(f"it has far more parameters than the {tensors} in the file.")
+            raise ValueError(f"it has far more parameters than the {tensors} in the file.")
 
     handle = register_module_parameter_registration_hook(count)
     try:
@@ -241,10 +240,10 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return entries
 
 
-def _read(path: Path, kind: str, parse: Callable[[Path], Content]) -> Content:
-    """What ``parse`` makes of the file."""
+def _read(path: Path, kind: str, parse: Callable[[Path], Content], most: int | None = None) -> Content:
+    """What ``parse`` makes of the file, a regular one of at most ``most`` bytes."""
     try:
-        check_file(path)
+        check_file(path, most)
         return parse(path)
     except InputError:
         raise
@@ -311,6 +310,7 @@ def _with_white(picture: Image.Image, mode: str, path: Path) -> tuple[Image.Imag
     Their formats do not say what is white: it is the first of 1 (floats only), 255 and 65535 that no pixel exceeds.
     """
     if picture.mode != "F" and not picture.mode.startswith("I"):
+        picture = picture.convert("RGB") if picture.mode == "LAB" else picture  # Pillow converts it to RGB alone
         return picture.convert(mode), 255.0
     values = np.array(picture, dtype=np.float32)
     finite = values[np.isfinite(values)]

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-from pyro_vipaint._files import VERSION, own_ending, sweep, write_whole
+from pyro_vipaint._files import VERSION, own_ending, read_json, sweep, write_whole
 from pyro_vipaint.errors import InputError
 
 MARKER, COMPLETE = ".vipaint.json", ".vipaint.new"
 REPORT, SHEET, SAMPLES = "report.json", "contact_sheet.png", "samples.safetensors"
 CELLS, TABLE = "cells", "results.parquet"
-LONGEST = 2**20  # bytes of a marker
+LONGEST = 2**20  # bytes of a marker, which lists file names
 SYSTEM = {".DS_Store", ".localized", "Thumbs.db", "desktop.ini", "lost+found"}  # nobody's: systems put them everywhere
 
 
@@ -65,7 +65,7 @@ class Results:
                 out.stat()  # refuses a link that leads nowhere
         except OSError as error:
             reason = error.strerror or error
-            raise InputError(f"{out} cannot be written ({reason}): name another folder with --out.") from error
+            raise InputError(f"{out!s:.200} cannot be written ({reason}): name another folder with --out.") from error
         for path in (picture.resolve() for picture in pictures if picture is not None):
             if path.parent == out.resolve():
                 raise InputError(f"{path} lies in the folder of the results: name another folder with --out.")
@@ -113,9 +113,8 @@ class Results:
 
     def listed(self, folder: Path) -> set[str] | None:
         """The files that a run wrote into ``folder``, as its marker says; ``None`` without a marker of this kind."""
-        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-            path = folder / MARKER
-            marker = json.loads(path.read_bytes()) if path.is_file() and path.stat().st_size <= LONGEST else {}
+        with suppress(InputError, TypeError, KeyError):
+            marker = read_json(folder / MARKER, most=LONGEST)
             here = all(Path(name).name == name for name in marker["files"])
             if here and (marker["kind"], marker["version"]) == (self.kind, VERSION):
                 return {name for name in marker["files"] if re.fullmatch(self.names, name)}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pyro_vipaint.errors import InputError, numbers, whole
+from pyro_vipaint.errors import InputError, whole
 
 # The purposes of child seeds, as the bits of a seed that they flip. What judges a fit needs draws of its own: those
 # from the fit's seed would be its training noise again. The noise of a simulated observation must not be what the
@@ -109,12 +109,6 @@ def device_of(part: Any) -> torch.device | None:
 def dtype_name(part: Any) -> str:
     """The data type of the tensors of a network, or of a dataclass around one, such as ``float32``."""
     return next((str(tensor.dtype).removeprefix("torch.") for _, tensor in tensors_of(part)), "unknown")
-
-
-def check_numbers(name: str, value: Any, shape: tuple[Any, ...] = (...,), least: int = 0) -> None:
-    """The check of :func:`pyro_vipaint.errors.numbers`, where the numbers can be read."""
-    if not isinstance(value, Tensor) or has_values(value):
-        numbers(name, value, shape, least=least)
 
 
 def has_values(tensor: Tensor) -> bool:

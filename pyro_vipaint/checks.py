@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vipaint._torch import half_precision, resolve_device
-from pyro_vipaint.errors import InputError, instance, number, whole
+from pyro_vipaint.errors import InputError, described, in_one_line, instance, number, whole
 from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models import DiffusionPrior, load_prior
 from pyro_vipaint.models.measurements.laws import check_gradient, check_operator
@@ -24,9 +23,7 @@ from pyro_vipaint.models.measurements.operators import (
     Operator,
     check_is_operator,
     check_mask_values,
-    described,
     has_one_per_image,
-    in_one_line,
     observation_mask,
     observed_by,
 )
@@ -44,7 +41,7 @@ AVERAGE = "average its channels, x.mean(-3, keepdim=True)"
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A prior and an observation, in the form that the library works with; nothing of it is checked again.
+    """A prior and an observation, in the form that the library works with.
 
     Attributes:
         prior: loaded, on the device of the run.
@@ -140,12 +137,15 @@ def check_prior(prior: Any, device: torch.device, half: bool = False, checkpoint
 
 def check_guide(guide: Any) -> None:
     """Refuses what does not make a guide of a model and a start."""
-    fits = guide is None or (callable(guide) and not isinstance(guide, nn.Module))
-    with suppress(ValueError):  # some built-in functions state no arguments
-        try:
-            inspect.signature(guide).bind(None, None) if guide is not None else None
-        except TypeError:
-            fits = False
+    if guide is None:
+        return
+    fits = callable(guide) and not isinstance(guide, nn.Module)
+    try:
+        inspect.signature(guide).bind(None, None)
+    except TypeError:
+        fits = False
+    except ValueError:  # some built-in functions state no arguments
+        pass
     if not fits:
         wanted = "a class of guides or a function, lambda model, start: LowRankGuide(model, start, rank=4)"
         raise InputError(f"guide must be {wanted}, not {described(guide)}.")
@@ -213,9 +213,9 @@ def check_observation(
     count = len(y) if y.ndim and has_one_per_image(operator) else 1
     shape = (count, *prior.image_shape)
     expected = observed_by(operator, torch.zeros(shape, device=device)).shape[1:]
-    made = f"the operator makes {tuple(expected)} of an image of the prior's, {tuple(prior.image_shape)}"
-    made += ": bring it to this size (command line: --simulate takes --resize)"
-    y = as_batch("observation", y, expected, made)
+    wanted = f"the operator makes {tuple(expected)} of an image of the prior's, {tuple(prior.image_shape)}"
+    wanted += ": bring it to this size (command line: --simulate takes --resize)"
+    y = as_batch("observation", y, expected, wanted)
     if type(operator) is not Inpainting:
         check_operator(operator, shape, device)
         check_gradient(operator, shape, device)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pyro_vipaint._torch import DIRECTIONS, JUDGING, SEEDS, child_seed, double, seeded
 from pyro_vipaint.diagnostics import elbo_estimate, iwae_bound, pareto_k, sliced_wasserstein, weighted_draws
-from pyro_vipaint.errors import InputError, NonFiniteError, instance, numbers, whole
+from pyro_vipaint.errors import InputError, NonFiniteError, described, instance, numbers, whole
 from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.progress import Callback, Progress
@@ -228,8 +228,7 @@ def _check_named(what: str, values: Any, usable: Callable[[Any], bool], wanted: 
     named = values if isinstance(values, Mapping) and values else {"": values}
     for name, value in named.items():
         if name == "" or not usable(value):
-            kind = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-            raise InputError(f"{what} must map names to {wanted}, not {name!r} to {kind}.")
+            raise InputError(f"{what} must map names to {wanted}, not {name!r} to {described(value)}.")
 
 
 def _check_arrays(model: DiffusionModel, y: Tensor, evidence: Tensor | None, posterior: Tensor | None) -> Tensor | None:

@@ -105,8 +105,21 @@ def instance(name: str, value: Any, usable: bool, wanted: str) -> None:
         InputError: it is something else than ``wanted``.
     """
     if isinstance(value, type) or not usable:
-        kind = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-        raise InputError(f"{name} must be {wanted}, not {kind}.")
+        raise InputError(f"{name} must be {wanted}, not {described(value)}.")
+
+
+def described(value: Any) -> str:
+    """What ``value`` is, for a message: a text or a number itself, of anything else the kind."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return brief(value) if isinstance(value, (str, Real)) else type(value).__name__
+
+
+def in_one_line(what: str, error: Exception) -> InputError:
+    """The error of another library, which may have many lines, as an InputError that begins with ``what``."""
+    if isinstance(error, InputError):
+        return error
+    return InputError(f"{what}: {shorten(str(error), 200, placeholder=' …') or type(error).__name__}")
 
 
 def numbers(
@@ -120,6 +133,8 @@ def numbers(
     integers: bool = False,
 ) -> Tensor:
     """``value``, a tensor of finite floats, or of ``integers``, from ``low`` to ``high``: one synchronisation.
+
+    Of a meta or a fake tensor, which holds no numbers, type and shape are checked.
 
     Args:
         name, value: the argument.
@@ -144,9 +159,12 @@ def numbers(
     if least:
         whole(f"the number of rows of {name}", len(value), least)
     usable = value.isfinite() & (value >= low) & (value <= high)
-    if not usable.all():
+    broken = 0
+    with suppress(RuntimeError):  # no numbers
+        broken = int((~usable).sum())
+    if broken:
         limits = "" if math.isinf(low) and math.isinf(high) else f" and from {low:g} to {high:g}"
-        raise InputError(f"{name} must be finite{limits}: {int((~usable).sum())} of {value.numel()} elements are not.")
+        raise InputError(f"{name} must be finite{limits}: {broken} of {value.numel()} elements are not.")
     return value
 
 

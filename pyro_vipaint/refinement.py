@@ -27,11 +27,13 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint._torch import seeded
+from pyro_vipaint.baselines.corrected import check_pixels, corrected_chain
 from pyro_vipaint.baselines.dps import dps_chain
+from pyro_vipaint.corrections import Correction
 from pyro_vipaint.errors import MOST_STEPS, finite, instance, number, numbers, whole
 from pyro_vipaint.models.measurements.linalg import operator_norm
 from pyro_vipaint.models.measurements.operators import Inpainting
-from pyro_vipaint.models.measurements.problem import check_problem
+from pyro_vipaint.models.measurements.problem import FOLLOWED, check_problem
 from pyro_vipaint.models.priors.classifier_free import WEIGHT
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import lowest_level, noise_level, time_of
@@ -86,6 +88,7 @@ def refine(
     zeta: float = DEFAULT_ZETA,
     zeta_decay: float = DEFAULT_ZETA_DECAY,
     polyak: float | None = None,
+    correction: Correction | None = None,
     guidance_scale: float | None = None,
     seed: int | None = None,
     callback: Callback | None = None,
@@ -101,6 +104,9 @@ def refine(
         zeta_decay: the share of zeta that is left at the last correction step; 1 in the DPS paper, 0.2 tuned here.
         polyak: longest correction step in lengths of Polyak's, positive; 1 for latent priors (``benchmarks/cats.py``),
             not tried on pixels, where ``None`` sets no such limit.
+        correction: another way to follow the observation, of :mod:`pyro_vipaint.corrections`, such as ``PiGDM()``, for
+            pixel priors; its step is at most :data:`LIMIT` lengths of the noise long. ``None`` is DPS with the numbers
+            above, which have no influence on other corrections.
         guidance_scale: weight of the condition (:mod:`pyro_vipaint.models.priors.classifier_free`); the model's own if
             not given.
         seed: seed of the noise; ``None`` draws from the global generator. The same call gives the same bits; another
@@ -123,7 +129,7 @@ def refine(
     condition = dict(model.condition)
     if guidance_scale is not None:
         condition[WEIGHT] = guidance_scale
-    check_problem(prior, likelihood, y, condition)
+    check_problem(prior, likelihood, y, condition, FOLLOWED if correction is None else (*FOLLOWED, "noise_std"))
     numbers("z", z, ("S", len(y), *prior.event_shape), least=1)
     times = refinement_times(prior, model.keypoints[-1], steps)
     zetas = torch.linspace(zeta, zeta * zeta_decay, steps - 1, dtype=torch.float64).tolist()
@@ -131,7 +137,12 @@ def refine(
     masked = isinstance(likelihood.operator, Inpainting)
     limit = StepLimit(LIMIT, 1.0 if masked else operator_norm(likelihood.operator, shape, y.device), polyak)
     with seeded(seed), torch.no_grad():
-        for step, z_hat in enumerate(dps_chain(prior, likelihood, z, y, times, zetas, condition, limit), 1):
+        if correction is None:
+            chain = dps_chain(prior, likelihood, z, y, times, zetas, condition, limit)
+        else:
+            check_pixels(prior, correction)
+            chain = corrected_chain(prior, likelihood, z, y, times, correction, condition, LIMIT)
+        for step, z_hat in enumerate(chain, 1):
             z = z_hat
             if callback is not None:
                 callback(Progress("refine", step, steps))

@@ -42,10 +42,8 @@ class GaussianBlur(Separable):
 
     def __post_init__(self) -> None:
         number("The std of a Gaussian blur", self.std, positive=True, most=WIDEST)
-        if (
-            self.kernel_size is not None
-            and whole("The kernel size of a blur", self.kernel_size, most=2 * REACH * WIDEST) % 2 == 0
-        ):
+        size = 1 if self.kernel_size is None else self.kernel_size
+        if whole("The kernel size of a blur", size, most=2 * REACH * WIDEST) % 2 == 0:
             raise InputError(f"The kernel size of a blur must be odd, not {self.kernel_size}.")
 
     def side(self, size: int) -> Tensor:

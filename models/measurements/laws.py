@@ -11,15 +11,8 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint._torch import gradients
-from pyro_vipaint.errors import InputError
-from pyro_vipaint.models.measurements.operators import (
-    Operator,
-    adjoint,
-    check_is_operator,
-    described,
-    in_one_line,
-    observed_by,
-)
+from pyro_vipaint.errors import InputError, described, in_one_line
+from pyro_vipaint.models.measurements.operators import Operator, adjoint, check_is_operator, observed_by
 
 DRAWS = 2
 TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-6}  # rounding: 1e-7, with TF32 on GPUs 5e-4; and 1e-15

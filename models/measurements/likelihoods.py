@@ -287,14 +287,11 @@ def seen(likelihood: Any, y: Tensor) -> Tensor:
 
 def weighted(likelihood: Any, residual: Tensor) -> Tensor:
     """The residual with each element times min(sigma) / sigma, where the noise is a map; as it is otherwise."""
-    noise = noise_beside(residual, likelihood)
-    return residual * (noise.min() / noise) if isinstance(noise, Tensor) else residual
-
-
-def noise_beside(residual: Tensor, likelihood: Any) -> Any:
-    """The ``noise_std`` of the likelihood: a number, a map where the residual lies, or None."""
     noise = getattr(likelihood, "noise_std", None)
-    return placed(noise, residual) if isinstance(noise, Tensor) else noise
+    if not isinstance(noise, Tensor):
+        return residual
+    noise = placed(noise, residual)
+    return residual * (noise.min() / noise)
 
 
 def check_one_noise(method: str, likelihood: Any) -> None:

@@ -17,14 +17,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from textwrap import shorten
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pyro_vipaint._torch import check_numbers, has_values, kept
-from pyro_vipaint.errors import InputError, instance
+from pyro_vipaint._torch import has_values, kept
+from pyro_vipaint.errors import InputError, in_one_line, instance, numbers
 
 IMAGE_DIM = 3  # (C, H, W)
 
@@ -49,16 +48,8 @@ class Broadcasting:
 
 def check_is_operator(operator: Any) -> None:
     """Refuses what has no A and A_adjoint, and a class in the place of an object."""
-    if isinstance(operator, type) or not (hasattr(operator, "A") and hasattr(operator, "A_adjoint")):
-        wanted = "an object with A and A_adjoint, such as Inpainting(mask) or GaussianBlur(1.0)"
-        raise InputError(f"The operator must be {wanted}, not {described(operator)}.")
-
-
-def described(value: Any) -> str:
-    """What kind of thing ``value`` is, for a message of one line."""
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    return shorten(repr(value), 40, placeholder="…") if isinstance(value, (str, int, float)) else type(value).__name__
+    wanted = "an object with A and A_adjoint, such as Inpainting(mask) or GaussianBlur(1.0)"
+    instance("The operator", operator, hasattr(operator, "A") and hasattr(operator, "A_adjoint"), wanted)
 
 
 def observed_by(operator: Any, images: Tensor) -> Tensor:
@@ -69,13 +60,6 @@ def observed_by(operator: Any, images: Tensor) -> Tensor:
         return made
     except Exception as error:  # operators of other libraries raise anything
         raise in_one_line(f"The operator cannot take images of shape {tuple(images.shape[1:])}", error) from error
-
-
-def in_one_line(what: str, error: Exception) -> InputError:
-    """The error of another library, which may have many lines, as an InputError that begins with ``what``."""
-    if isinstance(error, InputError):
-        return error
-    return InputError(f"{what}: {shorten(str(error), 200, placeholder=' …')}")
 
 
 def apply(operator: Operator, x: Tensor) -> Tensor:
@@ -176,9 +160,8 @@ class Separable(Broadcasting, ABC):
 
 def check_mask_values(mask: Any) -> None:
     """Refuses what is not a tensor of 0 (hidden) and 1 (observed) alone."""
-    if not isinstance(mask, Tensor):
-        raise InputError(f"The mask must be a tensor of 0 (hidden) and 1 (observed), not {described(mask)}.")
-    if mask.dtype == torch.bool or not has_values(mask) or bool(((mask == 0) | (mask == 1)).all()):
+    instance("The mask", mask, isinstance(mask, Tensor), "a tensor of 0 (hidden) and 1 (observed)")
+    if mask.dtype == torch.bool or not has_values(mask) or _is_binary(mask):
         return
     todo = "set it to 0 where hidden and 1 where observed"
     if bool(((mask == 0) | (mask == 255)).all()):
@@ -223,7 +206,7 @@ class Matrix(Broadcasting):
     matrix: Tensor
 
     def __post_init__(self) -> None:
-        check_numbers("matrix", 1.0 * self.matrix if isinstance(self.matrix, Tensor) else self.matrix, ("d_y", "d_x"))
+        numbers("matrix", 1.0 * self.matrix if isinstance(self.matrix, Tensor) else self.matrix, ("d_y", "d_x"))
 
     def A(self, x: Tensor) -> Tensor:
         return x @ placed(self.matrix, x).T

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from pyro_vipaint._torch import device_of, has_values
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, described, in_one_line, instance
 from pyro_vipaint.models.measurements.likelihoods import check_shape
-from pyro_vipaint.models.measurements.operators import described, in_one_line, per_image
-from pyro_vipaint.models.priors.conditions import check_condition, check_count
+from pyro_vipaint.models.measurements.operators import per_image
+from pyro_vipaint.models.priors.conditions import check_condition, check_count, check_place
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 
 PRECISIONS = (torch.float32, torch.float64)
@@ -49,9 +49,8 @@ def check_likelihood(prior: DiffusionPrior, likelihood: Any, device: torch.devic
 
     ``None`` where the device is unknown, since neither prior nor likelihood shows a tensor, and the CPU will not do.
     """
-    if isinstance(likelihood, type) or not callable(likelihood):
-        wanted = "a function of images that returns a distribution, such as Gaussian(operator, sigma=0.05)"
-        raise InputError(f"The likelihood must be {wanted}, not {described(likelihood)}.")
+    wanted = "a function of images that returns a distribution, such as Gaussian(operator, sigma=0.05)"
+    instance("The likelihood", likelihood, callable(likelihood), wanted)
     device = device or device_of(prior) or device_of(likelihood)
     try:
         made = _of_blank_images(likelihood, prior.image_shape, device)
@@ -116,9 +115,7 @@ def check_problem(
         wanted = f"a likelihood with {', '.join(needs)}, such as Gaussian(operator, sigma=0.05)"
         raise InputError(f"This needs {wanted}; {described(likelihood)} has no {missing[0]}.")
     check_observation(y, None)
-    home = device_of(prior)
-    if home not in (None, y.device):
-        raise InputError(f"y lies on {y.device}, the prior on {home}: move it there by y.to.")
+    check_place("y", y.device, "prior", device_of(prior))
     made = check_likelihood(prior, likelihood, y.device)
     check_observation(y, made)
     check_condition(prior, condition, len(y), y.device)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ import torch
 from torch import nn
 
 from pyro_vipaint._files import MAX_JSON, check_file, read_json
-from pyro_vipaint.errors import InputError, whole
-from pyro_vipaint.models.pretrained.weights import Uninitialised, Weights, one_line, shown
+from pyro_vipaint.errors import InputError, in_one_line, whole
+from pyro_vipaint.models.pretrained.weights import Uninitialised, Weights, shown
 
 NETWORKS = {
     "unet": ("UNet2DModel", "UNet2DConditionModel"),
@@ -105,7 +106,9 @@ def read_network(root: Path, kinds: tuple[str, ...], dtype: torch.dtype) -> nn.M
 
 
 def _read_diffusers(root: Path, kind: str, config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
-    build = partial(getattr(import_module("diffusers"), kind).from_config, config)
+    model = getattr(import_module("diffusers"), kind)
+    _check_null(model, config, root / "config.json")
+    build = partial(model.from_config, config)
     weights = Weights.find(root, kind, "diffusion_pytorch_model")
     outline = weights.outline(build)
     weights.check_names({name: value.shape for name, value in outline.state_dict().items()})
@@ -130,7 +133,7 @@ def _read_encoder(root: Path, kind: str, config: dict[str, Any], dtype: torch.dt
         with _quiet("transformers.modeling_utils"):  # its report of what differs has many lines
             network, found = encoder.from_pretrained(None, state_dict=tensors, **options)
     except Exception as error:  # where weights are missing it draws random ones, which a configuration can break
-        raise InputError(f"{root}: the weights do not fit the {kind} of config.json: {one_line(error)}") from error
+        raise in_one_line(f"{root}: the weights do not fit the {kind} of config.json", error) from error
     differ = dict.fromkeys(found["missing_keys"], shown(None)) | dict.fromkeys(found["unexpected_keys"], "surplus")
     differ |= {name: f"{shown(theirs)}, needed {shown(ours)}" for name, theirs, ours in found["mismatched_keys"]}
     weights.check_none(differ)
@@ -168,6 +171,15 @@ def _read_config(path: Path, constants: Mapping[str, float] | None = None) -> di
     return config
 
 
+def _check_null(model: type, config: Mapping[str, Any], path: Path) -> None:
+    """Refuses null for an entry that the class declares as a number or a text: it would show at the first call."""
+    for name, parameter in signature(model.__init__).parameters.items():
+        declared = str(parameter.annotation)
+        takes_null = parameter.default is None or "None" in declared or "Optional" in declared
+        if config.get(name, declared) is None and not takes_null:
+            raise InputError(f"{path} has null for {name}: omit it, or give a value such as {parameter.default!r}.")
+
+
 def _read_scheduler(folder: Path) -> Any:
     import diffusers
 
@@ -181,7 +193,7 @@ def _read_scheduler(folder: Path) -> Any:
     try:
         return scheduler.from_config(config)  # pyright: ignore[reportAttributeAccessIssue]
     except Exception as error:  # a configuration can break a constructor in any way
-        raise InputError(f"{path} does not describe a {kind}: {one_line(error)}") from error
+        raise in_one_line(f"{path} does not describe a {kind}", error) from error
 
 
 def _read_tokenizers(folder: Path) -> dict[str, Any]:

@@ -13,9 +13,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError, number, whole
+from pyro_vipaint.errors import InputError, in_one_line, number, whole
 from pyro_vipaint.models.pretrained.text import EncodeText, text_encoder
-from pyro_vipaint.models.pretrained.weights import one_line
 from pyro_vipaint.models.priors.classifier_free import GuidedNetwork
 from pyro_vipaint.models.priors.codecs import AutoencoderCodec, Codec, Identity
 from pyro_vipaint.models.priors.denoisers import (
@@ -106,7 +105,7 @@ def _null_text(encode_text: EncodeText) -> dict[str, Tensor]:
     try:
         return {name: value[0] for name, value in encode_text([""]).items()}
     except Exception as error:  # an index out of range, lengths that differ, …
-        raise InputError(f"The text encoders do not fit their tokenizers: {one_line(error)}") from error
+        raise in_one_line("The text encoders do not fit their tokenizers", error) from error
 
 
 def build_codec(parts: Mapping[str, Any], event_shape: torch.Size, checkpointing: bool = False) -> Codec:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pyro_vipaint._files import check_finite, no_larger_than, open_tensors, read_json
-from pyro_vipaint.errors import InputError
+from pyro_vipaint.errors import InputError, in_one_line
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}  # as safetensors names them
@@ -61,18 +61,11 @@ class Weights:
                     header = file.get_slice(name)
                     if name.endswith(IGNORED):
                         continue
-                    if header.get_dtype() not in FLOATS or name in files:
-                        problem = (
-                            "twice" if name in files else f"as {header.get_dtype()}, not as floating-point numbers"
-                        )
-                        raise InputError(f"{path} holds {name} {problem}: save the model again.")
+                    if (kept := header.get_dtype()) not in FLOATS or name in files:
+                        how = "twice" if name in files else f"as {kept}, not as floating-point numbers"
+                        raise InputError(f"{path} holds {name} {how}: save the model again.")
                     files[name], shapes[name] = path, torch.Size(header.get_shape())
         return cls(root, kind, files, shapes)
-
-    @property
-    def elements(self) -> int:
-        """The number of numbers."""
-        return sum(map(math.prod, self.shapes.values()))
 
     def outline(self, build: Callable[[], nn.Module]) -> nn.Module:
         """The network that ``build`` makes, on the meta device.
@@ -85,13 +78,14 @@ class Weights:
                 return build()
         except Exception as error:  # a configuration can break a constructor in any way
             path = self.root / "config.json"
-            raise InputError(f"{path} does not describe a {self.kind}: {one_line(error)}") from error
+            raise in_one_line(f"{path} does not describe a {self.kind}", error) from error
 
     def check_cost(self, outline: nn.Module) -> None:
         """Refuses a network that takes far more memory than its weights."""
         needed = sum(value.numel() for value in (*outline.parameters(), *outline.buffers()))
-        if needed > 2 * self.elements + SPARE:
-            raise InputError(f"{self.root}: the {self.kind} of config.json has {needed} numbers, not {self.elements}.")
+        there = sum(map(math.prod, self.shapes.values()))
+        if needed > 2 * there + SPARE:
+            raise InputError(f"{self.root}: the {self.kind} of config.json has {needed} numbers, not {there}.")
 
     def check_names(self, wanted: Mapping[str, torch.Size]) -> None:
         """Refuses weights that are not exactly the ``wanted`` ones, and names the first."""
@@ -158,11 +152,6 @@ def _files(root: Path, stem: str) -> list[Path]:
 def _new_name(name: str) -> str:
     """The name that the present version of diffusers gives a weight."""
     return OLD_NAME.sub(lambda match: f".{RENAMED[match[1]]}.", name)
-
-
-def one_line(error: Exception) -> str:
-    """The beginning of what an error of another library says."""
-    return f"{' '.join(str(error).split()) or type(error).__name__:.200}"
 
 
 def shown(shape: torch.Size | None) -> str:

@@ -52,11 +52,16 @@ def check_condition(
     for name, value in condition.items():
         if isinstance(value, Tensor) and value.ndim:
             check_count(name, len(value), count)
-            if device not in (None, value.device):
-                raise InputError(f"{name} lies on {value.device}, the images on {device}: move it there by .to.")
+            check_place(name, value.device, "images", device)
     check_given(prior, condition)
     if condition.get(LABELS) is not None and prior.class_names:
         check_classes(torch.as_tensor(condition[LABELS]), prior, count)
+
+
+def check_place(name: str, given: torch.device, others: str, device: torch.device | None) -> None:
+    """Refuses something ``given`` on another device than the ``others``, where theirs is known."""
+    if device not in (None, given):
+        raise InputError(f"{name} lies on {given}, the {others} on {device}: move it there by .to.")
 
 
 def check_count(name: str, given: int, count: int | None) -> None:

@@ -130,13 +130,8 @@ class Coherence:
             way = (z - origin.flatten(0, 1)[rows]) / float(coordinate_scale(self.prior.schedule, t))
             x = self.prior.decode(x_hat)  # the operator sees all S × N images: it may have a mask for each of the N
             images = x.new_zeros(leading.numel(), *x.shape[1:]).index_copy(0, rows, x).unflatten(0, leading)
-            misfit = (
-                weighted(self.likelihood, self.likelihood.residual(images, self.y))
-                .flatten(2)
-                .square()
-                .sum(-1)
-                .flatten()[rows]
-            )
+            residual = weighted(self.likelihood, self.likelihood.residual(images, self.y))
+            misfit = residual.flatten(2).square().sum(-1).flatten()[rows]
             loss = misfit + self.regularisation * way.flatten(1).square().sum(-1)
             gradient = torch.autograd.grad(loss.sum(), z)[0] if with_gradient else torch.zeros_like(z)
         return Point(z.detach(), x_hat.detach(), gradient, loss.detach())

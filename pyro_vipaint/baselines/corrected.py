@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
@@ -14,6 +15,7 @@ from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.corrections import Correction, predict
 from pyro_vipaint.errors import InputError
+from pyro_vipaint.models.priors.kernels import expand_event
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import Callback
 
@@ -30,24 +32,50 @@ def run_corrected(
     callback: Callback | None,
     condition: Mapping[str, Any],
 ) -> BaselineResult:
-    """:func:`run` with the chain z_s ~ N(mean + shift, std^2), whose predictions are the corrected ones, x_hat + c.
-
-    Raises:
-        InputError: the prior is one of latents, in which A is not linear.
-    """
-    if prior.is_latent:
-        raise InputError(f"{type(correction).__name__} needs a pixel prior, since A must be linear; use psld or dps.")
+    """:func:`run` with :func:`corrected_chain`."""
 
     def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
-        for t, s in pairwise(times):
-            with gradients() if correction.takes_gradients else nullcontext():
-                at = predict(prior, likelihood, y, z, t, s, condition)
-                c = correction(at).detach()
-            yield at.x_hat.detach() + c
-            if s > 0:
-                mean, shift, std = correction.move(at, c)
-                z = (mean + shift).detach() + std * torch.randn_like(shift)
+        return corrected_chain(prior, likelihood, z, y, times, correction, condition)
 
+    check_pixels(prior, correction)
     return run(
         method, chain, prior, likelihood, y, num_samples, steps, seed, callback, condition, needs=("noise_std",)
     )  # fmt: skip
+
+
+def corrected_chain(
+    prior: DiffusionPrior,
+    likelihood: Any,
+    z: Tensor,
+    y: Tensor,
+    times: Sequence[float],
+    correction: Correction,
+    condition: Mapping[str, Any],
+    limit: float | None = None,
+) -> Iterator[Tensor]:
+    """The corrected predictions x_hat + c along ``times``, one network call each; z_s ~ N(mean + shift, std^2).
+
+    With ``limit`` the shift of a sample is at most that many lengths of the step's noise, sqrt(D) std.
+    """
+    for t, s in pairwise(times):
+        with gradients() if correction.takes_gradients else nullcontext():
+            at = predict(prior, likelihood, y, z, t, s, condition)
+            c = correction(at).detach()
+        yield at.x_hat.detach() + c
+        if s > 0:
+            mean, shift, std = correction.move(at, c)
+            if limit is not None:
+                shift = _shortened(shift, limit * std * math.prod(prior.event_shape) ** 0.5, at.leading)
+            z = (mean + shift).detach() + std * torch.randn_like(shift)
+
+
+def check_pixels(prior: DiffusionPrior, correction: Correction) -> None:
+    """Refuses a prior of latents, in which A is not linear."""
+    if prior.is_latent:
+        raise InputError(f"{type(correction).__name__} needs a pixel prior, since A must be linear; use psld or dps.")
+
+
+def _shortened(shift: Tensor, longest: float, leading: int) -> Tensor:
+    """``shift``, that of each sample no longer than ``longest``."""
+    length = shift.flatten(leading).norm(dim=-1).clamp(min=longest)
+    return shift * expand_event(longest / length, shift)

@@ -77,19 +77,9 @@ def repaint(
             yield known.paste(z_hat)
 
     return run(
-        "repaint",
-        chain,
-        prior,
-        likelihood,
-        y,
-        num_samples,
-        steps,
-        seed,
-        callback,
-        condition,
-        len(levels),
+        "repaint", chain, prior, likelihood, y, num_samples, steps, seed, callback, condition, len(levels),
         needs=OBSERVED,
-    )
+    )  # fmt: skip
 
 
 def repaint_step(schedule: Schedule, z: Tensor, z_hat: Tensor, known: Known, t: float, s: float) -> Tensor:

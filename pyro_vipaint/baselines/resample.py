@@ -156,18 +156,9 @@ def resample(
         yield consistent(counted, likelihood, prior.denoise(z, times[-2], **condition), y, latent)
 
     result = run(
-        "resample",
-        chain,
-        counted,
-        likelihood,
-        y,
-        num_samples,
-        steps,
-        seed,
-        callback,
-        condition,
+        "resample", chain, counted, likelihood, y, num_samples, steps, seed, callback, condition,
         needs=("noise_std", "observed"),
-    )
+    )  # fmt: skip
     return ReSampleResult(result.samples, result.calls, result.nfe, result.seconds, codec.decodings)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from pyro_vipaint._files import sweep, write_whole
+from pyro_vipaint._files import read_json, sweep, write_whole
 from pyro_vipaint._folders import CELLS
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.work import Record
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ORDER = ["prior", "task", "budget", "method", "seed", "image", "start", "stop"]
-LONGEST = 2**24  # bytes of a record
+NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # as Python writes them
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +101,10 @@ class Store:
         """The plain part of a record, ``None`` unless it and its tensors are as they were written."""
         tensors = path.with_suffix(".safetensors")
         with suppress(Exception):  # what reads broken files raises anything
-            if path.is_file() and path.stat().st_size <= LONGEST:
-                plain = json.loads(path.read_bytes())
-                content = _hash(b"") if plain["error"] else _hash_of(tensors, tensors.stat().st_mtime_ns)
-                if plain.pop("digest") == _digest(plain, content) and Cell(**plain["cell"]).key == path.stem:
-                    return plain
+            plain = read_json(path, NUMBERS)
+            content = _hash(b"") if plain["error"] else _hash_of(tensors, tensors.stat().st_mtime_ns)
+            if plain.pop("digest") == _digest(plain, content) and Cell(**plain["cell"]).key == path.stem:
+                return plain
         return None
 
     def tensors(self, cell: Cell) -> dict[str, Tensor]:

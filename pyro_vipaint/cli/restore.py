@@ -154,7 +154,7 @@ def simulated(truth: Tensor, operator: Operator, noise: float, seed: int) -> Ten
     import torch
 
     from pyro_vipaint._torch import NOISE, SEEDS, child_seed
-    from pyro_vipaint.checks import observed_by
+    from pyro_vipaint.models.measurements.operators import observed_by
 
     generator = torch.Generator().manual_seed(child_seed(whole("seed", seed, *SEEDS), NOISE))
     y = observed_by(operator, truth)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import pyro
@@ -149,19 +148,13 @@ def check_objective(elbo: Any) -> None:
 def check_weights(beta: Weights) -> Weights:
     """``beta``; every weight must be a positive and finite number."""
     values = beta.values() if isinstance(beta, Mapping) else (beta,)
-    if not all(map(_is_weight, values)):
-        raise InputError(
-            "beta must be a positive and finite number, a mapping such as {'z_1': 2.0} from sites to such numbers, "
-            f"or a schedule, not {brief(beta)}."
-        )
+    try:
+        for value in values:
+            number("beta", value.item() if isinstance(value, Tensor) and value.numel() == 1 else value, positive=True)
+    except InputError:
+        wanted = "a positive and finite number, a mapping such as {'z_1': 2.0} from sites to such numbers"
+        raise InputError(f"beta must be {wanted}, or a schedule, not {brief(beta)}.") from None
     return beta
-
-
-def _is_weight(value: Any) -> bool:
-    plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-    with suppress(InputError):
-        return number("beta", plain, positive=True) > 0
-    return False
 
 
 def site_terms(model_trace: Trace, guide_trace: Trace, latent_term: Callable[[Any, Any], Tensor]) -> dict[str, Tensor]:

@@ -137,6 +137,7 @@ CASES = [
              lambda f, x: (x[0] - RAMP).abs().max() < 1e-3),
             ("floats", saved("TIFF", Image.fromarray(ramp().astype(np.float32) / 255)),
              lambda f, x: (x[0] - RAMP).abs().max() < 1e-3),
+            ("LAB", saved("TIFF", RGB.convert("LAB")), lambda f, x: (x[0] - RAMP).abs().max() < 0.05),
             ("CMYK", saved("JPEG", RGB.convert("CMYK"), quality=95), lambda f, x: (x[0] - RAMP).abs().max() < 0.2),
             ("an animation", saved("GIF", Image.fromarray(ramp()), save_all=True,
              append_images=[Image.fromarray(half())]),

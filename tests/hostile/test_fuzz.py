@@ -29,6 +29,7 @@ from safetensors.torch import load_file
 
 import pyro_vipaint as vp
 from pyro_vipaint import _files
+from pyro_vipaint._folders import IMAGES, MARKER
 from pyro_vipaint.bench import Store
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.models import load_prior
@@ -135,12 +136,12 @@ def values(draw: st.DrawFn, file: str) -> bytes:
     return save(weights | {name: changed})
 
 
-IMAGES = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO", "PCX", "SGI", "DDS")
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO", "PCX", "SGI", "DDS")
 
 
 def files_of_pictures() -> st.SearchStrategy[bytes]:
     """Damaged pictures of many formats, PNGs of any claimed size, depth and colour, and any bytes."""
-    damaged = [mutated(pictures.encoded(kind)) for kind in IMAGES]
+    damaged = [mutated(pictures.encoded(kind)) for kind in FORMATS]
     modes = [
         mutated(pictures.encoded("TIFF", pictures.RGB.convert(mode)))
         for mode in ("CMYK", "LAB", "YCbCr", "I", "F", "P", "1")
@@ -228,7 +229,7 @@ def out_beside(folder: Path, file: tuple[str, bytes]) -> Any:
     (out / name).write_bytes(content)
     (out / "sample_00.png").write_bytes(b"mine")
     try:
-        return _files.check_out(out)
+        return IMAGES.check(out)
     finally:
         assert (out / name).read_bytes() == content and (out / "sample_00.png").read_bytes() == b"mine"
 
@@ -236,17 +237,16 @@ def out_beside(folder: Path, file: tuple[str, bytes]) -> Any:
 def marked(folder: Path, content: bytes) -> Any:
     """Earlier results whose marker or report is damaged."""
     out = results.results(folder)
-    next((path for path in out.glob(".*") if path.is_file()), out / "report.json").write_bytes(content)
+    (out / MARKER).write_bytes(content)
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
     try:
-        return _files.check_out(out)
+        return IMAGES.check(out)
     finally:
         assert before == {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
 
 
 def good_marker() -> bytes:
-    out = results.template() / "out"
-    return next((path for path in out.glob(".*") if path.is_file()), out / "report.json").read_bytes()
+    return (results.template() / "out" / MARKER).read_bytes()
 
 
 def cell(folder: Path, content: bytes) -> Any:
@@ -294,7 +294,7 @@ READERS: dict[str, Reader] = {
     "tensors of a fit": of_object(objects.TERMS, tensors, vp.Fit.load),
     "marker of results": Reader(lambda: jsons(good_marker()), marked),
     "foreign report.json": Reader(
-        lambda: st.tuples(st.sampled_from(["report.json", "report.md", ".vipaint.json"]), jsons(good_marker())),
+        lambda: st.tuples(st.sampled_from(["report.json", "report.md", MARKER]), jsons(good_marker())),
          out_beside,
     ),
     "cell of a benchmark": Reader(lambda: jsons(benches.cells(benches.template())[0].read_bytes()), cell),

@@ -142,7 +142,7 @@ def test_a_schedule_of_beta_is_judged_at_its_first_bad_weight() -> None:
 PROGRAMS: dict[str, tuple[Callable[[], Any], str]] = {
     "a class of guides": (lambda: fit(HierarchicalGuide), "guide must be .*, not the class HierarchicalGuide"),
     "a class of objectives": (lambda: fit(elbo=vp.BetaELBO), "elbo must be .*, not the class BetaELBO"),
-    "no objective": (lambda: fit(elbo="beta"), "elbo must be an objective such as BetaELBO.., not str"),
+    "no objective": (lambda: fit(elbo="beta"), "elbo must be an objective such as BetaELBO.., not 'beta'"),
     "swapped": (lambda: fit(MODEL, model=GUIDE), "model must be .*, not HierarchicalGuide"),
     "two models": (lambda: fit(MODEL), "guide must be a torch module .*, not DiffusionModel"),
     "a class of models": (lambda: fit(model=DiffusionModel), "model must be .*, not the class DiffusionModel"),
@@ -150,8 +150,8 @@ PROGRAMS: dict[str, tuple[Callable[[], Any], str]] = {
     "a function as guide": (lambda: fit(lambda y: None), "guide must be a torch module .*, not function"),
     "another program": (lambda: fit(model=lambda y: None), "built on another model"),
     "no parameters": (lambda: fit(torch.nn.Identity()), "number of parameters of the guide must be at least 1"),
-    "a callback that is none": (lambda: fit(callback=3), "callback must be a function of a Progress, not int"),
-    "another callback": (lambda: dps(steps=2, callback=3), "callback must be a function of a Progress, not int"),
+    "a callback that is none": (lambda: fit(callback=3), "callback must be a function of a Progress, not 3"),
+    "another callback": (lambda: dps(steps=2, callback=3), "callback must be a function of a Progress, not 3"),
     "a guide to refine": (lambda: vp.refine(GUIDE, Z, Y), "model must be a DiffusionModel"),  # type: ignore[arg-type]
     "keypoints of a schedule": (lambda: vp.keypoints(EDM()), "prior must be a prior, not EDM"),  # type: ignore[arg-type]
     "a schedule that falls": (lambda: EDM(2.0, 1.0), "sigma_max - sigma_min must be finite and not negative"),
@@ -163,7 +163,7 @@ PROGRAMS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: vp.inpaint(Y, MASK, PRIOR, settings=Settings((3.0, 1.0), lr={"mue": 0.1}), device="cpu"),
         "no kind of parameters 'mue'",
     ),
-    "no earlier fit": (lambda: fit(resume="fit"), "resume must be a Fit, not str"),
+    "no earlier fit": (lambda: fit(resume="fit"), "resume must be a Fit, not 'fit'"),
     "a kind that the guide lacks": (lambda: fit(lr=rates(mue=0.1)), "lr names mue, .* are mu, tau, gamma"),
     "settings of another kind": (
         lambda: vp.inpaint(Y, MASK, PRIOR, settings="fast", device="cpu"),  # type: ignore[arg-type]

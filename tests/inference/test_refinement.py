@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
+from pyro_vipaint.baselines.corrected import corrected_chain
 from pyro_vipaint.baselines.dps import dps_chain, dps_step
 from pyro_vipaint.calls import count_calls
+from pyro_vipaint.corrections import DDNM, Correction, PiGDM
 from pyro_vipaint.models import DiffusionModel, GaussianPrior
 from pyro_vipaint.models.priors import kernels
 from pyro_vipaint.models.priors.schedules import (
@@ -21,12 +24,13 @@ from pyro_vipaint.models.priors.schedules import (
     RectifiedFlow,
     Schedule,
     TableVP,
+    as_time,
     noise_level,
     time_of,
 )
 from pyro_vipaint.progress import Progress
 from pyro_vipaint.refinement import StepLimit, refinement_times
-from tests.problems import LIKELIHOOD, MASK, four_pixels
+from tests.problems import LIKELIHOOD, MASK, Y, four_pixels
 
 
 def moved(
@@ -217,3 +221,42 @@ def test_what_cannot_be_refined_is_refused(options: dict[str, Any], message: str
     model, z, y = DiffusionModel(four_pixels(), LIKELIHOOD, (0.5,)), torch.randn(1, 1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
     with torch.inference_mode(not options), pytest.raises(vp.InputError, match=message):
         vp.refine(model, z, y, **options)
+
+
+def test_another_correction_is_the_chain_of_its_baseline() -> None:
+    """From z_1, at the same times and with the same noise, where no step is as long as the limit."""
+    prior, y = four_pixels(), torch.cat([Y, Y + 0.2])
+    likelihood, start = replace(LIKELIHOOD, sigma=2.0), 0.5
+    model = DiffusionModel(prior, likelihood, [start])
+    z = float(prior.schedule(as_time(start))[1]) * torch.randn(3, 2, 1, 2, 2)
+    times = refinement_times(prior, start, 6)
+    torch.manual_seed(1)
+    *_, expected = corrected_chain(prior, likelihood, z, y, times, PiGDM(), {})
+    with vp.count_calls() as count:
+        found = vp.refine(model, z, y, 6, correction=PiGDM(), seed=1)
+    assert count.calls == 6 and torch.allclose(found, expected.clamp(-1, 1), atol=1e-6)
+    assert not torch.allclose(found, vp.refine(model, z, y, 6, correction=DDNM(), seed=1), atol=1e-3)
+
+
+class Far(Correction):
+    """A correction that is small for the first image and very long for the second."""
+
+    takes_gradients = False
+
+    def __call__(self, at: Any) -> Tensor:
+        return torch.tensor([1e-3, 1e3])[:, None, None, None].expand(at.x_hat.shape)
+
+
+def test_a_long_correction_is_shortened_to_lengths_of_the_noise_for_its_sample_alone() -> None:
+    prior, z = four_pixels(), torch.randn(3, 2, 1, 2, 2)
+    t, s, _ = times = refinement_times(prior, 0.3, 4)[:3]
+
+    def last(limit: float | None) -> Tensor:
+        torch.manual_seed(1)
+        return list(corrected_chain(prior, LIKELIHOOD, z, torch.cat([Y, Y]), times, Far(), {}, limit))[-1]
+
+    free, one, two = last(None), last(1.0), last(2.0)
+    assert torch.equal(free[:, 0], two[:, 0])
+    gain = prior.denoise(torch.ones(1, 2, 2), s) - prior.denoise(torch.zeros(1, 2, 2), s)
+    std = float(prior.transition(z, t, s).stddev.flatten()[0])
+    assert torch.allclose((two - one)[:, 1], (gain * std).expand(3, 1, 2, 2), rtol=0.01)
