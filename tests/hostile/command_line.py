@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -163,7 +164,7 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "out with a name too long": (("--out", "/tmp/" + "x" * 300), "writ|long"),
     "out empty": (("--out", ""), "out|folder|holds"),
 }
-FILES: dict[str, tuple[dict[str, str], tuple[object, ...], str]] = {
+FILES: dict[str, tuple[dict[str, Any], tuple[object, ...], str]] = {
     "image missing": ({"image": "none.png"}, (), "exist"),
     "image with a line break in its name": ({"image": "a\nb.png"}, (), "exist"),
     "image a text": ({"image": "text.txt"}, (), "picture"),
@@ -177,7 +178,7 @@ FILES: dict[str, tuple[dict[str, str], tuple[object, ...], str]] = {
     "mask a text": ({"mask": "text.txt"}, (), "picture|mask"),
     "mask black, inverted twice": ({"mask": "black.png"}, ("--invert-mask",), "mask|white|hid"),
 }
-TASKS: dict[str, tuple[dict[str, str], tuple[object, ...], str]] = {
+TASKS: dict[str, tuple[dict[str, Any], tuple[object, ...], str]] = {
     "no task": ({}, (), "task"),
     "task unknown": ({}, ("--task", "sharpen"), "deblur"),
     "task empty": ({}, ("--task", ""), "deblur"),

@@ -99,7 +99,8 @@ def jsons(good: bytes) -> st.SearchStrategy[bytes]:
 def headers(draw: st.DrawFn, good: bytes) -> bytes:
     """A good safetensors file whose header says something else about its tensors."""
     (length,) = struct.unpack("<Q", good[:8])
-    header, data = json.loads(good[8 : 8 + length]), good[8 + length :]
+    header: Any = json.loads(good[8 : 8 + length])
+    data = good[8 + length :]
     for _ in range(draw(st.integers(1, 3))):
         name = draw(st.sampled_from(sorted(header)))
         entry = draw(st.sampled_from(["dtype", "shape", "data_offsets", "all", "none"]))
@@ -315,6 +316,7 @@ def _in_range(x: torch.Tensor) -> bool:
 
 def check(reader: Reader, content: Any) -> None:
     """One input: a correct result or one line, in time; in a process of its own, which may crash or hang."""
+    fault, seconds = "", 0.0
     for _ in range(2):  # once more if it was slow, since other processes may have been at work
         answer, late = isolated(lambda: _fault(reader, content))
         assert answer is not None, "ran too long" if late else "the process crashed"
