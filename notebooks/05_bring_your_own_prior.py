@@ -179,7 +179,7 @@ pd.DataFrame(rows, columns=["step n", "standard deviation of the step", "largest
 # %%
 half = torch.zeros(1, 8, 8)
 half[..., :4] = 1
-picture = torch.rand(2, 1, 8, 8) * half
+picture = (2 * torch.rand(2, 1, 8, 8) - 1) * half
 times = vp.keypoints(loaded, start=0.55, stop=0.40, levels=4)
 own = DiffusionModel(loaded, vp.Laplace(vp.Inpainting(half)), times)
 untrained = HierarchicalGuide(own, vp.initial_latent(loaded, own.likelihood, picture))

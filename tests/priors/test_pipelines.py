@@ -345,7 +345,8 @@ def test_a_prompt_on_the_command_line(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert (report["prompt"], report["guidance_scale"]) == (PROMPT, 3.0)
     assert report["nfe"] > report["network_calls"]
-    assert Image.open(tmp_path / "out" / "sample_00.png").size == (IMAGE[2], IMAGE[1])
+    with Image.open(tmp_path / "out" / "sample_00.png") as picture:
+        assert picture.size == (IMAGE[2], IMAGE[1])
 
 
 def test_a_latent_prior_describes_itself(tmp_path: Path) -> None:
