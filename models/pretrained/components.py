@@ -7,6 +7,7 @@ are found and checked here, the classes of diffusers and transformers are given 
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -17,6 +18,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -38,6 +40,7 @@ ENCODERS = {
     "text_encoder_3": ("T5EncoderModel",),
 }
 TOKENIZERS = {"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer", "tokenizer_3": "T5TokenizerFast"}
+PLAIN: dict[Any, tuple[type, ...]] = {int: (int, float), float: (int, float), bool: (bool, int), str: (str,)}
 PARTS = (*NETWORKS, "scheduler", *ENCODERS, *TOKENIZERS)
 
 MAX_CONFIG = 2**20  # bytes of a configuration; those of the largest models have about 5000
@@ -107,7 +110,7 @@ def read_network(root: Path, kinds: tuple[str, ...], dtype: torch.dtype) -> nn.M
 
 def _read_diffusers(root: Path, kind: str, config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
     model = getattr(import_module("diffusers"), kind)
-    _check_null(model, config, root / "config.json")
+    _check_types(model, config, root / "config.json")
     build = partial(model.from_config, config)
     weights = Weights.find(root, kind, "diffusion_pytorch_model")
     outline = weights.outline(build)
@@ -171,13 +174,13 @@ def _read_config(path: Path, constants: Mapping[str, float] | None = None) -> di
     return config
 
 
-def _check_null(model: type, config: Mapping[str, Any], path: Path) -> None:
-    """Refuses null for an entry that the class declares as a number or a text: it would show at the first call."""
+def _check_types(model: type, config: Mapping[str, Any], path: Path) -> None:
+    """Refuses an entry that is no number or text where the class declares one: it would show at the first call only."""
     for name, parameter in signature(model.__init__).parameters.items():
-        declared = str(parameter.annotation)
-        takes_null = parameter.default is None or "None" in declared or "Optional" in declared
-        if config.get(name, declared) is None and not takes_null:
-            raise InputError(f"{path} has null for {name}: omit it, or give a value such as {parameter.default!r}.")
+        kinds, value = PLAIN.get(parameter.annotation), config.get(name, parameter.default)
+        if kinds is not None and value is not parameter.default and not isinstance(value, kinds):
+            given = shorten(json.dumps(value), 50, placeholder="…")
+            raise InputError(f"{path} has {given} for {name}: omit it, or give a value such as {parameter.default!r}.")
 
 
 def _read_scheduler(folder: Path) -> Any:

@@ -195,7 +195,8 @@ REFUSED: dict[str, tuple[Damage, str]] = {
     # schedulers
     "10^12 steps": (entry(SCHEDULER, num_train_timesteps=10**12), "num_train_timesteps 1e.12"),
     "a million steps": (entry(SCHEDULER, num_train_timesteps=10**6), "must be at most 100000, not 1000000"),
-    "null for a number": (entry(UNET, downsample_padding=None), "null for downsample_padding"),
+    "null for a number": (entry(UNET, downsample_padding=None), "has null for downsample_padding"),
+    "a list for a number": (entry(UNET, mid_block_scale_factor=[1]), r"has \[1\] for mid_block_scale_factor"),
     "no steps": (entry(SCHEDULER, num_train_timesteps=0), "must be at least 1, not 0"),
     "unknown betas": (entry(SCHEDULER, beta_schedule="own"), "does not describe a DDPMScheduler"),
     "rising table": (entry(SCHEDULER, beta_start=-1.0), "alphas_cumprod must be"),
