@@ -113,8 +113,7 @@ class PiGDM(Correction):
 
     def __call__(self, at: Prediction) -> Tensor:
         """c; one gradient."""
-        s = at.prior.sigma_data
-        variance = (s * at.sigma_t) ** 2 / ((at.alpha_t * s) ** 2 + at.sigma_t**2)
+        variance = pixel_variance(at.prior.sigma_data, at.alpha_t, at.sigma_t)
         operator, residual = at.likelihood.operator, at.residual()
         if is_mask(operator):
             return at.covariance(adjoint(operator, residual / (variance + noise_of(at) ** 2)))
@@ -222,6 +221,11 @@ def noise_of(at: Prediction) -> Tensor:
     """The standard deviation of the noise of y, a tensor that broadcasts to it."""
     noise = at.likelihood.noise_std
     return placed(noise, at.x_hat) if isinstance(noise, Tensor) else at.x_hat.new_full((), noise)
+
+
+def pixel_variance(sigma_data: float, alpha: float, sigma: float) -> float:
+    """r_t^2, the variance of x given z_t for independent pixels of standard deviation ``sigma_data``."""
+    return (sigma_data * sigma) ** 2 / ((alpha * sigma_data) ** 2 + sigma**2)
 
 
 def is_mask(operator: Any) -> bool:

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
+from pyro_vipaint.corrections import pixel_variance
 from pyro_vipaint.diagnostics.importance import effective_sample_size, systematic_indices
 from pyro_vipaint.errors import InputError, number, whole
 from pyro_vipaint.models.diffusion import DiffusionModel, Level
@@ -168,10 +169,10 @@ class _Twist:
         self.norm = 1.0 if isinstance(operator, Inpainting) else operator_norm(operator, shape, y.device)
 
     def __call__(self, z: Tensor, mean: Tensor, above: Level, level: Level) -> Tensor:
-        prior, s = self.model.prior, self.model.prior.sigma_data
+        prior = self.model.prior
         a, b, _ = (float(value) for value in bridge_coefficients(prior.schedule, above.t, level.t))
         residual = self.likelihood.residual(prior.decode((mean - a * z) / b), self.y)
-        variance = (s * above.sigma) ** 2 / ((above.alpha * s) ** 2 + above.sigma**2)
+        variance = pixel_variance(prior.sigma_data, above.alpha, above.sigma)
         std = (torch.as_tensor(self.likelihood.noise_std) ** 2 + self.norm**2 * variance).sqrt().to(residual)
         density = Normal(torch.zeros_like(residual), std.expand(residual.shape), validate_args=False).log_prob(residual)
         return seen(self.likelihood, density).flatten(2).sum(-1)
