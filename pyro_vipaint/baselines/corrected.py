@@ -52,11 +52,18 @@ def corrected_chain(
     correction: Correction,
     condition: Mapping[str, Any],
     limit: float | None = None,
+    order: int = 1,
 ) -> Iterator[Tensor]:
-    """The corrected predictions x_hat + c along ``times``, one network call each; z_s ~ N(mean + shift, std^2).
+    r"""The corrected predictions x_hat + c along ``times``, one network call each; z_s ~ N(mean + shift, std^2).
 
     With ``limit`` the shift of a sample is at most that many lengths of the step's noise, sqrt(D) std.
+
+    The first order takes the prediction x = x_hat + c for the whole step; the second extrapolates it to the middle of
+    the step from the step before (the multistep solver of Lu et al. 2023, SDE-DPM-Solver++(2M)),
+
+    .. math:: x + \frac{h}{2 h_{before}} (x - x_{before}), \qquad h = \log(\alpha_s \sigma_t / (\sigma_s \alpha_t)).
     """
+    before: tuple[Tensor, float] | None = None
     for t, s in pairwise(times):
         with gradients() if correction.takes_gradients else nullcontext():
             at = predict(prior, likelihood, y, z, t, s, condition)
@@ -65,7 +72,12 @@ def corrected_chain(
         if s > 0:
             mean, shift, std = correction.move(at, c)
             if limit is not None:
-                shift = _shortened(shift, limit * std * math.prod(prior.event_shape) ** 0.5, at.leading)
+                share = _share(shift, limit * std * math.prod(prior.event_shape) ** 0.5, at.leading)
+                c, shift = share * c, share * shift
+            x, h = at.x_hat.detach() + c, math.log(at.alpha_s * at.sigma_t / (at.sigma_s * at.alpha_t))
+            if order == 2 and before is not None:
+                shift = shift + correction.move(at, h / (2 * before[1]) * (x - before[0])).shift
+            before = x, h
             z = (mean + shift).detach() + std * torch.randn_like(shift)
 
 
@@ -75,7 +87,7 @@ def check_pixels(prior: DiffusionPrior, correction: Correction) -> None:
         raise InputError(f"{type(correction).__name__} needs a pixel prior, since A must be linear; use psld or dps.")
 
 
-def _shortened(shift: Tensor, longest: float, leading: int) -> Tensor:
-    """``shift``, that of each sample no longer than ``longest``."""
+def _share(shift: Tensor, longest: float, leading: int) -> Tensor:
+    """The share of its ``shift`` that each sample keeps so that it is no longer than ``longest``."""
     length = shift.flatten(leading).norm(dim=-1).clamp(min=longest)
-    return shift * expand_event(longest / length, shift)
+    return expand_event(longest / length, shift)
