@@ -1,8 +1,8 @@
 """Network calls, the cost of every method, and how they are counted.
 
 A *call* is one pass of a batch through the denoiser; the *NFE* (number of function evaluations) counts the images of
-these batches. A *gradient* is one vector-Jacobian product of a call: a backward pass through the denoiser, again counted
-in images. One call may have none, one (DPS) or several (MMPS). A gradient of a gradient passes the call and its first
+these batches. A *gradient* is a vector-Jacobian product of a call, a backward pass through the denoiser, counted in
+images too. One call may have none, one (DPS) or several (MMPS). A gradient of a gradient passes the call and its first
 gradient, and counts as two. All are counted in :meth:`DiffusionPrior.denoise`, which every call passes.
 """
 
@@ -58,7 +58,7 @@ def record_call(nfe: int) -> None:
 def record_gradients(output: Tensor, nfe: int) -> None:
     """Adds ``nfe`` gradients to every open count whenever a backward pass enters the call that made ``output``.
 
-    The hook is one of the graph's node, not of the tensor, which a gradient with respect to ``output`` would trigger too.
+    The hook is one of the graph's node: one of the tensor would also count gradients with respect to ``output``.
     """
     if _OPEN.get():
         _watch(output, nfe, _OPEN.get())

@@ -8,7 +8,7 @@ over shorter stretches at a budget, since one of the authors' stretches would ta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pyro_vipaint import baselines
 from pyro_vipaint.bench.grid import Cell
@@ -65,7 +65,7 @@ class Suite:
 
     def trial(self, cell: Cell, device: str) -> Trial:
         """What the method of the cell is tried on."""
-        return self.load(cell, self.tasks[cell.task], device)
+        return replace(self.load(cell, self.tasks[cell.task], device), start=cell.start)
 
 
 SUITE = Suite()

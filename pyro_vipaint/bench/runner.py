@@ -17,6 +17,7 @@ import pandas as pd
 from pyro_vipaint._files import write_whole
 from pyro_vipaint._folders import BENCHMARK, TABLE
 from pyro_vipaint._torch import SEEDS
+from pyro_vipaint.bench.cost import gradient_ratio
 from pyro_vipaint.bench.engines import Engine
 from pyro_vipaint.bench.grid import Cell, Plan
 from pyro_vipaint.bench.registry import SUITE, Suite
@@ -80,7 +81,7 @@ def run(
         _check_origin(store, plan, suite, device)
         if retry:
             store.forget_failures(cells)
-        _compute_missing(store, cells, engine, suite, callback or (lambda progress: None))
+        _compute_missing(store, cells, engine, suite, device, callback or (lambda progress: None))
         frame = add_kernel_distance(store.table(), store)
         write_whole(out / TABLE, frame.to_parquet(index=False))
         if finish is not None:
@@ -95,14 +96,17 @@ def _warn_of(strangers: list[str]) -> None:
         warnings.warn(text, stacklevel=3)
 
 
-def _compute_missing(store: Store, cells: list[Cell], engine: Engine, suite: Suite, report: Callback) -> None:
+def _compute_missing(
+    store: Store, cells: list[Cell], engine: Engine, suite: Suite, device: str, report: Callback
+) -> None:
     finished_before = store.finished()
     missing = [cell for cell in cells if cell not in finished_before]
+    ratios = {cell.prior: gradient_ratio(cell.prior, device) for cell in missing} | store.gradient_ratios()
     there = len(cells) - len(missing)
     report(Progress("bench", there, len(cells)))
     with closing(engine(missing, suite)) as finished:  # an interrupted engine ends its workers
         for number, (cell, record) in enumerate(finished, 1):
-            store.write(cell, record)
+            store.write(cell, replace(record, plain=record.plain | {"gradient_ratio": ratios[cell.prior]}))
             report(Progress("bench", there + number, len(cells), note=f"{cell.method}, {cell.task}, {cell.prior}"))
 
 

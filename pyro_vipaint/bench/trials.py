@@ -40,6 +40,7 @@ class Trial:
         noise: standard deviation of the noise in y.
         condition: of the denoiser.
         seed: of the method.
+        start: the number of the first image.
     """
 
     prior: DiffusionPrior
@@ -49,6 +50,7 @@ class Trial:
     noise: float
     condition: dict[str, Any]
     seed: int
+    start: int = 0
 
     @property
     def mask(self) -> Tensor | None:
@@ -62,7 +64,7 @@ class Trial:
             operator = Inpainting(operator.mask.to(device))
         condition = {name: value.to(device) for name, value in self.condition.items()}
         truth, y = self.truth.to(device), self.y.to(device)
-        return Trial(self.prior, truth, y, operator, self.noise, condition, self.seed)
+        return Trial(self.prior, truth, y, operator, self.noise, condition, self.seed, self.start)
 
 
 @lru_cache(maxsize=2)

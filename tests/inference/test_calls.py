@@ -1,4 +1,4 @@
-"""Gradients through the network are counted as they are taken: against hand counts, and a denoiser that counts itself."""
+"""Gradients through the network are counted: against hand counts, and against a denoiser that counts itself."""
 
 from __future__ import annotations
 
