@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
+from benchmarks import seconds
 from pyro_vipaint._torch import DIRECTIONS, child_seed
 from pyro_vipaint.bench import SUITE, Cell, Store
 from pyro_vipaint.bench.scores import LEVEL, image_scores, rank_counts
@@ -100,3 +102,22 @@ def test_a_row_has_the_gradients_and_the_forward_equivalents(record: Record, tmp
     columns = store.table()[["nfe", "gradients", "gradient_ratio", "forward_equivalents"]]
     assert columns.to_numpy().tolist() == 2 * [[4.0, 3.0, 2.5, 8.5]]
     assert record.tensors["ranks"].sum(1).tolist() == [30, 30]
+
+
+def test_seconds_are_taken_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Medians per sample over the rounds after the first, on a clock on which a method takes what it says."""
+    now, order = [0.0], []
+
+    def method(name: str, seconds: list[float]) -> Any:
+        def run(trial: Trial, num_samples: int) -> None:
+            now[0] += seconds[order.count(name)]
+            order.append(name)
+
+        return run
+
+    monkeypatch.setattr(seconds.time, "perf_counter", lambda: now[0])
+    methods = {seconds.REFERENCE: method("DPS", [90.0, 12.0, 24.0, 18.0]), "other": method("other", [99.0, 6, 36, 9])}
+    trial = SUITE.trial(Cell("fashion32", "box", "", None, 0, 2, 3, 0), "cpu")
+    table = seconds.interleaved_seconds(methods, trial, 3, repeats=3)
+    assert order == 4 * ["DPS", "other"]
+    assert table[["seconds", "least", "most", "relative"]].to_numpy().tolist() == [[3, 2, 4, 1], [1.5, 1, 6, 0.5]]
