@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ from torch import Tensor
 import pyro_vipaint as vp
 from benchmarks import seconds
 from pyro_vipaint._torch import DIRECTIONS, child_seed
-from pyro_vipaint.bench import SUITE, Cell, Store
+from pyro_vipaint.bench import SUITE, TASKS, Cell, Plan, Store, Suite, draws, engine, run
+from pyro_vipaint.bench.draws import PriorDraws
 from pyro_vipaint.bench.scores import LEVEL, image_scores, rank_counts
 from pyro_vipaint.bench.summary import means
+from pyro_vipaint.bench.tasks import Task
 from pyro_vipaint.bench.trials import Trial
 from pyro_vipaint.bench.work import Record, compute
 from pyro_vipaint.diagnostics import energy_score, error_over_spread, interval_coverage, lpips_energy_score
 from pyro_vipaint.metrics import lpips_distance
-from pyro_vipaint.models import GaussianPrior
+from pyro_vipaint.models import GaussianPrior, load_prior
 from tests.statistics import STANDARD_ERRORS, critical_value
 
 SIDE = 32
@@ -121,3 +124,54 @@ def test_seconds_are_taken_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     table = seconds.interleaved_seconds(methods, trial, 3, repeats=3)
     assert order == 4 * ["DPS", "other"]
     assert table[["seconds", "least", "most", "relative"]].to_numpy().tolist() == [[3, 2, 4, 1], [1.5, 1, 6, 0.5]]
+
+
+SHORT = replace(TASKS["prior-draws"], draws=PriorDraws(steps=2))
+
+
+def drawn(task: Task, start: int, stop: int, seed: int = 0) -> Trial:
+    return Suite(tasks={"draws": task}).trial(Cell("fashion32", "draws", "", None, start, stop, 1, seed), "cpu")
+
+
+def test_draws_of_the_prior_depend_on_their_numbers_alone(tmp_path: Path) -> None:
+    """Not on the cell, nor on whether they are drawn or read; masks and noise depend on the seed."""
+    whole, part, other = drawn(SHORT, 0, 20), drawn(SHORT, 14, 18), drawn(SHORT, 14, 18, seed=1)
+    assert torch.equal(whole.truth[14:18], part.truth) and torch.equal(whole.y[14:18], part.y)
+    assert torch.equal(other.truth, part.truth) and not torch.equal(other.y, part.y)
+    assert part.condition["class_labels"].tolist() == [4, 5, 6, 7]
+    assert part.mask is not None and part.noise == 0.05
+    hidden, noise = part.mask == 0, (part.y - part.truth)[part.mask == 1]
+    assert not part.y[hidden].any() and abs(float(noise.std()) - 0.05) < STANDARD_ERRORS * 0.05 / noise.numel() ** 0.5
+    kept = SHORT.keeping(tmp_path)
+    draws._DRAWN.clear()
+    assert torch.equal(drawn(kept, 14, 18).truth, part.truth) and not draws._DRAWN
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PriorDraws, "_draw", lambda *arguments: pytest.fail("drawn again"))
+        assert torch.equal(drawn(kept, 0, 20).truth, whole.truth)
+
+
+def test_draws_of_the_prior_are_its_chain() -> None:
+    """By hand, from the seed of the second block."""
+    prior, labels, t = load_prior("fashion32"), torch.arange(16, 32) % 10, 0.5
+    torch.manual_seed(1 ^ 2**29)
+    z = float(prior.schedule(torch.ones((), dtype=torch.double))[1]) * torch.randn(16, 1, SIDE, SIDE)
+    with torch.no_grad():
+        z = prior.transition(z, 1.0, t, class_labels=labels).sample()
+        expected = prior.denoise(z, t, class_labels=labels).clamp(-1, 1)
+    assert torch.allclose(drawn(SHORT, 16, 32).truth, expected, atol=1e-5)
+
+
+def test_a_run_draws_once_and_another_number_of_images_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawings: list[int] = []
+    draw = PriorDraws._draw
+    monkeypatch.setattr(PriorDraws, "_draw", lambda self, prior, number, device: drawings.append(number) or draw(
+        self, prior, number, device))  # fmt: skip
+    suite = Suite(tasks={"draws": SHORT, "box": TASKS["box"]})
+    plan = Plan(("fashion32",), ("draws",), ("DPS", "DDNM"), (1, 2), num_images=2, num_samples=1, chunk=1)
+    run(plan, tmp_path, engine("local", 1, "cpu", None), "cpu", suite=suite)
+    both = replace(plan, tasks=("box", "draws"), num_images=3)
+    frame = run(both, tmp_path, engine("local", 1, "cpu", None), "cpu", suite=suite)
+    assert drawings == [0] and frame["error"].isna().all() and len(frame) == 2 * 3 * 2 * 2
+    with pytest.raises(vp.InputError, match="at most 256"):
+        run(replace(plan, num_images=257), tmp_path / "new", engine("local", 1, "cpu", None), "cpu", suite=suite)
+    assert drawings == [0]
