@@ -20,9 +20,10 @@ from pyro_vipaint.errors import InputError, whole
 
 # The purposes of child seeds, as the bits of a seed that they flip. What judges a fit needs draws of its own: those
 # from the fit's seed would be its training noise again. The noise of a simulated observation must not be what the
-# method draws from the same seed.
+# method draws from the same seed, nor may that of a simulated truth.
 JUDGING = NOISE = 2**31
 DIRECTIONS = 2**30
+TRUTH = 2**29
 SEEDS = (-(2**63), 2**64 - 1)  # the least and the largest that torch takes
 Value = TypeVar("Value")
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 SMALLEST_SIDE = 31  # below this, AlexNet's second pooling has nothing left to pool
 CHUNK = 64  # images through AlexNet at a time
+LAST_CHANNELS = 256  # of AlexNet's last convolution
 LARGEST = 8.0  # images in [-1, 1] with noise of standard deviation 1 stay within it; bytes from 0 to 255 do not
 
 
@@ -81,18 +82,7 @@ def lpips_features(x: Tensor) -> Tensor:
     Raises:
         InputError: as for :func:`lpips_distance`.
     """
-    from lpips import normalize_tensor
-
-    x = _rgb(_images("x", x))
-    network = _lpips_network(x.device)
-
-    def features(images: Tensor) -> Tensor:
-        layers = map(normalize_tensor, network.net(network.scaling_layer(images)))
-        weights = (next(head.parameters()) for head in network.lins)
-        weighted = (phi * (w / phi[0, 0].numel()).sqrt() for phi, w in zip(layers, weights, strict=True))
-        return torch.cat([phi.flatten(1) for phi in weighted], 1)
-
-    return _in_chunks(features, _flat(x)).unflatten(0, x.shape[:-3])
+    return _of_layers(x, _lpips_vectors)
 
 
 def alexnet_features(x: Tensor) -> Tensor:
@@ -107,13 +97,35 @@ def alexnet_features(x: Tensor) -> Tensor:
     Raises:
         InputError: as for :func:`lpips_distance`.
     """
+    return _of_layers(x, _last_layer)
+
+
+def perceptual_features(x: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`lpips_features` and :func:`alexnet_features` of the images from one pass through AlexNet."""
+    both = _of_layers(x, lambda *layers: torch.cat([_lpips_vectors(*layers), _last_layer(*layers)], 1))
+    return both[..., :-LAST_CHANNELS], both[..., -LAST_CHANNELS:]
+
+
+def _of_layers(x: Tensor, function: Callable[[LPIPS, Sequence[Tensor]], Tensor]) -> Tensor:
+    """``function(network, layers)`` of the images, ``(..., D)``, from AlexNet's five layers."""
     x = _rgb(_images("x", x))
     network = _lpips_network(x.device)
+    flat = _in_chunks(lambda images: function(network, network.net(network.scaling_layer(images))), _flat(x))
+    return flat.reshape(*x.shape[:-3], flat.shape[1])
 
-    def last_layer(images: Tensor) -> Tensor:
-        return network.net(network.scaling_layer(images))[-1].mean(dim=(-2, -1))
 
-    return _in_chunks(last_layer, _flat(x)).reshape(*x.shape[:-3], 256)
+def _lpips_vectors(network: LPIPS, layers: Sequence[Tensor]) -> Tensor:
+    from lpips import normalize_tensor
+
+    weights = (next(head.parameters()) for head in network.lins)
+    weighted = (
+        phi * (w / phi[0, 0].numel()).sqrt() for phi, w in zip(map(normalize_tensor, layers), weights, strict=True)
+    )
+    return torch.cat([phi.flatten(1) for phi in weighted], 1)
+
+
+def _last_layer(network: LPIPS, layers: Sequence[Tensor]) -> Tensor:
+    return layers[-1].mean(dim=(-2, -1))
 
 
 def kernel_distance(features_x: Tensor, features_y: Tensor, blocks: int = 10) -> KernelDistance:

@@ -50,6 +50,7 @@ class Result:
         nfe: images passed through the network in them.
         seconds: wall time.
         picture: y in the units of images, zero where hidden; that is y itself, but for counts.
+        gradients: images whose gradient was taken through the network.
     """
 
     samples: Tensor
@@ -61,6 +62,7 @@ class Result:
     nfe: int
     seconds: float
     picture: Tensor | None = None
+    gradients: int = 0
 
     @property
     def mask(self) -> Tensor | None:
@@ -227,4 +229,6 @@ def restore(
         )  # fmt: skip
     seconds = time.perf_counter() - begun
     picture = likelihood.residual(y.new_zeros(len(y), *prior.image_shape), y).cpu()
-    return Result(samples.cpu(), y.cpu(), operator, fitted, numbers, count.calls, count.nfe, seconds, picture)
+    return Result(
+        samples.cpu(), y.cpu(), operator, fitted, numbers, count.calls, count.nfe, seconds, picture, count.gradients
+    )  # fmt: skip

@@ -51,7 +51,7 @@ class SMC:
         log_evidence: log of the unbiased estimate of p(y), ``(N,)``, in nats.
         effective_sample_size: of the weights at T_s, before the last resampling, ``(N,)``.
         resampled: how often the particles of each image were resampled on the way, ``(N,)``.
-        calls, nfe: network calls, and images passed through the network.
+        calls, nfe, gradients: network calls, images passed through the network, and images whose gradient was taken.
     """
 
     z: Tensor
@@ -60,6 +60,7 @@ class SMC:
     resampled: Tensor
     calls: int
     nfe: int
+    gradients: int = 0
 
 
 @torch.no_grad()
@@ -104,7 +105,7 @@ def smc(
         index = systematic_indices(particles.log_weights, whole("num_samples", num_samples))
     z = particles.z[index, torch.arange(index.shape[1], device=index.device)]
     size = effective_sample_size(particles.log_weights)
-    return SMC(z, particles.evidence(), size, particles.resampled, calls.calls, calls.nfe)
+    return SMC(z, particles.evidence(), size, particles.resampled, calls.calls, calls.nfe, calls.gradients)
 
 
 class _Particles(Messenger):

@@ -16,7 +16,7 @@ from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 
 from pyro_vipaint._torch import device_of
-from pyro_vipaint.calls import record_call
+from pyro_vipaint.calls import record_call, record_gradients
 from pyro_vipaint.errors import InputError, number
 from pyro_vipaint.models.priors.classifier_free import is_guided
 from pyro_vipaint.models.priors.codecs import Codec, Identity
@@ -92,8 +92,11 @@ class DiffusionPrior:
         """E[z_0 given z_t], of the shape of ``z_t``: one network call, on twice the images with guidance."""
         check_given(self, condition)
         images = math.prod(z_t.shape[: z_t.ndim - self.event_dim])
-        record_call(2 * images if is_guided(condition) else images)
-        return self.denoiser(z_t, as_time(t), **condition)
+        nfe = 2 * images if is_guided(condition) else images
+        record_call(nfe)
+        x_hat = self.denoiser(z_t, as_time(t), **condition)
+        record_gradients(x_hat, nfe)
+        return x_hat
 
     def transition(self, z_t: Tensor, t: Time, s: Time, **condition: Any) -> Normal:
         """p_theta(z_s given z_t) for s < t, a Normal of the shape of ``z_t``: one network call."""

@@ -28,12 +28,13 @@ Chain = Callable[[Tensor, list[float]], Iterator[Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class BaselineResult:
-    """Images ``(S, N, C, H, W)`` in [-1, 1], and what they cost."""
+    """Images ``(S, N, C, H, W)`` in [-1, 1], and what they cost (:mod:`pyro_vipaint.calls`)."""
 
     samples: Tensor
     calls: int
     nfe: int
     seconds: float
+    gradients: int = 0
 
 
 def run(
@@ -79,4 +80,4 @@ def run(
                 callback(Progress(method, step, total or steps))
         images = finite(f"The chain of {method}", prior.decode(z), "try smaller weights or rates")
         samples = images.clamp(-1, 1)
-    return BaselineResult(samples, count.calls, count.nfe, time.perf_counter() - begun)
+    return BaselineResult(samples, count.calls, count.nfe, time.perf_counter() - begun, count.gradients)

@@ -65,7 +65,7 @@ EVERY = 10
 class ReSampleResult(BaselineResult):
     """Images and their cost; ``decodings`` counts passes of a batch through the decoder, with or without gradient."""
 
-    decodings: int
+    decodings: int = 0
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def resample(
         "resample", chain, counted, likelihood, y, num_samples, steps, seed, callback, condition,
         needs=("noise_std", "observed"),
     )  # fmt: skip
-    return ReSampleResult(result.samples, result.calls, result.nfe, result.seconds, codec.decodings)
+    return ReSampleResult(**vars(result), decodings=codec.decodings)
 
 
 def resample_calls(steps: int = 500) -> int:

@@ -30,13 +30,14 @@ SHORT = 40  # a budget below it is a short one
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Samples ``(S, N, C, H, W)``, what they cost, and the bound by SVI step (its mean over images, in nats)."""
+    """Samples ``(S, N, C, H, W)``, their cost in all, and the bound by SVI step (its mean over images, in nats)."""
 
     samples: Tensor
     calls: int
     nfe: int
     seconds: float
     bounds: list[float] = field(default_factory=list)
+    gradients: int = 0
 
 
 class Method(Protocol):
@@ -83,7 +84,7 @@ class VIPaint:
             settings=settings, label=trial.condition.get("class_labels"),
         )  # fmt: skip
         bounds = result.fit.bounds.mean(-1).tolist()
-        return Outcome(result.samples, result.calls, result.nfe, result.seconds, bounds)
+        return Outcome(result.samples, result.calls, result.nfe, result.seconds, bounds, result.gradients)
 
 
 @dataclass(frozen=True)
@@ -140,4 +141,4 @@ class Baseline:
             result = self.run(
                 trial.prior, likelihood, trial.y, num_samples, seed=trial.seed, **chosen, **trial.condition
             )
-        return Outcome(result.samples.cpu(), result.calls, result.nfe, result.seconds)
+        return Outcome(result.samples.cpu(), result.calls, result.nfe, result.seconds, gradients=result.gradients)

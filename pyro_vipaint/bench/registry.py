@@ -8,7 +8,8 @@ over shorter stretches at a budget, since one of the authors' stretches would ta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from pyro_vipaint import baselines
 from pyro_vipaint.bench.grid import Cell
@@ -54,7 +55,8 @@ class Suite:
     Attributes:
         methods: by name.
         tasks: by name.
-        load: ``(cell, task, device) -> trial``. The true images depend on the cell's prior, folder and numbers alone.
+        load: ``(cell, task, device) -> trial``. The true images depend on the cell's prior, folder and numbers and on
+            how the task draws them, on nothing else.
         scores: what is measured of the samples of a cell. One with several rows per image makes the table as long.
     """
 
@@ -63,9 +65,14 @@ class Suite:
     load: Callable[[Cell, Task, str], Trial] = load_trial
     scores: tuple[Score, ...] = (image_scores,)
 
+    def keeping(self, folder: Path) -> Suite:
+        """The suite, whose tasks keep in ``folder`` what they draw."""
+        tasks = {name: task.keeping(folder) for name, task in self.tasks.items()}
+        return self if tasks == self.tasks else replace(self, tasks=tasks)
+
     def trial(self, cell: Cell, device: str) -> Trial:
         """What the method of the cell is tried on."""
-        return self.load(cell, self.tasks[cell.task], device)
+        return replace(self.load(cell, self.tasks[cell.task], device), start=cell.start)
 
 
 SUITE = Suite()

@@ -17,6 +17,8 @@ import pandas as pd
 from pyro_vipaint._files import write_whole
 from pyro_vipaint._folders import BENCHMARK, TABLE
 from pyro_vipaint._torch import SEEDS
+from pyro_vipaint.bench.cost import gradient_ratio
+from pyro_vipaint.bench.draws import MOST
 from pyro_vipaint.bench.engines import Engine
 from pyro_vipaint.bench.grid import Cell, Plan
 from pyro_vipaint.bench.registry import SUITE, Suite
@@ -75,12 +77,13 @@ def run(
     cells = applicable(plan, device, suite)
     BENCHMARK.claim(out)
     store = Store(out)
+    suite = suite.keeping(store.folder)
     with store.locked():
         _warn_of(store.strangers())
         _check_origin(store, plan, suite, device)
         if retry:
             store.forget_failures(cells)
-        _compute_missing(store, cells, engine, suite, callback or (lambda progress: None))
+        _compute_missing(store, cells, engine, suite, device, callback or (lambda progress: None))
         frame = add_kernel_distance(store.table(), store)
         write_whole(out / TABLE, frame.to_parquet(index=False))
         if finish is not None:
@@ -95,14 +98,20 @@ def _warn_of(strangers: list[str]) -> None:
         warnings.warn(text, stacklevel=3)
 
 
-def _compute_missing(store: Store, cells: list[Cell], engine: Engine, suite: Suite, report: Callback) -> None:
+def _compute_missing(
+    store: Store, cells: list[Cell], engine: Engine, suite: Suite, device: str, report: Callback
+) -> None:
     finished_before = store.finished()
     missing = [cell for cell in cells if cell not in finished_before]
+    for cell in dict.fromkeys(replace(cell, method="", budget=None) for cell in missing):
+        if suite.tasks[cell.task].draws is not None:
+            suite.trial(cell, device)  # the workers read what is drawn here
+    ratios = {cell.prior: gradient_ratio(cell.prior, device) for cell in missing} | store.gradient_ratios()
     there = len(cells) - len(missing)
     report(Progress("bench", there, len(cells)))
     with closing(engine(missing, suite)) as finished:  # an interrupted engine ends its workers
         for number, (cell, record) in enumerate(finished, 1):
-            store.write(cell, record)
+            store.write(cell, replace(record, plain=record.plain | {"gradient_ratio": ratios[cell.prior]}))
             report(Progress("bench", there + number, len(cells), note=f"{cell.method}, {cell.task}, {cell.prior}"))
 
 
@@ -145,8 +154,12 @@ def faults(plan: Plan, suite: Suite, device: str) -> Iterator[str]:
             yield f"LPIPS cannot take the images of {name}: 1 or 3 channels and 31 pixels or more."
         if height != width and any(suite.tasks[task].is_inpainting for task in plan.tasks):
             yield f"The masks of the benchmark are square, the images of {name} are {width}×{height}."
-        last = Cell(name, plan.tasks[0], "", None, plan.num_images - 1, plan.num_images, 1, 0, plan.images)
-        suite.trial(last, device)
+        given = [task for task in plan.tasks if suite.tasks[task].draws is None]
+        if given:
+            last = Cell(name, given[0], "", None, plan.num_images - 1, plan.num_images, 1, 0, plan.images)
+            suite.trial(last, device)
+        if len(given) < len(plan.tasks):
+            whole("images that are drawn from a prior", plan.num_images, most=MOST)
     if not applicable(plan, device, suite):
         yield "None of these methods is made for such a prior and task."
 
@@ -163,12 +176,20 @@ def _check_origin(store: Store, plan: Plan, suite: Suite, device: str) -> None:
         }
         if cell.method in plan.methods:
             made_with[f"settings of {cell.method}"] = ("numbers", suite.methods[cell.method].numbers())
-        if cell.images == plan.images and cell.stop <= plan.num_images:
-            anywhere = replace(cell, task=plan.tasks[0], method="", budget=None, num_samples=1, seed=0)
+        task = _task_of_pictures(suite, plan, cell)
+        if task is not None and cell.images == plan.images and cell.stop <= plan.num_images:
+            anywhere = replace(cell, task=task, method="", budget=None, num_samples=1, seed=0)
             made_with["pictures"] = ("pictures", _pictures_of(suite, anywhere, device))
         for what, (entry, current) in made_with.items():
             if record.get(entry) != current:
                 raise InputError(f"{store.out} has results of other {what}: choose another folder.")
+
+
+def _task_of_pictures(suite: Suite, plan: Plan, cell: Cell) -> str | None:
+    """A task with the true images of the cell's, the same one for many cells; ``None`` where there is none."""
+    draws = suite.tasks[cell.task].draws if cell.task in suite.tasks else None
+    names = (name for name in (*plan.tasks, cell.task) if name in suite.tasks)
+    return next((name for name in names if suite.tasks[name].draws == draws), None)
 
 
 @lru_cache(maxsize=64)

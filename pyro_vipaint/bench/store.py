@@ -94,6 +94,11 @@ class Store:
         """The plain part of all records, in the order of their file names, without :meth:`strangers`."""
         return [record for path in self._paths() if (record := self._record(path)) is not None]
 
+    def gradient_ratios(self) -> dict[str, float]:
+        """What a call with its gradient costs in calls, by prior, where a finished cell says it."""
+        told = [record for record in self.records() if record.get("gradient_ratio")]
+        return {record["cell"]["prior"]: record["gradient_ratio"] for record in told}
+
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("*.json"))
 
@@ -116,6 +121,8 @@ class Store:
     def table(self) -> pd.DataFrame:
         """The rows of every cell, sorted: the cell, its scores and its cost; one row for a failed cell.
 
+        ``forward_equivalents`` are those of :mod:`pyro_vipaint.bench.cost`, per sample.
+
         ``start`` and ``stop`` are the images of the cell, its batch, on which the draws depend.
         """
         import pandas as pd
@@ -124,12 +131,14 @@ class Store:
         for plain in self.records():
             cell = plain["cell"]
             empty = [{"image": cell["start"]}]
-            made_with = {name: plain.get(name) for name in ("weights", "version", "error")}
+            made_with = {name: plain.get(name) for name in ("weights", "version", "gradient_ratio", "error")}
             rows += [{**cell, **row, **made_with} for row in plain.get("rows", empty)]
         frame = pd.DataFrame(rows)
         if frame.empty:
             return frame
         frame["budget"] = frame["budget"].astype("Int64")
+        if "gradients" in frame:
+            frame["forward_equivalents"] = frame["nfe"] + (frame["gradient_ratio"] - 1) * frame["gradients"]
         return frame.sort_values(ORDER, kind="stable", ignore_index=True)
 
     def _path(self, cell: Cell) -> Path:

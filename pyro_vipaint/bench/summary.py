@@ -11,11 +11,14 @@ from torch import Tensor
 
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.store import Store
+from pyro_vipaint.diagnostics.scores import ratio_of_sums
 from pyro_vipaint.metrics import restored_kernel_distance
 
 GROUP = ["prior", "task", "budget", "method", "num_samples", "images"]
-MEASURES = ["lpips", "lpips_best", "psnr", "ssim", "observation_error", "diversity"]
-COSTS = ["kernel_distance", "nfe", "seconds"]
+SCORES = ["lpips", "energy", "lpips_energy", "coverage_pixels", "coverage_projections"]  # those with an error
+MEASURES = ["lpips", "lpips_best", "psnr", "ssim", "observation_error", "diversity", *SCORES[1:]]
+SUMS = ["squared_error", "variance"]
+COSTS = ["kernel_distance", "nfe", "gradients", "forward_equivalents", "seconds"]
 
 
 def add_kernel_distance(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
@@ -52,14 +55,26 @@ def _distance(cells: list[Cell], store: Store) -> float:
 
 
 def means(frame: pd.DataFrame) -> pd.DataFrame:
-    """Means over images and seeds, one row per :data:`GROUP`, with the ``count`` of images and the error of LPIPS."""
+    """Means over images and seeds, one row per :data:`GROUP`, with the ``count`` of images.
+
+    The standard error of a column of :data:`SCORES`, over images, is beside it as ``…_se``. ``error_over_spread`` is
+    the ratio of sums over images, with its error by the jackknife. Columns that ``frame`` lacks are NaN.
+    """
+    columns = [*MEASURES, *SUMS, *COSTS]
     done = frame[frame["error"].isna()]
-    by_image = done.groupby([*GROUP, "image"], sort=False, dropna=False)[[*MEASURES, *COSTS]].mean()
+    done = done.reindex(columns=[*done.columns, *(name for name in columns if name not in done)])
+    by_image = done.groupby([*GROUP, "image"], sort=False, dropna=False)[columns].mean()
     groups = by_image.groupby(GROUP, sort=False, dropna=False)
-    table = groups.mean()
-    table.insert(1, "lpips_se", groups["lpips"].std() / groups["lpips"].size() ** 0.5)
-    table.insert(0, "count", groups.size())
+    errors = groups[SCORES].sem().add_suffix("_se")
+    ratios = groups[SUMS].apply(_error_over_spread)
+    table = pd.concat([groups.size().rename("count"), groups.mean(), errors, ratios], axis=1)
     return table.reset_index()
+
+
+def _error_over_spread(images: pd.DataFrame) -> pd.Series:
+    numerators, denominators = (torch.tensor(images[name].to_numpy(float)) for name in SUMS)
+    ratio = ratio_of_sums(numerators, denominators)
+    return pd.Series({"error_over_spread": ratio.estimate, "error_over_spread_se": ratio.standard_error})
 
 
 def paired(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
+from pyro_vipaint.bench.draws import PriorDraws
 from pyro_vipaint.checks import NOISE
 from pyro_vipaint.models.measurements.blur import GaussianBlur, MotionBlur
 from pyro_vipaint.models.measurements.masks import MASKS
@@ -23,11 +25,17 @@ class Task:
         operator: ``(size, seeds) -> A`` for square images, one per seed.
         noise: standard deviation of the noise in y; images in [-1, 1].
         is_inpainting: whether A is a mask.
+        draws: where the true images are draws of the prior: how they are drawn.
     """
 
     operator: Callable[[int, Sequence[int]], Operator]
     noise: float
     is_inpainting: bool
+    draws: PriorDraws | None = None
+
+    def keeping(self, folder: Path) -> Task:
+        """The task, which keeps in ``folder`` what it draws."""
+        return self if self.draws is None else replace(self, draws=replace(self.draws, folder=folder))
 
 
 def _mask(name: str, size: int, seeds: Sequence[int]) -> Operator:
@@ -51,4 +59,6 @@ TASKS: dict[str, Task] = {
     "super-resolution": Task(_super_resolution, NOISE, False),
     "gaussian-blur": Task(_gaussian_blur, NOISE, False),
     "motion-blur": Task(_motion_blur, NOISE, False),
+    "rotated-window-noisy": Task(partial(_mask, "rotated-window"), NOISE, True),
+    "prior-draws": Task(partial(_mask, "rotated-window"), NOISE, True, PriorDraws()),
 }

@@ -40,6 +40,7 @@ class Trial:
         noise: standard deviation of the noise in y.
         condition: of the denoiser.
         seed: of the method.
+        start: the number of the first image.
     """
 
     prior: DiffusionPrior
@@ -49,6 +50,7 @@ class Trial:
     noise: float
     condition: dict[str, Any]
     seed: int
+    start: int = 0
 
     @property
     def mask(self) -> Tensor | None:
@@ -62,7 +64,7 @@ class Trial:
             operator = Inpainting(operator.mask.to(device))
         condition = {name: value.to(device) for name, value in self.condition.items()}
         truth, y = self.truth.to(device), self.y.to(device)
-        return Trial(self.prior, truth, y, operator, self.noise, condition, self.seed)
+        return Trial(self.prior, truth, y, operator, self.noise, condition, self.seed, self.start)
 
 
 @lru_cache(maxsize=2)
@@ -93,20 +95,24 @@ def load_trial(cell: Cell, task: Task, device: str) -> Trial:
         InputError: there are fewer images.
     """
     prior, here = warm_prior(cell.prior, device), slice(cell.start, cell.stop)
-    images, labels = load_images(cell.prior, prior, cell.images, cell.stop)
-    truth = images[here]
+    if task.draws is None:
+        images, labels = load_images(cell.prior, prior, cell.images, cell.stop)
+        truth, labels = images[here], None if labels is None else labels[here]
+    else:
+        truth, labels = task.draws(prior, weights_of(cell.prior, device), cell.start, cell.stop, device)
     seeds = [cell.seed * SEEDS_APART + number for number in range(cell.start, cell.stop)]
     operator = task.operator(truth.shape[-1], seeds)
     y = _observe(operator, truth, task.noise, seeds)
-    condition = {} if labels is None else {"class_labels": labels[here]}
+    condition = {} if labels is None else {"class_labels": labels}
     return Trial(prior, truth, y, operator, task.noise, condition, cell.seed).to(device)
 
 
 def _observe(operator: Operator, truth: Tensor, noise: float, seeds: Sequence[int]) -> Tensor:
-    """y = A(x) + v, the noise of each image from its own seed."""
+    """y = A(x) + v, zero where a mask hides it; the noise of each image from its own seed."""
     clean = operator.A(truth)
     generators = [torch.Generator().manual_seed(child_seed(seed, NOISE)) for seed in seeds]
-    return clean + noise * torch.stack([torch.randn(clean.shape[1:], generator=each) for each in generators])
+    v = torch.stack([torch.randn(clean.shape[1:], generator=each) for each in generators])
+    return clean + noise * (operator.A(v) if isinstance(operator, Inpainting) else v)
 
 
 def load_images(name: str, prior: DiffusionPrior, folder: str | None, num: int) -> tuple[Tensor, Tensor | None]:

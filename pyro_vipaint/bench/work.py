@@ -15,10 +15,9 @@ from torch import Tensor
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.methods import Outcome
 from pyro_vipaint.bench.registry import Suite
-from pyro_vipaint.bench.scores import SCORES_VERSION
+from pyro_vipaint.bench.scores import SCORES_VERSION, perceptual, rank_counts
 from pyro_vipaint.bench.trials import Trial, fingerprint, weights_of
 from pyro_vipaint.errors import NonFiniteError
-from pyro_vipaint.metrics import alexnet_features
 
 SHOWN_IMAGES, SHOWN_SAMPLES = 4, 2  # kept for the figures
 
@@ -67,19 +66,20 @@ def _compute(cell: Cell, suite: Suite, device: str) -> Record:
 def _rows(cell: Cell, suite: Suite, trial: Trial, outcome: Outcome) -> list[dict[str, Any]]:
     """The scores of the cell beside each other, and what each image cost."""
     images = len(trial.truth)
-    nfe, seconds = outcome.nfe / (cell.num_samples * images), outcome.seconds / images
-    cost = {"calls": outcome.calls, "nfe": nfe, "seconds": seconds}
+    nfe, gradients = (number / (cell.num_samples * images) for number in (outcome.nfe, outcome.gradients))
+    cost = {"calls": outcome.calls, "nfe": nfe, "gradients": gradients, "seconds": outcome.seconds / images}
     tables = [score(outcome.samples, trial) for score in suite.scores]
     scores = reduce(lambda left, right: left.merge(right, on="image"), tables)
     return [{**row, "image": cell.start + row["image"], **cost} for row in scores.to_dict("records")]
 
 
 def _tensors(outcome: Outcome, trial: Trial) -> dict[str, Tensor]:
-    """Features for kernel distances, samples beside each other by image, and a few pictures."""
-    few = slice(SHOWN_IMAGES)
+    """Features for kernel distances, samples beside each other by image, ranks by image, and a few pictures."""
+    few, seen = slice(SHOWN_IMAGES), perceptual(outcome.samples, trial)
     return {
-        "features": alexnet_features(outcome.samples.transpose(0, 1)).flatten(0, 1),
-        "true_features": alexnet_features(trial.truth).cpu(),
+        "features": seen.features.transpose(0, 1).flatten(0, 1),
+        "true_features": seen.true_features,
+        "ranks": rank_counts(outcome.samples, trial),
         "samples": outcome.samples[:SHOWN_SAMPLES, few].half(),
         "truth": trial.truth[few].cpu().half(),
         "observation": trial.y[few].cpu().half(),

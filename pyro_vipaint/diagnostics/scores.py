@@ -74,14 +74,22 @@ def lpips_energy_score(samples: Tensor, truth: Tensor) -> Tensor:
 
 def error_over_spread(samples: Tensor, truth: Tensor, where: Tensor | None = None) -> Ratio:
     """Squared error of the mean over the spread of the draws, 1 if calibrated; arguments of :func:`energy_score`."""
+    return ratio_of_sums(*error_and_spread(samples, truth, where))
+
+
+def error_and_spread(samples: Tensor, truth: Tensor, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Numerator and denominator of :func:`error_over_spread` by image, ``(N,)`` each, in squared units."""
     draws, truth = _counted(samples, truth, where)
-    count = len(draws)
     errors = (draws.mean(0) - truth).square().sum(1).double()
-    spreads = (1 + 1 / count) * draws.var(0).sum(1).double()
-    images = len(truth)
-    leave_one_out = (errors.sum() - errors) / (spreads.sum() - spreads)
-    variance = (images - 1) * leave_one_out.var(correction=0)
-    return Ratio(float(errors.sum() / spreads.sum()), float(variance.sqrt()) if images > 1 else float("nan"))
+    return errors, (1 + 1 / len(draws)) * draws.var(0).sum(1).double()
+
+
+def ratio_of_sums(numerators: Tensor, denominators: Tensor) -> Ratio:
+    """The ratio of the sums of two numbers per image, ``(N,)`` each."""
+    images = len(numerators)
+    leave_one_out = (numerators.sum() - numerators) / (denominators.sum() - denominators)
+    error = ((images - 1) * leave_one_out.var(correction=0)).sqrt()
+    return Ratio(float(numerators.sum() / denominators.sum()), float(error) if images > 1 else float("nan"))
 
 
 def interval_coverage(
@@ -108,14 +116,25 @@ def interval_coverage(
     """
     import pandas as pd
 
+    along = smooth_projections(samples, truth, where, num_projections=num_projections, width=width, seed=seed)
+    tables = {"pixels": coverage(samples, truth, (level,), where), "projections": coverage(*along, (level,))}
+    return pd.concat(tables, names=["of"]).reset_index("of").reset_index(drop=True)
+
+
+def smooth_projections(
+    samples: Tensor,
+    truth: Tensor,
+    where: Tensor | None = None,
+    *,
+    num_projections: int = 30,
+    width: float = 2.0,
+    seed: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draws ``(S, N, P)`` and truth ``(N, P)`` along the projections of :func:`interval_coverage`; its arguments."""
     number("width", width, positive=True)
     directions = _smooth(truth, whole("num_projections", num_projections), width, where, seed)
     along = [torch.einsum("pn...,sn...->snp", directions, images) for images in (samples, truth.unsqueeze(0))]
-    tables = {
-        "pixels": coverage(samples, truth, (level,), where),
-        "projections": coverage(along[0], along[1][0], (level,)),
-    }
-    return pd.concat(tables, names=["of"]).reset_index("of").reset_index(drop=True)
+    return along[0], along[1][0]
 
 
 def _smooth(truth: Tensor, count: int, width: float, where: Tensor | None, seed: int | None) -> Tensor:

@@ -80,7 +80,7 @@ def spied(method: Method) -> tuple[Baseline, dict[str, Any]]:
         prior: Any, likelihood: Any, y: Tensor, num_samples: int, steps: int = 1000, *, zeta: float = 0.5, seed: Any
     ) -> Any:
         seen.update(sigma=likelihood.sigma, steps=steps, zeta=zeta, seed=seed)
-        return SimpleNamespace(samples=torch.zeros(1), calls=0, nfe=0, seconds=0.0)
+        return SimpleNamespace(samples=torch.zeros(1), calls=0, nfe=0, seconds=0.0, gradients=0)
 
     assert isinstance(method, Baseline)
     return replace(method, run=run), seen
