@@ -28,7 +28,7 @@ Bias: two steps of Adam at a fixed rate do not reach the optimum, and the fitted
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -75,17 +75,11 @@ def mgdm(
         u_s = _draw(*_bridge(u_t, x_hat, t.noise, s.noise))
         mean, std = _bridge(u_s, x_hat, s.noise, tau.noise)
         scale = (1 + tau.noise**2) ** 0.5  # u / scale is variance preserving
-        mu = (mean / scale).requires_grad_()
-        log_std = torch.full_like(mu, std / scale).log_().requires_grad_()
-        optimizer = torch.optim.Adam([mu, log_std], lr=lr)
-        for _ in range(gradient_steps):
-            with gradients():
-                drawn = scale * (mu + log_std.exp() * torch.randn_like(mu))
-                misfit = loss(tau.denoise(prior, drawn, condition))
-                apart = ((scale * mu - mean).square() + (scale * log_std.exp()).square()).sum() / (2 * std**2)
-                mu.grad, log_std.grad = torch.autograd.grad(misfit + apart - log_std.sum(), [mu, log_std])
-            optimizer.step()
-        u_tau = (scale * (mu + log_std.exp() * torch.randn_like(mu))).detach()
+
+        def misfit(v: Tensor) -> Tensor:
+            return loss(tau.denoise(prior, scale * v, condition))
+
+        u_tau = scale * variational_draw(mean / scale, std / scale, misfit, gradient_steps, lr)
         return _draw(*_bridge(u_t, u_tau, t.noise, s.noise, tau.noise)), tau.denoise(prior, u_tau, condition)
 
     def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
@@ -111,6 +105,22 @@ def mgdm(
 def mgdm_calls(steps: int = 300, gradient_steps: int = 2) -> int:
     """Network calls of :func:`mgdm`, with the gradients of ``gradient_steps`` at each step."""
     return 1 + max(0, steps - 2) * (gradient_steps + 1)
+
+
+def variational_draw(
+    mean: Tensor, std: float, misfit: Callable[[Tensor], Tensor], gradient_steps: int, lr: float
+) -> Tensor:
+    """A draw of the Gaussian that Adam fits to N(mean, std^2) exp(-misfit), with a draw of its own per element."""
+    mu = mean.clone().requires_grad_()
+    log_std = torch.full_like(mean, std).log_().requires_grad_()
+    optimizer = torch.optim.Adam([mu, log_std], lr=lr)
+    for _ in range(gradient_steps):
+        with gradients():
+            value = misfit(mu + log_std.exp() * torch.randn_like(mu))
+            apart = ((mu - mean).square() + (2 * log_std).exp()).sum() / (2 * std**2) - log_std.sum()
+            mu.grad, log_std.grad = torch.autograd.grad(value + apart, [mu, log_std])
+        optimizer.step()
+    return (mu + log_std.exp() * torch.randn_like(mu)).detach()
 
 
 def _bridge(u: Tensor, clean: Tensor, high: float, middle: float, low: float = 0.0) -> tuple[Tensor, float]:
