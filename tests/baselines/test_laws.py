@@ -36,7 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "PSLD": {"omega": 0.1},
     "ReSample": {"steps": 40, "pixel_iterations": 300, "latent_iterations": 100},  # 40 steps have both kinds of descent
 }
-LONG = ("CoPaint-TT", *OTHER_SETTINGS)
+LONG = ("CoPaint-TT", "DAPS", "DDSMC", "MGDM", *OTHER_SETTINGS)
 OSCILLATING = ("DPS", "PSLD", "ReSample")  # rounding makes their samples differ
 
 every_baseline = pytest.mark.parametrize("name", BASELINES)
