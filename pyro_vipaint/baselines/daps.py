@@ -17,7 +17,7 @@ Deviations: x is drawn exactly where the authors run a hundred steps of Langevin
 pixels; the image is the mean of the last x given y, since a draw would add noise of the last level.
 
 Bias: r = l is far wider than x given u once the noise is wider than the data. Hidden pixels then get the noise of the
-last level and that of the next. ``spread`` = 1 limits r to the width of the data.
+last level and that of the next, which a short chain of Langevin dynamics does not give them. ``spread`` limits r.
 """
 
 from __future__ import annotations

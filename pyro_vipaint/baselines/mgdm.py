@@ -23,7 +23,9 @@ first 70 % of the steps and that time afterwards, those of their code of MGDM.
 Deviations: x_hat is one prediction where MGDM's code runs a chain of several steps from tau; the number of gradient
 steps is the same at each step, where their settings have ten or twenty at a few of them.
 
-Bias: two steps of Adam at a fixed rate do not reach the optimum, and the fitted Gaussian has independent pixels.
+Bias: two steps of Adam at a fixed rate do not reach the optimum, and the fitted Gaussian has independent pixels. x_hat
+is a mean and no draw of x, and the bridge to z_tau ends at it: y is counted again at each step, and observed pixels
+lose their spread.
 """
 
 from __future__ import annotations
