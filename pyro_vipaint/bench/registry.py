@@ -16,12 +16,12 @@ from pyro_vipaint.bench.methods import Baseline, Method, VIPaint
 from pyro_vipaint.bench.scores import Score, image_scores
 from pyro_vipaint.bench.tasks import TASKS, Task
 from pyro_vipaint.bench.trials import Trial, load_trial
-from pyro_vipaint.bench.warm_start import warm_start, warm_start_calls
+from pyro_vipaint.bench.warm_start import Control, warm_start, warm_start_calls
 
 METHODS: dict[str, Method] = {
     "VIPaint-2": VIPaint(2),
     "VIPaint-4": VIPaint(4),
-    "Warm start": Baseline(warm_start, warm_start_calls, latents=True),
+    "Warm start": Control(warm_start, warm_start_calls, latents=True),
     "Blended": Baseline(baselines.blended, baselines.blended_calls, latents=True, only_inpainting=True),
     "RePaint": Baseline(
         baselines.repaint,
