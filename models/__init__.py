@@ -35,6 +35,7 @@ from pyro_vipaint.models.measurements.super_resolution import SuperResolution
 from pyro_vipaint.models.pretrained.load import embedded_priors, from_diffusers, load_prior
 from pyro_vipaint.models.priors.classifier_free import GuidedNetwork
 from pyro_vipaint.models.priors.codecs import AutoencoderCodec, Codec, Identity
+from pyro_vipaint.models.priors.covariance import DataCovariance
 from pyro_vipaint.models.priors.denoisers import (
     Denoiser,
     EDMDenoiser,
@@ -67,6 +68,7 @@ __all__ = [
     "Level",
     # priors
     "DiffusionPrior",
+    "DataCovariance",
     "DiffusionMarginal",
     "embedded_priors",
     "from_diffusers",

@@ -13,10 +13,13 @@ and methods differ in c. With A the operator, :math:`r = y - A \hat x`, the nois
     \text{MMPS} \quad & c = C_t A^\top (A C_t A^\top + \sigma_y^2)^{-1} r \\
     \text{TMPD} \quad & c = C_t A^\top \mathrm{diag}(A C_t A^\top 1 + \sigma_y^2)^{-1} r \\
     \text{DDNM} \quad & c = \lambda A^+ r, \qquad \lambda = \min(1, \sigma_s / (\alpha_s \sigma_y)) \\
-    \text{DiffPIR} \quad & c = (A^\top A + \rho)^{-1} A^\top r, \quad \rho = \lambda (\sigma_y \alpha_t / \sigma_t)^2.
+    \text{DiffPIR} \quad & c = (A^\top A + \rho)^{-1} A^\top r, \quad \rho = \lambda (\sigma_y \alpha_t / \sigma_t)^2 \\
+    \text{Wiener} \quad & c = \bar C_t A^\top (A \bar C_t A^\top + \sigma_y^2)^{-1} r, \quad
+        \bar C_t = (\Sigma^{-1} + \alpha_t^2 / \sigma_t^2)^{-1}.
 
 The first four take gradients of the network, :math:`C_t v = (\sigma_t^2 / \alpha_t) J^\top v`, which the prediction's
-one call has made possible; the last two take none.
+one call has made possible; the last three take none. Wiener's :math:`\Sigma` is the covariance of the images
+(:mod:`pyro_vipaint.models.priors.covariance`). :class:`ByLevel` is one correction at high noise and another below it.
 """
 
 from __future__ import annotations
@@ -30,16 +33,18 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vipaint.errors import number, whole
+from pyro_vipaint.errors import InputError, instance, number, whole
 from pyro_vipaint.guides.twisted import Prediction
 from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.measurements.linalg import CGLS_STEPS
 from pyro_vipaint.models.measurements.operators import adjoint, apply, observation_mask, placed, pseudo_inverse
+from pyro_vipaint.models.priors.covariance import DataCovariance
 from pyro_vipaint.models.priors.kernels import bridge_coefficients, expand_event
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time
 
 LEAST_NOISE = 0.001  # of sigma_y in DiffPIR
+WIENER_STEPS = 60  # of conjugate gradients, whose matrix has a condition of about the data's variance over the noise's
 
 
 class Move(NamedTuple):
@@ -61,6 +66,10 @@ class Correction(ABC):
     @abstractmethod
     def __call__(self, at: Prediction) -> Tensor:
         """c, of the shape of x_hat."""
+
+    def at_level(self, noise_level: float) -> Correction:
+        """The correction at a noise level sigma_t / alpha_t: itself, but for :class:`ByLevel`."""
+        return self
 
     def std(self, at: Prediction) -> float:
         """The standard deviation of the noise of a step, at most sigma_s; that of the prior's transition."""
@@ -215,6 +224,92 @@ class DiffPIR(Correction):
         """c; no gradient."""
         scale = at.alpha_t / at.sigma_t * self.lam**0.5 * noise_of(at).clamp(min=LEAST_NOISE)
         return proximal(at.likelihood.operator, at.residual(), scale, self.steps, at.leading)
+
+
+@dataclass(frozen=True, eq=False)
+class Wiener(Correction):
+    r"""The linear estimate of x - x_hat from y, for images of a known covariance: the gain of Wiener and of Kalman.
+
+    It takes no gradient, and it sees correlations that the Jacobian of a network does not show at high noise, where
+    :math:`\sigma_t^2` multiplies the errors of J. Where images are Gaussian it is exact; far below the noise level at
+    which their modes part it is not.
+
+    ``covariance`` is the prior's own if not given. For other operators than masks the linear system is solved by
+    ``steps`` of conjugate gradients.
+    """
+
+    takes_gradients: ClassVar[bool] = False
+    covariance: DataCovariance | None = None
+    steps: int = WIENER_STEPS
+
+    def __post_init__(self) -> None:
+        whole("steps", self.steps)
+
+    def __call__(self, at: Prediction) -> Tensor:
+        """c; no gradient."""
+        covariance = self.covariance or at.prior.covariance
+        if covariance is None:
+            raise InputError("Wiener needs a covariance: Wiener(DataCovariance.of(images)), or one of the prior.")
+        given, operator, noise = covariance.given(at.sigma_t / at.alpha_t), at.likelihood.operator, noise_of(at)
+        if is_mask(operator):
+            seen = adjoint(operator, torch.ones_like(at.y) / noise**2)
+            return given.posterior_mean(seen, adjoint(operator, at.residual() / noise**2))
+        return given.root(proximal(_Coloured(operator, given), at.residual(), noise, self.steps, at.leading))
+
+
+@dataclass(frozen=True, eq=False)
+class _Coloured:
+    """A C^(1/2), so that white images have the observations of images of covariance C."""
+
+    operator: Any
+    covariance: DataCovariance
+
+    def A(self, x: Tensor) -> Tensor:
+        return apply(self.operator, self.covariance.root(x))
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self.covariance.root(adjoint(self.operator, y))
+
+
+@dataclass(frozen=True, eq=False)
+class ByLevel(Correction):
+    """``high`` above a noise ``level``, sigma_t / alpha_t in units of the clean latents, and ``low`` at it and below.
+
+    Where gradients are dear, ``ByLevel(Wiener(), PiGDM(), level)`` takes them only below ``level``.
+    """
+
+    high: Correction
+    low: Correction
+    level: float
+
+    def __post_init__(self) -> None:
+        for name in ("high", "low"):
+            instance(name, getattr(self, name), isinstance(getattr(self, name), Correction), "a Correction: PiGDM()")
+        number("level", self.level)
+
+    @property
+    def takes_gradients(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether either takes them."""
+        return self.high.takes_gradients or self.low.takes_gradients
+
+    def at_level(self, noise_level: float) -> Correction:
+        """``high`` or ``low``."""
+        return (self.high if noise_level > self.level else self.low).at_level(noise_level)
+
+    def __call__(self, at: Prediction) -> Tensor:
+        """That of the level."""
+        return self._here(at)(at)
+
+    def std(self, at: Prediction) -> float:
+        """That of the level."""
+        return self._here(at).std(at)
+
+    def move(self, at: Prediction, c: Tensor) -> Move:
+        """That of the level."""
+        return self._here(at).move(at, c)
+
+    def _here(self, at: Prediction) -> Correction:
+        return self.at_level(at.sigma_t / at.alpha_t)
 
 
 def noise_of(at: Prediction) -> Tensor:

@@ -17,6 +17,7 @@ from pyro_vipaint.corrections import Correction, predict
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.priors.kernels import expand_event
 from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.models.priors.schedules import noise_level
 from pyro_vipaint.progress import Callback
 
 
@@ -56,7 +57,8 @@ def corrected_chain(
 ) -> Iterator[Tensor]:
     r"""The corrected predictions x_hat + c along ``times``, one network call each; z_s ~ N(mean + shift, std^2).
 
-    With ``limit`` the shift of a sample is at most that many lengths of the step's noise, sqrt(D) std.
+    With ``limit`` the shift of a sample is at most that many lengths of the step's noise, sqrt(D) std, where the
+    correction takes gradients, which are at times many times longer than usual.
 
     The first order takes the prediction x = x_hat + c for the whole step; the second extrapolates it to the middle of
     the step from the step before (the multistep solver of Lu et al. 2023, SDE-DPM-Solver++(2M)),
@@ -65,18 +67,19 @@ def corrected_chain(
     """
     before: tuple[Tensor, float] | None = None
     for t, s in pairwise(times):
-        with gradients() if correction.takes_gradients else nullcontext():
+        here = correction.at_level(float(noise_level(prior.schedule, t)))
+        with gradients() if here.takes_gradients else nullcontext():
             at = predict(prior, likelihood, y, z, t, s, condition)
-            c = correction(at).detach()
+            c = here(at).detach()
         yield at.x_hat.detach() + c
         if s > 0:
-            mean, shift, std = correction.move(at, c)
-            if limit is not None:
+            mean, shift, std = here.move(at, c)
+            if limit is not None and here.takes_gradients:
                 share = _share(shift, limit * std * math.prod(prior.event_shape) ** 0.5, at.leading)
                 c, shift = share * c, share * shift
             x, h = at.x_hat.detach() + c, math.log(at.alpha_s * at.sigma_t / (at.sigma_s * at.alpha_t))
             if order == 2 and before is not None:
-                shift = shift + correction.move(at, h / (2 * before[1]) * (x - before[0])).shift
+                shift = shift + here.move(at, h / (2 * before[1]) * (x - before[0])).shift
             before = x, h
             z = (mean + shift).detach() + std * torch.randn_like(shift)
 
