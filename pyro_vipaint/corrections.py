@@ -247,7 +247,7 @@ class Wiener(Correction):
 
     def __call__(self, at: Prediction) -> Tensor:
         """c; no gradient."""
-        covariance = self.covariance or at.prior.covariance
+        covariance = self.covariance or at.prior.data_covariance
         if covariance is None:
             raise InputError("Wiener needs a covariance: Wiener(DataCovariance.of(images)), or one of the prior.")
         given, operator, noise = covariance.given(at.sigma_t / at.alpha_t), at.likelihood.operator, noise_of(at)

@@ -81,7 +81,7 @@ def load_prior(
     for entry in details:
         choice(f"entry of {path},", entry, ENTRIES)
     prior = _built(str(folder), read_components(folder, target, dtype), details, Path(source).name, checkpointing)
-    return replace(prior, covariance=read_covariance(folder / COVARIANCE, prior.event_shape, target))
+    return replace(prior, data_covariance=read_covariance(folder / COVARIANCE, prior.event_shape, target))
 
 
 def read_covariance(path: Path, event_shape: Sequence[int], device: torch.device) -> DataCovariance | None:

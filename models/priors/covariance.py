@@ -104,4 +104,4 @@ def check_covariance(covariance: object, event_shape: torch.Size | tuple[int, ..
     """Refuses what is no covariance of such events."""
     if covariance is not None:
         fits = isinstance(covariance, DataCovariance) and covariance.vectors.shape[1:] == torch.Size(event_shape)
-        instance("covariance", covariance, fits, f"a DataCovariance of events {tuple(event_shape)}")
+        instance("data_covariance", covariance, fits, f"a DataCovariance of events {tuple(event_shape)}")

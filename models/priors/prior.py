@@ -45,10 +45,10 @@ class DiffusionPrior:
         guided_by: names of the conditions that ``guidance_scale`` can weigh against a null condition.
         conditions: names of all conditions that the denoiser takes, besides ``guidance_scale``; others are refused.
             ``None``: the denoiser judges for itself.
-        covariance: that of the clean latents, where it is known (:mod:`pyro_vipaint.models.priors.covariance`).
+        data_covariance: covariance of the clean latents, where it is known (:mod:`pyro_vipaint.models.priors.covariance`).
 
     Raises:
-        InputError: ``sigma_data`` is not positive and finite, or ``covariance`` is for other events.
+        InputError: ``sigma_data`` is not positive and finite, or ``data_covariance`` is for other events.
     """
 
     schedule: Schedule
@@ -61,11 +61,11 @@ class DiffusionPrior:
     encode_text: Callable[[list[str]], Mapping[str, Tensor]] | None = None
     guided_by: tuple[str, ...] = ()
     conditions: tuple[str, ...] | None = None
-    covariance: DataCovariance | None = None
+    data_covariance: DataCovariance | None = None
 
     def __post_init__(self) -> None:
         number("sigma_data", self.sigma_data, positive=True)
-        check_covariance(self.covariance, self.event_shape)
+        check_covariance(self.data_covariance, self.event_shape)
 
     @property
     def event_dim(self) -> int:
