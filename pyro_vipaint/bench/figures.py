@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from torch.nn.functional import interpolate
 
 from pyro_vipaint.bench.grid import Cell
@@ -71,7 +72,10 @@ def quality_figure(rows: pd.DataFrame, cost: str = "nfe") -> Figure:
         axis.set_xscale("log")
         if cost == "nfe":
             axis.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
-            axis.minorticks_off()
+        else:
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.xaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
     for axis, task in zip(axes[0], tasks, strict=True):
         axis.set_title(task, fontsize=9)
     for axis in axes[-1]:
