@@ -174,8 +174,9 @@ def test_a_run_draws_once_and_another_number_of_images_goes_on(tmp_path: Path, m
     both = replace(plan, tasks=("box", "draws"), num_images=3)
     frame = run(both, tmp_path, engine("local", 1, "cpu", None), "cpu", suite=suite)
     assert drawings == [0] and frame["error"].isna().all() and len(frame) == 2 * 3 * 2 * 2
-    with pytest.raises(vp.InputError, match="at most 256"):
-        run(replace(plan, num_images=257), tmp_path / "new", engine("local", 1, "cpu", None), "cpu", suite=suite)
+    for change, message in (({"num_images": 257}, "at most 256"), ({"images": str(tmp_path)}, "takes no pictures")):
+        with pytest.raises(vp.InputError, match=message):
+            run(replace(plan, **change), tmp_path / "new", engine("local", 1, "cpu", None), "cpu", suite=suite)
     assert drawings == [0]
 
 
