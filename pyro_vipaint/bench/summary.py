@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -52,6 +53,19 @@ def _distance(cells: list[Cell], store: Store) -> float:
         return float("nan")
     samples, truth = (torch.stack(values) for values in zip(*images.values(), strict=True))
     return restored_kernel_distance(samples, truth)
+
+
+def rank_shares(cells: Sequence[Cell], store: Store) -> Tensor:
+    """The share of each rank of the truth along the projections of an image, ``(images, S + 1)``.
+
+    An image in several cells of a seed counts with the last one.
+    """
+    images: dict[tuple[int, int], Tensor] = {}
+    for cell in sorted(cells, key=lambda cell: (cell.start, cell.stop)):
+        counts = store.tensors(cell)["ranks"].double()
+        numbers = [(cell.seed, number) for number in range(cell.start, cell.stop)]
+        images |= dict(zip(numbers, counts / counts.sum(1, keepdim=True), strict=True))
+    return torch.stack(list(images.values()))
 
 
 def means(frame: pd.DataFrame) -> pd.DataFrame:
