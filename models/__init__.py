@@ -46,6 +46,7 @@ from pyro_vipaint.models.priors.denoisers import (
     integer_timestep,
 )
 from pyro_vipaint.models.priors.marginal import DiffusionMarginal
+from pyro_vipaint.models.priors.matched import MatchedPrior, denoising_errors
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import (
     EDM,
@@ -68,6 +69,8 @@ __all__ = [
     # priors
     "DiffusionPrior",
     "DiffusionMarginal",
+    "MatchedPrior",
+    "denoising_errors",
     "embedded_priors",
     "from_diffusers",
     "load_prior",

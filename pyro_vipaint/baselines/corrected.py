@@ -65,7 +65,7 @@ def corrected_chain(
         if s > 0:
             mean, shift, std = correction.move(at, c)
             if limit is not None:
-                shift = _shortened(shift, limit * std * math.prod(prior.event_shape) ** 0.5, at.leading)
+                shift = _shortened(shift, limit * _length(std, shift, at.leading), at.leading)
             z = (mean + shift).detach() + std * torch.randn_like(shift)
 
 
@@ -75,7 +75,14 @@ def check_pixels(prior: DiffusionPrior, correction: Correction) -> None:
         raise InputError(f"{type(correction).__name__} needs a pixel prior, since A must be linear; use psld or dps.")
 
 
-def _shortened(shift: Tensor, longest: float, leading: int) -> Tensor:
+def _length(std: float | Tensor, like: Tensor, leading: int) -> float | Tensor:
+    """The root of the expected squared length of noise."""
+    if isinstance(std, Tensor):
+        return std.expand(like.shape).flatten(leading).norm(dim=-1)
+    return std * math.prod(like.shape[leading:]) ** 0.5
+
+
+def _shortened(shift: Tensor, longest: float | Tensor, leading: int) -> Tensor:
     """``shift``, that of each sample no longer than ``longest``."""
     length = shift.flatten(leading).norm(dim=-1).clamp(min=longest)
     return shift * expand_event(longest / length, shift)
