@@ -18,7 +18,7 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from benchmarks.gmm_model import ERROR_DRAWS, LEVELS, DiagonalProblem, diagonal_problem
-from benchmarks.gmm_problem import GMMProblem
+from benchmarks.gmm_problem import GMMProblem, spherical_mixture
 from benchmarks.gmm_smc import guided_smc, twisted_smc
 from pyro_vipaint.baselines import BaselineResult, ddnm, diffpir, dps, mmps, pi_gdm
 from pyro_vipaint.baselines.corrected import run_corrected
@@ -33,7 +33,7 @@ from pyro_vipaint.guides import (
     MixtureGuide,
     PriorGuide,
 )
-from pyro_vipaint.models import DiffusionPrior, GaussianMixturePrior
+from pyro_vipaint.models import DiffusionPrior
 from pyro_vipaint.models.measurements.operators import Matrix
 from pyro_vipaint.models.priors.schedules import LinearVP
 
@@ -110,7 +110,7 @@ def in_pixels(baseline: Callable[..., BaselineResult], steps: int, name: str) ->
     """A baseline on the linear variance-preserving schedule, in the coordinates that it is made for."""
 
     def run(problem: GMMProblem) -> Iterator[Drawn]:
-        prior = GaussianMixturePrior.diagonal(problem.weights, problem.means / DPS_SCALE, 1 / DPS_SCALE, LinearVP())
+        prior = spherical_mixture(problem.weights, problem.means / DPS_SCALE, 1 / DPS_SCALE, LinearVP())
         likelihood = vp.Gaussian(Matrix(problem.A), problem.sigma_y / DPS_SCALE)
         result = baseline(prior, likelihood, problem.y / DPS_SCALE, SAMPLES, steps)
         yield Drawn(name, result.samples[:, 0] * DPS_SCALE, result.nfe / SAMPLES, result.seconds)

@@ -29,7 +29,7 @@ from pyro.distributions import Normal
 from torch import Tensor
 
 import pyro_vipaint as vp
-from benchmarks.gmm_problem import GMMProblem
+from benchmarks.gmm_problem import GMMProblem, spherical_mixture
 from pyro_vipaint.models import DiffusionModel, GaussianMixturePrior
 from pyro_vipaint.models.measurements.operators import Matrix
 from pyro_vipaint.models.priors.kernels import Time, bridge_coefficients
@@ -129,7 +129,7 @@ def diagonal_problem(problem: GMMProblem, levels: int = LEVELS) -> DiagonalProbl
     """The ``levels``-level model of ``problem``, noise levels in geometric progression from T_e to T_s."""
     left, singular, right = torch.linalg.svd(problem.A.double(), full_matrices=True)
     rotation, singular = right.T.to(problem.means), singular.to(problem.means)
-    prior = GaussianMixturePrior.diagonal(problem.weights, problem.means @ rotation, 1.0, SCHEDULE)
+    prior = spherical_mixture(problem.weights, problem.means @ rotation, 1.0, SCHEDULE)
     largest = largest_std(problem)
     times = vp.keypoints(prior, noise_levels=geometric(START * largest, STOP * largest, levels))
     with vp.count_calls() as count:
