@@ -158,7 +158,7 @@ def fitted_mixture(diagonal: DiagonalProblem) -> MixtureGuide:
     t = diagonal.model.keypoints[-1]
     z = twisted_smc(diagonal, START_PARTICLES)[torch.randperm(START_PARTICLES)[:COMPONENTS]]
     with torch.no_grad():
-        start, _ = diagonal.condition(diagonal.prior.denoise(z, t), diagonal.prior.errors[t])
+        start, _ = diagonal.condition(diagonal.prior.denoise(z, t), diagonal.prior.variance(t))
     guide = MixtureGuide(diagonal.model, start[None], num_components=COMPONENTS, gamma_logit=GAMMA_LOGIT)
     for weight_rate, final in ((0.0, 0.3), (WEIGHT_RATE, 0.1)):
         rates = {**RATES, "weight": weight_rate}

@@ -24,7 +24,7 @@ from pyro_vipaint.errors import InputError, broadcast, instance, number, numbers
 from pyro_vipaint.models.priors.kernels import Time, bridge_coefficients
 from pyro_vipaint.models.priors.marginal import DEFAULT_STEPS
 from pyro_vipaint.models.priors.prior import DiffusionPrior
-from pyro_vipaint.models.priors.schedules import as_time
+from pyro_vipaint.models.priors.schedules import Schedule, as_time
 
 Errors = Mapping[float, Tensor | float] | Callable[[float], Tensor | float]
 
@@ -73,15 +73,19 @@ class MatchedPrior(DiffusionPrior):
 
     def transition(self, z_t: Tensor, t: Time, s: Time, **condition: Any) -> Normal:
         """p(z_s given z_t) for s < t, a Normal of the shape of ``z_t``: one network call. Times are numbers."""
-        a, b, v = (float(value) for value in bridge_coefficients(self.schedule, t, s))
-        c = self.variance(float(t))
-        c = moved(on_device(c, z_t.device) if c.ndim else c, z_t.device, z_t.dtype)
-        mean = a * z_t + b * self.denoise(z_t, t, **condition)
-        return Normal(mean, (v + b**2 * c).sqrt().expand(mean.shape), validate_args=False)
+        return matched_bridge(self.schedule, z_t, self.denoise(z_t, t, **condition), self.variance(float(t)), t, s)
 
     def marginal(self, t: float, steps: int = DEFAULT_STEPS, **condition: Any) -> TorchDistribution:
         """p(z_t) of the wrapped prior."""
         return self.prior.marginal(t, steps, **condition)
+
+
+def matched_bridge(schedule: Schedule, z_t: Tensor, x: Tensor, c: Tensor, t: Time, s: Time) -> Normal:
+    """N(a z_t + b x, v + b^2 c), z_s given z_t where x has the variance ``c``: no network call."""
+    a, b, v = (float(value) for value in bridge_coefficients(schedule, t, s))
+    c = moved(on_device(c, z_t.device) if c.ndim else c, z_t.device, z_t.dtype)
+    mean = a * z_t + b * x
+    return Normal(mean, (v + b**2 * c).sqrt().expand(mean.shape), validate_args=False)
 
 
 def _checked(c: Any, event_shape: torch.Size | tuple[int, ...]) -> Tensor:
