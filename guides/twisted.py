@@ -8,6 +8,9 @@ r"""A Markov sampler as a guide: the prior's own chain with its predictions corr
 with c a correction of :mod:`pyro_vipaint.corrections`: DPS, Pi-GDM, MMPS and others draw z_s from exactly such
 Gaussians, most of them with the a, b and v of the prior's own transition, Eq. 3. w and tau are one number per level and
 start at 1, the method as its authors have it. They belong to no image: fitted on some observations, they serve others.
+On a :class:`pyro_vipaint.models.MatchedPrior` the variance is :math:`\tau_s^2 (v + b^2\, Var(x \mid z_t, y))`, with the
+diagonal of :math:`c_t - c_t A^\top (A c_t A^\top + \sigma_y^2)^{-1} A c_t`. With MMPS the means are exact where x given
+z_t is Gaussian, and the whole guide is where its elements are independent as well.
 
 The guide makes no network call of its own. The prediction is read off the prior's mean at the site,
 :math:`\hat x = (\hat z_s - a z_t) / b`, and its gradient runs through the call that the model has made.
@@ -45,8 +48,9 @@ class Prediction:
         z: z_t, ``(…, N, *event)``, with a gradient.
         x_hat: of the shape of ``z``, a function of it.
         alpha_t, sigma_t, alpha_s, sigma_s: of the schedule.
-        step_std: standard deviation of the prior's transition.
+        step_std: standard deviation of the bridge from t to s.
         differentiable: whether the correction itself is to be differentiated, for the fit of a guide.
+        variance: c_t of x given z_t, which broadcasts to an event, on a prior of matched variance; None on another.
     """
 
     prior: DiffusionPrior
@@ -60,6 +64,7 @@ class Prediction:
     sigma_s: float
     step_std: float
     differentiable: bool = False
+    variance: Tensor | None = None
 
     @property
     def a(self) -> float:
@@ -173,7 +178,7 @@ class TwistedGuide(LatentGuide):
         model: Any = self.model
         at = Prediction(
             model.prior, model.likelihood, self._y, self._z, mean,
-            above.alpha, above.sigma, level.alpha, level.sigma, level.step_std, self._fitting,
+            above.alpha, above.sigma, level.alpha, level.sigma, level.step_std, self._fitting, above.variance,
         )  # fmt: skip
         return replace(at, x_hat=(mean - at.a * self._z) / at.b)
 

@@ -47,6 +47,7 @@ from pyro_vipaint.models.priors.denoisers import (
     integer_timestep,
 )
 from pyro_vipaint.models.priors.marginal import DiffusionMarginal
+from pyro_vipaint.models.priors.matched import MatchedPrior, denoising_errors
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import (
     EDM,
@@ -70,6 +71,8 @@ __all__ = [
     "DiffusionPrior",
     "DataCovariance",
     "DiffusionMarginal",
+    "MatchedPrior",
+    "denoising_errors",
     "embedded_priors",
     "from_diffusers",
     "load_prior",

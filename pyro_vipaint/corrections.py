@@ -12,14 +12,18 @@ and methods differ in c. With A the operator, :math:`r = y - A \hat x`, the nois
     \text{Pi-GDM} \quad & c = C_t A^\top (r_t^2 A A^\top + \sigma_y^2)^{-1} r \\
     \text{MMPS} \quad & c = C_t A^\top (A C_t A^\top + \sigma_y^2)^{-1} r \\
     \text{TMPD} \quad & c = C_t A^\top \mathrm{diag}(A C_t A^\top 1 + \sigma_y^2)^{-1} r \\
+    \text{optimal covariance} \quad & c = c_t A^\top (A c_t A^\top + \sigma_y^2)^{-1} r \\
     \text{DDNM} \quad & c = \lambda A^+ r, \qquad \lambda = \min(1, \sigma_s / (\alpha_s \sigma_y)) \\
     \text{DiffPIR} \quad & c = (A^\top A + \rho)^{-1} A^\top r, \quad \rho = \lambda (\sigma_y \alpha_t / \sigma_t)^2 \\
     \text{Wiener} \quad & c = \bar C_t A^\top (A \bar C_t A^\top + \sigma_y^2)^{-1} r, \quad
         \bar C_t = (\Sigma^{-1} + \alpha_t^2 / \sigma_t^2)^{-1}.
 
 The first four take gradients of the network, :math:`C_t v = (\sigma_t^2 / \alpha_t) J^\top v`, which the prediction's
-one call has made possible; the last three take none. Wiener's :math:`\Sigma` is the covariance of the images
-(:mod:`pyro_vipaint.models.priors.covariance`). :class:`ByLevel` is one correction at high noise and another below it.
+one call has made possible; the others take none. c_t is the diagonal of C_t, and Wiener's :math:`\Sigma` the
+covariance of the images (:mod:`pyro_vipaint.models.priors.covariance`). :class:`ByLevel` is one correction at high noise
+and another below it.
+
+On a :class:`pyro_vipaint.models.MatchedPrior` the noise of a step has the variance of x given z_t and y in it.
 """
 
 from __future__ import annotations
@@ -37,9 +41,11 @@ from pyro_vipaint.errors import InputError, instance, number, whole
 from pyro_vipaint.guides.twisted import Prediction
 from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.measurements.linalg import CGLS_STEPS
-from pyro_vipaint.models.measurements.operators import adjoint, apply, observation_mask, placed, pseudo_inverse
+from pyro_vipaint.models.measurements.operators import Broadcasting, adjoint, apply, placed, pseudo_inverse
+from pyro_vipaint.models.measurements.predictive import is_mask, mean_shift, noise_like, remaining_variance
 from pyro_vipaint.models.priors.covariance import DataCovariance
 from pyro_vipaint.models.priors.kernels import bridge_coefficients, expand_event
+from pyro_vipaint.models.priors.matched import matched_variance
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time
 
@@ -48,11 +54,14 @@ WIENER_STEPS = 60  # of conjugate gradients, whose matrix has a condition of abo
 
 
 class Move(NamedTuple):
-    """z_s ~ N(mean + shift, std^2): the mean without the observation, what the observation adds, the noise."""
+    """z_s ~ N(mean + shift, std^2): the mean without the observation, what the observation adds, the noise.
+
+    ``std`` is a number, or on a :class:`pyro_vipaint.models.MatchedPrior` a tensor that broadcasts to z_s.
+    """
 
     mean: Tensor
     shift: Tensor
-    std: float
+    std: float | Tensor
 
 
 class Correction(ABC):
@@ -80,7 +89,7 @@ class Correction(ABC):
         std = self.std(at)
         a = max(at.sigma_s**2 - std**2, 0.0) ** 0.5 / at.sigma_t
         b = at.alpha_s - at.alpha_t * a
-        return Move(a * at.z + b * at.x_hat, b * c, std)
+        return Move(a * at.z + b * at.x_hat, b * c, propagated(at, std, b))
 
 
 @dataclass(frozen=True)
@@ -164,6 +173,46 @@ class MMPS(Correction):
 
         weights = gmres(covariance_of_y, residual, self.iterations, at.leading)
         return torch.stack([expand_event(w, image) * image for w, image in zip(weights, images, strict=True)]).sum(0)
+
+
+@dataclass(frozen=True)
+class OptimalCovariance(Correction):
+    """Peng et al. 2024, type II: x given z_t is N(x_hat, c_t), c_t the denoising error, without the network's Jacobian.
+
+    c_t is that of a :class:`pyro_vipaint.models.MatchedPrior`; on another prior r_t^2 of Pi-GDM takes its place. The
+    conditioning is exact for masks and a :class:`pyro_vipaint.models.Matrix`; other operators take ``steps`` of
+    conjugate gradients.
+    """
+
+    takes_gradients: ClassVar[bool] = False
+    steps: int = CGLS_STEPS
+
+    def __post_init__(self) -> None:
+        whole("steps", self.steps)
+
+    def __call__(self, at: Prediction) -> Tensor:
+        """c; no gradient."""
+        r = pixel_variance(at.prior.sigma_data, at.alpha_t, at.sigma_t)
+        c = at.x_hat.new_full((), r) if at.variance is None else placed(at.variance, at.x_hat)
+        shift = mean_shift(at.likelihood, c, at.residual(), at.x_hat)
+        if shift is not None:
+            return shift
+        root, noise = c.sqrt(), noise_of(at)
+        return root * proximal(_Scaled(at.likelihood.operator, root), at.residual(), noise, self.steps, at.leading)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scaled(Broadcasting):
+    """A(root x)."""
+
+    operator: Any
+    root: Tensor
+
+    def A(self, x: Tensor) -> Tensor:
+        return apply(self.operator, self.root * x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self.root * adjoint(self.operator, y)
 
 
 @dataclass(frozen=True)
@@ -314,18 +363,20 @@ class ByLevel(Correction):
 
 def noise_of(at: Prediction) -> Tensor:
     """The standard deviation of the noise of y, a tensor that broadcasts to it."""
-    noise = at.likelihood.noise_std
-    return placed(noise, at.x_hat) if isinstance(noise, Tensor) else at.x_hat.new_full((), noise)
+    return noise_like(at.likelihood, at.x_hat)
+
+
+def propagated(at: Prediction, std: float, b: float) -> Tensor | float:
+    """The noise of a step where x given z_t has the variance c_t: that of y's law for x, brought to z_s, is added."""
+    if at.variance is None:
+        return std
+    left = remaining_variance(at.likelihood, placed(at.variance, at.x_hat), at.x_hat)
+    return (std**2 + b**2 * left).sqrt()
 
 
 def pixel_variance(sigma_data: float, alpha: float, sigma: float) -> float:
     """r_t^2, the variance of x given z_t for independent pixels of standard deviation ``sigma_data``."""
     return (sigma_data * sigma) ** 2 / ((alpha * sigma_data) ** 2 + sigma**2)
-
-
-def is_mask(operator: Any) -> bool:
-    """Whether A A^T is the identity on what is observed because A hides elements of the image and does nothing else."""
-    return hasattr(operator, "mask") and observation_mask(operator) is not None
 
 
 def predict(
@@ -336,7 +387,8 @@ def predict(
     (alpha_t, sigma_t), (alpha_s, sigma_s) = (map(float, prior.schedule(as_time(time))) for time in (t, s))
     step_std = float(bridge_coefficients(prior.schedule, t, s)[2].sqrt())
     x_hat = prior.denoise(z, t, **condition)
-    return Prediction(prior, likelihood, y, z, x_hat, alpha_t, sigma_t, alpha_s, sigma_s, step_std)
+    variance = matched_variance(prior, t)
+    return Prediction(prior, likelihood, y, z, x_hat, alpha_t, sigma_t, alpha_s, sigma_s, step_std, variance=variance)
 
 
 def proximal(operator: Any, r: Tensor, scale: Tensor | float, steps: int, leading: int) -> Tensor:

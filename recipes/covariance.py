@@ -34,7 +34,10 @@ def faces(folder: Path) -> Images:
     return layers.compose(index), class_labels("faces32", index)
 
 
-SOURCES: dict[str, Callable[[Path], Images]] = {"fashion32": lambda folder: load_split(folder, train=True), "faces32": faces}
+SOURCES: dict[str, Callable[[Path], Images]] = {
+    "fashion32": lambda folder: load_split(folder, train=True),
+    "faces32": faces,
+}
 
 
 def write(covariance: DataCovariance, path: Path) -> None:

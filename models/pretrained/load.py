@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 
 # The files of diffusers and transformers, without second copies of the weights in one file or in half precision.
 COVARIANCE = "covariance.safetensors"
-WANTED = [COVARIANCE, "*.json", "*merges.txt", "*diffusion_pytorch_model*.safetensors", "text_encoder*/model*.safetensors"]
+WANTED = [
+    COVARIANCE,
+    "*.json",
+    "*merges.txt",
+    "*diffusion_pytorch_model*.safetensors",
+    "text_encoder*/model*.safetensors",
+]
 UNWANTED = ["*.fp16*", "*non_ema*"]
 ENTRIES = ("sigma_data", "classes", "null_label", "kind", "event_shape")  # of prior.json; the last two are notes
 

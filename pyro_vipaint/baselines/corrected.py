@@ -75,7 +75,7 @@ def corrected_chain(
         if s > 0:
             mean, shift, std = here.move(at, c)
             if limit is not None and here.takes_gradients:
-                share = _share(shift, limit * std * math.prod(prior.event_shape) ** 0.5, at.leading)
+                share = _share(shift, limit * _length(std, shift, at.leading), at.leading)
                 c, shift = share * c, share * shift
             x, h = at.x_hat.detach() + c, math.log(at.alpha_s * at.sigma_t / (at.sigma_s * at.alpha_t))
             if order == 2 and before is not None:
@@ -90,7 +90,14 @@ def check_pixels(prior: DiffusionPrior, correction: Correction) -> None:
         raise InputError(f"{type(correction).__name__} needs a pixel prior, since A must be linear; use psld or dps.")
 
 
-def _share(shift: Tensor, longest: float, leading: int) -> Tensor:
+def _length(std: float | Tensor, like: Tensor, leading: int) -> float | Tensor:
+    """The root of the expected squared length of noise."""
+    if isinstance(std, Tensor):
+        return std.expand(like.shape).flatten(leading).norm(dim=-1)
+    return std * math.prod(like.shape[leading:]) ** 0.5
+
+
+def _share(shift: Tensor, longest: float | Tensor, leading: int) -> Tensor:
     """The share of its ``shift`` that each sample keeps so that it is no longer than ``longest``."""
     length = shift.flatten(leading).norm(dim=-1).clamp(min=longest)
     return expand_event(longest / length, shift)
