@@ -204,16 +204,19 @@ def time_of(schedule: Schedule, level: float, iterations: int = 100) -> float:
     Raises:
         InputError: the schedule does not reach that level.
     """
-    low, high = 0.0, 1.0
-    first, last = noise_level(schedule, low).item(), noise_level(schedule, high).item()
+    first, last = noise_level(schedule, 0.0).item(), noise_level(schedule, 1.0).item()
     if not first <= level <= last:
         raise InputError(f"Noise level {level:g} is outside the schedule's range {first:g} to {last:g}.")
+    return times_of(schedule, torch.tensor(level, dtype=torch.float64), iterations).item()
+
+
+def times_of(schedule: Schedule, levels: Tensor, iterations: int = 100) -> Tensor:
+    """:func:`time_of` of each of the ``levels``, float64, all at once; 0 or 1 outside the schedule's range."""
+    low, high = torch.zeros_like(levels), torch.ones_like(levels)
     for _ in range(iterations):
         middle = (low + high) / 2
-        if noise_level(schedule, middle).item() < level:
-            low = middle
-        else:
-            high = middle
+        below = noise_level(schedule, middle) < levels
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return (low + high) / 2
 
 

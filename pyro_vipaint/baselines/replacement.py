@@ -59,14 +59,19 @@ def observed_pixels(likelihood: Any, y: Tensor, image_shape: torch.Size) -> Tens
     Raises:
         InputError: the operator does anything else than hide pixels, or the noise is a map.
     """
-    operator = likelihood.operator
     check_one_noise("This method", likelihood)
+    return masked_pixels(likelihood, y, image_shape)
+
+
+def masked_pixels(likelihood: Any, y: Tensor, image_shape: torch.Size) -> Tensor:
+    """:func:`observed_pixels` for a method that can follow a map of the noise."""
+    operator = likelihood.operator
     if observation_mask(operator) is not None and y.shape[1:] == image_shape:
         observed = likelihood.observed(y)
         probe = torch.rand(y.shape, generator=torch.Generator().manual_seed(0)).to(y)
         if torch.allclose(apply(operator, probe), probe * observed, atol=1e-5):
             return observed
-    raise InputError(f"This method pastes observed pixels: it needs an inpainting mask, not {type(operator).__name__}.")
+    raise InputError(f"This method needs an inpainting mask, not {type(operator).__name__}.")
 
 
 def known_part(prior: DiffusionPrior, likelihood: Any, y: Tensor, observed: Tensor, z_hat: Tensor) -> Known:

@@ -17,10 +17,12 @@ from pyro_vipaint.bench.methods import Baseline, Method, VIPaint
 from pyro_vipaint.bench.scores import Score, image_scores
 from pyro_vipaint.bench.tasks import TASKS, Task
 from pyro_vipaint.bench.trials import Trial, load_trial
+from pyro_vipaint.bench.warm_start import warm_start, warm_start_calls
 
 METHODS: dict[str, Method] = {
     "VIPaint-2": VIPaint(2),
     "VIPaint-4": VIPaint(4),
+    "Warm start": Baseline(warm_start, warm_start_calls, latents=True),
     "Blended": Baseline(baselines.blended, baselines.blended_calls, latents=True, only_inpainting=True),
     "RePaint": Baseline(
         baselines.repaint,
@@ -40,6 +42,10 @@ METHODS: dict[str, Method] = {
     "MMPS": Baseline(baselines.mmps, baselines.mmps_calls),
     "DDNM": Baseline(baselines.ddnm, baselines.ddnm_calls),
     "DiffPIR": Baseline(baselines.diffpir, baselines.diffpir_calls),
+    "DAPS": Baseline(baselines.daps, baselines.daps_calls),
+    "DDSMC": Baseline(baselines.ddsmc, baselines.ddsmc_calls, only_inpainting=True),
+    "DING": Baseline(baselines.ding, baselines.ding_calls, only_inpainting=True),
+    "MGDM": Baseline(baselines.mgdm, baselines.mgdm_calls),
     "CoPaint": Baseline(baselines.copaint, baselines.copaint_calls),
     "CoPaint-TT": Baseline(baselines.copaint_tt, baselines.copaint_tt_calls, options={"tau": 5}),
     "RED-Diff": Baseline(baselines.red_diff, baselines.red_diff_calls, latents=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,8 +68,9 @@ def test_a_budgeted_vipaint_spends_two_fifths_on_its_fit(levels: int) -> None:
 @pytest.mark.parametrize("budget", [25, 250])
 def test_steps_of_baselines_fill_the_budget(name: str, budget: int) -> None:
     method = BASELINES[name]
-    steps = method.at(budget, latent=not method.pixels)["steps"]
-    options = {"jump_length": 5, "resamples": 4} if name == "RePaint" else {"tau": 5} if name == "CoPaint-TT" else {}
+    chosen = method.at(budget, latent=not method.pixels)
+    steps = chosen.pop("steps")
+    options = {key: value for key, value in chosen.items() if key in signature(method.calls).parameters}
     assert method.calls(steps, **options) <= budget < method.calls(steps + 1, **options)
 
 

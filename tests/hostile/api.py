@@ -727,12 +727,19 @@ INFERENCE = [
 # baselines, compare
 
 LATENT_ONLY = ("psld", "resample")
-NAMES = ("blended", "copaint", "copaint_tt", "dps", "pi_gdm", "psld", "red_diff", "repaint", "resample")
+NAMES = (
+    "blended", "copaint", "copaint_tt", "daps", "ddsmc", "ding", "dps", "mgdm", "pi_gdm", "psld", "red_diff", "repaint",
+    "resample",
+)  # fmt: skip
 NUMBERS: dict[str, tuple[str, ...]] = {
     "blended": ("eta",),
     "copaint": ("lr", "growth", "regularisation"),
     "copaint_tt": ("lr",),
+    "daps": ("spread",),
+    "ddsmc": ("eta", "share"),
+    "ding": ("shift",),
     "dps": ("zeta",),
+    "mgdm": ("lr",),
     "pi_gdm": ("eta",),
     "psld": ("omega", "gamma"),
     "red_diff": ("lr", "weight"),
@@ -793,6 +800,13 @@ METHODS = [
     *refused({
         "psld: a pixel prior": (lambda: method("psld", prior=PLAIN), "latent"),
         "pi_gdm: a latent prior": (lambda: method("pi_gdm", prior=LATENT), "pixel"),
+        "daps: a latent prior": (lambda: method("daps", prior=LATENT), "pixel"),
+        "ddsmc: a latent prior": (lambda: method("ddsmc", prior=LATENT), "pixel"),
+        "ddsmc: a blur": (lambda: method("ddsmc", likelihood=vp.Gaussian(vp.GaussianBlur(1.0))), "mask"),
+        "ddsmc: fewer particles than samples": (lambda: method("ddsmc", num_particles=1), "num_particles"),
+        "ding: a latent prior": (lambda: method("ding", prior=LATENT), "pixel"),
+        "ding: delayed a number": (lambda: method("ding", delayed=1), "delayed"),
+        "mgdm: gradient steps 0": (lambda: method("mgdm", gradient_steps=0), "gradient"),
         "repaint: a blur": (lambda: method("repaint", likelihood=vp.Gaussian(vp.GaussianBlur(1.0))), "mask"),
         "repaint: jumps 0": (lambda: method("repaint", jump_length=0), "jump"),
         "repaint: resamples 1.5": (lambda: method("repaint", resamples=1.5), "resamples"),

@@ -108,8 +108,11 @@ def test_what_is_no_number_in_range_is_refused_where_it_enters(name: str) -> Non
             refuses(partial(ENTRANCES[name], bad))
 
 
-METHODS = ["blended", "copaint", "copaint_tt", "dps", "pi_gdm", "psld", "red_diff", "repaint", "resample"]
-UNCHECKED = {"prior", "likelihood", "y", "callback", "condition"}
+METHODS = [
+    "blended", "copaint", "copaint_tt", "daps", "ddsmc", "ding", "dps", "mgdm", "pi_gdm", "psld", "red_diff", "repaint",
+    "resample",
+]  # fmt: skip
+UNCHECKED = {"prior", "likelihood", "y", "callback", "condition", "delayed"}
 
 
 @pytest.mark.parametrize("name", METHODS)
