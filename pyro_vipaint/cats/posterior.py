@@ -74,6 +74,30 @@ class PartsPosterior:
         return torch.stack(torch.unravel_index(flat.T, self.log_probs.shape[1:]), -1)
 
 
+def given_class(posterior: PartsPosterior, labels: Tensor, per_class: int) -> PartsPosterior:
+    """The posterior given y and the class of the picture: parts of the last slot of another class have probability 0.
+
+    Args:
+        posterior: of N observations, the parts uniform and independent.
+        labels: the number of the last slot's part // ``per_class``, ``(N,)``; see
+            :func:`pyro_vipaint.cats.parts.class_labels`.
+        per_class: parts of the last slot that make one class; it divides their number.
+
+    Its ``log_evidence`` is log p(y given the class).
+
+    Raises:
+        InputError: a label is not an integer in range, or there are not N of them.
+    """
+    log_probs, parts = posterior.log_probs, posterior.log_probs.shape[-1]
+    numbers("labels", labels, (len(log_probs),), low=0, high=parts // per_class - 1, integers=True)
+    per_image = (-1, *(1,) * (log_probs.ndim - 1))
+    other = torch.arange(parts, device=log_probs.device) // per_class != labels[:, None].to(log_probs.device)
+    log_probs = log_probs.masked_fill(other.view(len(labels), *per_image[2:], parts), -torch.inf)
+    share = log_probs.flatten(1).logsumexp(1)  # log p(class given y)
+    log_evidence = posterior.log_evidence + share + math.log(parts / per_class)
+    return PartsPosterior(log_probs.sub_(share.reshape(per_image)), log_evidence, posterior.classes)
+
+
 @torch.no_grad()
 def parts_posterior(layers: Layers, y: Tensor, mask: Tensor, sigma: float) -> PartsPosterior:
     """The exact posterior of the parts for each of N observations.

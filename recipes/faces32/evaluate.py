@@ -34,7 +34,7 @@ from torch import Tensor
 
 from pyro_vipaint.cats.classifier import PartsClassifier, load_classifier, part_probabilities
 from pyro_vipaint.cats.parts import Layers, draw_parts, is_held_out, load_layers
-from pyro_vipaint.cats.posterior import parts_posterior
+from pyro_vipaint.cats.posterior import given_class, parts_posterior
 from pyro_vipaint.cats.scores import expected_total_variation
 from pyro_vipaint.metrics import alexnet_features, psnr
 from pyro_vipaint.models import DiffusionPrior, load_prior
@@ -77,11 +77,7 @@ def posterior_moments(layers: Layers, y: Tensor, sigma: float, labels: Tensor) -
     moments = []
     for observed, label in zip(y.split(POSTERIORS), labels.split(POSTERIORS), strict=True):
         posterior = parts_posterior(layers, observed, torch.ones_like(observed[:, :1]), sigma)
-        by_style = posterior.log_probs.unflatten(-1, (NUM_CLASSES, len(HAIR_COLOURS)))
-        wrong = torch.arange(NUM_CLASSES) != label[:, None]
-        by_style.masked_fill_(wrong.view(len(label), *(1,) * (by_style.ndim - 3), NUM_CLASSES, 1), -torch.inf)
-        best = posterior.log_probs.flatten(1).max(1).values
-        posterior.log_probs.sub_(best.view(-1, *(1,) * (posterior.log_probs.ndim - 1)))
+        posterior = given_class(posterior, label, len(HAIR_COLOURS))
         faces = layers.compose(posterior.sample(DRAWS).flatten(0, 1)).unflatten(0, (DRAWS, len(label)))
         moments.append((faces.mean(0), faces.var(0)))
     mean, variance = (torch.cat(each) for each in zip(*moments, strict=True))

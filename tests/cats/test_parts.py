@@ -12,6 +12,7 @@ from torch.distributions import Normal
 
 from pyro_vipaint.cats import posterior as parts
 from pyro_vipaint.cats.parts import Layers, draw_parts, shipped_layers
+from pyro_vipaint.cats.posterior import given_class
 from pyro_vipaint.cats.scores import part_scores
 from pyro_vipaint.diagnostics import (
     expected_total_variation,
@@ -98,6 +99,27 @@ def test_samples_follow_the_posterior() -> None:
     probs = posterior.log_probs.flatten(1).exp()
     found = torch.stack([column.bincount(minlength=36) for column in cells.T]) / num
     assert_within(found, probs, (probs * (1 - probs) / num).sqrt(), slack=1 / num)
+
+
+def test_given_the_class_it_is_that_of_the_class_alone() -> None:
+    """As by layers whose last slot has the parts of the class only; and the law of total probability."""
+    _, y, mask = observations(LAYERS, 0.5)
+    posterior, labels = parts_posterior(LAYERS, y, mask, 0.5), torch.tensor([0, 1, 1, 0])
+    given = given_class(posterior, labels, 2)
+    for n, label in enumerate(labels.tolist()):
+        of_class = {**LAYERS.parts, "slot2": LAYERS.parts["slot2"][2 * label : 2 * label + 2]}
+        alone = parts_posterior(Layers(of_class), y[[n]], mask[[n]], 0.5)
+        here = given.log_probs[n, ..., 2 * label : 2 * label + 2]
+        torch.testing.assert_close(here, alone.log_probs[0])
+        torch.testing.assert_close(given.log_evidence[n], alone.log_evidence[0])
+        assert given.log_probs[n].exp().sum().item() == pytest.approx(1)
+    other = given_class(posterior, 1 - labels, 2)
+    torch.testing.assert_close(
+        torch.logaddexp(given.log_evidence, other.log_evidence) - math.log(2), posterior.log_evidence
+    )
+    for wrong in (torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1])):
+        with pytest.raises(InputError, match="labels"):
+            given_class(posterior, wrong, 2)
 
 
 def test_inputs_that_do_not_fit_are_refused() -> None:

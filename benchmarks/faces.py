@@ -1,0 +1,132 @@
+"""Samplers on held-out faces in colour, judged by the exact posterior over their parts.
+
+    python -m benchmarks.faces                           # 16 faces × 4 masks × 9 samples; resumes
+    python -m benchmarks.faces --images 32               # with sixteen further faces
+    python -m benchmarks.faces --only "exact draws" Twisted
+    python -m benchmarks.faces --report --tasks box      # the tables of the shipped rows, for some of the masks
+
+A plan of :mod:`pyro_vipaint.bench`. Faces are held-out combinations of parts, observed with noise of standard deviation
+.05, their hair style given. The exact posterior of the parts knows noise and style. The classifier of parts judges the
+samples, drawing a class from its probabilities; *exact draws* are faces of parts drawn from the exact posterior.
+
+*VIPaint* runs with its defaults, *warm start* is VIPaint's start and refinement without a fit. The baselines have as
+many forward equivalents, a gradient counted as .85 calls: :data:`STEPS` steps with one gradient each, or
+:data:`FORWARD` calls. DPS has the best of three zetas on other faces. DAPS and DDSMC have all of their own steps and
+particles where nothing else is said. *Twisted guide* is a :class:`pyro_vipaint.guides.TwistedGuide` that is not fitted:
+the chain of :data:`LEVELS`, MMPS' correction with :data:`ITERATIONS` iterations of GMRES, and a refinement that follows
+y in the same way.
+
+Nine samples resolve an interval of .8. Rows are per face and slot. *Excess* is the total variation minus its
+expectation under as many exact draws, mean over slots; agreement is that of shown slots, coverage that of open ones
+over what exact draws cover (:mod:`pyro_vipaint.cats.scores`). The energy scores, error over spread and the coverage of
+smooth projections of the hole are those of :mod:`pyro_vipaint.diagnostics`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+import torch
+
+from benchmarks.parts import BLOCK, EXACT, TASKS, ExactDraws, differences, draw, in_order, part_scores, per_image
+from benchmarks.plans import Blocks, Held, command
+from pyro_vipaint import Gaussian, refine, sample
+from pyro_vipaint._torch import seeded
+from pyro_vipaint.baselines import dps, dps_calls
+from pyro_vipaint.bench import METHODS, Plan, Suite
+from pyro_vipaint.bench.methods import Baseline, Method, Outcome
+from pyro_vipaint.bench.scores import image_scores
+from pyro_vipaint.bench.trials import Trial
+from pyro_vipaint.calls import count_calls
+from pyro_vipaint.corrections import MMPS, Correction
+from pyro_vipaint.guides import TwistedGuide
+from pyro_vipaint.models import DiffusionModel, DiffusionPrior, keypoints
+
+PRIOR = "faces32"
+STEPS, GRADIENT = 50, 0.85  # of a baseline with one gradient a step; forward calls that cost as much as a gradient
+FORWARD = round(STEPS * (1 + GRADIENT))
+ZETA = 1.0  # of DPS
+TWISTED, WARM = "Twisted guide, MMPS", "Warm start"
+LEVELS = (80.0, 30.0, 16.0, 12.8, 10.1, 8.0, 6.2, 4.8, 3.7, 2.8, 2.1, 1.5, 1.1, 0.8)  # sigma/alpha
+ITERATIONS, REFINE_STEPS = 3, 2
+RIVALS = ("DPS", "PiGDM", "MMPS", "DDNM", "DiffPIR", "DAPS", "DDSMC")
+COMPARED = [(TWISTED, other) for other in ("VIPaint-2", "VIPaint-4", WARM, *RIVALS, EXACT)]
+
+
+@dataclass(frozen=True)
+class Twisted:
+    """Draws of a :class:`TwistedGuide` along ``levels``, from noise to T_s, refined with the same correction."""
+
+    correction: Correction
+    levels: tuple[float, ...]
+    refine_steps: int
+
+    def applies(self, prior: DiffusionPrior, is_inpainting: bool) -> bool:
+        return not prior.is_latent
+
+    def numbers(self) -> str:
+        return repr(self)
+
+    def __call__(self, trial: Trial, num_samples: int, budget: int | None) -> Outcome:
+        begun, times = time.perf_counter(), keypoints(trial.prior, noise_levels=self.levels)
+        model = DiffusionModel(trial.prior, Gaussian(trial.operator, trial.noise), times, **trial.condition)
+        guide = TwistedGuide(model, correction=self.correction)
+        with seeded(trial.seed), count_calls() as count, torch.no_grad():
+            z = sample(guide, trial.y, num_samples)
+            x = refine(model, z, trial.y, self.refine_steps, correction=self.correction)
+        seconds = time.perf_counter() - begun
+        return Outcome(x.cpu(), count.calls, count.nfe, seconds, gradients=count.gradients)
+
+
+def methods() -> dict[str, Method]:
+    """The methods of the tables."""
+    return {
+        EXACT: ExactDraws(PRIOR),
+        TWISTED: Twisted(MMPS(ITERATIONS), LEVELS, REFINE_STEPS),
+        "VIPaint-2": METHODS["VIPaint-2"],
+        "VIPaint-4": METHODS["VIPaint-4"],
+        WARM: METHODS[WARM],
+        "DPS": Held(Baseline(dps, dps_calls, options={"zeta": ZETA}), STEPS),
+        **{name: Held(METHODS[name], STEPS) for name in ("PiGDM", "MMPS")},
+        **{name: Held(METHODS[name], FORWARD) for name in ("DDNM", "DiffPIR", "DAPS", "DDSMC")},
+    }
+
+
+def suite(num_samples: int) -> Suite:
+    """The methods, the four masks, and the scores of images and parts."""
+    faces = Blocks(BLOCK, partial(draw, PRIOR))
+    return Suite(methods(), TASKS, faces, (image_scores, partial(part_scores, PRIOR)))
+
+
+PLAN = Plan((PRIOR,), tuple(TASKS), tuple(methods()), (None,), num_images=16, num_samples=9, chunk=8)
+
+
+def with_excess(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the excess of the total variation of each slot."""
+    return rows.assign(excess=rows["total_variation"] - rows["total_variation_exact"])
+
+
+def summary(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """By method, or mask and method: the scores of parts over all slots, the others over faces."""
+    slots = with_excess(rows).groupby(keys, sort=False)
+    sums, means = slots[["coverage", "coverage_exact"]].sum(), slots[["excess", "agreement"]].mean()
+    faces = per_image(rows).groupby(keys, sort=False)
+    images = faces[["energy", "lpips_energy", "lpips", "coverage_projections", "nfe", "gradients", "seconds"]].mean()
+    moments = faces[["squared_error", "variance"]].sum()
+    table = means.assign(coverage=sums["coverage"] / sums["coverage_exact"]).join(images)
+    table.insert(6, "error/spread", moments["squared_error"] / moments["variance"])
+    return in_order(table, PLAN.methods).reset_index()
+
+
+def report(rows: pd.DataFrame) -> str:
+    """The tables over all masks and by mask, and paired differences."""
+    tables = [summary(rows, keys).rename(columns={"nfe": "NFE"}) for keys in (["method"], ["task", "method"])]
+    text = differences(with_excess(rows), COMPARED, ("excess", "energy", "lpips_energy"))
+    return "\n\n".join([*(table.round(4).to_markdown(index=False) for table in tables), text])
+
+
+if __name__ == "__main__":
+    command(str(__doc__), PLAN, suite, report, "faces")
