@@ -36,7 +36,7 @@ from pyro_vipaint.guides.base import LatentGuide, gaussian
 
 if TYPE_CHECKING:
     from pyro_vipaint.corrections import Correction
-    from pyro_vipaint.models import DiffusionModel, DiffusionPrior, Level
+    from pyro_vipaint.models import DataCovariance, DiffusionModel, DiffusionPrior, Level
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,8 @@ class Prediction:
         alpha_t, sigma_t, alpha_s, sigma_s: of the schedule.
         step_std: standard deviation of the bridge from t to s.
         differentiable: whether the correction itself is to be differentiated, for the fit of a guide.
-        variance: c_t of x given z_t, which broadcasts to an event, on a prior of matched variance; None on another.
+        variance: c_t of x given z_t, which broadcasts to an event, or its covariance, on a prior of matched variance; None on
+            another.
     """
 
     prior: DiffusionPrior
@@ -64,7 +65,7 @@ class Prediction:
     sigma_s: float
     step_std: float
     differentiable: bool = False
-    variance: Tensor | None = None
+    variance: Tensor | DataCovariance | None = None
 
     @property
     def a(self) -> float:
@@ -133,8 +134,7 @@ class TwistedGuide(LatentGuide):
             zero = self._y.new_zeros(*prior.batch_shape, *prior.event_shape)
             return gaussian(zero, tau * level.sigma, prior.event_dim)
         at = self._prediction(level, prior.mean)
-        mean, shift, std = self.correction.move(at, self.correction(at))
-        return gaussian(mean + self._of("w", name) * shift, tau * std, prior.event_dim)
+        return self.correction.move(at, self.correction(at)).law(self._of("w", name), tau, prior.event_dim)
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Runs model and guide together on the observations, ``y`` or the first argument."""

@@ -23,6 +23,7 @@ from pyro_vipaint.models.measurements.likelihoods import check_shape, seen
 from pyro_vipaint.models.measurements.predictive import predictive
 from pyro_vipaint.models.measurements.problem import check_likelihood, check_observation, check_problem
 from pyro_vipaint.models.priors.conditions import check_condition, check_count, check_place
+from pyro_vipaint.models.priors.covariance import DataCovariance
 from pyro_vipaint.models.priors.kernels import bridge_coefficients
 from pyro_vipaint.models.priors.matched import matched_variance
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -33,7 +34,7 @@ class Level(NamedTuple):
     """One latent site: name, time, alpha and sigma at that time, standard deviation of the prior's transition.
 
     ``step_std`` is that of z_s given the level above by the bridge; at T_e, which has no level above, it is ``sigma``.
-    ``variance`` is c_t of a :class:`MatchedPrior`, the variance of x given z at this level.
+    ``variance`` is c_t of a :class:`MatchedPrior`, the variance or covariance of x given z at this level.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Level(NamedTuple):
     alpha: float
     sigma: float
     step_std: float
-    variance: Tensor | None = None
+    variance: Tensor | DataCovariance | None = None
 
 
 class DiffusionModel:
@@ -130,5 +131,5 @@ class DiffusionModel:
         z = pyro.sample(top.name, self.prior.marginal(top.t, **self.condition))
         for above, level in pairwise(self.levels):
             transition = self.prior.transition(z, above.t, level.t, **self.condition)
-            z = pyro.sample(level.name, transition.to_event(self.prior.event_dim))
+            z = pyro.sample(level.name, transition.to_event(self.prior.event_dim - len(transition.event_shape)))
         return z

@@ -35,14 +35,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from pyro_vipaint.distributions import low_rank_normal
 from pyro_vipaint.errors import InputError, instance, number, whole
+from pyro_vipaint.guides.base import gaussian
 from pyro_vipaint.guides.twisted import Prediction
 from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.measurements.linalg import CGLS_STEPS
 from pyro_vipaint.models.measurements.operators import Broadcasting, adjoint, apply, placed, pseudo_inverse
-from pyro_vipaint.models.measurements.predictive import is_mask, mean_shift, noise_like, remaining_variance
+from pyro_vipaint.models.measurements.predictive import is_mask, mean_shift, noise_like, precision, remaining_variance
 from pyro_vipaint.models.priors.covariance import DataCovariance
 from pyro_vipaint.models.priors.kernels import bridge_coefficients, expand_event
 from pyro_vipaint.models.priors.matched import matched_variance
@@ -56,12 +59,32 @@ WIENER_STEPS = 60  # of conjugate gradients, whose matrix has a condition of abo
 class Move(NamedTuple):
     """z_s ~ N(mean + shift, std^2): the mean without the observation, what the observation adds, the noise.
 
-    ``std`` is a number, or on a :class:`pyro_vipaint.models.MatchedPrior` a tensor that broadcasts to z_s.
+    ``std`` is a number, or on a :class:`pyro_vipaint.models.MatchedPrior` a tensor that broadcasts to z_s. Where x given
+    z_t has a covariance, the noise has ``columns`` as well, ``(N, r, *event)``, each times a number of its own.
     """
 
     mean: Tensor
     shift: Tensor
     std: float | Tensor
+    columns: Tensor | None = None
+
+    def law(self, w: Tensor, tau: Tensor, event_dim: int) -> TorchDistribution:
+        """N(mean + w shift, (tau noise)^2)."""
+        mean = self.mean + w * self.shift
+        if self.columns is None:
+            return gaussian(mean, tau * self.std, event_dim)
+        return low_rank_normal(mean, tau * self.columns, (tau * self.std) ** 2, event_dim)
+
+    def draw(self) -> Tensor:
+        """z_s."""
+        z = (self.mean + self.shift).detach() + self.std * torch.randn_like(self.shift)
+        if self.columns is None:
+            return z
+        first = self.columns.ndim - (z.ndim - 2) - 1
+        numbers = torch.randn(*z.shape[:2], self.columns.shape[first]).to(z)
+        return z + torch.einsum(
+            "snr,nr...->sn...", numbers, self.columns.expand(z.shape[1], *self.columns.shape[first:])
+        )
 
 
 class Correction(ABC):
@@ -89,7 +112,7 @@ class Correction(ABC):
         std = self.std(at)
         a = max(at.sigma_s**2 - std**2, 0.0) ** 0.5 / at.sigma_t
         b = at.alpha_s - at.alpha_t * a
-        return Move(a * at.z + b * at.x_hat, b * c, propagated(at, std, b))
+        return Move(a * at.z + b * at.x_hat, b * c, *propagated(at, std, b))
 
 
 @dataclass(frozen=True)
@@ -193,6 +216,9 @@ class OptimalCovariance(Correction):
     def __call__(self, at: Prediction) -> Tensor:
         """c; no gradient."""
         r = pixel_variance(at.prior.sigma_data, at.alpha_t, at.sigma_t)
+        instance(
+            "the variance", at.variance, not isinstance(at.variance, DataCovariance), "one by element: use Wiener()"
+        )
         c = at.x_hat.new_full((), r) if at.variance is None else placed(at.variance, at.x_hat)
         shift = mean_shift(at.likelihood, c, at.residual(), at.x_hat)
         if shift is not None:
@@ -296,13 +322,13 @@ class Wiener(Correction):
 
     def __call__(self, at: Prediction) -> Tensor:
         """c; no gradient."""
-        covariance = self.covariance or at.prior.data_covariance
+        own = at.prior.errors if isinstance(at.variance, DataCovariance) else at.prior.data_covariance
+        covariance: DataCovariance | None = self.covariance or own
         if covariance is None:
             raise InputError("Wiener needs a covariance: Wiener(DataCovariance.of(images)), or one of the prior.")
         given, operator, noise = covariance.given(at.sigma_t / at.alpha_t), at.likelihood.operator, noise_of(at)
         if is_mask(operator):
-            seen = adjoint(operator, torch.ones_like(at.y) / noise**2)
-            return given.posterior_mean(seen, adjoint(operator, at.residual() / noise**2))
+            return given.posterior_mean(precision(at.likelihood, at.x_hat), adjoint(operator, at.residual() / noise**2))
         return given.root(proximal(_Coloured(operator, given), at.residual(), noise, self.steps, at.leading))
 
 
@@ -366,12 +392,15 @@ def noise_of(at: Prediction) -> Tensor:
     return noise_like(at.likelihood, at.x_hat)
 
 
-def propagated(at: Prediction, std: float, b: float) -> Tensor | float:
+def propagated(at: Prediction, std: float, b: float) -> tuple[Tensor | float, Tensor | None]:
     """The noise of a step where x given z_t has the variance c_t: that of y's law for x, brought to z_s, is added."""
     if at.variance is None:
-        return std
+        return std, None
+    if isinstance(at.variance, DataCovariance):
+        variance, columns = at.variance.posterior(precision(at.likelihood, at.x_hat))
+        return (std**2 + b**2 * variance).sqrt(), b * columns
     left = remaining_variance(at.likelihood, placed(at.variance, at.x_hat), at.x_hat)
-    return (std**2 + b**2 * left).sqrt()
+    return (std**2 + b**2 * left).sqrt(), None
 
 
 def pixel_variance(sigma_data: float, alpha: float, sigma: float) -> float:

@@ -106,8 +106,8 @@ def refine(
         polyak: longest correction step in lengths of Polyak's, positive; 1 for latent priors (``benchmarks/cats.py``),
             not tried on pixels, where ``None`` sets no such limit.
         correction: another way to follow the observation, of :mod:`pyro_vipaint.corrections`, such as ``PiGDM()``, for
-            pixel priors; its step is at most :data:`LIMIT` lengths of the noise long, if it takes gradients. ``None``
-            is DPS with the numbers above, which have no influence on other corrections.
+            pixel priors; its step is at most :data:`LIMIT` lengths of the noise long. ``None`` is DPS with the numbers
+            above, which have no influence on other corrections.
         order: 1, or 2 to extrapolate the corrected predictions of a ``correction``
             (:func:`pyro_vipaint.baselines.corrected.corrected_chain`): fewer steps keep the spread of many.
         guidance_scale: weight of the condition (:mod:`pyro_vipaint.models.priors.classifier_free`); the model's own if

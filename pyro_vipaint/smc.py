@@ -35,6 +35,7 @@ from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.corrections import pixel_variance
 from pyro_vipaint.diagnostics.importance import effective_sample_size, systematic_indices
+from pyro_vipaint.distributions import ReshapedLowRank
 from pyro_vipaint.errors import InputError, number, whole
 from pyro_vipaint.models.diffusion import DiffusionModel, Level
 from pyro_vipaint.models.measurements.likelihoods import seen
@@ -190,6 +191,8 @@ class _Twist:
 def _at(index: Tensor, distribution: Any) -> Any:
     """A Gaussian over events whose particles are those at ``index``, ``(particles, N)``."""
     base = getattr(distribution, "base_dist", None)
+    if isinstance(distribution, ReshapedLowRank):
+        return distribution.moved(index)
     if not (isinstance(distribution, Independent) and isinstance(base, Normal)):
         raise InputError(f"smc needs a guide that is Gaussian below T_e, not a {type(distribution).__name__}.")
     images = torch.arange(index.shape[1], device=index.device)

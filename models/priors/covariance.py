@@ -67,6 +67,11 @@ class DataCovariance:
         variances = self.variances * level / (self.variances + level)
         return replace(self, variances=variances, rest=self.rest * level / (self.rest + level))
 
+    @property
+    def columns(self) -> Tensor:
+        """F ``(r, *event)`` with covariance = F F^T + rest I."""
+        return self.vectors * (self.variances - self.rest).clamp(min=0).sqrt()[(..., *[None] * (self.vectors.ndim - 1))]
+
     def to(self, device: torch.device) -> DataCovariance:
         """The same on a device."""
         return replace(self, vectors=self.vectors.to(device), variances=self.variances.to(device))
@@ -84,15 +89,31 @@ class DataCovariance:
             weight: precision with which each element is seen, ``(N, *event)`` or what broadcasts to it, nonnegative.
             b: ``(…, N, *event)``.
         """
-        dtype = widest(b.device)
-        flat, vectors = self._flat(b.to(dtype))
-        seen = 1 / (1 / self.rest + self._flat(weight.to(dtype).expand(b.shape[-weight.ndim :]))[0])
-        gain = (1 / self.rest - 1 / moved(self.variances, b.device, dtype)).clamp(min=0).sqrt()
-        scaled = gain[:, None] * vectors
-        inner = torch.eye(len(gain), dtype=dtype, device=b.device) - (scaled * seen.unsqueeze(-2)) @ scaled.T
-        first = seen * flat
+        left, scaled, inner = self._woodbury(weight)
+        first = left * self._flat(b.to(left))[0]
         along = torch.linalg.solve(inner, (first @ scaled.T).unsqueeze(-1)).squeeze(-1)
-        return (first + seen * (along @ scaled)).to(b.dtype).reshape(b.shape)
+        return (first + left * (along @ scaled)).to(b.dtype).reshape(b.shape)
+
+    def posterior(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """v ``(N, *event)`` and F ``(N, r, *event)`` with (covariance^{-1} + diag(weight))^{-1} = F F^T + diag(v).
+
+        The arguments are those of :meth:`posterior_mean`, and ``weight`` has all dimensions of an event.
+        """
+        left, scaled, inner = self._woodbury(weight)
+        root = torch.linalg.inv(torch.linalg.cholesky(inner))
+        columns, event = (root @ scaled) * left.unsqueeze(-2), self.vectors.shape[1:]
+        return left.unflatten(-1, event).to(weight.dtype), columns.unflatten(-1, event).to(weight.dtype)
+
+    def _woodbury(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """D^{-1}, S and I - S D^{-1} S^T of the precision D - S^T S, in float64."""
+        dtype = widest(weight.device)
+        event = self.vectors.shape[1:]
+        weight, vectors = self._flat(weight.to(dtype).expand(*weight.shape[: max(0, weight.ndim - len(event))], *event))
+        left = 1 / (1 / self.rest + weight)
+        gain = (1 / self.rest - 1 / moved(self.variances, weight.device, dtype)).clamp(min=0).sqrt()
+        scaled = gain[:, None] * vectors
+        inner = torch.eye(len(gain), dtype=dtype, device=weight.device) - (scaled * left.unsqueeze(-2)) @ scaled.T
+        return left, scaled, inner
 
     def _flat(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``x`` with events of one dimension, and the directions likewise, on its device in its dtype."""

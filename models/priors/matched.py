@@ -20,13 +20,15 @@ from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 
 from pyro_vipaint._torch import moved, on_device, seeded
+from pyro_vipaint.distributions import low_rank_normal
 from pyro_vipaint.errors import InputError, broadcast, instance, number, numbers, whole
+from pyro_vipaint.models.priors.covariance import DataCovariance
 from pyro_vipaint.models.priors.kernels import Time, bridge_coefficients
 from pyro_vipaint.models.priors.marginal import DEFAULT_STEPS
 from pyro_vipaint.models.priors.prior import DiffusionPrior
-from pyro_vipaint.models.priors.schedules import Schedule, as_time
+from pyro_vipaint.models.priors.schedules import Schedule, as_time, noise_level
 
-Errors = Mapping[float, Tensor | float] | Callable[[float], Tensor | float]
+Errors = Mapping[float, Tensor | float] | Callable[[float], Tensor | float] | DataCovariance
 
 
 class MatchedPrior(DiffusionPrior):
@@ -38,7 +40,9 @@ class MatchedPrior(DiffusionPrior):
     Args:
         prior: a :class:`DiffusionPrior` or one of the exact priors.
         errors: c_t in squared units of the clean latents, by time: a table with an entry for each keypoint, as from
-            :func:`denoising_errors`, or a function. An entry is a number or a tensor that broadcasts to an event.
+            :func:`denoising_errors`, or a function. An entry is a number or a tensor that broadcasts to an event. Or a
+            :class:`DataCovariance`, for the covariance that x given z_t would have if images were Gaussian: the
+            transitions then know which elements go together.
 
     Raises:
         InputError: an entry of the table is negative, not finite or does not broadcast to an event; or, on use, the
@@ -50,15 +54,18 @@ class MatchedPrior(DiffusionPrior):
 
     def __init__(self, prior: DiffusionPrior, errors: Errors) -> None:
         instance("prior", prior, isinstance(prior, DiffusionPrior), "a DiffusionPrior")
-        instance("errors", errors, callable(errors) or isinstance(errors, Mapping), "a table or a function of times")
+        fits = callable(errors) or isinstance(errors, (Mapping, DataCovariance))
+        instance("errors", errors, fits, "a table or a function of times, or a DataCovariance")
         super().__init__(*(getattr(prior, field.name) for field in fields(DiffusionPrior)))
         if isinstance(errors, Mapping):
             errors = {float(t): _checked(c, prior.event_shape) for t, c in errors.items()}
         object.__setattr__(self, "prior", prior)
         object.__setattr__(self, "errors", errors)
 
-    def variance(self, t: float) -> Tensor:
-        """c_t, which broadcasts to an event."""
+    def variance(self, t: float) -> Tensor | DataCovariance:
+        """c_t, which broadcasts to an event; or the covariance of x given z_t."""
+        if isinstance(self.errors, DataCovariance):
+            return self.errors.given(float(noise_level(self.schedule, t)))
         if not isinstance(self.errors, Mapping):
             return torch.as_tensor(self.errors(t))
         if t not in self.errors:
@@ -71,8 +78,11 @@ class MatchedPrior(DiffusionPrior):
         """E[z_0 given z_t] of the wrapped prior: one network call."""
         return self.prior.denoise(z_t, t, **condition)
 
-    def transition(self, z_t: Tensor, t: Time, s: Time, **condition: Any) -> Normal:
-        """p(z_s given z_t) for s < t, a Normal of the shape of ``z_t``: one network call. Times are numbers."""
+    def transition(self, z_t: Tensor, t: Time, s: Time, **condition: Any) -> TorchDistribution:
+        """p(z_s given z_t) for s < t, a Normal of the shape of ``z_t``: one network call. Times are numbers.
+
+        With a :class:`DataCovariance` it is a Gaussian over events.
+        """
         return matched_bridge(self.schedule, z_t, self.denoise(z_t, t, **condition), self.variance(float(t)), t, s)
 
     def marginal(self, t: float, steps: int = DEFAULT_STEPS, **condition: Any) -> TorchDistribution:
@@ -80,9 +90,16 @@ class MatchedPrior(DiffusionPrior):
         return self.prior.marginal(t, steps, **condition)
 
 
-def matched_bridge(schedule: Schedule, z_t: Tensor, x: Tensor, c: Tensor, t: Time, s: Time) -> Normal:
+def matched_bridge(
+    schedule: Schedule, z_t: Tensor, x: Tensor, c: Tensor | DataCovariance, t: Time, s: Time
+) -> TorchDistribution:
     """N(a z_t + b x, v + b^2 c), z_s given z_t where x has the variance ``c``: no network call."""
     a, b, v = (float(value) for value in bridge_coefficients(schedule, t, s))
+    if isinstance(c, DataCovariance):
+        variance = z_t.new_full((), v + b**2 * c.rest)
+        return low_rank_normal(
+            a * z_t + b * x, b * moved(c.columns, z_t.device, z_t.dtype), variance, c.vectors.ndim - 1
+        )
     c = moved(on_device(c, z_t.device) if c.ndim else c, z_t.device, z_t.dtype)
     mean = a * z_t + b * x
     return Normal(mean, (v + b**2 * c).sqrt().expand(mean.shape), validate_args=False)
@@ -96,7 +113,7 @@ def _checked(c: Any, event_shape: torch.Size | tuple[int, ...]) -> Tensor:
     return c
 
 
-def matched_variance(prior: Any, t: float) -> Tensor | None:
+def matched_variance(prior: Any, t: float) -> Tensor | DataCovariance | None:
     """c_t of a :class:`MatchedPrior`; None for a prior that leaves it out."""
     return prior.variance(t) if isinstance(prior, MatchedPrior) else None
 

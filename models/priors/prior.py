@@ -45,7 +45,8 @@ class DiffusionPrior:
         guided_by: names of the conditions that ``guidance_scale`` can weigh against a null condition.
         conditions: names of all conditions that the denoiser takes, besides ``guidance_scale``; others are refused.
             ``None``: the denoiser judges for itself.
-        data_covariance: covariance of the clean latents, where it is known (:mod:`pyro_vipaint.models.priors.covariance`).
+        data_covariance: covariance of the clean latents, where it is known
+            (:mod:`pyro_vipaint.models.priors.covariance`).
 
     Raises:
         InputError: ``sigma_data`` is not positive and finite, or ``data_covariance`` is for other events.

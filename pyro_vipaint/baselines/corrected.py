@@ -57,8 +57,7 @@ def corrected_chain(
 ) -> Iterator[Tensor]:
     r"""The corrected predictions x_hat + c along ``times``, one network call each; z_s ~ N(mean + shift, std^2).
 
-    With ``limit`` the shift of a sample is at most that many lengths of the step's noise, sqrt(D) std, where the
-    correction takes gradients, which are at times many times longer than usual.
+    With ``limit`` the shift of a sample is at most that many lengths of the step's noise, sqrt(D) std.
 
     The first order takes the prediction x = x_hat + c for the whole step; the second extrapolates it to the middle of
     the step from the step before (the multistep solver of Lu et al. 2023, SDE-DPM-Solver++(2M)),
@@ -73,15 +72,16 @@ def corrected_chain(
             c = here(at).detach()
         yield at.x_hat.detach() + c
         if s > 0:
-            mean, shift, std = here.move(at, c)
-            if limit is not None and here.takes_gradients:
-                share = _share(shift, limit * _length(std, shift, at.leading), at.leading)
-                c, shift = share * c, share * shift
+            move = here.move(at, c)
+            if limit is not None:
+                share = _share(move.shift, limit * _length(move.std, move.shift, at.leading), at.leading)
+                c, move = share * c, move._replace(shift=share * move.shift)
             x, h = at.x_hat.detach() + c, math.log(at.alpha_s * at.sigma_t / (at.sigma_s * at.alpha_t))
             if order == 2 and before is not None:
-                shift = shift + here.move(at, h / (2 * before[1]) * (x - before[0])).shift
+                ahead = here.move(at, h / (2 * before[1]) * (x - before[0])).shift
+                move = move._replace(shift=move.shift + ahead)
             before = x, h
-            z = (mean + shift).detach() + std * torch.randn_like(shift)
+            z = move.draw()
 
 
 def check_pixels(prior: DiffusionPrior, correction: Correction) -> None:
