@@ -50,8 +50,8 @@ class Prediction:
         alpha_t, sigma_t, alpha_s, sigma_s: of the schedule.
         step_std: standard deviation of the bridge from t to s.
         differentiable: whether the correction itself is to be differentiated, for the fit of a guide.
-        variance: c_t of x given z_t, which broadcasts to an event, or its covariance, on a prior of matched variance; None on
-            another.
+        variance: c_t of x given z_t, which broadcasts to an event, or its covariance, on a prior of matched variance;
+            None on another.
     """
 
     prior: DiffusionPrior

@@ -20,8 +20,8 @@ and methods differ in c. With A the operator, :math:`r = y - A \hat x`, the nois
 
 The first four take gradients of the network, :math:`C_t v = (\sigma_t^2 / \alpha_t) J^\top v`, which the prediction's
 one call has made possible; the others take none. c_t is the diagonal of C_t, and Wiener's :math:`\Sigma` the
-covariance of the images (:mod:`pyro_vipaint.models.priors.covariance`). :class:`ByLevel` is one correction at high noise
-and another below it.
+covariance of the images (:mod:`pyro_vipaint.models.priors.covariance`). :class:`ByLevel` is one correction at high
+noise and another below it.
 
 On a :class:`pyro_vipaint.models.MatchedPrior` the noise of a step has the variance of x given z_t and y in it.
 """
@@ -59,8 +59,8 @@ WIENER_STEPS = 60  # of conjugate gradients, whose matrix has a condition of abo
 class Move(NamedTuple):
     """z_s ~ N(mean + shift, std^2): the mean without the observation, what the observation adds, the noise.
 
-    ``std`` is a number, or on a :class:`pyro_vipaint.models.MatchedPrior` a tensor that broadcasts to z_s. Where x given
-    z_t has a covariance, the noise has ``columns`` as well, ``(N, r, *event)``, each times a number of its own.
+    ``std`` is a number, or on a :class:`pyro_vipaint.models.MatchedPrior` a tensor that broadcasts to z_s. Where x
+    given z_t has a covariance, the noise has ``columns`` as well, ``(N, r, *event)``, each times a number of its own.
     """
 
     mean: Tensor
@@ -100,7 +100,7 @@ class Correction(ABC):
         """c, of the shape of x_hat."""
 
     def at_level(self, noise_level: float) -> Correction:
-        """The correction at a noise level sigma_t / alpha_t: itself, but for :class:`ByLevel`."""
+        """The correction at a noise level in units of ``sigma_data``: itself, but for :class:`ByLevel`."""
         return self
 
     def std(self, at: Prediction) -> float:
@@ -348,7 +348,7 @@ class _Coloured:
 
 @dataclass(frozen=True, eq=False)
 class ByLevel(Correction):
-    """``high`` above a noise ``level``, sigma_t / alpha_t in units of the clean latents, and ``low`` at it and below.
+    """``high`` above a noise ``level``, sigma_t / alpha_t in units of the prior's ``sigma_data``, else ``low``.
 
     Where gradients are dear, ``ByLevel(Wiener(), PiGDM(), level)`` takes them only below ``level``.
     """
@@ -384,7 +384,7 @@ class ByLevel(Correction):
         return self._here(at).move(at, c)
 
     def _here(self, at: Prediction) -> Correction:
-        return self.at_level(at.sigma_t / at.alpha_t)
+        return self.at_level(at.sigma_t / at.alpha_t / at.prior.sigma_data)
 
 
 def noise_of(at: Prediction) -> Tensor:

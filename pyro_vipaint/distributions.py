@@ -26,7 +26,7 @@ class ReshapedLowRank(TransformedDistribution):
         return self.base_dist.variance.reshape(*self.batch_shape, *self.event_shape)
 
     def moved(self, index: Tensor) -> ReshapedLowRank:
-        """With the means of particle ``index``, ``(particles, N)``, in the place of each; covariances are an image's."""
+        """With the means of particle ``index``, ``(particles, N)``, in the place of each; covariances stay."""
         images = torch.arange(index.shape[1], device=index.device)
         base = self.base_dist
         loc, factor = base.loc.expand(*base.batch_shape, -1)[index, images], base._unbroadcasted_cov_factor

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pyro_vipaint._torch import gradients
@@ -66,7 +65,7 @@ def corrected_chain(
     """
     before: tuple[Tensor, float] | None = None
     for t, s in pairwise(times):
-        here = correction.at_level(float(noise_level(prior.schedule, t)))
+        here = correction.at_level(float(noise_level(prior.schedule, t)) / prior.sigma_data)
         with gradients() if here.takes_gradients else nullcontext():
             at = predict(prior, likelihood, y, z, t, s, condition)
             c = here(at).detach()

@@ -61,7 +61,7 @@ def warm_start(
     whole("num_samples", num_samples)
     instance("callback", callback, callback is None or callable(callback), "a function of a Progress")
     check_problem(prior, likelihood, y, condition, FOLLOWED)
-    numbers = settings_for(2, prior, likelihood.operator, y)
+    numbers = settings_for(2, prior, likelihood.operator, y, "pictures")
     level = numbers.noise_levels[0] if noise_level is None else number("noise_level", noise_level, positive=True)
     model = DiffusionModel(prior, likelihood, keypoints(prior, noise_levels=[level * prior.sigma_data]), **condition)
 
