@@ -104,7 +104,7 @@ def _posterior_columns(samples: Tensor, trial: Trial) -> dict[str, Tensor]:
     truth, where = trial.truth.cpu(), _hidden(trial)
     unknown = torch.full((len(truth),), torch.nan)
     names = ("diversity", "energy", "squared_error", "variance", "coverage_pixels", "coverage_projections")
-    columns = dict.fromkeys(names, unknown)
+    columns: dict[str, Tensor] = dict.fromkeys(names, unknown)
     if len(samples) > 1:
         errors, spreads = error_and_spread(samples, truth, where)
         energy, diversity = energy_score(samples, truth, where), hidden_std(samples, (~where).float())

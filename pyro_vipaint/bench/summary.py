@@ -75,7 +75,7 @@ def means(frame: pd.DataFrame) -> pd.DataFrame:
     the ratio of sums over images, with its error by the jackknife. Columns that ``frame`` lacks are NaN.
     """
     columns = [*MEASURES, *SUMS, *COSTS]
-    done = frame[frame["error"].isna()]
+    done: Any = frame[frame["error"].isna()]
     done = done.reindex(columns=[*done.columns, *(name for name in columns if name not in done)])
     by_image = done.groupby([*GROUP, "image"], sort=False, dropna=False)[columns].mean()
     groups = by_image.groupby(GROUP, sort=False, dropna=False)
