@@ -24,6 +24,8 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.gmm_methods import (
+    BASELINE_STEPS,
+    BASELINES,
     FAMILIES,
     FINE_LEVELS,
     FINE_PARTICLES,
@@ -33,6 +35,7 @@ from benchmarks.gmm_methods import (
     dps_with,
     exact,
     family,
+    in_pixels,
     mixture,
     nfe_of_mixture,
     smc_with,
@@ -62,6 +65,10 @@ def methods() -> dict[str, Method]:
         "exact": exact,
         BASELINE: dps_with(100, 1.0, BASELINE),
         "DPS, equal": dps_with(nfe_of_mixture(), 0.3, "DPS, equal"),
+        **{
+            f"{name}, {BASELINE_STEPS} steps": in_pixels(method, BASELINE_STEPS, f"{name}, {BASELINE_STEPS} steps")
+            for name, method in BASELINES.items()
+        },
         f"SMC, {LEVELS} levels": smc_with(LEVELS, SAMPLES),
         f"SMC, {FINE_LEVELS} levels": smc_with(FINE_LEVELS, FINE_PARTICLES),
         "Mixture": mixture,

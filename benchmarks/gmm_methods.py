@@ -18,9 +18,11 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from benchmarks.gmm_model import ERROR_DRAWS, LEVELS, DiagonalProblem, diagonal_problem
-from benchmarks.gmm_problem import GMMProblem
+from benchmarks.gmm_problem import GMMProblem, spherical_mixture
 from benchmarks.gmm_smc import guided_smc, twisted_smc
-from pyro_vipaint.baselines import dps
+from pyro_vipaint.baselines import BaselineResult, ddnm, diffpir, dps, mmps, pi_gdm
+from pyro_vipaint.baselines.corrected import run_corrected
+from pyro_vipaint.corrections import TMPD
 from pyro_vipaint.guides import (
     DeltaGuide,
     FeatureGuide,
@@ -31,7 +33,7 @@ from pyro_vipaint.guides import (
     MixtureGuide,
     PriorGuide,
 )
-from pyro_vipaint.models import GaussianMixturePrior
+from pyro_vipaint.models import DiffusionPrior
 from pyro_vipaint.models.measurements.operators import Matrix
 from pyro_vipaint.models.priors.schedules import LinearVP
 
@@ -41,7 +43,8 @@ PARTICLES, STEPS = 100, 200  # of every fit; the mixture's weights rest in the f
 PROPOSALS = 4000
 RATES = {"mu": 1.0, "tau": 0.05, "gamma": 0.05, "factor": 0.05, "flow": 1e-3}
 WEIGHT_RATE = 0.05
-DPS_SCALE = 24.0  # DPS sees x / 24, which lies in [-1, 1], the range of its schedule and of its last step
+DPS_SCALE = 24.0  # baselines see x / 24, which lies in [-1, 1], the range of their schedule and of their last step
+BASELINE_STEPS = 100
 FINE_LEVELS, FINE_PARTICLES = 40, 6000  # the control at about the NFE of the guides
 GAMMA_LOGIT = 0.0  # at 4, the default for images, gamma stays near 1 and mu is hardly felt (cell 8, 4: 2.17, not .06)
 FAMILIES: dict[str, Any] = {
@@ -52,6 +55,20 @@ FAMILIES: dict[str, Any] = {
     "FeatureGuide": FeatureGuide,
     "PriorGuide": PriorGuide,
     "DeltaGuide": DeltaGuide,
+}
+
+
+def tmpd(prior: DiffusionPrior, likelihood: vp.Gaussian, y: Tensor, num_samples: int, steps: int) -> BaselineResult:
+    """Draws with the correction of TMPD, which the library has as a guide's."""
+    return run_corrected("tmpd", TMPD(), prior, likelihood, y, num_samples, steps, None, None, {})
+
+
+BASELINES: dict[str, Callable[..., BaselineResult]] = {  # with the defaults of their authors
+    "PiGDM": pi_gdm,
+    "MMPS": mmps,
+    "TMPD": tmpd,
+    "DDNM": ddnm,
+    "DiffPIR": diffpir,
 }
 
 
@@ -85,12 +102,17 @@ def exact(problem: GMMProblem) -> Iterator[Drawn]:
 
 
 def dps_with(steps: int, zeta: float, name: str) -> Method:
-    """DPS from noise on the linear variance-preserving schedule, in the coordinates that it is made for."""
+    """DPS from noise."""
+    return in_pixels(partial(dps, zeta=zeta), steps, name)
+
+
+def in_pixels(baseline: Callable[..., BaselineResult], steps: int, name: str) -> Method:
+    """A baseline on the linear variance-preserving schedule, in the coordinates that it is made for."""
 
     def run(problem: GMMProblem) -> Iterator[Drawn]:
-        prior = GaussianMixturePrior.diagonal(problem.weights, problem.means / DPS_SCALE, 1 / DPS_SCALE, LinearVP())
+        prior = spherical_mixture(problem.weights, problem.means / DPS_SCALE, 1 / DPS_SCALE, LinearVP())
         likelihood = vp.Gaussian(Matrix(problem.A), problem.sigma_y / DPS_SCALE)
-        result = dps(prior, likelihood, problem.y / DPS_SCALE, SAMPLES, steps, zeta=zeta)
+        result = baseline(prior, likelihood, problem.y / DPS_SCALE, SAMPLES, steps)
         yield Drawn(name, result.samples[:, 0] * DPS_SCALE, result.nfe / SAMPLES, result.seconds)
 
     return run
@@ -136,7 +158,7 @@ def fitted_mixture(diagonal: DiagonalProblem) -> MixtureGuide:
     t = diagonal.model.keypoints[-1]
     z = twisted_smc(diagonal, START_PARTICLES)[torch.randperm(START_PARTICLES)[:COMPONENTS]]
     with torch.no_grad():
-        start, _ = diagonal.condition(diagonal.prior.denoise(z, t), diagonal.prior.errors[t])
+        start, _ = diagonal.condition(diagonal.prior.denoise(z, t), diagonal.prior.variance(t))
     guide = MixtureGuide(diagonal.model, start[None], num_components=COMPONENTS, gamma_logit=GAMMA_LOGIT)
     for weight_rate, final in ((0.0, 0.3), (WEIGHT_RATE, 0.1)):
         rates = {**RATES, "weight": weight_rate}

@@ -30,6 +30,7 @@ from benchmarks.gmm_model import DiagonalProblem
 from pyro_vipaint.diagnostics import effective_sample_size
 from pyro_vipaint.diagnostics.importance import systematic_indices
 from pyro_vipaint.guides import MixtureGuide
+from pyro_vipaint.models.priors.matched import matched_bridge
 
 
 @torch.no_grad()
@@ -38,22 +39,22 @@ def twisted_smc(problem: DiagonalProblem, num_particles: int, threshold: float =
     prior, times = problem.prior, problem.model.keypoints
     z = prior.marginal(times[0]).sample(torch.Size([num_particles]))
     x = prior.denoise(z, times[0])
-    twist = problem.log_likelihood(x, prior.errors[times[0]])
+    twist = problem.log_likelihood(x, prior.variance(times[0]))
     log_weights = twist
     for t, s in pairwise(times):
         z, x, twist, log_weights = resampled(threshold, z, x, twist, log_weights)
         z, correction = _move(problem, z, x, t, s)
         x, before = prior.denoise(z, s), twist
-        twist = problem.log_likelihood(x, prior.errors[s])
+        twist = problem.log_likelihood(x, prior.variance(s))
         log_weights = log_weights + correction + twist - before
     return z[systematic_indices(log_weights[:, None], num_particles)[:, 0]]
 
 
 def _move(problem: DiagonalProblem, z: Tensor, x: Tensor, t: float, s: float) -> tuple[Tensor, Tensor]:
     """z_s from the proposal, and log p(z_s | z_t) - log q(z_s | z_t)."""
-    c = problem.prior.errors[t]
-    proposal = problem.prior.matched(z, *problem.condition(x, c), t, s)
-    transition = problem.prior.matched(z, x, c, t, s)
+    schedule, c = problem.prior.schedule, problem.prior.variance(t)
+    proposal = matched_bridge(schedule, z, *problem.condition(x, c), t, s)
+    transition = matched_bridge(schedule, z, x, c, t, s)
     z_s = proposal.sample()
     return z_s, (transition.log_prob(z_s) - proposal.log_prob(z_s)).sum(-1)
 
@@ -68,14 +69,14 @@ def guided_smc(
     responsibilities = guide.weights.log().expand(num_particles, -1)
     z, responsibilities, log_q = _propose(guide, levels[0].name, None, responsibilities)
     x = prior.denoise(z, times[0])
-    twist = problem.log_likelihood(x, prior.errors[times[0]])
+    twist = problem.log_likelihood(x, prior.variance(times[0]))
     log_weights = prior_top.log_prob(z) - log_q + twist
     for (t, s), level in zip(pairwise(times), levels[1:], strict=True):
         z, x, twist, responsibilities, log_weights = resampled(threshold, z, x, twist, responsibilities, log_weights)
-        transition = prior.matched(z, x, prior.errors[t], t, s)
+        transition = matched_bridge(prior.schedule, z, x, prior.variance(t), t, s)
         z, responsibilities, log_q = _propose(guide, level.name, transition.mean, responsibilities)
         x, before = prior.denoise(z, s), twist
-        twist = problem.log_likelihood(x, prior.errors[s])
+        twist = problem.log_likelihood(x, prior.variance(s))
         log_weights = log_weights + transition.log_prob(z).sum(-1) - log_q + twist - before
     ess = float(effective_sample_size(log_weights[:, None])[0])
     return z[systematic_indices(log_weights[:, None], num_samples)[:, 0]], ess

@@ -12,11 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.distributions import LowRankMultivariateNormal, TorchDistribution, TransformedDistribution  # pyright: ignore[reportAttributeAccessIssue]
+from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence, register_kl
-from torch.distributions.transforms import ReshapeTransform
 
+from pyro_vipaint.distributions import low_rank_normal
 from pyro_vipaint.errors import whole
 from pyro_vipaint.guides.hierarchical import ChainGuide
 
@@ -62,29 +61,4 @@ class LowRankGuide(ChainGuide):
         mean = self._location(self._top)
         variance = self.get_tau(self._top).expand(mean.shape).square()
         factor = self._levels[self._top].sigma * self._of("factor", self._top)
-        flat = LowRankMultivariateNormal(mean.flatten(1), factor, variance.flatten(1), validate_args=False)
-        return ReshapedLowRank(flat, [ReshapeTransform(flat.event_shape, mean.shape[1:])], validate_args=False)
-
-
-class ReshapedLowRank(TransformedDistribution):
-    """A ``LowRankMultivariateNormal`` with reshaped events; entropy and KL terms are those of the flat one."""
-
-    def entropy(self) -> Tensor:
-        """Analytic, of the batch shape, in nats."""
-        return self.base_dist.entropy()
-
-
-@register_kl(ReshapedLowRank, Independent)
-def _kl_independent(q: ReshapedLowRank, p: Independent) -> Tensor:
-    """Against independent Gaussians: log p is quadratic, so that the KL needs only mean and variance of q."""
-    if not isinstance(p.base_dist, Normal):
-        raise NotImplementedError
-    shape = (*q.batch_shape, *q.event_shape)
-    mean, variance = q.base_dist.mean.reshape(shape), q.base_dist.variance.reshape(shape)
-    spread = (variance / p.base_dist.variance).flatten(len(q.batch_shape)).sum(-1)
-    return spread / 2 - p.log_prob(mean) - q.entropy()
-
-
-@register_kl(ReshapedLowRank, MultivariateNormal)
-def _kl_multivariate(q: ReshapedLowRank, p: MultivariateNormal) -> Tensor:
-    return kl_divergence(q.base_dist, p)
+        return low_rank_normal(mean, factor.mT.unflatten(-1, mean.shape[1:]), variance, prior.event_dim)

@@ -8,6 +8,9 @@ r"""A Markov sampler as a guide: the prior's own chain with its predictions corr
 with c a correction of :mod:`pyro_vipaint.corrections`: DPS, Pi-GDM, MMPS and others draw z_s from exactly such
 Gaussians, most of them with the a, b and v of the prior's own transition, Eq. 3. w and tau are one number per level and
 start at 1, the method as its authors have it. They belong to no image: fitted on some observations, they serve others.
+On a :class:`pyro_vipaint.models.MatchedPrior` the variance is :math:`\tau_s^2 (v + b^2\, Var(x \mid z_t, y))`, with the
+diagonal of :math:`c_t - c_t A^\top (A c_t A^\top + \sigma_y^2)^{-1} A c_t`. With MMPS the means are exact where x given
+z_t is Gaussian, and the whole guide is where its elements are independent as well.
 
 The guide makes no network call of its own. The prediction is read off the prior's mean at the site,
 :math:`\hat x = (\hat z_s - a z_t) / b`, and its gradient runs through the call that the model has made.
@@ -33,7 +36,7 @@ from pyro_vipaint.guides.base import LatentGuide, gaussian
 
 if TYPE_CHECKING:
     from pyro_vipaint.corrections import Correction
-    from pyro_vipaint.models import DiffusionModel, DiffusionPrior, Level
+    from pyro_vipaint.models import DataCovariance, DiffusionModel, DiffusionPrior, Level
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +48,10 @@ class Prediction:
         z: z_t, ``(…, N, *event)``, with a gradient.
         x_hat: of the shape of ``z``, a function of it.
         alpha_t, sigma_t, alpha_s, sigma_s: of the schedule.
-        step_std: standard deviation of the prior's transition.
+        step_std: standard deviation of the bridge from t to s.
         differentiable: whether the correction itself is to be differentiated, for the fit of a guide.
+        variance: c_t of x given z_t, which broadcasts to an event, or its covariance, on a prior of matched variance;
+            None on another.
     """
 
     prior: DiffusionPrior
@@ -60,6 +65,7 @@ class Prediction:
     sigma_s: float
     step_std: float
     differentiable: bool = False
+    variance: Tensor | DataCovariance | None = None
 
     @property
     def a(self) -> float:
@@ -128,8 +134,7 @@ class TwistedGuide(LatentGuide):
             zero = self._y.new_zeros(*prior.batch_shape, *prior.event_shape)
             return gaussian(zero, tau * level.sigma, prior.event_dim)
         at = self._prediction(level, prior.mean)
-        mean, shift, std = self.correction.move(at, self.correction(at))
-        return gaussian(mean + self._of("w", name) * shift, tau * std, prior.event_dim)
+        return self.correction.move(at, self.correction(at)).law(self._of("w", name), tau, prior.event_dim)
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Runs model and guide together on the observations, ``y`` or the first argument."""
@@ -173,7 +178,7 @@ class TwistedGuide(LatentGuide):
         model: Any = self.model
         at = Prediction(
             model.prior, model.likelihood, self._y, self._z, mean,
-            above.alpha, above.sigma, level.alpha, level.sigma, level.step_std, self._fitting,
+            above.alpha, above.sigma, level.alpha, level.sigma, level.step_std, self._fitting, above.variance,
         )  # fmt: skip
         return replace(at, x_hat=(mean - at.a * self._z) / at.b)
 

@@ -35,6 +35,7 @@ from pyro_vipaint.models.measurements.super_resolution import SuperResolution
 from pyro_vipaint.models.pretrained.load import embedded_priors, from_diffusers, load_prior
 from pyro_vipaint.models.priors.classifier_free import GuidedNetwork
 from pyro_vipaint.models.priors.codecs import AutoencoderCodec, Codec, Identity
+from pyro_vipaint.models.priors.covariance import DataCovariance
 from pyro_vipaint.models.priors.denoisers import (
     Denoiser,
     EDMDenoiser,
@@ -46,6 +47,7 @@ from pyro_vipaint.models.priors.denoisers import (
     integer_timestep,
 )
 from pyro_vipaint.models.priors.marginal import DiffusionMarginal
+from pyro_vipaint.models.priors.matched import MatchedPrior, denoising_errors
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import (
     EDM,
@@ -67,7 +69,10 @@ __all__ = [
     "Level",
     # priors
     "DiffusionPrior",
+    "DataCovariance",
     "DiffusionMarginal",
+    "MatchedPrior",
+    "denoising_errors",
     "embedded_priors",
     "from_diffusers",
     "load_prior",

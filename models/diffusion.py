@@ -3,6 +3,9 @@ r"""The model as a Pyro program: z_Te, …, z_Ts from the prior, y from one deno
 .. math::
     z_K \sim p(z_{T_e}), \quad z_i \sim p_\theta(z_{s(i)} \mid z_{s(i+1)}), \quad
     y \sim p(y \mid \mathrm{decode}(E[z_0 \mid z_1]))
+
+On a :class:`MatchedPrior` the law of y has the variance of x given z_1 in it
+(:mod:`pyro_vipaint.models.measurements.predictive`).
 """
 
 from __future__ import annotations
@@ -17,9 +20,12 @@ from torch import Tensor
 from pyro_vipaint._torch import device_of
 from pyro_vipaint.errors import instance, whole
 from pyro_vipaint.models.measurements.likelihoods import check_shape, seen
+from pyro_vipaint.models.measurements.predictive import predictive
 from pyro_vipaint.models.measurements.problem import check_likelihood, check_observation, check_problem
 from pyro_vipaint.models.priors.conditions import check_condition, check_count, check_place
+from pyro_vipaint.models.priors.covariance import DataCovariance
 from pyro_vipaint.models.priors.kernels import bridge_coefficients
+from pyro_vipaint.models.priors.matched import matched_variance
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time, check_keypoints
 
@@ -27,7 +33,8 @@ from pyro_vipaint.models.priors.schedules import as_time, check_keypoints
 class Level(NamedTuple):
     """One latent site: name, time, alpha and sigma at that time, standard deviation of the prior's transition.
 
-    ``step_std`` is that of z_s given the level above; at T_e, which has no level above, it is ``sigma``.
+    ``step_std`` is that of z_s given the level above by the bridge; at T_e, which has no level above, it is ``sigma``.
+    ``variance`` is c_t of a :class:`MatchedPrior`, the variance or covariance of x given z at this level.
     """
 
     name: str
@@ -35,6 +42,7 @@ class Level(NamedTuple):
     alpha: float
     sigma: float
     step_std: float
+    variance: Tensor | DataCovariance | None = None
 
 
 class DiffusionModel:
@@ -75,8 +83,11 @@ class DiffusionModel:
         for i, t in enumerate(self.keypoints):
             alpha, sigma = (float(v) for v in prior.schedule(as_time(t)))
             step_std = float(bridge_coefficients(prior.schedule, levels[-1].t, t)[2].sqrt()) if levels else sigma
-            levels.append(Level(f"z_{len(self.keypoints) - i}", t, alpha, sigma, step_std))
+            c_t = matched_variance(prior, t)
+            levels.append(Level(f"z_{len(self.keypoints) - i}", t, alpha, sigma, step_std, c_t))
         self.levels = tuple(levels)
+        c_t = self.levels[-1].variance
+        self._observed_from = (None if c_t is None else predictive(likelihood, c_t)) or likelihood
 
     @property
     def num_images(self) -> int:
@@ -98,7 +109,7 @@ class DiffusionModel:
         with pyro.plate("images", count, dim=-1):
             z = self._sample_latents()
             x = self.reconstruct(z)
-            distribution = self.likelihood(x)
+            distribution = self._observed_from(x)
             leading = z.ndim - self.prior.event_dim
             if y is not None:
                 check_place("y", y.device, "latents", x.device)
@@ -120,5 +131,5 @@ class DiffusionModel:
         z = pyro.sample(top.name, self.prior.marginal(top.t, **self.condition))
         for above, level in pairwise(self.levels):
             transition = self.prior.transition(z, above.t, level.t, **self.condition)
-            z = pyro.sample(level.name, transition.to_event(self.prior.event_dim))
+            z = pyro.sample(level.name, transition.to_event(self.prior.event_dim - len(transition.event_shape)))
         return z

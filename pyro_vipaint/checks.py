@@ -101,19 +101,21 @@ def checked_settings(
     settings: Settings | None,
     noise: float | None,
     changes: Mapping[str, Any],
+    preset: str = "inference",
 ) -> Settings:
     """The numbers of a run: ``settings`` or the problem's defaults, with the ``changes`` that are not None.
 
     The likelihood's scale is at least ``noise``. :class:`Settings` checks its numbers itself.
     """
     whole("samples", num_samples)
-    chosen = settings or settings_for(levels, problem.prior, problem.operator, problem.y)
+    chosen = settings or settings_for(levels, problem.prior, problem.operator, problem.y, preset)
     instance("settings", chosen, isinstance(chosen, Settings), "Settings such as default_settings()")
     chosen = replace(chosen, **{name: value for name, value in changes.items() if value is not None})
     if chosen.perceptual_weight > 0 and not takes_lpips(problem.y.shape):
         shape = tuple(problem.y.shape[1:])
         raise InputError(f"LPIPS cannot take observations of shape {shape}: set perceptual_weight to 0.")
-    return replace(chosen, scale=max(chosen.scale, noise or 0.0))
+    sigma = None if chosen.sigma is None else max(chosen.sigma, noise or 0.0)
+    return replace(chosen, scale=max(chosen.scale, noise or 0.0), sigma=sigma)
 
 
 def check_prior(prior: Any, device: torch.device, half: bool = False, checkpointing: bool = False) -> DiffusionPrior:

@@ -12,11 +12,18 @@ and methods differ in c. With A the operator, :math:`r = y - A \hat x`, the nois
     \text{Pi-GDM} \quad & c = C_t A^\top (r_t^2 A A^\top + \sigma_y^2)^{-1} r \\
     \text{MMPS} \quad & c = C_t A^\top (A C_t A^\top + \sigma_y^2)^{-1} r \\
     \text{TMPD} \quad & c = C_t A^\top \mathrm{diag}(A C_t A^\top 1 + \sigma_y^2)^{-1} r \\
+    \text{optimal covariance} \quad & c = c_t A^\top (A c_t A^\top + \sigma_y^2)^{-1} r \\
     \text{DDNM} \quad & c = \lambda A^+ r, \qquad \lambda = \min(1, \sigma_s / (\alpha_s \sigma_y)) \\
-    \text{DiffPIR} \quad & c = (A^\top A + \rho)^{-1} A^\top r, \quad \rho = \lambda (\sigma_y \alpha_t / \sigma_t)^2.
+    \text{DiffPIR} \quad & c = (A^\top A + \rho)^{-1} A^\top r, \quad \rho = \lambda (\sigma_y \alpha_t / \sigma_t)^2 \\
+    \text{Wiener} \quad & c = \bar C_t A^\top (A \bar C_t A^\top + \sigma_y^2)^{-1} r, \quad
+        \bar C_t = (\Sigma^{-1} + \alpha_t^2 / \sigma_t^2)^{-1}.
 
 The first four take gradients of the network, :math:`C_t v = (\sigma_t^2 / \alpha_t) J^\top v`, which the prediction's
-one call has made possible; the last two take none.
+one call has made possible; the others take none. c_t is the diagonal of C_t, and Wiener's :math:`\Sigma` the
+covariance of the images (:mod:`pyro_vipaint.models.priors.covariance`). :class:`ByLevel` is one correction at high
+noise and another below it.
+
+On a :class:`pyro_vipaint.models.MatchedPrior` the noise of a step has the variance of x given z_t and y in it.
 """
 
 from __future__ import annotations
@@ -28,26 +35,56 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_vipaint.errors import number, whole
+from pyro_vipaint.distributions import low_rank_normal
+from pyro_vipaint.errors import InputError, instance, number, whole
+from pyro_vipaint.guides.base import gaussian
 from pyro_vipaint.guides.twisted import Prediction
 from pyro_vipaint.models.measurements.likelihoods import weighted
 from pyro_vipaint.models.measurements.linalg import CGLS_STEPS
-from pyro_vipaint.models.measurements.operators import adjoint, apply, observation_mask, placed, pseudo_inverse
+from pyro_vipaint.models.measurements.operators import Broadcasting, adjoint, apply, placed, pseudo_inverse
+from pyro_vipaint.models.measurements.predictive import is_mask, mean_shift, noise_like, precision, remaining_variance
+from pyro_vipaint.models.priors.covariance import DataCovariance
 from pyro_vipaint.models.priors.kernels import bridge_coefficients, expand_event
+from pyro_vipaint.models.priors.matched import matched_variance
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time
 
 LEAST_NOISE = 0.001  # of sigma_y in DiffPIR
+WIENER_STEPS = 60  # of conjugate gradients, whose matrix has a condition of about the data's variance over the noise's
 
 
 class Move(NamedTuple):
-    """z_s ~ N(mean + shift, std^2): the mean without the observation, what the observation adds, the noise."""
+    """z_s ~ N(mean + shift, std^2): the mean without the observation, what the observation adds, the noise.
+
+    ``std`` is a number, or on a :class:`pyro_vipaint.models.MatchedPrior` a tensor that broadcasts to z_s. Where x
+    given z_t has a covariance, the noise has ``columns`` as well, ``(N, r, *event)``, each times a number of its own.
+    """
 
     mean: Tensor
     shift: Tensor
-    std: float
+    std: float | Tensor
+    columns: Tensor | None = None
+
+    def law(self, w: Tensor, tau: Tensor, event_dim: int) -> TorchDistribution:
+        """N(mean + w shift, (tau noise)^2)."""
+        mean = self.mean + w * self.shift
+        if self.columns is None:
+            return gaussian(mean, tau * self.std, event_dim)
+        return low_rank_normal(mean, tau * self.columns, (tau * self.std) ** 2, event_dim)
+
+    def draw(self) -> Tensor:
+        """z_s."""
+        z = (self.mean + self.shift).detach() + self.std * torch.randn_like(self.shift)
+        if self.columns is None:
+            return z
+        first = self.columns.ndim - (z.ndim - 2) - 1
+        numbers = torch.randn(*z.shape[:2], self.columns.shape[first]).to(z)
+        return z + torch.einsum(
+            "snr,nr...->sn...", numbers, self.columns.expand(z.shape[1], *self.columns.shape[first:])
+        )
 
 
 class Correction(ABC):
@@ -62,6 +99,10 @@ class Correction(ABC):
     def __call__(self, at: Prediction) -> Tensor:
         """c, of the shape of x_hat."""
 
+    def at_level(self, noise_level: float) -> Correction:
+        """The correction at a noise level in units of ``sigma_data``: itself, but for :class:`ByLevel`."""
+        return self
+
     def std(self, at: Prediction) -> float:
         """The standard deviation of the noise of a step, at most sigma_s; that of the prior's transition."""
         return at.step_std
@@ -71,7 +112,7 @@ class Correction(ABC):
         std = self.std(at)
         a = max(at.sigma_s**2 - std**2, 0.0) ** 0.5 / at.sigma_t
         b = at.alpha_s - at.alpha_t * a
-        return Move(a * at.z + b * at.x_hat, b * c, std)
+        return Move(a * at.z + b * at.x_hat, b * c, *propagated(at, std, b))
 
 
 @dataclass(frozen=True)
@@ -158,6 +199,49 @@ class MMPS(Correction):
 
 
 @dataclass(frozen=True)
+class OptimalCovariance(Correction):
+    """Peng et al. 2024, type II: x given z_t is N(x_hat, c_t), c_t the denoising error, without the network's Jacobian.
+
+    c_t is that of a :class:`pyro_vipaint.models.MatchedPrior`; on another prior r_t^2 of Pi-GDM takes its place. The
+    conditioning is exact for masks and a :class:`pyro_vipaint.models.Matrix`; other operators take ``steps`` of
+    conjugate gradients.
+    """
+
+    takes_gradients: ClassVar[bool] = False
+    steps: int = CGLS_STEPS
+
+    def __post_init__(self) -> None:
+        whole("steps", self.steps)
+
+    def __call__(self, at: Prediction) -> Tensor:
+        """c; no gradient."""
+        r = pixel_variance(at.prior.sigma_data, at.alpha_t, at.sigma_t)
+        instance(
+            "the variance", at.variance, not isinstance(at.variance, DataCovariance), "one by element: use Wiener()"
+        )
+        c = at.x_hat.new_full((), r) if at.variance is None else placed(at.variance, at.x_hat)
+        shift = mean_shift(at.likelihood, c, at.residual(), at.x_hat)
+        if shift is not None:
+            return shift
+        root, noise = c.sqrt(), noise_of(at)
+        return root * proximal(_Scaled(at.likelihood.operator, root), at.residual(), noise, self.steps, at.leading)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scaled(Broadcasting):
+    """A(root x)."""
+
+    operator: Any
+    root: Tensor
+
+    def A(self, x: Tensor) -> Tensor:
+        return apply(self.operator, self.root * x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self.root * adjoint(self.operator, y)
+
+
+@dataclass(frozen=True)
 class DDNM(Correction):
     r"""Wang et al. 2023 (DDNM+): what A sees of x_hat is replaced by y, no further than the step's noise allows.
 
@@ -217,20 +301,111 @@ class DiffPIR(Correction):
         return proximal(at.likelihood.operator, at.residual(), scale, self.steps, at.leading)
 
 
+@dataclass(frozen=True, eq=False)
+class Wiener(Correction):
+    r"""The linear estimate of x - x_hat from y, for images of a known covariance: the gain of Wiener and of Kalman.
+
+    It takes no gradient, and it sees correlations that the Jacobian of a network does not show at high noise, where
+    :math:`\sigma_t^2` multiplies the errors of J. Where images are Gaussian it is exact; far below the noise level at
+    which their modes part it is not.
+
+    ``covariance`` is the prior's own if not given. For other operators than masks the linear system is solved by
+    ``steps`` of conjugate gradients.
+    """
+
+    takes_gradients: ClassVar[bool] = False
+    covariance: DataCovariance | None = None
+    steps: int = WIENER_STEPS
+
+    def __post_init__(self) -> None:
+        whole("steps", self.steps)
+
+    def __call__(self, at: Prediction) -> Tensor:
+        """c; no gradient."""
+        own = at.prior.errors if isinstance(at.variance, DataCovariance) else at.prior.data_covariance
+        covariance: DataCovariance | None = self.covariance or own
+        if covariance is None:
+            raise InputError("Wiener needs a covariance: Wiener(DataCovariance.of(images)), or one of the prior.")
+        given, operator, noise = covariance.given(at.sigma_t / at.alpha_t), at.likelihood.operator, noise_of(at)
+        if is_mask(operator):
+            return given.posterior_mean(precision(at.likelihood, at.x_hat), adjoint(operator, at.residual() / noise**2))
+        return given.root(proximal(_Coloured(operator, given), at.residual(), noise, self.steps, at.leading))
+
+
+@dataclass(frozen=True, eq=False)
+class _Coloured:
+    """A C^(1/2), so that white images have the observations of images of covariance C."""
+
+    operator: Any
+    covariance: DataCovariance
+
+    def A(self, x: Tensor) -> Tensor:
+        return apply(self.operator, self.covariance.root(x))
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self.covariance.root(adjoint(self.operator, y))
+
+
+@dataclass(frozen=True, eq=False)
+class ByLevel(Correction):
+    """``high`` above a noise ``level``, sigma_t / alpha_t in units of the prior's ``sigma_data``, else ``low``.
+
+    Where gradients are dear, ``ByLevel(Wiener(), PiGDM(), level)`` takes them only below ``level``.
+    """
+
+    high: Correction
+    low: Correction
+    level: float
+
+    def __post_init__(self) -> None:
+        for name in ("high", "low"):
+            instance(name, getattr(self, name), isinstance(getattr(self, name), Correction), "a Correction: PiGDM()")
+        number("level", self.level)
+
+    @property
+    def takes_gradients(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether either takes them."""
+        return self.high.takes_gradients or self.low.takes_gradients
+
+    def at_level(self, noise_level: float) -> Correction:
+        """``high`` or ``low``."""
+        return (self.high if noise_level > self.level else self.low).at_level(noise_level)
+
+    def __call__(self, at: Prediction) -> Tensor:
+        """That of the level."""
+        return self._here(at)(at)
+
+    def std(self, at: Prediction) -> float:
+        """That of the level."""
+        return self._here(at).std(at)
+
+    def move(self, at: Prediction, c: Tensor) -> Move:
+        """That of the level."""
+        return self._here(at).move(at, c)
+
+    def _here(self, at: Prediction) -> Correction:
+        return self.at_level(at.sigma_t / at.alpha_t / at.prior.sigma_data)
+
+
 def noise_of(at: Prediction) -> Tensor:
     """The standard deviation of the noise of y, a tensor that broadcasts to it."""
-    noise = at.likelihood.noise_std
-    return placed(noise, at.x_hat) if isinstance(noise, Tensor) else at.x_hat.new_full((), noise)
+    return noise_like(at.likelihood, at.x_hat)
+
+
+def propagated(at: Prediction, std: float, b: float) -> tuple[Tensor | float, Tensor | None]:
+    """The noise of a step where x given z_t has the variance c_t: that of y's law for x, brought to z_s, is added."""
+    if at.variance is None:
+        return std, None
+    if isinstance(at.variance, DataCovariance):
+        variance, columns = at.variance.posterior(precision(at.likelihood, at.x_hat))
+        return (std**2 + b**2 * variance).sqrt(), b * columns
+    left = remaining_variance(at.likelihood, placed(at.variance, at.x_hat), at.x_hat)
+    return (std**2 + b**2 * left).sqrt(), None
 
 
 def pixel_variance(sigma_data: float, alpha: float, sigma: float) -> float:
     """r_t^2, the variance of x given z_t for independent pixels of standard deviation ``sigma_data``."""
     return (sigma_data * sigma) ** 2 / ((alpha * sigma_data) ** 2 + sigma**2)
-
-
-def is_mask(operator: Any) -> bool:
-    """Whether A A^T is the identity on what is observed because A hides elements of the image and does nothing else."""
-    return hasattr(operator, "mask") and observation_mask(operator) is not None
 
 
 def predict(
@@ -241,7 +416,8 @@ def predict(
     (alpha_t, sigma_t), (alpha_s, sigma_s) = (map(float, prior.schedule(as_time(time))) for time in (t, s))
     step_std = float(bridge_coefficients(prior.schedule, t, s)[2].sqrt())
     x_hat = prior.denoise(z, t, **condition)
-    return Prediction(prior, likelihood, y, z, x_hat, alpha_t, sigma_t, alpha_s, sigma_s, step_std)
+    variance = matched_variance(prior, t)
+    return Prediction(prior, likelihood, y, z, x_hat, alpha_t, sigma_t, alpha_s, sigma_s, step_std, variance=variance)
 
 
 def proximal(operator: Any, r: Tensor, scale: Tensor | float, steps: int, leading: int) -> Tensor:

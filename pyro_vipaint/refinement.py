@@ -89,6 +89,7 @@ def refine(
     zeta_decay: float = DEFAULT_ZETA_DECAY,
     polyak: float | None = None,
     correction: Correction | None = None,
+    order: int = 1,
     guidance_scale: float | None = None,
     seed: int | None = None,
     callback: Callback | None = None,
@@ -107,6 +108,8 @@ def refine(
         correction: another way to follow the observation, of :mod:`pyro_vipaint.corrections`, such as ``PiGDM()``, for
             pixel priors; its step is at most :data:`LIMIT` lengths of the noise long. ``None`` is DPS with the numbers
             above, which have no influence on other corrections.
+        order: 1, or 2 to extrapolate the corrected predictions of a ``correction``
+            (:func:`pyro_vipaint.baselines.corrected.corrected_chain`): fewer steps keep the spread of many.
         guidance_scale: weight of the condition (:mod:`pyro_vipaint.models.priors.classifier_free`); the model's own if
             not given.
         seed: seed of the noise; ``None`` draws from the global generator. The same call gives the same bits; another
@@ -121,6 +124,7 @@ def refine(
     """
     steps = whole("steps", steps, most=MOST_STEPS)
     zeta, zeta_decay = number("zeta", zeta), number("zeta_decay", zeta_decay)
+    whole("order", order, most=1 if correction is None else 2)
     instance("model", model, hasattr(model, "likelihood"), "a DiffusionModel")
     instance("callback", callback, callback is None or callable(callback), "a function of a Progress")
     if polyak is not None:
@@ -141,7 +145,7 @@ def refine(
             chain = dps_chain(prior, likelihood, z, y, times, zetas, condition, limit)
         else:
             check_pixels(prior, correction)
-            chain = corrected_chain(prior, likelihood, z, y, times, correction, condition, LIMIT)
+            chain = corrected_chain(prior, likelihood, z, y, times, correction, condition, LIMIT, order)
         for step, z_hat in enumerate(chain, 1):
             z = z_hat
             if callback is not None:

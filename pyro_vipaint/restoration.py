@@ -20,9 +20,10 @@ from pyro_vipaint.calls import count_calls
 from pyro_vipaint.checks import as_tensor, check_guide, check_truth, checked, checked_settings, masked
 from pyro_vipaint.elbos import BetaELBO
 from pyro_vipaint.errors import choice
-from pyro_vipaint.guides import HierarchicalGuide
+from pyro_vipaint.guides import HierarchicalGuide, TwistedGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.models.measurements.operators import Operator, observation_mask
+from pyro_vipaint.models.priors.matched import MatchedPrior
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import Callback
 from pyro_vipaint.refinement import refine
@@ -108,6 +109,7 @@ def inpaint(
     label: int | Tensor | None = None,
     prompt: str | Sequence[str] | None = None,
     guidance_scale: float | None = None,
+    preset: str | None = None,
     settings: Settings | None = None,
     guide: GuideFactory | None = None,
     steps: int | None = None,
@@ -126,14 +128,14 @@ def inpaint(
             accepted); values at hidden pixels have no influence, and NaN may mark them.
         mask: 1 = observed, 0 = hidden, any dtype; ``(1, H, W)``, ``(H, W)`` or ``(N, 1, H, W)``. One mask may serve
             several images, and one image several masks.
-        prior, levels, num_samples, label, prompt, guidance_scale, settings, guide, steps, beta, refine_steps, zeta,
-        noise, device, seed, callback: as for :func:`restore`, and so are the errors.
+        prior, levels, num_samples, label, prompt, guidance_scale, preset, settings, guide, steps, beta, refine_steps,
+        zeta, noise, device, seed, callback: as for :func:`restore`, and so are the errors.
     """
     y, operator, loaded = masked(image, mask, prior, device)
     return restore(
         y, operator, loaded, levels, num_samples, label=label, prompt=prompt, guidance_scale=guidance_scale,
-        settings=settings, guide=guide, steps=steps, beta=beta, refine_steps=refine_steps, zeta=zeta, noise=noise,
-        device=device, seed=seed, callback=callback,
+        preset=preset, settings=settings, guide=guide, steps=steps, beta=beta, refine_steps=refine_steps, zeta=zeta,
+        noise=noise, device=device, seed=seed, callback=callback,
     )  # fmt: skip
 
 
@@ -147,6 +149,7 @@ def restore(
     label: int | Tensor | None = None,
     prompt: str | Sequence[str] | None = None,
     guidance_scale: float | None = None,
+    preset: str | None = None,
     settings: Settings | None = None,
     likelihood: Any = None,
     guide: GuideFactory | None = None,
@@ -176,15 +179,17 @@ def restore(
             (:mod:`pyro_vipaint.models.priors.classifier_free`), in both phases; by default, and with 1, the conditional
             prior is used without guidance, at half the cost. With another w the bound is that of a prior whose denoiser
             is guided.
-        settings: all numbers of the run; by default :func:`pyro_vipaint.settings.default_settings` for a mask and
-            :func:`pyro_vipaint.settings.restoration_settings` for other operators, without the perceptual term where
-            LPIPS cannot take the observations.
+        preset: ``inference``, by default, for draws whose spread is right, or ``pictures``, for the smallest mean LPIPS
+            to the truth, whose draws are too alike (docs/truth.md).
+        settings: all numbers of the run, in the place of a preset; by default those of
+            :func:`pyro_vipaint.settings.settings_for`.
         likelihood: p(y given x) of this ``operator``, in the place of the Laplace likelihood of the settings, for
             example ``vp.Poisson(operator, gain=100)`` for counts, or ``vp.Gaussian(operator, sigma=map)`` for noise
             that differs between pixels; it states the noise, and ``y`` is in its units. The other settings stay.
         guide: makes the guide from the model and the latent ``(N, *event)`` at which its means start, for example
-            ``MixtureGuide`` or ``lambda model, start: LowRankGuide(model, start, rank=4)``; by default
-            :class:`HierarchicalGuide` with gamma and tau of the settings. Pyro's own start there too with
+            ``MixtureGuide`` or ``lambda model, start: LowRankGuide(model, start, rank=4)``, and then the preset is that
+            for pictures, which fits it; by default :class:`TwistedGuide` for inference, and :class:`HierarchicalGuide`
+            with gamma and tau of the settings for pictures. Pyro's own start there too with
             ``lambda model, start: AutoNormal(model, init_loc_fn=init_to_start(model, start))``. Kinds of parameters for
             which the settings name no rate have that of :func:`fit`.
         steps, beta, refine_steps, zeta: single numbers to change in the settings.
@@ -202,7 +207,8 @@ def restore(
     check_guide(guide)
     problem = checked(y, operator, prior, label, prompt, guidance_scale, noise, device, likelihood)
     changes = {"steps": steps, "beta": beta, "refine_steps": refine_steps, "zeta": zeta}
-    numbers = checked_settings(problem, levels, num_samples, settings, noise, changes)
+    preset = preset or ("inference" if guide is None else "pictures")
+    numbers = checked_settings(problem, levels, num_samples, settings, noise, changes, preset)
     prior, y, condition = problem.prior, problem.y, problem.condition
     for kind in numbers.lr if guide is None else ():
         choice("kind of parameters", kind, DEFAULT_LR)
@@ -210,11 +216,10 @@ def restore(
     with seeded(seed), count_calls() as count:
         # A prior and a measurement make a model,
         likelihood = problem.likelihood or numbers.likelihood(operator)
-        model = DiffusionModel(prior, likelihood, numbers.keypoints(prior), **condition)
+        model = DiffusionModel(_with_covariance(prior, numbers), likelihood, numbers.keypoints(prior), **condition)
         # a guide approximates its posterior,
         start = initial_latent(prior, likelihood, y, **condition)
-        default = partial(HierarchicalGuide, gamma_logit=numbers.gamma_logit, tau_scale=numbers.tau_scale)
-        approximation = (guide or default)(model, start)
+        approximation = (guide or _default_guide(numbers))(model, start)
         # an ELBO fits the guide,
         elbo = BetaELBO(numbers.beta, numbers.num_particles)
         fitted = fit(
@@ -224,11 +229,24 @@ def restore(
         # a refinement finishes the samples.
         z = sample(approximation, y, num_samples)
         samples = refine(
-            model, z, y, numbers.refine_steps,
-            zeta=numbers.zeta, zeta_decay=numbers.zeta_decay, polyak=numbers.polyak, callback=callback,
+            DiffusionModel(prior, likelihood, model.keypoints, **condition), z, y, numbers.refine_steps,
+            zeta=numbers.zeta, zeta_decay=numbers.zeta_decay, polyak=numbers.polyak,
+            correction=numbers.correction, order=numbers.order, callback=callback,
         )  # fmt: skip
     seconds = time.perf_counter() - begun
     picture = likelihood.residual(y.new_zeros(len(y), *prior.image_shape), y).cpu()
     return Result(
         samples.cpu(), y.cpu(), operator, fitted, numbers, count.calls, count.nfe, seconds, picture, count.gradients
     )  # fmt: skip
+
+
+def _with_covariance(prior: DiffusionPrior, numbers: Settings) -> DiffusionPrior:
+    """The prior of the few levels of a twisted guide, whose transitions know which elements go together."""
+    few = numbers.twist is not None and numbers.levels > 1 and prior.data_covariance is not None
+    return MatchedPrior(prior, prior.data_covariance) if few else prior
+
+
+def _default_guide(numbers: Settings) -> GuideFactory:
+    if numbers.twist is not None:
+        return partial(TwistedGuide, correction=numbers.twist)
+    return partial(HierarchicalGuide, gamma_logit=numbers.gamma_logit, tau_scale=numbers.tau_scale)

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vipaint.errors import InputError, instance, number, row, whole
+from pyro_vipaint.corrections import MMPS, ByLevel, Correction, Wiener
+from pyro_vipaint.errors import InputError, choice, instance, number, row, whole
 from pyro_vipaint.metrics import takes_lpips
-from pyro_vipaint.models.measurements.likelihoods import Laplace, Perceptual
+from pyro_vipaint.models.measurements.likelihoods import Gaussian, Laplace, Perceptual
 from pyro_vipaint.models.measurements.linalg import operator_norm
 from pyro_vipaint.models.measurements.operators import Inpainting, Operator, has_one_per_image
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -20,6 +21,11 @@ from pyro_vipaint.models.priors.schedules import keypoints
 from pyro_vipaint.refinement import DEFAULT_STEPS, DEFAULT_ZETA, DEFAULT_ZETA_DECAY
 from pyro_vipaint.svi import DEFAULT_LR, check_fit_numbers
 
+PRESETS = ("inference", "pictures")
+TOP, BOTTOM = 36.0, 7.5  # noise levels of inference below t = 1, sigma/alpha over the data's standard deviation
+GRADIENTS_BELOW = 2.25  # noise level below which its corrections take gradients
+SIGMA = 0.05  # of the noise of y, at least: the paper's value
+INFERENCE_STEPS, INFERENCE_STEPS_FROM_NOISE = 24, 30  # of the refinement
 START, STOP = 3.0, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data's standard deviation
 LATENT_START, LATENT_STOP = 12.0, 3.0  # of latent priors
 LATENT_FIT_CALLS = 120  # network calls of their fit, at least one step of MAX_LEVELS
@@ -34,8 +40,14 @@ RULES: dict[str, Callable[[str, Any], object]] = {  # of the single numbers of t
     **dict.fromkeys(("scale", "beta", "tau_scale"), _positive),
     **dict.fromkeys(("perceptual_weight", "zeta", "zeta_decay"), number),
     "gamma_logit": partial(number, signed=True),
-    "polyak": lambda name, value: None if value is None else _positive(name, value),
+    **dict.fromkeys(("polyak", "sigma"), lambda name, value: None if value is None else _positive(name, value)),
+    **dict.fromkeys(("twist", "correction"), lambda name, value: _correction(name, value)),
+    "order": lambda name, value: whole(name, value, most=2),
 }
+
+
+def _correction(name: str, value: Any) -> None:
+    instance(name, value, value is None or isinstance(value, Correction), "a Correction such as PiGDM(), or None")
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class Settings:
 
     Attributes:
         noise_levels: sigma/alpha at T_e, …, T_s in units of the prior's ``sigma_data``; any row of numbers, kept as a
-            tuple.
+            tuple. With ``twist`` T_e is t = 1 and not named here.
         scale: scale of the Laplace likelihood, images in [-1, 1].
         perceptual_weight: nats per unit of LPIPS in :class:`pyro_vipaint.Perceptual`; 0 leaves the Laplace likelihood.
             2000 for latent priors; the paper's code has .64 times the number of values of an image over ``scale``.
@@ -65,6 +77,11 @@ class Settings:
         zeta_decay: the weight at the last of them is this factor times ``zeta``.
         polyak: longest correction in units of Polyak's step (:mod:`pyro_vipaint.refinement`), positive; ``None`` sets
             no such limit.
+        sigma: standard deviation of the noise of y, in the place of the Laplace likelihood of ``scale``.
+        twist: correction of a :class:`pyro_vipaint.guides.TwistedGuide` on the model whose first keypoint is t = 1, in
+            the place of the hierarchical guide. The transitions have the covariance of the prior's images.
+        correction: of the refinement; ``None`` is DPS with ``zeta``.
+        order: of the refinement with a ``correction``.
 
     Raises:
         InputError: a number cannot be used, or the noise levels do not fall.
@@ -85,6 +102,10 @@ class Settings:
     zeta: float = DEFAULT_ZETA
     zeta_decay: float = DEFAULT_ZETA_DECAY
     polyak: float | None = None
+    sigma: float | None = None
+    twist: Correction | None = None
+    correction: Correction | None = None
+    order: int = 1
 
     def __post_init__(self) -> None:
         for name, rule in RULES.items():
@@ -92,27 +113,42 @@ class Settings:
         instance("lr", self.lr, isinstance(self.lr, Mapping), "a mapping from kinds of parameters to rates")
         check_fit_numbers(self.steps, self.average, self.lr, self.lr_decay)
         levels = [_positive("noise-levels", level) for level in row("noise-levels", self.noise_levels)]
-        if not levels or not all(low < high for high, low in pairwise(levels)):
+        if not (levels or self.twist) or not all(low < high for high, low in pairwise(levels)):
             raise InputError(f"noise-levels must decrease from T_e to T_s, not {levels}.")
         object.__setattr__(self, "noise_levels", tuple(levels))
 
-    def likelihood(self, operator: Operator) -> Laplace:
-        """p(y | x) for y = A(x): Laplace, with the perceptual factor where it has a weight."""
+    @property
+    def levels(self) -> int:
+        """K."""
+        return len(self.noise_levels) + (self.twist is not None)
+
+    def likelihood(self, operator: Operator) -> Gaussian | Laplace:
+        """p(y | x) for y = A(x): Gaussian with ``sigma``, or Laplace, with the perceptual factor if it has a weight."""
+        if self.sigma is not None:
+            return Gaussian(operator, self.sigma)
         if self.perceptual_weight == 0:
             return Laplace(operator, self.scale)
         return Perceptual(operator, self.scale, self.perceptual_weight)
 
     def keypoints(self, prior: DiffusionPrior) -> tuple[float, ...]:
-        """The times of the noise levels on the schedule of ``prior``."""
-        return keypoints(prior, noise_levels=[level * prior.sigma_data for level in self.noise_levels])
+        """The times of the noise levels on the schedule of ``prior``, after t = 1 with ``twist``."""
+        levels = [level * prior.sigma_data for level in self.noise_levels]
+        below = keypoints(prior, noise_levels=levels) if levels else ()
+        return below if self.twist is None else (1.0, *below)
 
 
-def default_settings(levels: int = 4, latent: bool = False) -> Settings:
+def default_settings(levels: int = 4, latent: bool = False, preset: str = "inference") -> Settings:
     """The settings of VIPaint-``levels`` for pixel priors, or for latent ones; noise levels spaced geometrically.
 
+    ``inference`` was tuned by proper scores and calibration, ``pictures`` by the mean LPIPS to the truth, which rewards
+    draws that are too alike (docs/truth.md).
+
     Raises:
-        InputError: fewer than one level or more than ``MAX_LEVELS``.
+        InputError: fewer than one level or more than ``MAX_LEVELS``, or no such preset.
     """
+    choice("preset", preset, PRESETS)
+    if preset == "inference" and not latent:
+        return inference_settings(levels)
     gaps = whole("levels", levels, most=MAX_LEVELS) - 1
     start, stop = (LATENT_START, LATENT_STOP) if latent else (START, STOP)
     noise_levels = (*(start * (stop / start) ** (i / gaps) for i in range(levels)),) if gaps else (stop,)
@@ -124,23 +160,42 @@ def default_settings(levels: int = 4, latent: bool = False) -> Settings:
     )  # fmt: skip
 
 
-def budget_settings(levels: int, nfe: int, num_samples: int, latent: bool = False) -> Settings:
+def inference_settings(levels: int = 4) -> Settings:
+    """The preset for inference with pixel priors that have a covariance.
+
+    The guide needs no fit: its one step measures the bound. With more ``steps`` w and tau of its levels are learnt.
+    """
+    below = whole("levels", levels, most=MAX_LEVELS) - 1
+    ratio = BOTTOM / TOP
+    noise_levels = (*(TOP * ratio ** (i / (below - 1)) for i in range(below)),) if below > 1 else (BOTTOM,) * below
+    return Settings(
+        noise_levels, sigma=SIGMA, steps=1, lr={"tau": 0.01, "other": 0.01}, twist=Wiener(), order=2,
+        correction=ByLevel(Wiener(), MMPS(2), GRADIENTS_BELOW),
+        refine_steps=INFERENCE_STEPS if below else INFERENCE_STEPS_FROM_NOISE,
+    )  # fmt: skip
+
+
+def budget_settings(
+    levels: int, nfe: int, num_samples: int, latent: bool = False, preset: str = "inference"
+) -> Settings:
     """The settings of inpainting by VIPaint-``levels`` :func:`within` a budget; the noise levels stay."""
-    return within(default_settings(levels, latent), nfe, num_samples)
+    return within(default_settings(levels, latent, preset), nfe, num_samples)
 
 
 def within(settings: Settings, nfe: int, num_samples: int) -> Settings:
     """``settings`` with as many steps as ``nfe`` NFE per sample allow, all phases included.
 
-    The share :data:`FIT_SHARE` goes to the fit, whose cost the samples share. The K - 1 calls of the guide's own draws
-    and one call before the fit are subtracted; the rest goes to the refinement.
+    The share :data:`FIT_SHARE` goes to the fit, whose cost the samples share; a guide that needs none keeps its steps.
+    The K - 1 calls of the guide's own draws and one call before the fit are subtracted; the rest goes to the
+    refinement.
 
     Raises:
         InputError: fewer NFE than one step of the fit and one of the refinement take.
     """
-    levels, total = len(settings.noise_levels), nfe * num_samples
+    levels, total = settings.levels, nfe * num_samples
     step = (levels + 1) * settings.num_particles
-    steps = max(1, min(int(FIT_SHARE * total), total - 1 - levels * num_samples) // step)
+    most = max(1, min(int(FIT_SHARE * total), total - 1 - levels * num_samples) // step)
+    steps = most if settings.twist is None else min(most, settings.steps)
     refine_steps = (total - steps * step - 1) // num_samples - (levels - 1)
     if refine_steps < 1:
         least = -(-(step + 1) // num_samples) + levels
@@ -156,7 +211,7 @@ def restoration_settings(levels: int = 4, latent: bool = False, norm: float = 1.
     the likelihood is sharper and the refinement longer than for inpainting, because every pixel is observed a little;
     they were tuned on fashion32 (``docs/tuning.md``). For latent priors they are those of inpainting, not tuned.
     """
-    settings = default_settings(levels, latent)
+    settings = default_settings(levels, latent, "pictures")
     if latent:
         return replace(settings, zeta=settings.zeta / norm)
     return replace(
@@ -165,17 +220,26 @@ def restoration_settings(levels: int = 4, latent: bool = False, norm: float = 1.
     )  # fmt: skip
 
 
-def settings_for(levels: int, prior: DiffusionPrior, operator: Operator, y: Tensor) -> Settings:
+def settings_for(
+    levels: int, prior: DiffusionPrior, operator: Operator, y: Tensor, preset: str = "inference"
+) -> Settings:
     """The defaults of :func:`pyro_vipaint.restore` for observations ``y`` ``(N, *observation)`` by ``operator``.
 
-    A mask has those of inpainting, another operator :func:`restoration_settings`. The perceptual term is omitted where
-    LPIPS cannot take the observations.
+    For inference with pixels they are those of inpainting. Without a covariance of the prior, and for other operators
+    than masks, K is 1 and the refinement starts from noise; without a covariance its corrections take gradients at
+    every level. Otherwise a mask has those of inpainting, another operator :func:`restoration_settings`. The perceptual
+    term is omitted where LPIPS cannot take the observations.
 
     Raises:
         InputError: the operator maps every image to zero.
     """
+    choice("preset", preset, PRESETS)
+    if preset == "inference" and not prior.is_latent:
+        known = prior.data_covariance is not None
+        chosen = inference_settings(levels if known and isinstance(operator, Inpainting) else 1)
+        return chosen if known else replace(chosen, correction=MMPS(2))
     if isinstance(operator, Inpainting):
-        settings = default_settings(levels, prior.is_latent)
+        settings = default_settings(levels, prior.is_latent, preset)
     else:
         count = len(y) if has_one_per_image(operator) else 1
         norm = operator_norm(operator, (count, *prior.image_shape), y.device)

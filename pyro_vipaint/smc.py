@@ -7,6 +7,8 @@ s multiplies a particle's weight by
 .. math:: \frac{\psi_s(z_s)\, p(z_s \mid z_t)}{\psi_t(z_t)\, q(z_s \mid z_t, y)}, \qquad
           \psi_t(z_t) = N(y; A \hat x_t, \sigma_y^2 + r_t^2 |A|^2).
 
+On a :class:`pyro_vipaint.models.MatchedPrior` the variance of psi is :math:`\sigma_y^2 + A c_t A^\top`.
+
 The particles of an image are resampled where their effective sample size falls below a share of their number. The
 product of the mean weights between resamplings is an *unbiased* estimate of the evidence p(y) for any guide and any
 psi (Del Moral 2004), and the particles tend to the posterior of the K-level model as their number grows. With the
@@ -33,11 +35,13 @@ from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.corrections import pixel_variance
 from pyro_vipaint.diagnostics.importance import effective_sample_size, systematic_indices
+from pyro_vipaint.distributions import ReshapedLowRank
 from pyro_vipaint.errors import InputError, number, whole
 from pyro_vipaint.models.diffusion import DiffusionModel, Level
 from pyro_vipaint.models.measurements.likelihoods import seen
 from pyro_vipaint.models.measurements.linalg import operator_norm
 from pyro_vipaint.models.measurements.operators import Inpainting
+from pyro_vipaint.models.measurements.predictive import predictive
 from pyro_vipaint.models.measurements.problem import FOLLOWED, check_problem
 from pyro_vipaint.models.priors.kernels import bridge_coefficients
 
@@ -172,8 +176,13 @@ class _Twist:
     def __call__(self, z: Tensor, mean: Tensor, above: Level, level: Level) -> Tensor:
         prior = self.model.prior
         a, b, _ = (float(value) for value in bridge_coefficients(prior.schedule, above.t, level.t))
-        residual = self.likelihood.residual(prior.decode((mean - a * z) / b), self.y)
-        variance = pixel_variance(prior.sigma_data, above.alpha, above.sigma)
+        image, c = prior.decode((mean - a * z) / b), above.variance
+        psi = None if c is None else predictive(self.likelihood, c)
+        if psi is not None:
+            of_y = psi(image)
+            return of_y.to_event(len(of_y.batch_shape) - 2).log_prob(seen(self.likelihood, self.y))
+        residual = self.likelihood.residual(image, self.y)
+        variance = pixel_variance(prior.sigma_data, above.alpha, above.sigma) if c is None else c.mean().to(residual)
         std = (torch.as_tensor(self.likelihood.noise_std) ** 2 + self.norm**2 * variance).sqrt().to(residual)
         density = Normal(torch.zeros_like(residual), std.expand(residual.shape), validate_args=False).log_prob(residual)
         return seen(self.likelihood, density).flatten(2).sum(-1)
@@ -182,6 +191,8 @@ class _Twist:
 def _at(index: Tensor, distribution: Any) -> Any:
     """A Gaussian over events whose particles are those at ``index``, ``(particles, N)``."""
     base = getattr(distribution, "base_dist", None)
+    if isinstance(distribution, ReshapedLowRank):
+        return distribution.moved(index)
     if not (isinstance(distribution, Independent) and isinstance(base, Normal)):
         raise InputError(f"smc needs a guide that is Gaussian below T_e, not a {type(distribution).__name__}.")
     images = torch.arange(index.shape[1], device=index.device)

@@ -2,31 +2,42 @@
 
 A folder holds a network (in ``unet/`` or ``transformer/``, or a UNet at the root), a scheduler (``scheduler/``), for
 latent priors an autoencoder (``vae/`` or ``vqvae/``), for text encoders and tokenizers, and optionally ``prior.json``
-with the entries that diffusers has no field for: ``sigma_data``, ``classes``, ``null_label``. What in it is opened, and
-what is refused, stands in docs/priors.md.
+with the entries that diffusers has no field for: ``sigma_data``, ``classes``, ``null_label``; and
+``covariance.safetensors``, the covariance of the clean latents. What in it is opened, and what is refused, stands in
+docs/priors.md.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pyro_vipaint._files import read_json
+from pyro_vipaint._files import read_json, read_tensors
 from pyro_vipaint._torch import resolve_device
 from pyro_vipaint.errors import InputError, choice
 from pyro_vipaint.models.pretrained.components import MAX_CONFIG, PARTS, read_components
 from pyro_vipaint.models.pretrained.pipelines import build_prior
+from pyro_vipaint.models.priors.covariance import DataCovariance
 
 if TYPE_CHECKING:
     from pyro_vipaint.models.priors.prior import DiffusionPrior
 
 # The files of diffusers and transformers, without second copies of the weights in one file or in half precision.
-WANTED = ["*.json", "*merges.txt", "*diffusion_pytorch_model*.safetensors", "text_encoder*/model*.safetensors"]
+COVARIANCE = "covariance.safetensors"
+WANTED = [
+    COVARIANCE,
+    "*.json",
+    "*merges.txt",
+    "*diffusion_pytorch_model*.safetensors",
+    "text_encoder*/model*.safetensors",
+]
 UNWANTED = ["*.fp16*", "*non_ema*"]
 ENTRIES = ("sigma_data", "classes", "null_label", "kind", "event_shape")  # of prior.json; the last two are notes
 
@@ -75,7 +86,31 @@ def load_prior(
     details = read_json(path, most=MAX_CONFIG) if os.path.lexists(path) else {}
     for entry in details:
         choice(f"entry of {path},", entry, ENTRIES)
-    return _built(str(folder), read_components(folder, target, dtype), details, Path(source).name, checkpointing)
+    prior = _built(str(folder), read_components(folder, target, dtype), details, Path(source).name, checkpointing)
+    return replace(prior, data_covariance=read_covariance(folder / COVARIANCE, prior.event_shape, target))
+
+
+def read_covariance(path: Path, event_shape: Sequence[int], device: torch.device) -> DataCovariance | None:
+    """The covariance in a file of ``vectors`` ``(r, *event)``, ``variances`` ``(r,)`` and ``rest`` ``(1,)``.
+
+    ``None`` where there is no file. The vectors, which may be in half precision, are made orthonormal again.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    if not os.path.lexists(path):
+        return None
+    tensors, _ = read_tensors(path)
+    shapes = {name: tuple(value.shape) for name, value in tensors.items() if value.is_floating_point()}
+    count = shapes.get("variances", (0,))[0]
+    if shapes != {"vectors": (count, *event_shape), "variances": (count,), "rest": (1,)} or count < 1:
+        wanted = f"vectors (r, {', '.join(map(str, event_shape))}), variances (r,) and rest (1,), floats"
+        raise InputError(f"{path} cannot be read as a covariance: it must hold {wanted}.")
+    vectors = torch.linalg.qr(tensors["vectors"].float().flatten(1).T).Q.T.reshape(count, *event_shape)
+    try:
+        return DataCovariance(vectors, tensors["variances"].float(), tensors["rest"].item()).to(device)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _folder(name: str) -> Path:

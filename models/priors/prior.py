@@ -21,6 +21,7 @@ from pyro_vipaint.errors import InputError, number
 from pyro_vipaint.models.priors.classifier_free import is_guided
 from pyro_vipaint.models.priors.codecs import Codec, Identity
 from pyro_vipaint.models.priors.conditions import check_given
+from pyro_vipaint.models.priors.covariance import DataCovariance, check_covariance
 from pyro_vipaint.models.priors.denoisers import Denoiser
 from pyro_vipaint.models.priors.kernels import Time, bridge
 from pyro_vipaint.models.priors.marginal import DEFAULT_STEPS, DiffusionMarginal
@@ -44,9 +45,11 @@ class DiffusionPrior:
         guided_by: names of the conditions that ``guidance_scale`` can weigh against a null condition.
         conditions: names of all conditions that the denoiser takes, besides ``guidance_scale``; others are refused.
             ``None``: the denoiser judges for itself.
+        data_covariance: covariance of the clean latents, where it is known
+            (:mod:`pyro_vipaint.models.priors.covariance`).
 
     Raises:
-        InputError: ``sigma_data`` is not positive and finite.
+        InputError: ``sigma_data`` is not positive and finite, or ``data_covariance`` is for other events.
     """
 
     schedule: Schedule
@@ -59,9 +62,11 @@ class DiffusionPrior:
     encode_text: Callable[[list[str]], Mapping[str, Tensor]] | None = None
     guided_by: tuple[str, ...] = ()
     conditions: tuple[str, ...] | None = None
+    data_covariance: DataCovariance | None = None
 
     def __post_init__(self) -> None:
         number("sigma_data", self.sigma_data, positive=True)
+        check_covariance(self.data_covariance, self.event_shape)
 
     @property
     def event_dim(self) -> int:

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pyro_vipaint._torch import gradients
@@ -17,6 +16,7 @@ from pyro_vipaint.corrections import Correction, predict
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.priors.kernels import expand_event
 from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.models.priors.schedules import noise_level
 from pyro_vipaint.progress import Callback
 
 
@@ -52,21 +52,35 @@ def corrected_chain(
     correction: Correction,
     condition: Mapping[str, Any],
     limit: float | None = None,
+    order: int = 1,
 ) -> Iterator[Tensor]:
-    """The corrected predictions x_hat + c along ``times``, one network call each; z_s ~ N(mean + shift, std^2).
+    r"""The corrected predictions x_hat + c along ``times``, one network call each; z_s ~ N(mean + shift, std^2).
 
     With ``limit`` the shift of a sample is at most that many lengths of the step's noise, sqrt(D) std.
+
+    The first order takes the prediction x = x_hat + c for the whole step; the second extrapolates it to the middle of
+    the step from the step before (the multistep solver of Lu et al. 2023, SDE-DPM-Solver++(2M)),
+
+    .. math:: x + \frac{h}{2 h_{before}} (x - x_{before}), \qquad h = \log(\alpha_s \sigma_t / (\sigma_s \alpha_t)).
     """
+    before: tuple[Tensor, float] | None = None
     for t, s in pairwise(times):
-        with gradients() if correction.takes_gradients else nullcontext():
+        here = correction.at_level(float(noise_level(prior.schedule, t)) / prior.sigma_data)
+        with gradients() if here.takes_gradients else nullcontext():
             at = predict(prior, likelihood, y, z, t, s, condition)
-            c = correction(at).detach()
+            c = here(at).detach()
         yield at.x_hat.detach() + c
         if s > 0:
-            mean, shift, std = correction.move(at, c)
+            move = here.move(at, c)
             if limit is not None:
-                shift = _shortened(shift, limit * std * math.prod(prior.event_shape) ** 0.5, at.leading)
-            z = (mean + shift).detach() + std * torch.randn_like(shift)
+                share = _share(move.shift, limit * _length(move.std, move.shift, at.leading), at.leading)
+                c, move = share * c, move._replace(shift=share * move.shift)
+            x, h = at.x_hat.detach() + c, math.log(at.alpha_s * at.sigma_t / (at.sigma_s * at.alpha_t))
+            if order == 2 and before is not None:
+                ahead = here.move(at, h / (2 * before[1]) * (x - before[0])).shift
+                move = move._replace(shift=move.shift + ahead)
+            before = x, h
+            z = move.draw()
 
 
 def check_pixels(prior: DiffusionPrior, correction: Correction) -> None:
@@ -75,7 +89,14 @@ def check_pixels(prior: DiffusionPrior, correction: Correction) -> None:
         raise InputError(f"{type(correction).__name__} needs a pixel prior, since A must be linear; use psld or dps.")
 
 
-def _shortened(shift: Tensor, longest: float, leading: int) -> Tensor:
-    """``shift``, that of each sample no longer than ``longest``."""
+def _length(std: float | Tensor, like: Tensor, leading: int) -> float | Tensor:
+    """The root of the expected squared length of noise."""
+    if isinstance(std, Tensor):
+        return std.expand(like.shape).flatten(leading).norm(dim=-1)
+    return std * math.prod(like.shape[leading:]) ** 0.5
+
+
+def _share(shift: Tensor, longest: float | Tensor, leading: int) -> Tensor:
+    """The share of its ``shift`` that each sample keeps so that it is no longer than ``longest``."""
     length = shift.flatten(leading).norm(dim=-1).clamp(min=longest)
-    return shift * expand_event(longest / length, shift)
+    return expand_event(longest / length, shift)

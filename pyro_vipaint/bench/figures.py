@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from torch.nn.functional import interpolate
 
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.store import Store
-from pyro_vipaint.bench.summary import means
+from pyro_vipaint.bench.summary import means, rank_shares
 from pyro_vipaint.plotting import to_picture
+
+PLOTTED = {"lpips": "LPIPS", "energy": "energy score", "lpips_energy": "LPIPS energy score"}
+PLOTTED_COSTS = {
+    "nfe": "NFE per sample",
+    "forward_equivalents": "forward equivalents per sample",
+    "seconds": "seconds per image",
+}
 
 
 def sample_figure(records: list[dict[str, Any]], store: Store, max_images: int = 4) -> Figure:
@@ -45,27 +54,62 @@ def _seen(cell: Cell) -> tuple[int, int, str]:
     return cell.seed, cell.start, cell.images or ""
 
 
-def quality_figure(rows: pd.DataFrame) -> Figure:
-    """LPIPS against NFE per sample, one panel per task and one line per method."""
+def quality_figure(rows: pd.DataFrame, cost: str = "nfe") -> Figure:
+    """Scores against a column of costs: one row of panels per score, one column per task, one line per method."""
     table, tasks = means(rows), list(dict.fromkeys(rows["task"]))
-    figure = Figure(figsize=(2.8 * len(tasks) + 1.2, 2.8), layout="constrained")
+    scores = [score for score in PLOTTED if table[score].notna().any()]
+    figure = Figure(figsize=(2.8 * len(tasks) + 1.2, 2.4 * len(scores) + 0.4), layout="constrained")
     budgets = sorted({int(budget) for budget in table["budget"].dropna()})
-    axes = figure.subplots(1, len(tasks), squeeze=False)[0]
+    axes = figure.subplots(len(scores), len(tasks), squeeze=False)
     styles = {method: (f"C{i % 10}", "os"[i // 10 % 2]) for i, method in enumerate(dict.fromkeys(table["method"]))}
     legend = {}
-    for axis, task in zip(axes, tasks, strict=True):
+    for (score, task), axis in zip(product(scores, tasks), axes.flat, strict=True):
         line: Any
         for method, line in table[table["task"] == task].groupby("method", sort=False):
-            (color, marker), line = styles[method], line.sort_values("nfe")
-            x, y, error = (line[name] for name in ("nfe", "lpips", "lpips_se"))
+            (color, marker), line = styles[method], line.sort_values(cost)
+            x, y, error = (line[name] for name in (cost, score, f"{score}_se"))
             legend[method] = axis.errorbar(x, y, error, color=color, marker=marker, label=str(method))
-        axis.set_title(task, fontsize=9)
         axis.set_xscale("log")
-        axis.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
+        if cost == "nfe":
+            axis.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
+        else:
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.xaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
-        axis.set_xlabel("NFE per sample")
-    axes[0].set_ylabel("LPIPS (lower is better)")
+    for axis, task in zip(axes[0], tasks, strict=True):
+        axis.set_title(task, fontsize=9)
+    for axis in axes[-1]:
+        axis.set_xlabel(PLOTTED_COSTS[cost])
+    for axis, score in zip(axes[:, 0], scores, strict=True):
+        axis.set_ylabel(f"{PLOTTED[score]} (lower is better)", fontsize=8)
     figure.legend(handles=[legend[method] for method in styles], loc="outside right center", fontsize=7)
+    return figure
+
+
+def rank_figure(records: list[dict[str, Any]], store: Store) -> Figure:
+    """Ranks of the truth among the samples along smooth projections, by task and method at its largest budget.
+
+    The band is that of exact draws: the uniform share and two standard errors over images.
+    """
+    cells = [Cell(**record["cell"]) for record in records]
+    tasks, methods = (list(dict.fromkeys(getattr(cell, name) for cell in cells)) for name in ("task", "method"))
+    figure = Figure(figsize=(1.3 * len(methods) + 0.4, 1.2 * len(tasks) + 0.4), layout="constrained")
+    axes = figure.subplots(len(tasks), len(methods), squeeze=False, sharey="row")
+    for (task, method), axis in zip(product(tasks, methods), axes.flat, strict=True):
+        here = [cell for cell in cells if (cell.task, cell.method) == (task, method)]
+        axis.set_xticks([])
+        axis.tick_params(labelsize=6)
+        if here:
+            largest = max(cell.budget or 0 for cell in here)
+            shares = rank_shares([cell for cell in here if (cell.budget or 0) == largest], store)
+            images, values = shares.shape
+            band = 2 * float(shares.var(0).mean() / images) ** 0.5 if images > 1 else 0.0
+            axis.axhspan(1 / values - band, 1 / values + band, color="0.85")
+            axis.bar(range(values), shares.mean(0).tolist(), width=1.0, color="C0", alpha=0.8)
+    for axis, method in zip(axes[0], methods, strict=True):
+        axis.set_title(method, fontsize=7)
+    for axis, task in zip(axes[:, 0], tasks, strict=True):
+        axis.set_ylabel(task, fontsize=7)
     return figure
 
 

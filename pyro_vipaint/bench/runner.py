@@ -148,18 +148,20 @@ def faults(plan: Plan, suite: Suite, device: str) -> Iterator[str]:
             whole("A budget", budget, most=LARGEST_BUDGET)
     for seed in plan.seeds:
         whole("A seed of the benchmark", seed, 0, LARGEST_SEED)
+    given = [task for task in plan.tasks if suite.tasks[task].draws is None]
+    if len(given) < len(plan.tasks):
+        whole("images that are drawn from a prior", plan.num_images, most=MOST)
+        if plan.images is not None:
+            yield "A task that draws its images from the prior takes no pictures: omit one of the two."
     for name in plan.priors:
         *_, height, width = shape = warm_prior(name, device).image_shape
         if not takes_lpips(shape):
             yield f"LPIPS cannot take the images of {name}: 1 or 3 channels and 31 pixels or more."
         if height != width and any(suite.tasks[task].is_inpainting for task in plan.tasks):
             yield f"The masks of the benchmark are square, the images of {name} are {width}×{height}."
-        given = [task for task in plan.tasks if suite.tasks[task].draws is None]
         if given:
             last = Cell(name, given[0], "", None, plan.num_images - 1, plan.num_images, 1, 0, plan.images)
             suite.trial(last, device)
-        if len(given) < len(plan.tasks):
-            whole("images that are drawn from a prior", plan.num_images, most=MOST)
     if not applicable(plan, device, suite):
         yield "None of these methods is made for such a prior and task."
 

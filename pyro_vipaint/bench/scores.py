@@ -38,7 +38,8 @@ def image_scores(samples: Tensor, trial: Trial) -> pd.DataFrame:
       hidden pixels; the ratio of their sums over images is :func:`pyro_vipaint.diagnostics.error_over_spread`.
     - ``coverage_pixels``, ``coverage_projections``: the share of hidden pixels, and of thirty smooth random projections
       of them, whose truth lies in the central interval of :data:`LEVEL`; NaN for fewer samples than 9, which do not
-      resolve it. The seed of the projections is the number of the image.
+      resolve it. The seed of the projections is the number of the image. A pixel that is clamped to -1 or 1 in the
+      truth and the samples counts as covered, so that exact draws may cover more than .8 of the pixels.
 
     What follows from differences between samples is NaN for a single one.
     """
@@ -103,7 +104,7 @@ def _posterior_columns(samples: Tensor, trial: Trial) -> dict[str, Tensor]:
     truth, where = trial.truth.cpu(), _hidden(trial)
     unknown = torch.full((len(truth),), torch.nan)
     names = ("diversity", "energy", "squared_error", "variance", "coverage_pixels", "coverage_projections")
-    columns = dict.fromkeys(names, unknown)
+    columns: dict[str, Tensor] = dict.fromkeys(names, unknown)
     if len(samples) > 1:
         errors, spreads = error_and_spread(samples, truth, where)
         energy, diversity = energy_score(samples, truth, where), hidden_std(samples, (~where).float())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -54,6 +55,19 @@ def _distance(cells: list[Cell], store: Store) -> float:
     return restored_kernel_distance(samples, truth)
 
 
+def rank_shares(cells: Sequence[Cell], store: Store) -> Tensor:
+    """The share of each rank of the truth along the projections of an image, ``(images, S + 1)``.
+
+    An image in several cells of a seed counts with the last one.
+    """
+    images: dict[tuple[int, int], Tensor] = {}
+    for cell in sorted(cells, key=lambda cell: (cell.start, cell.stop)):
+        counts = store.tensors(cell)["ranks"].double()
+        numbers = [(cell.seed, number) for number in range(cell.start, cell.stop)]
+        images |= dict(zip(numbers, counts / counts.sum(1, keepdim=True), strict=True))
+    return torch.stack(list(images.values()))
+
+
 def means(frame: pd.DataFrame) -> pd.DataFrame:
     """Means over images and seeds, one row per :data:`GROUP`, with the ``count`` of images.
 
@@ -61,7 +75,7 @@ def means(frame: pd.DataFrame) -> pd.DataFrame:
     the ratio of sums over images, with its error by the jackknife. Columns that ``frame`` lacks are NaN.
     """
     columns = [*MEASURES, *SUMS, *COSTS]
-    done = frame[frame["error"].isna()]
+    done: Any = frame[frame["error"].isna()]
     done = done.reindex(columns=[*done.columns, *(name for name in columns if name not in done)])
     by_image = done.groupby([*GROUP, "image"], sort=False, dropna=False)[columns].mean()
     groups = by_image.groupby(GROUP, sort=False, dropna=False)

@@ -12,6 +12,7 @@ Bias: that of the refinement, and that all draws start around the same image.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.baselines import BaselineResult
+from pyro_vipaint.bench.methods import Baseline
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.corrections import Correction
 from pyro_vipaint.errors import instance, number, whole
@@ -28,7 +30,7 @@ from pyro_vipaint.models.priors.schedules import as_time, keypoints
 from pyro_vipaint.progress import Callback, Progress
 from pyro_vipaint.refinement import DEFAULT_STEPS, refine
 from pyro_vipaint.sampling import initial_latent
-from pyro_vipaint.settings import settings_for
+from pyro_vipaint.settings import default_settings, restoration_settings, settings_for
 
 
 def warm_start(
@@ -59,7 +61,7 @@ def warm_start(
     whole("num_samples", num_samples)
     instance("callback", callback, callback is None or callable(callback), "a function of a Progress")
     check_problem(prior, likelihood, y, condition, FOLLOWED)
-    numbers = settings_for(2, prior, likelihood.operator, y)
+    numbers = settings_for(2, prior, likelihood.operator, y, "pictures")
     level = numbers.noise_levels[0] if noise_level is None else number("noise_level", noise_level, positive=True)
     model = DiffusionModel(prior, likelihood, keypoints(prior, noise_levels=[level * prior.sigma_data]), **condition)
 
@@ -82,3 +84,12 @@ def warm_start(
 def warm_start_calls(steps: int = DEFAULT_STEPS) -> int:
     """Network calls of :func:`warm_start`: one for the start, one per step."""
     return 1 + steps
+
+
+@dataclass(frozen=True)
+class Control(Baseline):
+    """:func:`warm_start` as a method of the comparison, which runs with the defaults of VIPaint."""
+
+    def numbers(self) -> str:
+        makers = (default_settings, restoration_settings)
+        return repr([super().numbers(), *(make(2, latent) for make in makers for latent in (False, True))])

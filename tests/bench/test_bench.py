@@ -392,7 +392,7 @@ def test_numbers_of_samples_have_pictures_of_their_own(copy: Path) -> None:
     """Two groups of one prior in a folder have figures of different names."""
     frame = run(replace(PLAN, tasks=("box",), num_samples=1), copy, local(), "cpu")
     sections = [section for section in build(frame, Store(copy)) if section.picture]
-    assert len({section.name for section in sections}) == len(sections) == 7
+    assert len({section.name for section in sections}) == len(sections) == 12
     assert {section.name.split("-")[2] for section in sections} == {"1", "2"}
 
 
@@ -404,16 +404,17 @@ def test_the_report_has_one_table_per_budget_and_its_pictures(finished: tuple[Pa
         assert f"## fashion32, {budget} NFE per sample, 2 samples: LPIPS" in markdown
     pictures = [line.split("(")[1].rstrip(")") for line in markdown.splitlines() if line.startswith("![")]
     assert markdown.count("all measures, means over the tasks") == 2
-    assert len(pictures) == 4 and all((out / name).stat().st_size > 1000 for name in pictures)
-    assert page.count("<img") == 4 and "**" not in page and page.count("<table") == markdown.count("\n|:-")
+    assert len(pictures) == 7 and all((out / name).stat().st_size > 1000 for name in pictures)
+    assert page.count("<img") == 7 and "**" not in page and page.count("<table") == markdown.count("\n|:-")
 
 
 def test_a_method_has_one_colour_in_all_panels_and_the_legend(finished: tuple[Path, pd.DataFrame]) -> None:
     """Blended is missing in the panel of super-resolution, whose first line is that of DPS."""
-    figure: Any = quality_figure(finished[1])
-    box, super_resolution = (
+    figure: Any = quality_figure(finished[1], "seconds")
+    box, super_resolution, *others = (
         {line.get_label(): to_hex(line.lines[0].get_color()) for line in axis.containers} for axis in figure.axes
     )
+    assert others == 2 * [box, super_resolution]  # the two energy scores
     texts, handles = figure.legends[0].get_texts(), figure.legends[0].legend_handles
     legend = {text.get_text(): to_hex(handle.get_color()[0]) for text, handle in zip(texts, handles, strict=True)}
     assert set(box) == {"Blended", "DPS"} and box["Blended"] != box["DPS"]

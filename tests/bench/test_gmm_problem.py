@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from benchmarks.gmm_problem import GMMProblem, gmm_problem, grid_means
+from pyro_vipaint.models import GaussianMixturePrior
 from tests.statistics import assert_within, mean_and_error
 
 SEEDS = 400
@@ -87,3 +88,12 @@ def test_observations_come_from_the_evidence() -> None:
         spread = (problem.A.square().sum() + problem.sigma_y**2).sqrt()
         ranks.append((problem.weights * Normal(centre, spread).cdf(problem.y[0, 0])).sum())
     assert_uniform(torch.stack(ranks))
+
+
+def test_matrix_products_give_the_denoiser_of_the_library() -> None:
+    problem = gmm_problem(8, 2, 0, torch.float64)
+    prior = problem.prior()
+    exact = GaussianMixturePrior.diagonal(problem.weights, problem.means, 1.0)
+    z = 40 * torch.randn(5, 1, 8, dtype=torch.float64)
+    for t in (0.1, 0.6, 1.0):
+        assert torch.allclose(prior.denoise(z, t), exact.denoise(z, t), atol=1e-9)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from benchmarks import seconds
 from pyro_vipaint._torch import DIRECTIONS, child_seed
 from pyro_vipaint.bench import SUITE, TASKS, Cell, Plan, Store, Suite, draws, engine, run
 from pyro_vipaint.bench.draws import PriorDraws
+from pyro_vipaint.bench.report import against, posterior_table
 from pyro_vipaint.bench.scores import LEVEL, image_scores, rank_counts
 from pyro_vipaint.bench.summary import means
 from pyro_vipaint.bench.tasks import Task
@@ -172,6 +174,23 @@ def test_a_run_draws_once_and_another_number_of_images_goes_on(tmp_path: Path, m
     both = replace(plan, tasks=("box", "draws"), num_images=3)
     frame = run(both, tmp_path, engine("local", 1, "cpu", None), "cpu", suite=suite)
     assert drawings == [0] and frame["error"].isna().all() and len(frame) == 2 * 3 * 2 * 2
-    with pytest.raises(vp.InputError, match="at most 256"):
-        run(replace(plan, num_images=257), tmp_path / "new", engine("local", 1, "cpu", None), "cpu", suite=suite)
+    for change, message in (({"num_images": 257}, "at most 256"), ({"images": str(tmp_path)}, "takes no pictures")):
+        with pytest.raises(vp.InputError, match=message):
+            run(replace(plan, **change), tmp_path / "new", engine("local", 1, "cpu", None), "cpu", suite=suite)
     assert drawings == [0]
+
+
+def test_the_posterior_table_has_each_score_with_its_error() -> None:
+    """Two images by hand: the ratio of sums, (1 + 9) / (2 + 3), and its jackknife, of 9/3 and 1/2."""
+    rows = pd.DataFrame(
+        {"method": ["DPS"] * 2 + ["VIPaint-4"] * 2, "image": [0, 1] * 2, "energy": [3.0, 5.0, 2.0, 3.0]}
+    )
+    rows = rows.assign(squared_error=[1.0, 9.0] * 2, variance=[2.0, 3.0] * 2, lpips=0.5, error=None, images=None)
+    rows = rows.assign(prior="p", task="box", budget=1, seed=0, num_samples=4)
+    table = posterior_table(rows).set_index("method")
+    assert list(table["energy"]) == ["2.5000 ± 0.5000", "4.0000 ± 1.0000"]
+    assert table.loc["DPS", "error_over_spread"] == "2.0000 ± 1.2500"
+    assert "coverage_pixels" not in table
+    assert against(rows, column="energy") == (
+        "In energy score, VIPaint-4 minus, paired over images: DPS -1.5000 ± 0.5000."
+    )

@@ -11,11 +11,12 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint.baselines import ddnm, diffpir, dps, mmps, pi_gdm
-from pyro_vipaint.corrections import DDNM, DPS, MMPS, TMPD, DiffPIR, PiGDM, gmres, predict
+from pyro_vipaint.baselines.corrected import corrected_chain
+from pyro_vipaint.corrections import DDNM, DPS, MMPS, TMPD, ByLevel, DiffPIR, PiGDM, Wiener, gmres, predict
 from pyro_vipaint.diagnostics import log_weights
 from pyro_vipaint.guides.twisted import Prediction, TwistedGuide
-from pyro_vipaint.models import DiffusionModel, GaussianPrior, Matrix
-from pyro_vipaint.models.priors.schedules import as_time
+from pyro_vipaint.models import DataCovariance, DiffusionModel, GaussianPrior, Matrix
+from pyro_vipaint.models.priors.schedules import as_time, time_of
 from tests.problems import LIKELIHOOD, MASK, Y, four_pixels
 
 STEPS = 6
@@ -45,7 +46,7 @@ def test_steps_with_noise_of_their_own_are_those_of_the_papers() -> None:
     for correction, x in ((DDNM(0.85), at.x_hat), (DiffPIR(zeta=0.3), at.x_hat + c)):
         share = {DDNM: 0.85**2, DiffPIR: 0.3}[type(correction)]
         direction = (at.z - at.alpha_t * x) / at.sigma_t
-        mean, shift, std = correction.move(at, c)
+        mean, shift, std, _ = correction.move(at, c)
         expected = at.alpha_s * (at.x_hat + c) + at.sigma_s * (1 - share) ** 0.5 * direction
         assert torch.allclose(mean + shift, expected, atol=1e-5)
         assert std == pytest.approx(share**0.5 * at.sigma_s)
@@ -69,6 +70,39 @@ def _correlated(dimensions: int = 6) -> tuple[GaussianPrior, vp.Gaussian, Tensor
         torch.randn(2, 3, dtype=torch.float64),
         torch.randn(4, 2, dimensions, dtype=torch.float64),
     )
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_wiener_is_the_exact_posterior_mean_of_images_of_its_covariance(masked: bool) -> None:
+    """By the precision of z_t, y and a dense covariance; a mask is solved by Woodbury, an operator by iterations."""
+    vectors = torch.linalg.qr(torch.randn(6, 2, dtype=torch.float64)).Q.T
+    covariance = DataCovariance(vectors, torch.tensor([4.0, 1.0]).double(), 0.3)
+    dense = covariance.root(covariance.root(torch.eye(6, dtype=torch.float64)))
+    mask = torch.tensor([1.0, 0, 1, 1, 0, 1]).double()
+    matrix = torch.diag(mask) if masked else torch.randn(3, 6).double()
+    prior = GaussianPrior.full(torch.randn(6, dtype=torch.float64), dense)
+    likelihood = vp.Gaussian(vp.Inpainting(mask) if masked else Matrix(matrix), sigma=0.3)
+    y, z = torch.randn(2, 6).double() @ matrix.T, torch.randn(4, 2, 6).double()
+    alpha, sigma = map(float, prior.schedule(as_time(0.6)))
+    total = dense.inverse() + (alpha / sigma) ** 2 * torch.eye(6) + matrix.T @ matrix / 0.3**2
+    linear = dense.inverse() @ prior.mean + alpha / sigma**2 * z + y @ matrix / 0.3**2
+    at = _prediction(prior, likelihood, y, z, 0.6, 0.5)
+    assert torch.allclose(at.x_hat + Wiener(covariance)(at), linear @ total.inverse(), atol=1e-6)
+
+
+def test_by_level_is_one_correction_above_the_level_and_the_other_below() -> None:
+    """In a chain, too, which takes gradients only where the correction of the level does."""
+    prior, both = four_pixels(), ByLevel(DDNM(), PiGDM(), level=1.0)
+    for level, chosen in ((1.5, DDNM()), (1.0, PiGDM())):
+        t = time_of(prior.schedule, level)
+        at = _prediction(prior, LIKELIHOOD, BOTH, torch.randn(3, 2, 1, 2, 2), t, 0.9 * t)
+        c = chosen(at)
+        assert torch.equal(both(at), c) and both.std(at) == chosen.std(at) and both.at_level(level + 1e-6) == DDNM()
+        assert torch.equal(sum(both.move(at, c)[:3]), sum(chosen.move(at, c)[:3]))
+    times = [time_of(prior.schedule, level) for level in (4.0, 2.0, 0.9, 0.4)]
+    with vp.count_calls() as count:
+        *_, x = corrected_chain(prior, LIKELIHOOD, torch.randn(3, 2, 1, 2, 2), BOTH, [*times, 0.0], both, {})
+    assert (count.calls, count.gradients) == (4, 2 * x.shape[0] * x.shape[1])
 
 
 def test_moment_matching_is_the_exact_posterior_mean_of_a_correlated_gaussian() -> None:
