@@ -27,6 +27,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -51,7 +52,7 @@ FORWARD = round(STEPS * (1 + GRADIENT))
 ZETA = 1.0  # of DPS
 TWISTED, WARM = "Twisted guide, MMPS", "Warm start"
 LEVELS = (80.0, 30.0, 16.0, 12.8, 10.1, 8.0, 6.2, 4.8, 3.7, 2.8, 2.1, 1.5, 1.1, 0.8)  # sigma/alpha
-ITERATIONS, REFINE_STEPS = 3, 2
+ITERATIONS, REFINE_STEPS = 5, 2
 RIVALS = ("DPS", "PiGDM", "MMPS", "DDNM", "DiffPIR", "DAPS", "DDSMC")
 COMPARED = [(TWISTED, other) for other in ("VIPaint-2", "VIPaint-4", WARM, *RIVALS, EXACT)]
 
@@ -111,9 +112,9 @@ def with_excess(rows: pd.DataFrame) -> pd.DataFrame:
 
 def summary(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """By method, or mask and method: the scores of parts over all slots, the others over faces."""
-    slots = with_excess(rows).groupby(keys, sort=False)
+    slots: Any = with_excess(rows).groupby(keys, sort=False)
     sums, means = slots[["coverage", "coverage_exact"]].sum(), slots[["excess", "agreement"]].mean()
-    faces = per_image(rows).groupby(keys, sort=False)
+    faces: Any = per_image(rows).groupby(keys, sort=False)
     images = faces[["energy", "lpips_energy", "lpips", "coverage_projections", "nfe", "gradients", "seconds"]].mean()
     moments = faces[["squared_error", "variance"]].sum()
     table = means.assign(coverage=sums["coverage"] / sums["coverage_exact"]).join(images)

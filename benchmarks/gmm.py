@@ -30,6 +30,7 @@ from benchmarks.gmm_methods import (
     FINE_LEVELS,
     FINE_PARTICLES,
     SAMPLES,
+    TWISTED_STEPS,
     Drawn,
     Method,
     dps_with,
@@ -39,6 +40,7 @@ from benchmarks.gmm_methods import (
     mixture,
     nfe_of_mixture,
     smc_with,
+    twisted,
 )
 from benchmarks.gmm_model import LEVELS
 from benchmarks.gmm_problem import PROBLEMS, GMMProblem, gmm_problem
@@ -71,6 +73,8 @@ def methods() -> dict[str, Method]:
         },
         f"SMC, {LEVELS} levels": smc_with(LEVELS, SAMPLES),
         f"SMC, {FINE_LEVELS} levels": smc_with(FINE_LEVELS, FINE_PARTICLES),
+        "TwistedGuide, SMC": twisted("TwistedGuide, SMC"),
+        "TwistedGuide fitted, SMC": twisted("TwistedGuide fitted, SMC", TWISTED_STEPS),
         "Mixture": mixture,
         **{name: family(name) for name in FAMILIES},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,8 @@ def test_exact_draws_have_no_excess_in_shown_slots_and_know_the_style(tmp_path: 
     plan = replace(faces.PLAN, tasks=("lower third",), methods=(faces.EXACT,), num_images=1)
     rows = faces.with_excess(compute(plan, faces.suite(9), tmp_path))
     assert rows["error"].isna().all() and len(rows) == 6
-    assert rows[rows["shown"]]["agreement"].eq(1).all() and rows[rows["shown"]]["excess"].abs().max() < 0.01
+    shown: Any = rows[rows["shown"]]
+    assert (shown["agreement"] == 1).all() and shown["excess"].abs().max() < 0.01
     assert rows.set_index("slot")["coverage_exact"]["hair"] == pytest.approx(1 - 0.75**9)
     assert faces.report(rows).count(faces.EXACT) == 2  # over the masks, and by mask
     assert {name for pair in faces.COMPARED for name in pair} <= set(faces.PLAN.methods)

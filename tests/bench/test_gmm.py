@@ -135,6 +135,19 @@ def test_dps_is_given_what_the_mixture_spends(monkeypatch: pytest.MonkeyPatch) -
     assert drawn["Mixture"].nfe < drawn["Mixture, SMC"].nfe
 
 
+def test_a_fitted_guide_spends_what_the_control_spends(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SAMPLES": 100, "PARTICLES": 10, "FINE_LEVELS": 5, "FINE_PARTICLES": 200}.items():
+        monkeypatch.setattr(gmm_methods, name, value)
+    problem = gmm_problem(8, 1, 0)
+    (control,), (plain,), (fitted,) = (
+        list(method(problem))
+        for method in (gmm_methods.smc_with(5, 200), gmm_methods.twisted("plain"), gmm_methods.twisted("fitted", 2))
+    )
+    assert plain.nfe == control.nfe
+    assert control.nfe - 5 / 100 <= fitted.nfe <= control.nfe
+    assert fitted.samples.shape == (100, 8) and fitted.effective is not None
+
+
 def test_judge_counts_modes_of_five_per_cent() -> None:
     problem = two_modes()
     one_sided = torch.tensor([0.0, -8.0]) + torch.randn(500, 2)
