@@ -13,7 +13,8 @@ Plans, all of rotated windows with the label given:
 Methods are held to the cost of DPS with 25 or with 50 steps. A method without gradients has as many network calls as
 these cost: :data:`FORWARD` calls for a step, the cost of a call with its gradient in calls alone on an idle machine.
 Baselines have the numbers of ``vipaint bench`` at a budget; DPS has the best of several zetas on other images. *VIPaint*
-has its defaults, and at 50 more steps of the refinement; *pictures* is the other preset.
+has its defaults, and at 50 more steps of the refinement; *pictures* is the other preset. *Warm start* is the control
+without a guide: noise around the data at VIPaint-2's T_s and its refinement, or from the other preset's T_e by DPS.
 
 Scores are those of :mod:`pyro_vipaint.bench.scores`; coverage is that of 80 % intervals of smooth projections of the
 hole. ``forward`` is the cost in forward equivalents (:mod:`pyro_vipaint.bench.cost`). Each table ends with paired
@@ -35,12 +36,13 @@ from pyro_vipaint import baselines
 from pyro_vipaint.bench import METHODS, Plan, Suite, engine, run
 from pyro_vipaint.bench.methods import Baseline, Method, VIPaint
 from pyro_vipaint.bench.summary import means, paired
+from pyro_vipaint.bench.warm_start import Control, warm_start, warm_start_calls
 from pyro_vipaint.progress import progress_bar
 from pyro_vipaint.settings import default_settings
 
 FORWARD = 1.85  # forward calls in one step of DPS (docs/tuning.md, "Costs")
 OURS = ("VIPaint-2", "VIPaint-4")
-LONG_STEPS = 40  # of the refinement at the cost of DPS with 50 steps
+LONG_STEPS = 36  # of the refinement at the cost of DPS with 50 steps
 PLANS = {
     "fashion32": Plan(("fashion32",), ("prior-draws",), (), (None,), num_images=64, num_samples=16, chunk=16),
     "faces32": Plan(("faces32",), ("prior-draws",), (), (None,), num_images=64, num_samples=16, chunk=16),
@@ -52,6 +54,13 @@ FEW = ("VIPaint", "DPS, 50", "MMPS, 25", "PiGDM, 25", "DAPS, 25")  # of the draw
 def dps(zeta: float, steps: int) -> Held:
     """DPS with its weight and steps."""
     return Held(Baseline(baselines.dps, baselines.dps_calls, options={"zeta": zeta}), steps)
+
+
+def without_the_guide() -> Held:
+    """The control: noise around the data at VIPaint-2's T_s, then its refinement."""
+    numbers = default_settings(2)
+    options = {"noise_level": numbers.noise_levels[-1], "correction": numbers.correction, "order": numbers.order}
+    return Held(Control(warm_start, warm_start_calls, options=options), 1 + numbers.refine_steps)
 
 
 def methods() -> dict[str, Method]:
@@ -67,12 +76,13 @@ def methods() -> dict[str, Method]:
     rivals = {
         f"{name}, {steps}": Held(METHODS[name], round(steps * (1 if name in ("MMPS", "PiGDM") else FORWARD)))
         for steps in (25, 50)
-        for name in ("PiGDM", "MMPS", "DDNM", "DiffPIR", "DAPS", "DING", "MGDM")
+        for name in ("PiGDM", "MMPS", "DDNM", "DiffPIR", "DAPS", "DDSMC", "DING", "MGDM")
     }
     return {
         "VIPaint-2": METHODS["VIPaint-2"], "VIPaint-4": METHODS["VIPaint-4"], **long, **pictures,
         "DPS, 25": dps(2.5, 25), "DPS, 50": dps(2.0, 50), "DPS, ζ 1, 50": dps(1.0, 50), **rivals,
-        "Warm start, 25": Held(METHODS["Warm start"], 25), "Warm start, 50": Held(METHODS["Warm start"], 50),
+        "Warm start, DPS, 25": Held(METHODS["Warm start"], 25), "Warm start, DPS, 50": Held(METHODS["Warm start"], 50),
+        "Warm start, 25": without_the_guide(),
     }  # fmt: skip
 
 
