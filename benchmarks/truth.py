@@ -13,9 +13,9 @@ Plans, all of rotated windows with the label given:
 Methods are held to the cost of DPS with 25 or with 50 steps. A method without gradients has as many network calls as
 these cost: :data:`FORWARD` calls for a step, the cost of a call with its gradient in calls alone on an idle machine.
 Baselines have the numbers of ``vipaint bench`` at a budget; DPS has the best of several zetas on other images, and
-*MMPS ×3* three iterations of GMRES. *VIPaint* has its defaults, and at 50 more steps of the refinement; *pictures* is the
-other preset. *Warm start* is the control without a guide: noise around the data at VIPaint-2's T_s and its refinement,
-or from the other preset's T_e by DPS.
+*MMPS ×3* three iterations of GMRES. *VIPaint* has its defaults, and at 50 more steps of the refinement; *pictures* is
+the other preset. *Warm start* is the control without a guide: noise around the data at VIPaint-2's T_s and its
+refinement, or from the other preset's T_e by DPS.
 
 Scores are those of :mod:`pyro_vipaint.bench.scores`; coverage is that of 80 % intervals of smooth projections of the
 hole. ``forward`` is the cost in forward equivalents (:mod:`pyro_vipaint.bench.cost`). Each table ends with paired
