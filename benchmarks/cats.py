@@ -59,7 +59,9 @@ def mixture() -> VIPaint:
     guide = partial(
         MixtureGuide, num_components=COMPONENTS, gamma_logit=settings.gamma_logit, tau_scale=settings.tau_scale
     )
-    return VIPaint(4, replace(settings, steps=settings.steps // COMPONENTS, num_particles=COMPONENTS), guide)
+    return VIPaint(
+        4, settings=replace(settings, steps=settings.steps // COMPONENTS, num_particles=COMPONENTS), guide=guide
+    )
 
 
 def methods(num_samples: int) -> dict[str, Method]:

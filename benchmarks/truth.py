@@ -42,7 +42,7 @@ from pyro_vipaint.progress import progress_bar
 from pyro_vipaint.settings import default_settings
 
 FORWARD = 1.85  # forward calls in one step of DPS (docs/tuning.md, "Costs")
-OURS = ("VIPaint-2", "VIPaint-4")
+OURS = {"VIPaint-2": 2, "VIPaint-4": 4}
 LONG_STEPS = 36  # of the refinement at the cost of DPS with 50 steps
 PLANS = {
     "fashion32": Plan(("fashion32",), ("prior-draws",), (), (None,), num_images=64, num_samples=16, chunk=16),
@@ -57,6 +57,11 @@ def dps(zeta: float, steps: int) -> Held:
     return Held(Baseline(baselines.dps, baselines.dps_calls, options={"zeta": zeta}), steps)
 
 
+def longer(levels: int) -> VIPaint:
+    """VIPaint with the longer refinement."""
+    return VIPaint(levels, settings=replace(default_settings(levels), refine_steps=LONG_STEPS))
+
+
 def without_the_guide() -> Held:
     """The control: noise around the data at VIPaint-2's T_s, then its refinement."""
     numbers = default_settings(2)
@@ -66,21 +71,15 @@ def without_the_guide() -> Held:
 
 def methods() -> dict[str, Method]:
     """The methods of the tables, by name and cost in steps of DPS."""
-    long = {
-        f"{name}, 50": VIPaint(levels, replace(default_settings(levels), refine_steps=LONG_STEPS))
-        for levels, name in ((2, OURS[0]), (4, OURS[1]))
-    }
-    pictures = {
-        f"{name}, pictures": VIPaint(levels, default_settings(levels, preset="pictures"))
-        for levels, name in ((2, OURS[0]), (4, OURS[1]))
-    }
+    ours = {name: METHODS[name] for name in METHODS if name.startswith("VIPaint")}
+    ours |= {f"{name}, 50": longer(levels) for name, levels in OURS.items()}
     rivals = {
         f"{name}, {steps}": Held(METHODS[name], round(steps * (1 if name in ("MMPS", "PiGDM") else FORWARD)))
         for steps in (25, 50)
         for name in ("PiGDM", "MMPS", "DDNM", "DAPS", *(("DiffPIR", "DDSMC", "DING", "MGDM") if steps == 25 else ()))
     }
     return {
-        "VIPaint-2": METHODS["VIPaint-2"], "VIPaint-4": METHODS["VIPaint-4"], **long, **pictures,
+        **ours,
         "DPS, 25": dps(2.5, 25), "DPS, 50": dps(2.0, 50), "DPS, ζ 1, 50": dps(1.0, 50), **rivals,
         "MMPS ×3, 50": Held(Baseline(baselines.mmps, baselines.mmps_calls, options={"iterations": 3}), 26),
         "Warm start, DPS, 25": Held(METHODS["Warm start"], 25), "Warm start, DPS, 50": Held(METHODS["Warm start"], 50),
