@@ -70,7 +70,7 @@ def methods(num_samples: int) -> dict[str, Method]:
     return {
         EXACT: ExactDraws(PRIOR),
         "VIPaint-2": VIPaint(2),
-        "VIPaint-2, L1": VIPaint(2, replace(two, perceptual_weight=0.0)),
+        "VIPaint-2, L1": VIPaint(2, settings=replace(two, perceptual_weight=0.0)),
         "VIPaint-4": VIPaint(4),
         "VIPaint-4, mixture": mixture(),
         "DPS": Held(METHODS["DPS"], nfe_per_sample(four, num_samples)),
