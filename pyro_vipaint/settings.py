@@ -191,8 +191,8 @@ def within(settings: Settings, nfe: int, num_samples: int) -> Settings:
     """``settings`` with as many steps as ``nfe`` NFE per sample allow, all phases included.
 
     The share :data:`FIT_SHARE` goes to the fit, whose cost the samples share; a guide that needs none keeps its steps.
-    The K - 1 calls of the guide's own draws and one call before the fit are subtracted; the rest goes to the
-    refinement.
+    The K - 1 calls of the guide's own draws and one call before the fit, which a guide that needs none omits, are
+    subtracted; the rest goes to the refinement.
 
     Raises:
         InputError: fewer NFE than one step of the fit and one of the refinement take.
