@@ -49,7 +49,7 @@ PLANS = {
     "faces32": Plan(("faces32",), ("prior-draws",), (), (None,), num_images=64, num_samples=16, chunk=16),
     "held-out": Plan(("fashion32",), ("rotated-window",), (), (None,), num_images=32, num_samples=10, chunk=16),
 }
-FEW = (*OURS, "VIPaint-2, pictures", "DPS, 50", "MMPS, 25", "DAPS, 25")  # of the draws of the prior
+FEW = (*OURS, "VIPaint-2, pictures", "DPS, 50")  # of the draws of the prior
 
 
 def dps(zeta: float, steps: int) -> Held:
@@ -80,7 +80,7 @@ def methods() -> dict[str, Method]:
     }
     return {
         **ours,
-        "DPS, 25": dps(2.5, 25), "DPS, 50": dps(2.0, 50), "DPS, ζ 1, 50": dps(1.0, 50), **rivals,
+        "DPS, 25": dps(2.5, 25), "DPS, 50": dps(2.0, 50), **rivals,
         "MMPS ×3, 50": Held(Baseline(baselines.mmps, baselines.mmps_calls, options={"iterations": 3}), 26),
         "Warm start, DPS, 25": Held(METHODS["Warm start"], 25), "Warm start, DPS, 50": Held(METHODS["Warm start"], 50),
         "Warm start, 25": without_the_guide(),
