@@ -19,8 +19,9 @@ import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 
-from pyro_vipaint._torch import moved, on_device, seeded
-from pyro_vipaint.errors import InputError, broadcast, instance, number, numbers, whole
+from pyro_vipaint._torch import device_of, moved, on_device, seeded
+from pyro_vipaint.errors import InputError, broadcast, instance, number, numbers, row, whole
+from pyro_vipaint.models.priors.conditions import check_condition
 from pyro_vipaint.models.priors.kernels import Time, bridge_coefficients
 from pyro_vipaint.models.priors.marginal import DEFAULT_STEPS
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -53,7 +54,7 @@ class MatchedPrior(DiffusionPrior):
         instance("errors", errors, callable(errors) or isinstance(errors, Mapping), "a table or a function of times")
         super().__init__(*(getattr(prior, field.name) for field in fields(DiffusionPrior)))
         if isinstance(errors, Mapping):
-            errors = {float(t): _checked(c, prior.event_shape) for t, c in errors.items()}
+            errors = {_time(t): _checked(c, prior.event_shape) for t, c in errors.items()}
         object.__setattr__(self, "prior", prior)
         object.__setattr__(self, "errors", errors)
 
@@ -86,6 +87,10 @@ def matched_bridge(schedule: Schedule, z_t: Tensor, x: Tensor, c: Tensor, t: Tim
     c = moved(on_device(c, z_t.device) if c.ndim else c, z_t.device, z_t.dtype)
     mean = a * z_t + b * x
     return Normal(mean, (v + b**2 * c).sqrt().expand(mean.shape), validate_args=False)
+
+
+def _time(t: Any) -> float:
+    return number("a time of errors", t, most=1.0)
 
 
 def _checked(c: Any, event_shape: torch.Size | tuple[int, ...]) -> Tensor:
@@ -124,14 +129,17 @@ def denoising_errors(
         condition: passed to the denoiser, such as ``class_labels`` ``(N,)``.
 
     Raises:
-        InputError: the images do not have the shape of the prior's or are not finite, or there are none.
+        InputError: the images do not have the shape of the prior's or are not finite, or there are none; a time is not
+            in [0, 1]; the prior does not take the condition.
     """
+    instance("prior", prior, isinstance(prior, DiffusionPrior), "a DiffusionPrior")
+    check_condition(prior, condition, device=device_of(prior))
     numbers("images", images, ("N", *prior.image_shape), least=1)
     whole("batch_size", batch_size)
     x = prior.encode(images)
     table: dict[float, Tensor] = {}
     with seeded(seed):
-        for t in map(float, times):
+        for t in map(_time, row("times", times)):
             (alpha, sigma), error = map(float, prior.schedule(as_time(t))), torch.zeros_like(x[0])
             for first in range(0, len(x), batch_size):
                 rows = slice(first, first + batch_size)
