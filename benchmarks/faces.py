@@ -11,10 +11,12 @@ samples, drawing a class from its probabilities; *exact draws* are faces of part
 
 *VIPaint* runs with its defaults, *warm start* is VIPaint's start and refinement without a fit. The baselines have as
 many forward equivalents, a gradient counted as .85 calls: :data:`STEPS` steps with one gradient each, or
-:data:`FORWARD` calls, with the numbers that they have in ``vipaint bench`` at a budget. *Twisted guide* is a :class:`pyro_vipaint.guides.TwistedGuide` that is not fitted:
-the chain of :data:`LEVELS`, corrected by the covariance of the training faces above :data:`GRADIENTS_BELOW` and by MMPS
-with :data:`ITERATIONS` iterations of GMRES below it, and a refinement that follows y in the same way. *The same, MMPS
-alone* has five iterations at every level.
+:data:`FORWARD` calls, with the numbers that they have in ``vipaint bench`` at a budget.
+
+*Twisted guide* is a :class:`pyro_vipaint.guides.TwistedGuide` that is not fitted: the chain of :data:`LEVELS`,
+corrected by the covariance of the training faces above :data:`GRADIENTS_BELOW` and by MMPS with :data:`ITERATIONS`
+iterations of GMRES below it, and a refinement that follows y in the same way. With *MMPS alone* there are
+:data:`ITERATIONS_ALONE` iterations at every level.
 
 Nine samples resolve an interval of .8. Rows are per face and slot. *Excess* is the total variation minus its
 expectation under as many exact draws, mean over slots; agreement is that of shown slots, coverage that of open ones
@@ -53,9 +55,8 @@ LEVELS = (80.0, 30.0, 16.0, 12.8, 10.1, 8.0, 6.2, 4.8, 3.7, 2.8, 2.1, 1.5, 1.1, 
 GRADIENTS_BELOW = 6.0  # in units of the prior's sigma_data: the six lowest of the levels
 ITERATIONS, ITERATIONS_ALONE, REFINE_STEPS = 3, 5, 2
 GRADIENT_RIVALS, FORWARD_RIVALS = ("DPS", "PiGDM", "MMPS"), ("DDNM", "DiffPIR", "DAPS", "DDSMC")
-COMPARED = [
-    (TWISTED, other) for other in (ALONE, "VIPaint-2", "VIPaint-4", WARM, *GRADIENT_RIVALS, *FORWARD_RIVALS, EXACT)
-]
+OTHERS = (ALONE, "VIPaint-2", "VIPaint-4", WARM, *GRADIENT_RIVALS, *FORWARD_RIVALS, EXACT)
+COMPARED = [(TWISTED, other) for other in OTHERS]
 
 
 @dataclass(frozen=True)
