@@ -64,8 +64,9 @@ class DataCovariance:
     def given(self, noise_level: float) -> DataCovariance:
         """C_t, at the noise level sigma_t / alpha_t > 0."""
         level = noise_level**2
+        rest = self.rest * level / (self.rest + level)
         variances = self.variances * level / (self.variances + level)
-        return replace(self, variances=variances, rest=self.rest * level / (self.rest + level))
+        return replace(self, variances=variances.clamp(min=rest), rest=rest)  # rounding may have made them less
 
     @property
     def columns(self) -> Tensor:
