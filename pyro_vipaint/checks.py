@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vipaint._torch import half_precision, resolve_device
-from pyro_vipaint.errors import InputError, described, in_one_line, instance, number, whole
+from pyro_vipaint.errors import InputError, choice, described, in_one_line, instance, number, whole
 from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models import DiffusionPrior, load_prior
 from pyro_vipaint.models.measurements.laws import check_gradient, check_operator
@@ -30,7 +30,7 @@ from pyro_vipaint.models.measurements.operators import (
 from pyro_vipaint.models.measurements.problem import SUPPORTS, check_likelihood, check_problem
 from pyro_vipaint.models.priors.classifier_free import WEIGHT
 from pyro_vipaint.models.priors.conditions import check_classes
-from pyro_vipaint.settings import Settings, settings_for
+from pyro_vipaint.settings import PRESETS, Settings, settings_for
 
 WIDEST = 2.0  # images live in [-1, 1]; noisy observations may leave it, bytes and standardised pixels lie further off
 QUIET = 1e-9  # stands for no noise
@@ -108,6 +108,7 @@ def checked_settings(
     The likelihood's scale is at least ``noise``. :class:`Settings` checks its numbers itself.
     """
     whole("samples", num_samples)
+    choice("preset", preset, PRESETS)
     chosen = settings or settings_for(levels, problem.prior, problem.operator, problem.y, preset)
     instance("settings", chosen, isinstance(chosen, Settings), "Settings such as default_settings()")
     chosen = replace(chosen, **{name: value for name, value in changes.items() if value is not None})

@@ -207,7 +207,7 @@ def restore(
     check_guide(guide)
     problem = checked(y, operator, prior, label, prompt, guidance_scale, noise, device, likelihood)
     changes = {"steps": steps, "beta": beta, "refine_steps": refine_steps, "zeta": zeta}
-    preset = preset or ("inference" if guide is None else "pictures")
+    preset = ("inference" if guide is None else "pictures") if preset is None else preset
     numbers = checked_settings(problem, levels, num_samples, settings, noise, changes, preset)
     prior, y, condition = problem.prior, problem.y, problem.condition
     for kind in numbers.lr if guide is None else ():

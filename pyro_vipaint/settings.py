@@ -235,16 +235,24 @@ def settings_for(
         InputError: the operator maps every image to zero.
     """
     choice("preset", preset, PRESETS)
+    whole("levels", levels, most=MAX_LEVELS)
+    masks = isinstance(operator, Inpainting)
+    norm = 1.0 if masks else _norm(operator, prior, y)
     if preset == "inference" and not prior.is_latent:
         known = prior.data_covariance is not None
-        chosen = inference_settings(levels if known and isinstance(operator, Inpainting) else 1)
+        chosen = inference_settings(levels if known and masks else 1)
         return chosen if known else replace(chosen, correction=MMPS(2))
-    if isinstance(operator, Inpainting):
+    if masks:
         settings = default_settings(levels, prior.is_latent, preset)
     else:
-        count = len(y) if has_one_per_image(operator) else 1
-        norm = operator_norm(operator, (count, *prior.image_shape), y.device)
-        if norm == 0:
-            raise InputError("The operator maps every image to zero: there is nothing to restore from.")
         settings = restoration_settings(levels, prior.is_latent, norm)
     return settings if takes_lpips(y.shape[1:]) else replace(settings, perceptual_weight=0.0)
+
+
+def _norm(operator: Operator, prior: DiffusionPrior, y: Tensor) -> float:
+    """The largest singular value of an operator; zero is refused."""
+    count = len(y) if has_one_per_image(operator) else 1
+    norm = operator_norm(operator, (count, *prior.image_shape), y.device)
+    if norm == 0:
+        raise InputError("The operator maps every image to zero: there is nothing to restore from.")
+    return norm

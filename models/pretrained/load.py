@@ -9,6 +9,7 @@ docs/priors.md.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -103,7 +104,8 @@ def read_covariance(path: Path, event_shape: Sequence[int], device: torch.device
     tensors, _ = read_tensors(path)
     shapes = {name: tuple(value.shape) for name, value in tensors.items() if value.is_floating_point()}
     count = shapes.get("variances", (0,))[0]
-    if shapes != {"vectors": (count, *event_shape), "variances": (count,), "rest": (1,)} or count < 1:
+    fit = shapes == {"vectors": (count, *event_shape), "variances": (count,), "rest": (1,)}
+    if not (fit and 1 <= count <= math.prod(event_shape)):
         wanted = f"vectors (r, {', '.join(map(str, event_shape))}), variances (r,) and rest (1,), floats"
         raise InputError(f"{path} cannot be read as a covariance: it must hold {wanted}.")
     vectors = torch.linalg.qr(tensors["vectors"].float().flatten(1).T).Q.T.reshape(count, *event_shape)

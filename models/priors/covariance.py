@@ -11,14 +11,18 @@ the denoising error above a noise level of 5 in units of ``sigma_data``, and twi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vipaint._torch import moved, widest
+from pyro_vipaint._torch import double, moved, widest
 from pyro_vipaint.errors import instance, number, numbers, whole
 
+ORTHONORMAL = 1e-3  # largest error of an inner product
+ROUNDING = 1e-6  # relative, of variances that equal the rest
 RANK = 128  # directions of shipped covariances; docs/tuning.md has others
 
 
@@ -29,7 +33,8 @@ class DataCovariance:
     No variance is less than ``rest``. Units are those of the clean latents, squared.
 
     Raises:
-        InputError: the shapes do not fit, a variance is less than ``rest``, or ``rest`` is not positive.
+        InputError: the shapes do not fit, the vectors are not orthonormal, a variance is less than ``rest``, or ``rest``
+            is not positive.
     """
 
     vectors: Tensor
@@ -39,7 +44,10 @@ class DataCovariance:
     def __post_init__(self) -> None:
         number("rest", self.rest, positive=True)
         numbers("vectors", self.vectors, ("r", ...), least=1)
-        numbers("variances", self.variances, (len(self.vectors),), low=self.rest)
+        flat = self.vectors.flatten(1)
+        orthonormal = torch.allclose(flat @ flat.mT, torch.eye(len(flat)).to(flat), atol=ORTHONORMAL)
+        instance("vectors", self.vectors, orthonormal, "orthonormal")
+        numbers("variances", self.variances, (len(self.vectors),), low=self.rest * (1 - ROUNDING))
 
     @classmethod
     def of(cls, images: Tensor, labels: Tensor | None = None, rank: int = RANK) -> DataCovariance:
@@ -49,11 +57,16 @@ class DataCovariance:
             images: such as the training images of a prior, or draws from it; many more than ``rank``.
             labels: whole numbers ``(N,)``.
             rank: number of directions, those of largest variance; at most that of the elements, less one.
+
+        Raises:
+            InputError: there are fewer than two images, they are not finite, or the labels do not fit them.
         """
         numbers("images", images, ("N", ...), least=2)
-        flat = images.flatten(1).double()
+        flat = double(images.flatten(1)).clone()
         whole("rank", rank, most=flat.shape[1] - 1)
-        groups = torch.zeros(len(flat), dtype=torch.long) if labels is None else labels
+        if labels is not None:
+            numbers("labels", labels, (len(images),), integers=True)
+        groups = torch.zeros(len(flat)).long() if labels is None else labels.to(flat.device)
         for label in groups.unique():
             flat[groups == label] -= flat[groups == label].mean(0)
         variances, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
@@ -66,7 +79,7 @@ class DataCovariance:
         level = noise_level**2
         rest = self.rest * level / (self.rest + level)
         variances = self.variances * level / (self.variances + level)
-        return replace(self, variances=variances.clamp(min=rest), rest=rest)  # rounding may have made them less
+        return self._with(variances=variances.clamp(min=rest), rest=rest)  # rounding may have made them less
 
     @property
     def columns(self) -> Tensor:
@@ -75,7 +88,7 @@ class DataCovariance:
 
     def to(self, device: torch.device) -> DataCovariance:
         """The same on a device."""
-        return replace(self, vectors=self.vectors.to(device), variances=self.variances.to(device))
+        return self._with(vectors=self.vectors.to(device), variances=self.variances.to(device))
 
     def root(self, x: Tensor) -> Tensor:
         """The symmetric square root of the covariance times ``x``, ``(…, *event)``."""
@@ -92,7 +105,7 @@ class DataCovariance:
         """
         left, scaled, inner = self._woodbury(weight)
         first = left * self._flat(b.to(left))[0]
-        along = torch.linalg.solve(inner, (first @ scaled.T).unsqueeze(-1)).squeeze(-1)
+        along = torch.linalg.solve_ex(inner, (first @ scaled.T).unsqueeze(-1)).result.squeeze(-1)
         return (first + left * (along @ scaled)).to(b.dtype).reshape(b.shape)
 
     def posterior(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,9 +114,16 @@ class DataCovariance:
         The arguments are those of :meth:`posterior_mean`, and ``weight`` has all dimensions of an event.
         """
         left, scaled, inner = self._woodbury(weight)
-        root = torch.linalg.inv(torch.linalg.cholesky(inner))
+        root = torch.linalg.inv_ex(torch.linalg.cholesky_ex(inner).L).inverse
         columns, event = (root @ scaled) * left.unsqueeze(-2), self.vectors.shape[1:]
         return left.unflatten(-1, event).to(weight.dtype), columns.unflatten(-1, event).to(weight.dtype)
+
+    def _with(self, **values: Any) -> DataCovariance:
+        """The same with other values, which need no check: a check makes the host wait for the device."""
+        new = copy(self)
+        for name, value in values.items():
+            object.__setattr__(new, name, value)
+        return new
 
     def _woodbury(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """D^{-1}, S and I - S D^{-1} S^T of the precision D - S^T S, in float64."""

@@ -18,6 +18,7 @@ def inpaint(
     out: shared.Out,
     prior: shared.Prior = "fashion32",
     levels: shared.Levels = 4,
+    preset: shared.Preset = "inference",
     samples: Annotated[int, typer.Option(help="Number of completions.")] = 10,
     label: shared.Label = None,
     prompt: shared.Prompt = None,
@@ -48,10 +49,10 @@ def inpaint(
     true = None if truth is None else read_image(truth, channels, size).unsqueeze(0)
     entries = {"image": str(image), "mask": str(mask), "truth": None if truth is None else str(truth)}
     entries |= {"invert_mask": invert_mask, "resize": resize}
-    entries |= {"prompt": prompt, "guidance_scale": guidance_scale}
+    entries |= {"prompt": prompt, "guidance_scale": guidance_scale, "preset": preset}
     call = partial(
         run, read_image(image, channels, size), read_mask(mask, invert_mask, size), loaded, levels, samples,
-        label=number, prompt=prompt, guidance_scale=guidance_scale, steps=steps, beta=beta,
-        refine_steps=refine_steps, device=device, seed=seed,
+        label=number, prompt=prompt, guidance_scale=guidance_scale, preset=preset, steps=steps,
+        beta=beta, refine_steps=refine_steps, device=device, seed=seed,
     )  # fmt: skip
     run_and_write(call, true, out, seed, loaded, number, entries)

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from pyro_vipaint.cli.bench import bench
 from pyro_vipaint.cli.inpaint import inpaint
-from pyro_vipaint.cli.options import Device, Out, Overwrite, Seed, console, one_line_errors
+from pyro_vipaint.cli.options import Device, Out, Overwrite, Preset, Seed, console, one_line_errors
 from pyro_vipaint.cli.output import run_and_write
 from pyro_vipaint.cli.restore import restore
 
@@ -46,6 +46,7 @@ def demo(
     seed: Seed = 0,
     device: Device = "auto",
     prior: Annotated[str, typer.Option(help="fashion32, faces32, or cats64 for a latent prior.")] = "fashion32",
+    preset: Preset = "inference",
     overwrite: Overwrite = False,
 ) -> None:
     """Completes held-out images with a shipped prior and shows the bound that was reached."""
@@ -58,8 +59,8 @@ def demo(
     IMAGES.check(out, overwrite)
     images, masks, labels = demo_problem(prior)
     loaded = check_prior(prior, resolve_device(device))
-    call = partial(run, images, masks, loaded, label=labels, device=device, seed=seed)
-    run_and_write(call, images, out, seed, loaded, labels, {"prompt": None, "guidance_scale": None})
+    call = partial(run, images, masks, loaded, label=labels, preset=preset, device=device, seed=seed)
+    run_and_write(call, images, out, seed, loaded, labels, {"prompt": None, "guidance_scale": None, "preset": preset})
 
 
 @app.command()

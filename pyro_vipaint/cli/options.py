@@ -44,6 +44,9 @@ Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
 Prior = Annotated[str, typer.Option(help="Name of a shipped prior, folder, or hub id.")]
 Levels = Annotated[int, typer.Option(help="K, the number of latent levels.")]
+Preset = Annotated[
+    str, typer.Option(help="inference, for draws whose spread is right, or pictures, for the smallest mean LPIPS.")
+]
 Label = Annotated[str | None, typer.Option(help="Class, number or name, for priors that have them: vipaint priors.")]
 Prompt = Annotated[str | None, typer.Option(help="Text, for priors that take it.")]
 Guidance = Annotated[float | None, typer.Option(help="Weight of classifier-free guidance; 1 means no guidance.")]

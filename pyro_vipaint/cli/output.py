@@ -7,7 +7,6 @@ import math
 import platform
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from pyro_vipaint._folders import IMAGES, REPORT, SAMPLES, SHEET, sample_names
 from pyro_vipaint._torch import dtype_name
 from pyro_vipaint.checks import check_truth
 from pyro_vipaint.cli.options import console
+from pyro_vipaint.corrections import Correction
 from pyro_vipaint.models.measurements.operators import apply
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import progress_bar
@@ -97,7 +97,9 @@ def write_result(out: Path, result: Result, report: dict[str, Any], truth: Tenso
 
 
 def _plain(value: Any) -> Any:
-    """``value`` with ``None`` in place of numbers that JSON cannot hold, such as an infinite PSNR."""
+    """``value`` for JSON: corrections as their text, ``None`` for numbers that it cannot hold, as an infinite PSNR."""
+    if isinstance(value, Correction):
+        return repr(value)
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -108,13 +110,13 @@ def _plain(value: Any) -> Any:
 def build_report(
     result: Result, truth: Tensor | None, seed: int, prior: str, labels: list[int] | None
 ) -> dict[str, Any]:
-    """Settings, versions, cost, and one entry per image with the bound and its terms; plain numbers only."""
+    """Settings, versions, cost, and one entry per image with the bound and its terms; as :func:`_plain` writes them."""
     steps = min(BOUND_STEPS, len(result.fit.losses))
     return {
         "prior": prior,
         "labels": labels,
         "seed": seed,
-        "settings": asdict(result.settings),
+        "settings": vars(result.settings),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "num_samples": len(result.samples),
         "network_calls": result.calls,

@@ -54,6 +54,7 @@ def restore(
     ] = False,
     prior: shared.Prior = "fashion32",
     levels: shared.Levels = 4,
+    preset: shared.Preset = "inference",
     samples: Annotated[int, typer.Option(help="Number of restorations.")] = 10,
     label: shared.Label = None,
     prompt: shared.Prompt = None,
@@ -98,10 +99,16 @@ def restore(
         y = simulated(true, operator, noise, seed)
     entries = {"task": task, **{name: str(v) if isinstance(v, Path) else v for name, v in options.items()}}
     entries |= {"image": str(image), "truth": None if truth is None else str(truth), "resize": resize}
-    entries |= {"simulated": simulate, "noise": noise, "prompt": prompt, "guidance_scale": guidance_scale}
+    entries |= {
+        "simulated": simulate,
+        "noise": noise,
+        "prompt": prompt,
+        "guidance_scale": guidance_scale,
+        "preset": preset,
+    }
     call = partial(
         run, y, operator, loaded, levels, samples, label=condition, prompt=prompt, guidance_scale=guidance_scale,
-        steps=steps, beta=beta, refine_steps=refine_steps, noise=noise, device=device, seed=seed,
+        preset=preset, steps=steps, beta=beta, refine_steps=refine_steps, noise=noise, device=device, seed=seed,
     )  # fmt: skip
     run_and_write(call, true, out, seed, loaded, condition, entries)
 

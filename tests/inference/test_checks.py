@@ -21,6 +21,7 @@ from pyro_vipaint._torch import device_of, resolve_device
 from pyro_vipaint.baselines import dps
 from pyro_vipaint.cats.parts import draw_held_out
 from pyro_vipaint.checks import check_prior, check_truth, checked, checked_settings, masked
+from pyro_vipaint.corrections import Wiener
 from pyro_vipaint.demo import held_out_images
 from pyro_vipaint.diagnostics.draws import weighted_draws
 from pyro_vipaint.guides import HierarchicalGuide
@@ -29,7 +30,7 @@ from pyro_vipaint.models.exact.gaussian import GaussianDenoiser
 from pyro_vipaint.models.measurements.operators import Matrix
 from pyro_vipaint.models.measurements.problem import ON_0_1, check_values
 from pyro_vipaint.models.priors.schedules import EDM
-from pyro_vipaint.settings import Settings, default_settings, restoration_settings
+from pyro_vipaint.settings import BOTTOM, TOP, Settings, default_settings, restoration_settings
 
 SHAPE = (1, 8, 8)
 CPU = torch.device("cpu")
@@ -52,9 +53,16 @@ def restoration(y: Any = None, operator: Any = None, **named: Any) -> Any:
     return checked(vp.SuperResolution(2).A(PAIR[:1]) if y is None else y, operator, PLAIN, **named)
 
 
-def settings(problem: Any = None, levels: Any = 2, samples: Any = 2, chosen: Any = None, **changes: Any) -> Settings:
+def settings(
+    problem: Any = None,
+    levels: Any = 2,
+    samples: Any = 2,
+    chosen: Any = None,
+    preset: Any = "inference",
+    **changes: Any,
+) -> Settings:
     """The numbers of ``vp.inpaint``."""
-    return checked_settings(problem or inpainting(), levels, samples, chosen, None, changes)
+    return checked_settings(problem or inpainting(), levels, samples, chosen, None, changes, preset)
 
 
 # forms that mean the same
@@ -189,7 +197,7 @@ class NoAdjoint:
 
 
 def chosen(**changes: Any) -> Settings:
-    return replace(default_settings(2), **changes)
+    return replace(default_settings(2, preset="pictures"), **changes)
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
@@ -292,6 +300,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "too long an average": (lambda: settings(chosen=chosen(average=31)), "average must be at most 30, not 31"),
     "decay of zeta": (lambda: settings(chosen=chosen(zeta_decay=-0.1)), "zeta-decay must be finite and not negative"),
     "a perceptual term": (lambda: settings(chosen=chosen(perceptual_weight=1.0)), "LPIPS cannot take"),
+    "noise of nothing": (lambda: settings(chosen=chosen(sigma=0.0)), "sigma must be positive"),
+    "a third order": (lambda: settings(chosen=chosen(order=3)), "order must be at most 2, not 3"),
+    "the class of a twist": (lambda: settings(chosen=chosen(twist=Wiener)), "twist must be a Correction"),
+    "the name of a correction": (lambda: settings(chosen=chosen(correction="MMPS")), "correction must be a Correction"),
+    "no such preset": (lambda: settings(preset="picture"), "no preset 'picture': .*The nearest is pictures"),
+    "no such preset, settings given": (lambda: settings(preset=2, chosen=chosen()), "no preset 2"),
 }
 
 
@@ -547,3 +561,15 @@ def test_default_noise_levels_fall_geometrically_to_the_last(
     assert default_settings(1, latent, preset).noise_levels == (stop,)
     levels = torch.tensor(default_settings(5, latent, preset).noise_levels)
     torch.testing.assert_close(levels, torch.logspace(math.log10(start), math.log10(stop), 5))
+
+
+def test_the_levels_of_inference_begin_at_t_1() -> None:
+    """One of K is t = 1, the other noise levels fall geometrically."""
+    numbers = default_settings(5)
+    torch.testing.assert_close(
+        torch.tensor(numbers.noise_levels), torch.logspace(math.log10(TOP), math.log10(BOTTOM), 4)
+    )
+    wide = replace(PLAIN, schedule=EDM(sigma_max=1e3))
+    for levels in (1, 2, 3, 5):
+        numbers = default_settings(levels)
+        assert numbers.levels == levels == len(numbers.keypoints(wide)) and numbers.keypoints(wide)[0] == 1
