@@ -186,18 +186,12 @@ def budget_settings(
 def within(settings: Settings, nfe: int, num_samples: int) -> Settings:
     """``settings`` with as many steps as ``nfe`` NFE per sample allow, all phases included.
 
-        The share :data:`FIT_SHARE` goes to the fit, whose cost the samples share; a guide that needs none keeps its steps.
-    <<<<<<< HEAD
-        The K - 1 calls of the guide's own draws and one call before the fit, which a guide that needs none omits, are
-        subtracted; the rest goes to the refinement.
-    =======
-        A step takes K + 1 calls, of which a guide from t = 1 saves that for the marginal of T_e.
-        The K - 1 calls of the guide's own draws and one call before the fit are subtracted; the rest goes to the
-        refinement.
-    >>>>>>> wt-f
+    The share :data:`FIT_SHARE` goes to the fit, whose cost the samples share; a guide that needs none keeps its steps.
+    The K - 1 calls of the guide's own draws and one call before the fit are subtracted; the rest goes to the
+    refinement. A guide from t = 1 saves the call before the fit, and in each step that for the marginal of T_e.
 
-        Raises:
-            InputError: fewer NFE than one step of the fit and one of the refinement take.
+    Raises:
+        InputError: fewer NFE than one step of the fit and one of the refinement take.
     """
     levels, total = settings.levels, nfe * num_samples
     step = (levels + (settings.twist is None)) * settings.num_particles
