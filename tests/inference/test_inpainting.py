@@ -93,7 +93,8 @@ def test_every_number_of_the_settings_reaches_its_phase(monkeypatch: pytest.Monk
     """A changed number changes the samples; those that act beside others are compared where they are handed over."""
     settings = replace(
         default_settings(2, preset="pictures"), scale=0.3, beta=2.0, steps=3, num_particles=2,
-        lr={"mu": 0.1, "tau": 0.02, "gamma": 0.03}, lr_decay=0.5, average=2, gamma_logit=0.5, tau_scale=0.6, refine_steps=4, zeta=0.7, zeta_decay=0.6, polyak=0.5,
+        lr={"mu": 0.1, "tau": 0.02, "gamma": 0.03}, lr_decay=0.5, average=2, gamma_logit=0.5, tau_scale=0.6,
+        refine_steps=4, zeta=0.7, zeta_decay=0.6, polyak=0.5,
     )  # fmt: skip
     given: dict[str, Any] = {}
 
