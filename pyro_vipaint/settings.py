@@ -188,7 +188,7 @@ def within(settings: Settings, nfe: int, num_samples: int) -> Settings:
 
     The share :data:`FIT_SHARE` goes to the fit, whose cost the samples share; a guide that needs none keeps its steps.
     The K - 1 calls of the guide's own draws and one call before the fit are subtracted; the rest goes to the
-    refinement. A twisted guide omits that call, and that of a step for the marginal of T_e.
+    refinement. A guide from t = 1 saves the call before the fit, and in each step that for the marginal of T_e.
 
     Raises:
         InputError: fewer NFE than one step of the fit and one of the refinement take.

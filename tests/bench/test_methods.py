@@ -16,7 +16,7 @@ from benchmarks.plans import Held
 from pyro_vipaint.bench import METHODS
 from pyro_vipaint.bench.methods import Baseline, Method, VIPaint
 from pyro_vipaint.bench.trials import Trial
-from pyro_vipaint.models import DiffusionPrior, GaussianPrior, Operator, load_prior
+from pyro_vipaint.models import DataCovariance, DiffusionPrior, GaussianPrior, Operator, load_prior
 from pyro_vipaint.settings import budget_settings
 
 SIDE = 8

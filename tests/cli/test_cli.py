@@ -61,7 +61,10 @@ def test_bad_input_is_one_line(folder: Path) -> None:
         (("--label", "dogg"), "There is no class 'dogg': choose from cat, dog. The nearest is dog."),
         (("--label", "9" * 5000), "There is no class '999"),
         (("--label", "cat", "--prior", "plain"), "The prior plain has no classes: omit the label."),
-        (("--preset", "picture"), "There is no preset 'picture': choose from inference, pictures. The nearest is pictures."),
+        (
+            ("--preset", "picture"),
+            "There is no preset 'picture': choose from inference, pictures. The nearest is pictures.",
+        ),
         (("--samples", "ten"), "Invalid value for '--samples': "),
         (("--sample", 10), "No such option: --sample"),
         (("--seed", 2**70), "seed must be at most 18446744073709551615"),

@@ -92,8 +92,9 @@ def test_the_callback_sees_every_step() -> None:
 def test_every_number_of_the_settings_reaches_its_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     """A changed number changes the samples; those that act beside others are compared where they are handed over."""
     settings = replace(
-        default_settings(2, preset="pictures"), scale=0.3, beta=2.0, steps=3, num_particles=2, lr={"mu": 0.1, "tau": 0.02, "gamma": 0.03},
-        lr_decay=0.5, average=2, gamma_logit=0.5, tau_scale=0.6, refine_steps=4, zeta=0.7, zeta_decay=0.6, polyak=0.5,
+        default_settings(2, preset="pictures"), scale=0.3, beta=2.0, steps=3, num_particles=2,
+        lr={"mu": 0.1, "tau": 0.02, "gamma": 0.03}, lr_decay=0.5, average=2, gamma_logit=0.5, tau_scale=0.6,
+        refine_steps=4, zeta=0.7, zeta_decay=0.6, polyak=0.5,
     )  # fmt: skip
     given: dict[str, Any] = {}
 
@@ -134,9 +135,12 @@ def test_the_guide_of_inference_is_that_of_its_settings(monkeypatch: pytest.Monk
     """Its correction, the noise of y and the covariance of the prior; the refinement is on the prior itself."""
     settings = Settings((30.0,), sigma=0.3, twist=MMPS(1), correction=Wiener(), order=2, steps=2, refine_steps=3)
     seen: list[Any] = []
-    monkeypatch.setattr("pyro_vipaint.restoration.fit", lambda *args, **named: seen.append(args) or vp.fit(*args, **named))
     monkeypatch.setattr(
-        "pyro_vipaint.restoration.refine", lambda *args, **named: seen.append((args, named)) or vp.refine(*args, **named)
+        "pyro_vipaint.restoration.fit", lambda *args, **named: seen.append(args) or vp.fit(*args, **named)
+    )
+    monkeypatch.setattr(
+        "pyro_vipaint.restoration.refine",
+        lambda *args, **named: seen.append((args, named)) or vp.refine(*args, **named),
     )
     vp.inpaint(IMAGE, MASK, KNOWN, num_samples=1, settings=settings, noise=0.4, seed=0)
     (model, guide, *_), ((refined, _, _, steps), named) = seen
