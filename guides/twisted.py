@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vipaint._torch import gradients
+from pyro_vipaint.distributions import ReshapedLowRank
 from pyro_vipaint.errors import InputError, instance
 from pyro_vipaint.guides.base import LatentGuide, gaussian
 
@@ -190,7 +191,9 @@ def _forget_graph(msg: Message) -> None:
 
 
 def _detached(distribution: Any) -> Any:
-    """A Normal on events without its graph; other distributions, those at T_e, have none."""
+    """A Gaussian on events without its graph; other distributions, those at T_e, have none."""
+    if isinstance(distribution, ReshapedLowRank):
+        return distribution.detached()
     base = getattr(distribution, "base_dist", None)
     if not (isinstance(distribution, Independent) and isinstance(base, Normal)):
         return distribution

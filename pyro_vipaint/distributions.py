@@ -29,8 +29,17 @@ class ReshapedLowRank(TransformedDistribution):
         """With the means of particle ``index``, ``(particles, N)``, in the place of each; covariances stay."""
         images = torch.arange(index.shape[1], device=index.device)
         base = self.base_dist
-        loc, factor = base.loc.expand(*base.batch_shape, -1)[index, images], base._unbroadcasted_cov_factor
-        flat = LowRankMultivariateNormal(loc, factor, base._unbroadcasted_cov_diag, validate_args=False)
+        loc = base.loc.expand(*base.batch_shape, -1)[index, images]
+        return self._of(loc, base._unbroadcasted_cov_factor, base._unbroadcasted_cov_diag)
+
+    def detached(self) -> ReshapedLowRank:
+        """The same without its graph."""
+        base = self.base_dist
+        parts = (base.loc, base._unbroadcasted_cov_factor, base._unbroadcasted_cov_diag)
+        return self._of(*(part.detach() for part in parts))
+
+    def _of(self, loc: Tensor, factor: Tensor, diagonal: Tensor) -> ReshapedLowRank:
+        flat = LowRankMultivariateNormal(loc, factor, diagonal, validate_args=False)
         return ReshapedLowRank(flat, self.transforms, validate_args=False)
 
     def entropy(self) -> Tensor:

@@ -23,8 +23,10 @@ from pyro_vipaint import diagnostics, guides, metrics
 from pyro_vipaint._torch import widest
 from pyro_vipaint.bench import METHODS
 from pyro_vipaint.bench.methods import Baseline
+from pyro_vipaint.corrections import MMPS, ByLevel, Wiener
 from pyro_vipaint.models import (
     Compose,
+    DataCovariance,
     DiffusionModel,
     DiffusionPrior,
     EmpiricalPrior,
@@ -32,6 +34,7 @@ from pyro_vipaint.models import (
     GaussianMixturePrior,
     GaussianPrior,
     GuidedNetwork,
+    MatchedPrior,
     MotionBlur,
     Operator,
     SuperResolution,
@@ -399,6 +402,35 @@ def exact(kind: str) -> Run:
     return run
 
 
+def known_prior() -> DiffusionPrior:
+    """The network's, with a covariance of its images."""
+    vectors = torch.linalg.qr(torch.randn(32, 3, generator=torch.Generator().manual_seed(8))).Q.T.reshape(3, *EVENT)
+    return replace(network_prior(), data_covariance=DataCovariance(vectors, torch.tensor([2.0, 1.0, 0.5]), 0.1))
+
+
+def followed(operator: str) -> Run:
+    """A refinement by Wiener's correction and MMPS, from the noise of T_s."""
+
+    def run(device: torch.device, images: int, steps: int) -> Tensor:
+        here = setting(device, images, known_prior(), OPERATORS[operator], class_labels=torch.tensor([1]))
+        z = here.model.levels[-1].sigma * torch.randn(SAMPLES, images, *EVENT, device=device)
+        correction = ByLevel(Wiener(), MMPS(2), 0.2)
+        return numbers_of(vp.refine(here.model, z, here.y, steps + 1, correction=correction, order=2))
+
+    return run
+
+
+def correlated(device: torch.device, images: int, steps: int) -> Tensor:
+    """A twisted guide whose transitions have the covariance of the images, fitted, and as a proposal."""
+    here = setting(device, images, known_prior(), class_labels=torch.tensor([1]))
+    prior = MatchedPrior(here.prior, here.prior.data_covariance)
+    model = DiffusionModel(prior, here.likelihood, (1.0, *here.model.keypoints))
+    guide = guides.TwistedGuide(model, here.y, correction=Wiener())
+    vp.fit(model, guide, here.y, vp.BetaELBO(), steps)
+    draws = [vp.sample(guide, here.y, SAMPLES), vp.smc(model, guide, here.y, SAMPLES).z]
+    return numbers_of(torch.cat(draws))
+
+
 def completed(device: torch.device, images: int, steps: int) -> Tensor:
     """The facade, which takes images of the CPU."""
     prior = placed(replace(network_prior(), class_names=("a", "b", "c")), device)
@@ -448,6 +480,7 @@ DIAGNOSTICS = {name: judged(number) for name, number in list(globals().items()) 
 ADAPTIVE = 10**6  # these choose their steps by what they find, sample by sample: the host has to look
 WAITS = {  # beyond none, and one for the loss of a fit
     "LowRankGuide": 2,  # torch checks the Cholesky factor of its capacitance matrix
+    "images of a known covariance": 5,  # likewise, that of each of two levels in model and guide, and that of y
     "Pyro's Trace_ELBO": 4, "Pyro's TraceMeanField_ELBO": 4, "Pyro's RenyiELBO": 4,  # read by Pyro, site by site
     "CoPaint": ADAPTIVE, "CoPaint-TT": ADAPTIVE, "ReSample": ADAPTIVE,
     "empirical, labels": ADAPTIVE,  # draws and sums by class
@@ -469,6 +502,9 @@ PROGRAMS: dict[str, Program] = {
     "refine": Program(refined()),
     "refine, blur": Program(refined(operator=OPERATORS["GaussianBlur"])),
     "refine, latent": Program(refined(prior=latent_prior())),
+    "refine, by corrections": Program(followed("Inpainting")),
+    "refine, by corrections, blur": Program(followed("GaussianBlur")),
+    "images of a known covariance": Program(correlated, allowed("images of a known covariance", 1)),
     "guidance": Program(guided),
     "a pipeline of diffusers": Program(latent_diffusion),
     "inpaint": Program(completed, 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,10 +13,22 @@ from torch import Tensor
 import pyro_vipaint as vp
 from pyro_vipaint.baselines import ddnm, diffpir, dps, mmps, pi_gdm
 from pyro_vipaint.baselines.corrected import corrected_chain
-from pyro_vipaint.corrections import DDNM, DPS, MMPS, TMPD, ByLevel, DiffPIR, PiGDM, Wiener, gmres, predict
+from pyro_vipaint.corrections import (
+    DDNM,
+    DPS,
+    MMPS,
+    TMPD,
+    ByLevel,
+    DiffPIR,
+    OptimalCovariance,
+    PiGDM,
+    Wiener,
+    gmres,
+    predict,
+)
 from pyro_vipaint.diagnostics import log_weights
 from pyro_vipaint.guides.twisted import Prediction, TwistedGuide
-from pyro_vipaint.models import DataCovariance, DiffusionModel, GaussianPrior, Matrix
+from pyro_vipaint.models import DataCovariance, DiffusionModel, GaussianPrior, MatchedPrior, Matrix
 from pyro_vipaint.models.priors.schedules import as_time, time_of
 from tests.problems import LIKELIHOOD, MASK, Y, four_pixels
 
@@ -195,6 +208,13 @@ def test_draws_without_a_fit_hold_no_graph() -> None:
     for name in ("z_4", "z_1"):
         site: Any = guide.trace.nodes[name]
         assert not any(fn.base_dist.loc.requires_grad for fn in (site["fn"], site["infer"]["prior"]))
+    known = MatchedPrior(four_pixels(), DataCovariance(torch.eye(4)[:2].reshape(2, 1, 2, 2), torch.ones(2), 0.1))
+    guide = TwistedGuide(DiffusionModel(known, LIKELIHOOD, TIMES), correction=PiGDM())
+    vp.sample(guide, BOTH, 3)
+    site = guide.trace.nodes["z_1"]
+    assert not any(fn.base_dist.loc.requires_grad for fn in (site["fn"], site["infer"]["prior"]))
+    with torch.no_grad():
+        assert torch.allclose(site["fn"].detached().log_prob(site["value"]), site["fn"].log_prob(site["value"]))
 
 
 def test_what_a_twisted_guide_cannot_follow_is_refused() -> None:
@@ -208,3 +228,20 @@ def test_what_a_twisted_guide_cannot_follow_is_refused() -> None:
     with pytest.raises(vp.InputError, match="needs the observations"):
         guide()
     assert guide(y=BOTH)["z_1"].shape == BOTH.shape
+
+
+def test_what_a_covariance_cannot_do_is_refused() -> None:
+    prior = four_pixels()
+    known = DataCovariance(torch.eye(4)[:2].reshape(2, 1, 2, 2), torch.ones(2), 0.1)
+    blurred = vp.Gaussian(vp.GaussianBlur(0.5, 3), 0.1)
+    with pytest.raises(vp.InputError, match="Wiener needs a covariance"):
+        vp.sample(TwistedGuide(DiffusionModel(prior, LIKELIHOOD, TIMES), correction=Wiener()), Y, 2)
+    with pytest.raises(vp.InputError, match="the operator must be a mask, .* to remain with covariances"):
+        vp.sample(TwistedGuide(DiffusionModel(MatchedPrior(prior, known), blurred, TIMES), correction=Wiener()), Y, 2)
+    with pytest.raises(vp.InputError, match=r"one by element: use Wiener\(\)"):
+        guide = TwistedGuide(
+            DiffusionModel(MatchedPrior(prior, known), LIKELIHOOD, TIMES), correction=OptimalCovariance()
+        )
+        vp.sample(guide, Y, 2)
+    with pytest.raises(vp.InputError, match=r"a DataCovariance of events \(1, 2, 2\)"):
+        replace(prior.diffusion(), data_covariance=DataCovariance(torch.eye(3)[:1], torch.ones(1), 0.1))

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
-from pyro_vipaint.models import GaussianPrior
+from pyro_vipaint.models import DataCovariance, GaussianPrior
 from pyro_vipaint.models.measurements.operators import Operator, apply
-from pyro_vipaint.settings import PRESETS, SIGMA, restoration_settings
+from pyro_vipaint.settings import PRESETS, SIGMA, default_settings, restoration_settings, settings_for
 
 QUICK: dict[str, Any] = {"levels": 2, "num_samples": 2, "steps": 2, "refine_steps": 2, "seed": 0, "device": "cpu"}
 SHAPE = (1, 8, 8)
@@ -156,3 +156,47 @@ def test_the_likelihood_is_as_wide_as_the_noise() -> None:
         assert vp.restore(y, operator, PRIOR, **QUICK, noise=noise, preset="pictures").settings.scale == scale
     for noise, sigma in ((None, SIGMA), (0.0, SIGMA), (SIGMA / 2, SIGMA), (0.3, 0.3)):
         assert vp.restore(y, operator, PRIOR, **QUICK, noise=noise).settings.sigma == sigma
+
+
+# the settings of inference
+
+KNOWN = DataCovariance(torch.eye(64)[:3].reshape(3, *SHAPE), torch.full((3,), 0.4), 0.2)
+
+
+@pytest.mark.parametrize(
+    ("known", "operator", "levels", "correction"),
+    [
+        (True, vp.Inpainting(MASK), 4, "ByLevel"),
+        (True, vp.GaussianBlur(0.7), 1, "ByLevel"),
+        (False, vp.Inpainting(MASK), 1, "MMPS"),
+        (False, vp.GaussianBlur(0.7), 1, "MMPS"),
+    ],
+)
+def test_what_inference_falls_back_to(known: bool, operator: Operator, levels: int, correction: str) -> None:
+    """Few levels need a covariance and a mask; without a covariance gradients take its place. It runs."""
+    prior = replace(PRIOR, data_covariance=KNOWN if known else None)
+    y = apply(operator, images())
+    settings = settings_for(4, prior, operator, y)
+    assert settings.levels == levels and type(settings.correction).__name__ == correction
+    assert vp.restore(y, operator, prior, num_samples=2, refine_steps=2, seed=0).settings.levels == levels
+
+
+def test_latent_priors_have_a_fitted_guide_in_both_presets() -> None:
+    latent = replace(PRIOR, codec=Halved())
+    for preset in PRESETS:
+        settings = settings_for(4, latent, vp.Inpainting(MASK), images(), preset)
+        expected = replace(default_settings(4, True, preset), perceptual_weight=settings.perceptual_weight)
+        assert settings == expected and settings.twist is None and settings.correction is None
+
+
+class Halved:
+    """Latents are images divided by two."""
+
+    def image_shape(self, event_shape: Any) -> torch.Size:
+        return torch.Size(event_shape)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x / 2
+
+    def decode(self, z: Tensor) -> Tensor:
+        return 2 * z

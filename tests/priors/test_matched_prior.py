@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
-from pyro_vipaint.corrections import MMPS, Correction, OptimalCovariance, predict
+from pyro_vipaint.corrections import MMPS, Correction, OptimalCovariance, Wiener, predict
 from pyro_vipaint.diagnostics import log_weights
 from pyro_vipaint.guides.twisted import TwistedGuide
 from pyro_vipaint.models import (
     EDM,
+    DataCovariance,
     DiffusionModel,
     GaussianPrior,
     Inpainting,
@@ -64,6 +65,69 @@ def test_with_independent_coordinates_the_guide_is_the_posterior(kind: str, corr
         run = vp.smc(model, guide, y, 20, seed=0)
         assert torch.allclose(run.log_evidence, exact.double(), atol=1e-4) and not run.resampled.any()
         assert torch.allclose(run.effective_sample_size, torch.tensor(20.0, dtype=torch.float64), atol=1e-3)
+
+
+VECTORS = torch.linalg.qr(torch.arange(12, dtype=torch.float64).reshape(6, 2).sin()).Q.T
+COVARIANCE = DataCovariance(VECTORS, torch.tensor([1.5, 0.6]).double(), 0.2)
+CORRELATED = GaussianPrior.full(MEAN, COVARIANCE.root(COVARIANCE.root(torch.eye(6).double())), NOISY)
+
+
+@pytest.mark.parametrize("kind", ["mask", "map of the noise"])
+def test_with_the_covariance_of_the_data_the_guide_is_the_posterior(kind: str) -> None:
+    """Correlated coordinates, the covariance alone, any grid from t = 1; what is left is what y says of z at t = 1."""
+    likelihood, y = LIKELIHOODS[kind]
+    exact = CORRELATED.log_evidence(likelihood, y)
+    for grid in GRIDS:
+        model = DiffusionModel(MatchedPrior(CORRELATED, COVARIANCE), likelihood, grid)
+        guide = TwistedGuide(model, y, correction=Wiener())
+        weights = log_weights(model, guide, y, 20, seed=0)
+        assert torch.allclose(weights, exact.expand_as(weights).double(), atol=1e-3)
+        run = vp.smc(model, guide, y, 20, seed=0)
+        assert torch.allclose(run.log_evidence, exact.double(), atol=1e-3) and not run.resampled.any()
+        assert torch.allclose(run.effective_sample_size, torch.tensor(20.0, dtype=torch.float64), atol=1e-2)
+
+
+def test_of_another_prior_the_evidence_of_smc_is_unbiased_as_well() -> None:
+    """A guide with wrong w and tau, and particles that are resampled: their means move, covariances stay."""
+    torch.manual_seed(0)
+    likelihood, y = LIKELIHOODS["mask"]
+    model = DiffusionModel(MatchedPrior(CORRELATED, COVARIANCE), likelihood, (1.0, 0.2, 0.17, 0.14, 0.11, 0.08))
+    guide = TwistedGuide(model, y, correction=Wiener())
+    with torch.no_grad():
+        for parameter in guide.parameters():  # w and log tau
+            parameter += 0.2 * torch.randn_like(parameter).abs()
+    run = vp.smc(model, guide, y.expand(1000, -1), 64, threshold=0.9, seed=0)
+    mean, error = mean_and_error((run.log_evidence - CORRELATED.log_evidence(likelihood, y)).exp())
+    assert 0 < error < 0.1 and (run.resampled > 0).any()
+    assert_within(mean, 1.0, error)
+
+
+def test_a_second_order_refinement_keeps_more_of_the_spread() -> None:
+    """From exact draws at a high noise level; means are exact for both, since Wiener's correction is."""
+    scale = 0.2
+    covariance = DataCovariance(VECTORS, scale**2 * COVARIANCE.variances, scale**2 * COVARIANCE.rest)
+    prior = GaussianPrior.full(scale * MEAN, scale**2 * CORRELATED.covariance, NOISY)
+    likelihood, y = vp.Gaussian(Inpainting(MASK), 0.05), 0.1 * MASK.double()[None]
+    keypoints = (1.0, *vp.keypoints(prior, noise_levels=[2.0]))
+    model = DiffusionModel(MatchedPrior(prior, covariance), likelihood, keypoints)
+    z = vp.sample(TwistedGuide(model, y, correction=Wiener()), y, 20_000, seed=0)
+    exact, errors = prior.posterior(likelihood, y), []
+    for order in (1, 2):
+        with vp.count_calls() as count:
+            x = vp.refine(
+                DiffusionModel(prior, likelihood, keypoints),
+                z,
+                y,
+                8,
+                correction=Wiener(covariance),
+                order=order,
+                seed=1,
+            )[:, 0]
+        assert (count.calls, count.gradients) == (8, 0)
+        spread = (x.std(0) / exact.variance[0].sqrt() - 1).abs().max()
+        errors.append((float((x.mean(0) - exact.mean[0]).abs().max()), float(spread)))
+    (mean, spread), (mean_2, spread_2) = errors
+    assert max(mean, mean_2) < 0.01 and spread_2 < 0.5 * spread
 
 
 def test_without_matched_variances_it_is_not() -> None:
