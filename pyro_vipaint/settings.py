@@ -193,13 +193,13 @@ def within(settings: Settings, nfe: int, num_samples: int) -> Settings:
     Raises:
         InputError: fewer NFE than one step of the fit and one of the refinement take.
     """
-    levels, total = settings.levels, nfe * num_samples
-    step = (levels + (settings.twist is None)) * settings.num_particles
-    most = max(1, min(int(FIT_SHARE * total), total - 1 - levels * num_samples) // step)
-    steps = most if settings.twist is None else min(most, settings.steps)
-    refine_steps = (total - steps * step - 1) // num_samples - (levels - 1)
+    levels, total, fits = settings.levels, nfe * num_samples, settings.twist is None
+    step, start = (levels + fits) * settings.num_particles, int(fits)
+    most = max(1, min(int(FIT_SHARE * total), total - start - levels * num_samples) // step)
+    steps = most if fits else min(most, settings.steps)
+    refine_steps = (total - steps * step - start) // num_samples - (levels - 1)
     if refine_steps < 1:
-        least = -(-(step + 1) // num_samples) + levels
+        least = -(-(step + start) // num_samples) + levels
         raise InputError(f"VIPaint-{levels} needs {least} NFE per sample, the budget is {nfe}.")
     return replace(settings, steps=steps, refine_steps=refine_steps, average=min(settings.average, steps))
 

@@ -68,16 +68,16 @@ def test_shapes_moments_and_ranges() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize(("levels", "steps", "refine_steps"), [(1, 1, 1), (4, 2, 5)])
 def test_network_calls(levels: int, steps: int, refine_steps: int, preset: str) -> None:
-    """One for the start, K + 1 in a step (K from t = 1), K - 1, refine_steps; those that were counted are reported."""
+    """1 + steps (K + 1) + (K - 1) + refine_steps, from t = 1 steps K + (K - 1) + refine_steps; as they are counted."""
     numbers: dict[str, Any] = {"steps": steps, "refine_steps": refine_steps, "preset": preset}
     with vp.count_calls() as count:
         result = vp.inpaint(IMAGE, MASK, KNOWN, levels, 3, **numbers, seed=0, device="cpu")
     assert result.settings.levels == levels and result.gradients == count.gradients
-    marginal = preset == "pictures"  # at T_e; that at t = 1 is known
-    assert result.calls == count.calls == 1 + steps * (levels + marginal) + (levels - 1) + refine_steps
+    fits = preset == "pictures"  # needs a start, and the marginal at T_e; that at t = 1 is known
+    assert result.calls == count.calls == fits + steps * (levels + fits) + (levels - 1) + refine_steps
     particles = result.settings.num_particles
     assert result.nfe == count.nfe
-    assert result.nfe == 1 + steps * (levels + marginal) * particles + 3 * (levels - 1 + refine_steps)
+    assert result.nfe == fits + steps * (levels + fits) * particles + 3 * (levels - 1 + refine_steps)
 
 
 def test_the_callback_sees_every_step() -> None:
