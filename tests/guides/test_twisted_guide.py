@@ -236,7 +236,7 @@ def test_what_a_covariance_cannot_do_is_refused() -> None:
     blurred = vp.Gaussian(vp.GaussianBlur(0.5, 3), 0.1)
     with pytest.raises(vp.InputError, match="Wiener needs a covariance"):
         vp.sample(TwistedGuide(DiffusionModel(prior, LIKELIHOOD, TIMES), correction=Wiener()), Y, 2)
-    with pytest.raises(vp.InputError, match="the operator must be a mask, .* to remain with covariances"):
+    with pytest.raises(vp.InputError, match=r"the operator must be a mask, .* to remain with covariances"):
         vp.sample(TwistedGuide(DiffusionModel(MatchedPrior(prior, known), blurred, TIMES), correction=Wiener()), Y, 2)
     with pytest.raises(vp.InputError, match=r"one by element: use Wiener\(\)"):
         guide = TwistedGuide(
