@@ -58,9 +58,9 @@ def sampler_bound(prior: Any, correction: Correction, images: int) -> Tensor:
 
 
 def vipaint_bound(prior: Any, levels: int, images: int) -> Tensor:
-    """The bound of each image, ``(N,)``, after the fit of the default settings."""
+    """The bound of each image, ``(N,)``, after the fit of the preset for pictures."""
     likelihood, y, labels = problem(images)
-    settings = default_settings(levels)
+    settings = default_settings(levels, preset="pictures")
     model = DiffusionModel(prior, likelihood, settings.keypoints(prior), class_labels=labels)
     start = vp.initial_latent(prior, likelihood, y, class_labels=labels)
     guide = HierarchicalGuide(model, start, gamma_logit=settings.gamma_logit, tau_scale=settings.tau_scale)

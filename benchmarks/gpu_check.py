@@ -120,7 +120,7 @@ def works(prior: DiffusionPrior, device: torch.device, size: Size) -> dict[str, 
     """What is timed on the images of the demonstration, by name, with the number of its steps."""
     images, masks, labels = (value.to(device) for value in demo_problem())
     y, masks, labels = ((value[: size.images]) for value in (images * masks, masks, labels))
-    settings = default_settings(size.levels)
+    settings = default_settings(size.levels, preset="pictures")
     likelihood, condition = settings.likelihood(vp.Inpainting(masks)), {"class_labels": labels}
     model = DiffusionModel(prior, likelihood, settings.keypoints(prior), **condition)
     guide = HierarchicalGuide(model, vp.initial_latent(prior, likelihood, y, **condition))

@@ -39,7 +39,7 @@ IMAGES, PARTICLES = 4, 5
 
 def build_model() -> tuple[DiffusionModel, Tensor]:
     """VIPaint-4 on four held-out images."""
-    prior, settings = load_prior("fashion32"), default_settings(4)
+    prior, settings = load_prior("fashion32"), default_settings(4, preset="pictures")
     images, labels = held_out_images()
     images, masks = images[:IMAGES], rotated_window(32, IMAGES, seed=0)
     times = vp.keypoints(prior, noise_levels=[level * prior.sigma_data for level in settings.noise_levels])

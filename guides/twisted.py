@@ -121,6 +121,8 @@ class TwistedGuide(LatentGuide):
         wanted = "one with operator, residual and noise_std, such as Gaussian(operator, sigma=0.05)"
         instance("the likelihood of the model", likelihood, followed, wanted)
         instance("correction", correction, hasattr(correction, "move"), "a Correction such as PiGDM()")
+        if len(model.levels) > 1:
+            correction.check(model.prior)
         self.correction = correction
         one = torch.ones(()) if init is None else init.new_ones(())
         for level in model.levels:

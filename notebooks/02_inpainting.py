@@ -170,7 +170,7 @@ toe = torch.zeros(1, 32, 32)
 toe[..., :8] = 1
 names = ["Ankle boot", "Sneaker", "Sandal"]
 classes = torch.tensor([prior.class_names.index(name) for name in names])
-told = vp.inpaint(x.expand(3, -1, -1, -1), toe, prior, label=classes, num_samples=8, steps=30, seed=0)
+told = vp.inpaint(x.expand(3, -1, -1, -1), toe, prior, label=classes, num_samples=8, preset="pictures", seed=0)
 told.plot(x)
 
 # %%

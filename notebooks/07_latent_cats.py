@@ -101,7 +101,7 @@ show(torch.cat([x, y, draws]), ["truth", "seen", *["exact draw"] * 8], columns=1
 # eight.
 
 # %%
-settings = default_settings(2, latent=True)
+settings = default_settings(2, latent=True, preset="pictures")
 likelihood = vp.Perceptual(vp.Inpainting(mask), settings.scale, settings.perceptual_weight)
 keypoints = vp.keypoints(prior, noise_levels=settings.noise_levels)
 model = DiffusionModel(prior, likelihood, keypoints)
@@ -202,7 +202,7 @@ scores_early.round(2)
 # %% [markdown]
 # One more of the doubtful accessories appears, and every body is still the visible one: the refinement's steps are no
 # longer than Polyak's, so that they do not change a sample that explains $y$ already. Over many cats with other masks a
-# fit that ends at 5 is as good as one that ends at 3, the default
+# fit that ends at 5 is as good as one that ends at 3, as for pictures
 # ([tuning](../docs/tuning.md#cats64-the-latent-prior)).
 #
 # ## Without the perceptual term

@@ -204,7 +204,7 @@ assert torch.allclose((operator.A(a) * b).sum(), (a * operator.A_adjoint(b)).sum
 
 rows = GaussianPrior.diagonal(torch.zeros(1, 6, 6), torch.full((1, 6, 6), 0.4))
 picture = 0.4 * torch.randn(1, 1, 6, 6)
-restored = vp.restore(operator.A(picture), operator, rows, levels=2, num_samples=20, noise=0.05, steps=100, seed=0)
+restored = vp.restore(operator.A(picture), operator, rows, 2, 20, preset="pictures", noise=0.05, steps=100, seed=0)
 error = (operator.A(restored.mean) - restored.observation).abs().mean() / restored.observation.abs().mean()
 brightness = restored.samples.mean(-1).std(0).mean()  # of a row; exactly 0.4 / sqrt(6) = 0.16
 assert error < 0.3 and brightness > 0.05

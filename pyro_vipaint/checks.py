@@ -112,6 +112,8 @@ def checked_settings(
     chosen = settings or settings_for(levels, problem.prior, problem.operator, problem.y, preset)
     instance("settings", chosen, isinstance(chosen, Settings), "Settings such as default_settings()")
     chosen = replace(chosen, **{name: value for name, value in changes.items() if value is not None})
+    if chosen.correction is not None:
+        chosen.correction.check(problem.prior)
     if chosen.perceptual_weight > 0 and not takes_lpips(problem.y.shape):
         shape = tuple(problem.y.shape[1:])
         raise InputError(f"LPIPS cannot take observations of shape {shape}: set perceptual_weight to 0.")

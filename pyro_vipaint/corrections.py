@@ -48,7 +48,7 @@ from pyro_vipaint.models.measurements.operators import Broadcasting, adjoint, ap
 from pyro_vipaint.models.measurements.predictive import is_mask, mean_shift, noise_like, precision, remaining_variance
 from pyro_vipaint.models.priors.covariance import DataCovariance
 from pyro_vipaint.models.priors.kernels import bridge_coefficients, expand_event
-from pyro_vipaint.models.priors.matched import matched_variance
+from pyro_vipaint.models.priors.matched import MatchedPrior, matched_variance
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time
 
@@ -98,6 +98,11 @@ class Correction(ABC):
     @abstractmethod
     def __call__(self, at: Prediction) -> Tensor:
         """c, of the shape of x_hat."""
+
+    def check(self, prior: DiffusionPrior) -> None:
+        """Refuses a prior that it cannot serve: one of latents, in which A is not linear."""
+        if prior.is_latent:
+            raise InputError(f"{type(self).__name__} needs a pixel prior, since A must be linear; use psld or dps.")
 
     def at_level(self, noise_level: float) -> Correction:
         """The correction at a noise level in units of ``sigma_data``: itself, but for :class:`ByLevel`."""
@@ -322,13 +327,23 @@ class Wiener(Correction):
     def __post_init__(self) -> None:
         whole("steps", self.steps)
 
-    def __call__(self, at: Prediction) -> Tensor:
-        """c; no gradient."""
-        own = at.prior.errors if isinstance(at.variance, DataCovariance) else at.prior.data_covariance
-        covariance: DataCovariance | None = self.covariance or own
+    def check(self, prior: DiffusionPrior) -> None:
+        """Refuses a prior of latents, and one of which no covariance is known."""
+        super().check(prior)
+        self._of(prior)
+
+    def _of(self, prior: DiffusionPrior) -> DataCovariance:
+        errors = prior.errors if isinstance(prior, MatchedPrior) else None
+        own = errors if isinstance(errors, DataCovariance) else prior.data_covariance
+        covariance = self.covariance or own
         if covariance is None:
             raise InputError("Wiener needs a covariance: Wiener(DataCovariance.of(images)), or one of the prior.")
-        given, operator, noise = covariance.given(at.sigma_t / at.alpha_t), at.likelihood.operator, noise_of(at)
+        return covariance
+
+    def __call__(self, at: Prediction) -> Tensor:
+        """c; no gradient."""
+        given = self._of(at.prior).given(at.sigma_t / at.alpha_t)
+        operator, noise = at.likelihood.operator, noise_of(at)
         if is_mask(operator):
             return given.posterior_mean(precision(at.likelihood, at.x_hat), adjoint(operator, at.residual() / noise**2))
         return given.root(
@@ -371,6 +386,11 @@ class ByLevel(Correction):
     def takes_gradients(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Whether either takes them."""
         return self.high.takes_gradients or self.low.takes_gradients
+
+    def check(self, prior: DiffusionPrior) -> None:
+        """Refuses a prior that either cannot serve."""
+        self.high.check(prior)
+        self.low.check(prior)
 
     def at_level(self, noise_level: float) -> Correction:
         """``high`` or ``low``."""

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint._torch import seeded
-from pyro_vipaint.baselines.corrected import check_pixels, corrected_chain
+from pyro_vipaint.baselines.corrected import corrected_chain
 from pyro_vipaint.baselines.dps import dps_chain
 from pyro_vipaint.corrections import Correction
 from pyro_vipaint.errors import MOST_STEPS, finite, instance, number, numbers, whole
@@ -144,7 +144,7 @@ def refine(
         if correction is None:
             chain = dps_chain(prior, likelihood, z, y, times, zetas, condition, limit)
         else:
-            check_pixels(prior, correction)
+            correction.check(prior)
             chain = corrected_chain(prior, likelihood, z, y, times, correction, condition, LIMIT, order)
         for step, z_hat in enumerate(chain, 1):
             z = z_hat

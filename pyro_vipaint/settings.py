@@ -42,7 +42,6 @@ RULES: dict[str, Callable[[str, Any], object]] = {  # of the single numbers of t
     "gamma_logit": partial(number, signed=True),
     **dict.fromkeys(("polyak", "sigma"), lambda name, value: None if value is None else _positive(name, value)),
     **dict.fromkeys(("twist", "correction"), lambda name, value: _correction(name, value)),
-    "order": lambda name, value: whole(name, value, most=2),
 }
 
 
@@ -110,6 +109,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, rule in RULES.items():
             rule(name.replace("_", "-"), getattr(self, name))
+        whole("order", self.order, most=1 if self.correction is None else 2)
         instance("lr", self.lr, isinstance(self.lr, Mapping), "a mapping from kinds of parameters to rates")
         check_fit_numbers(self.steps, self.average, self.lr, self.lr_decay)
         levels = [_positive("noise-levels", level) for level in row("noise-levels", self.noise_levels)]

@@ -13,7 +13,6 @@ from torch import Tensor
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.corrections import Correction, predict
-from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.priors.kernels import expand_event
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import noise_level
@@ -37,7 +36,7 @@ def run_corrected(
     def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
         return corrected_chain(prior, likelihood, z, y, times, correction, condition)
 
-    check_pixels(prior, correction)
+    correction.check(prior)
     return run(
         method, chain, prior, likelihood, y, num_samples, steps, seed, callback, condition, needs=("noise_std",)
     )  # fmt: skip
@@ -81,12 +80,6 @@ def corrected_chain(
                 move = move._replace(shift=move.shift + ahead)
             before = x, h
             z = move.draw()
-
-
-def check_pixels(prior: DiffusionPrior, correction: Correction) -> None:
-    """Refuses a prior of latents, in which A is not linear."""
-    if prior.is_latent:
-        raise InputError(f"{type(correction).__name__} needs a pixel prior, since A must be linear; use psld or dps.")
 
 
 def _length(std: float | Tensor, like: Tensor, leading: int) -> float | Tensor:

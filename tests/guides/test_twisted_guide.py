@@ -235,7 +235,7 @@ def test_what_a_covariance_cannot_do_is_refused() -> None:
     known = DataCovariance(torch.eye(4)[:2].reshape(2, 1, 2, 2), torch.ones(2), 0.1)
     blurred = vp.Gaussian(vp.GaussianBlur(0.5, 3), 0.1)
     with pytest.raises(vp.InputError, match="Wiener needs a covariance"):
-        vp.sample(TwistedGuide(DiffusionModel(prior, LIKELIHOOD, TIMES), correction=Wiener()), Y, 2)
+        TwistedGuide(DiffusionModel(prior, LIKELIHOOD, TIMES), correction=Wiener())
     with pytest.raises(vp.InputError, match=r"the operator must be a mask, .* to remain with covariances"):
         vp.sample(TwistedGuide(DiffusionModel(MatchedPrior(prior, known), blurred, TIMES), correction=Wiener()), Y, 2)
     with pytest.raises(vp.InputError, match=r"one by element: use Wiener\(\)"):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import pyro_vipaint as vp
 from pyro_vipaint import baselines, models
+from pyro_vipaint.corrections import MMPS, Wiener
 from pyro_vipaint.errors import NonFiniteError
 from pyro_vipaint.guides import FlowGuide, HierarchicalGuide, LowRankGuide, MeanFieldGuide, MixtureGuide
 from pyro_vipaint.models import DiffusionModel, EmpiricalPrior, GaussianMixturePrior, GaussianPrior, load_prior
@@ -67,7 +68,7 @@ class Doubled(nn.Module):
 
 
 def chosen(**changes: Any) -> Settings:
-    return replace(default_settings(2), **changes)
+    return replace(default_settings(2, preset="pictures"), **changes)
 
 
 # vp.inpaint, vp.restore
@@ -207,6 +208,18 @@ FACADE = [
         "settings: average too long": (lambda: inpaint(settings=chosen(average=31), steps=None), "average"),
         "settings: average negative": (lambda: inpaint(settings=chosen(average=-1)), "average"),
         "settings: steps a string": (lambda: inpaint(settings=chosen(steps="30"), steps=None), "steps"),
+        "settings: sigma 0": (lambda: inpaint(settings=chosen(sigma=0.0)), "sigma"),
+        "settings: sigma a map": (lambda: inpaint(settings=chosen(sigma=MASK)), "sigma"),
+        "settings: order 3": (lambda: inpaint(settings=chosen(order=3)), "order"),
+        "settings: order 2 of DPS": (lambda: inpaint(settings=chosen(order=2)), "order"),
+        "settings: correction a string": (lambda: inpaint(settings=chosen(correction="DPS")), "correction"),
+        "settings: correction a class": (lambda: inpaint(settings=chosen(correction=MMPS)), "correction"),
+        "settings: twist a guide": (lambda: inpaint(settings=chosen(twist=MODEL)), "twist"),
+        "settings: Wiener without a covariance": (lambda: inpaint(settings=chosen(correction=Wiener())), "covariance"),
+        "preset: unknown": (lambda: inpaint(preset="picture"), "pictures"),
+        "preset: empty": (lambda: inpaint(preset=""), "preset"),
+        "preset: a list": (lambda: inpaint(preset=["pictures"]), "preset"),
+        "preset: unknown, with settings": (lambda: inpaint(preset="best", settings=chosen()), "preset"),
         "settings: polyak 0": (lambda: inpaint(settings=chosen(polyak=0.0)), "polyak"),
         "settings: tau NaN": (lambda: inpaint(settings=chosen(tau_scale=NAN)), "tau"),
         "settings: gamma infinite": (lambda: inpaint(settings=chosen(gamma_logit=INF)), "gamma"),

@@ -21,7 +21,7 @@ from pyro_vipaint._torch import device_of, resolve_device
 from pyro_vipaint.baselines import dps
 from pyro_vipaint.cats.parts import draw_held_out
 from pyro_vipaint.checks import check_prior, check_truth, checked, checked_settings, masked
-from pyro_vipaint.corrections import Wiener
+from pyro_vipaint.corrections import ByLevel, PiGDM, Wiener
 from pyro_vipaint.demo import held_out_images
 from pyro_vipaint.diagnostics.draws import weighted_draws
 from pyro_vipaint.guides import HierarchicalGuide
@@ -301,9 +301,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "decay of zeta": (lambda: settings(chosen=chosen(zeta_decay=-0.1)), "zeta-decay must be finite and not negative"),
     "a perceptual term": (lambda: settings(chosen=chosen(perceptual_weight=1.0)), "LPIPS cannot take"),
     "noise of nothing": (lambda: settings(chosen=chosen(sigma=0.0)), "sigma must be positive"),
-    "a third order": (lambda: settings(chosen=chosen(order=3)), "order must be at most 2, not 3"),
+    "a second order of DPS": (lambda: settings(chosen=chosen(order=2)), "order must be at most 1, not 2"),
     "the class of a twist": (lambda: settings(chosen=chosen(twist=Wiener)), "twist must be a Correction"),
     "the name of a correction": (lambda: settings(chosen=chosen(correction="MMPS")), "correction must be a Correction"),
+    "a third order": (lambda: settings(chosen=chosen(order=3, correction=PiGDM())), "order must be at most 2, not 3"),
+    "no covariance": (
+        lambda: settings(chosen=chosen(correction=ByLevel(PiGDM(), Wiener(), 1.0))),
+        "Wiener needs a covariance",
+    ),
     "no such preset": (lambda: settings(preset="picture"), "no preset 'picture': .*The nearest is pictures"),
     "no such preset, settings given": (lambda: settings(preset=2, chosen=chosen()), "no preset 2"),
 }
