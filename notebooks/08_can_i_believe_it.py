@@ -19,10 +19,10 @@
 #
 # $$p(k \mid y) \propto \exp\Big(-\frac{1}{2\sigma^2} \|m \odot (y - x_k)\|^2\Big)$$
 #
-# can be enumerated over all 552 960 combinations, and given the style of the hair, which the prior is told, over 46 080.
+# can be enumerated over all 552 960 combinations; given the style of the hair, which the prior is told, over 46 080.
 # VIPaint with both presets, DPS and DDNM draw beside it, with the same scores.
 #
-# Four faces are few: the scores below are noisy. [The page on truth](../docs/truth.md) has the tables of many faces with
+# Four faces are few: the scores below are noisy. [The page on truth](../docs/truth.md) has tables of many images with
 # their errors, from `python -m benchmarks.truth` and `python -m benchmarks.faces`.
 
 # %%
@@ -77,10 +77,10 @@ pd.DataFrame(
 ).rename_axis("face")
 
 # %% [markdown]
-# Every method gets the observations of all four faces and draws nine completions of each. VIPaint-K has K noise levels.
-# The *preset for inference*, the default, has a guide without a fit: the prior's chain, corrected by the covariance of
-# the prior's images. The *preset for pictures* fits the hierarchical guide of the paper to each image. DPS has 25 steps,
-# DDNM as many calls as cost the same, since it takes no gradient.
+# Every method gets the observations of all four faces and draws nine completions of each. VIPaint-K has K noise
+# levels. The *preset for inference*, the default, has a guide without a fit: the prior's chain, corrected by the
+# covariance of the images. The *preset for pictures* fits the hierarchical guide of the paper to each image. DPS
+# has 25 steps; DDNM has as many calls as cost the same, since it takes no gradient.
 
 
 # %%
@@ -174,12 +174,12 @@ plt.show()
 #
 # | score | best | what it shows | what it does not show |
 # |---|---|---|---|
-# | excess | 0 | total variation between the frequencies of parts and the exact ones, above that of exact draws | pixels |
-# | coverage of parts | 1 | mass of the open parts that some draw has, over that of exact draws | parts that should not be there |
-# | energy, LPIPS energy | least | proper: lowest on average for the exact posterior | what is wrong |
-# | error over spread | 1 | above 1 draws are too sure (or wrong), below 1 too diverse | both errors at once cancel |
-# | coverage | .8 | the share of 80 % intervals, along smooth projections of the hole, with the truth inside | how wide they are |
-# | LPIPS | – | how near each draw is to the truth: *not* a score of a posterior, since equal draws win | spread |
+# | excess | 0 | total variation of the frequencies of parts from the exact ones, less that of exact draws | pixels |
+# | coverage of parts | 1 | mass of open parts that some draw has, over that of exact draws | impossible parts |
+# | energy, LPIPS energy | least | proper: least on average for the exact posterior | what is wrong |
+# | error/spread | 1 | above 1: draws too sure, or in the wrong place; below 1: too diverse | which of the two |
+# | coverage | .8 | share of 80 % intervals, along smooth projections of the hole, with the truth inside | their width |
+# | LPIPS | – | how near each draw is to the truth; draws that are too alike win | whether draws differ enough |
 #
 # The cost is in forward calls of the network by draw, a gradient counted as .85.
 
@@ -210,8 +210,8 @@ table.round(3)
 # %% [markdown]
 # ## Swap the guide, swap the correction
 #
-# Each is one argument. A guide of another family is fitted by the preset for pictures. The correction of the refinement,
-# the rule by which its steps follow $y$, is a number of the settings.
+# Each is one argument. A guide of another family is fitted by the preset for pictures. The correction of the
+# refinement, the rule by which its steps follow $y$, is one of the settings.
 
 # %%
 pictures = default_settings(2, preset="pictures")
