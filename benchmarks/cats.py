@@ -1,6 +1,6 @@
 """VIPaint against latent DPS on held-out cats, judged by the exact posterior over their parts.
 
-    python -m benchmarks.cats                           # 16 cats × 4 masks × 8 samples, six methods; resumes
+    python -m benchmarks.cats                           # 16 cats × 4 masks × 8 samples, eight methods; resumes
     python -m benchmarks.cats --images 32               # with sixteen further cats
     python -m benchmarks.cats --only "exact draws"      # the methods whose names begin so
     python -m benchmarks.cats --report --tasks box      # the tables of the shipped rows, for some of the masks
@@ -9,8 +9,10 @@ A plan of :mod:`pyro_vipaint.bench`. Cats are held-out combinations of parts, ob
 .05; the exact posterior of the parts knows the noise. The classifier of parts judges the samples, drawing a class from
 its probabilities (:func:`draw_labels`). *Exact draws* are pictures of parts drawn from the exact posterior, judged in
 the same way: where they miss the expectation, the classifier errs. *VIPaint-2, L1* omits the perceptual term.
-*VIPaint-4, mixture* has a mixture of four hierarchical guides, as many particles and a quarter of the steps. DPS has
-the NFE of VIPaint-4 and the zeta that was best in LPIPS on other cats. docs/tuning.md has the record of what was tuned.
+*VIPaint-2, pictures* has the preset for pictures, the others that for inference. *VIPaint-4, mixture* has a mixture of
+four hierarchical guides, as many particles and a quarter of the steps. *Warm start* is VIPaint's start and refinement
+without a fit, with the NFE of VIPaint-2. DPS has the NFE of VIPaint-4 and the zeta that was best in LPIPS on other
+cats. docs/tuning.md has the record of what was tuned.
 
 Rows are per image and slot. Columns: LPIPS to the truth (mean over samples, then over cats), total variation (mean over
 slots), agreement in shown slots, coverage in open ones (:mod:`pyro_vipaint.cats.scores`), each beside its expectation
@@ -47,9 +49,10 @@ from pyro_vipaint.settings import default_settings
 
 PRIOR = "cats64"
 COMPONENTS = 4  # of the mixture guide
+WARM = "Warm start"
 COMPARED = [
     *((method, "DPS") for method in ("VIPaint-2", "VIPaint-4", "VIPaint-4, mixture")),
-    ("VIPaint-2", "VIPaint-2, L1"),
+    *(("VIPaint-2", other) for other in ("VIPaint-2, L1", "VIPaint-2, pictures", WARM)),
 ]
 
 
@@ -59,7 +62,9 @@ def mixture() -> VIPaint:
     guide = partial(
         MixtureGuide, num_components=COMPONENTS, gamma_logit=settings.gamma_logit, tau_scale=settings.tau_scale
     )
-    return VIPaint(4, replace(settings, steps=settings.steps // COMPONENTS, num_particles=COMPONENTS), guide)
+    return VIPaint(
+        4, settings=replace(settings, steps=settings.steps // COMPONENTS, num_particles=COMPONENTS), guide=guide
+    )
 
 
 def methods(num_samples: int) -> dict[str, Method]:
@@ -68,9 +73,11 @@ def methods(num_samples: int) -> dict[str, Method]:
     return {
         EXACT: ExactDraws(PRIOR),
         "VIPaint-2": VIPaint(2),
-        "VIPaint-2, L1": VIPaint(2, replace(two, perceptual_weight=0.0)),
+        "VIPaint-2, L1": VIPaint(2, settings=replace(two, perceptual_weight=0.0)),
+        "VIPaint-2, pictures": VIPaint(2, "pictures"),
         "VIPaint-4": VIPaint(4),
         "VIPaint-4, mixture": mixture(),
+        WARM: Held(METHODS[WARM], nfe_per_sample(two, num_samples)),
         "DPS": Held(METHODS["DPS"], nfe_per_sample(four, num_samples)),
     }
 

@@ -42,12 +42,12 @@ def draw(block: int) -> tuple[Tensor, Tensor, torch.Generator]:
 
 def methods(num_samples: int) -> dict[str, Method]:
     """The eight methods of the table."""
-    two, four = (nfe_per_sample(default_settings(levels), num_samples) for levels in (2, 4))
+    two, four = (nfe_per_sample(default_settings(levels, preset="pictures"), num_samples) for levels in (2, 4))
     return {
-        "VIPaint-2": VIPaint(2),
-        FOUR_AS_TWO: Held(VIPaint(4), two),
+        "VIPaint-2": VIPaint(2, "pictures"),
+        FOUR_AS_TWO: Held(VIPaint(4, "pictures"), two),
         **{dps_name(2, zeta): dps(two, zeta) for zeta in DPS_ZETAS},
-        "VIPaint-4": VIPaint(4),
+        "VIPaint-4": VIPaint(4, "pictures"),
         **{dps_name(4, zeta): dps(four, zeta) for zeta in DPS_ZETAS},
         "DPS, 250 steps": dps(250, zeta=1.0),
     }

@@ -7,7 +7,7 @@ posterior, an ELBO fits the guide, a refinement finishes the samples. :func:`inp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -218,8 +218,9 @@ def restore(
         likelihood = problem.likelihood or numbers.likelihood(operator)
         model = DiffusionModel(_with_covariance(prior, numbers), likelihood, numbers.keypoints(prior), **condition)
         # a guide approximates its posterior,
-        start = initial_latent(prior, likelihood, y, **condition)
-        approximation = (guide or _default_guide(numbers))(model, start)
+        approximation = (guide or _default_guide(numbers))(
+            model, _start(prior, likelihood, y, numbers, guide, condition)
+        )
         # an ELBO fits the guide,
         elbo = BetaELBO(numbers.beta, numbers.num_particles)
         fitted = fit(
@@ -244,6 +245,15 @@ def _with_covariance(prior: DiffusionPrior, numbers: Settings) -> DiffusionPrior
     """The prior of the few levels of a twisted guide, whose transitions know which elements go together."""
     few = numbers.twist is not None and numbers.levels > 1 and prior.data_covariance is not None
     return MatchedPrior(prior, prior.data_covariance) if few else prior
+
+
+def _start(
+    prior: DiffusionPrior, likelihood: Any, y: Tensor, numbers: Settings, guide: Any, condition: Mapping[str, Any]
+) -> Tensor:
+    """Where the means of a guide start; a twisted guide has none, and takes the device and dtype alone."""
+    if guide is None and numbers.twist is not None:
+        return y.new_zeros(len(y), *prior.event_shape)
+    return initial_latent(prior, likelihood, y, **condition)
 
 
 def _default_guide(numbers: Settings) -> GuideFactory:

@@ -27,9 +27,8 @@ GRADIENTS_BELOW = 2.25  # noise level below which its corrections take gradients
 SIGMA = 0.05  # of the noise of y, at least: the paper's value
 INFERENCE_STEPS, INFERENCE_STEPS_FROM_NOISE = 19, 25  # of the refinement
 START, STOP = 3.0, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data's standard deviation
-LATENT_START, LATENT_STOP = 12.0, 3.0  # of latent priors
-LATENT_FIT_CALLS, LATENT_STEPS = 120, 22  # network calls of their fit, at least one step of MAX_LEVELS; refinement
-LATENT_INFERENCE = 24.0, 8.0, 60, 29  # the same four numbers for inference
+LATENT_STARTS = {"inference": (24.0, 8.0), "pictures": (12.0, 3.0)}  # noise levels of T_e and T_s of latent priors
+LATENT_CALLS = {"inference": (60, 29), "pictures": (120, 22)}  # of their fit and of a sample's refinement
 KINDS = ("mu", "tau", "gamma")  # the parameters of HierarchicalGuide
 FIT_SHARE = 0.4  # of a budget
 RESTORATION_SCALE, RESTORATION_STEPS, RESTORATION_REFINE_STEPS, RESTORATION_ZETA = 0.05, 15, 34, 2.0  # docs/tuning.md
@@ -65,7 +64,7 @@ class Settings:
         perceptual_weight: nats per unit of LPIPS in :class:`pyro_vipaint.Perceptual`; 0 leaves the Laplace likelihood.
             2000 for latent priors; the paper's code has .64 times the number of values of an image over ``scale``.
         beta: weight of the prior side; 1 is the true bound.
-        steps: SVI steps, K + 1 network calls each.
+        steps: SVI steps, K + 1 network calls each; K with ``twist``.
         num_particles: draws of the guide in one step.
         lr: Adam's rates by kind of parameter.
         lr_decay: the rates fall to this factor of themselves until the last step.
@@ -151,17 +150,14 @@ def default_settings(levels: int = 4, latent: bool = False, preset: str = "infer
     if preset == "inference" and not latent:
         return inference_settings(levels)
     gaps = whole("levels", levels, most=MAX_LEVELS) - 1
-    start, stop, calls, steps = LATENT_START, LATENT_STOP, LATENT_FIT_CALLS, LATENT_STEPS
-    if preset == "inference":
-        start, stop, calls, steps = LATENT_INFERENCE
-    elif not latent:
-        start, stop = START, STOP
+    start, stop = LATENT_STARTS[preset] if latent else (START, STOP)
     noise_levels = (*(start * (stop / start) ** (i / gaps) for i in range(levels)),) if gaps else (stop,)
     if not latent:
         return Settings(noise_levels)
+    fit_calls, refine_steps = LATENT_CALLS[preset]
     return Settings(
-        noise_levels, perceptual_weight=2000.0, steps=max(1, calls // (levels + 1)), refine_steps=steps,
-        zeta=8.0, zeta_decay=0.0625, polyak=1.0,
+        noise_levels, perceptual_weight=2000.0, steps=max(1, fit_calls // (levels + 1)),
+        refine_steps=refine_steps, zeta=8.0, zeta_decay=0.0625, polyak=1.0,
     )  # fmt: skip
 
 
@@ -192,18 +188,18 @@ def within(settings: Settings, nfe: int, num_samples: int) -> Settings:
 
     The share :data:`FIT_SHARE` goes to the fit, whose cost the samples share; a guide that needs none keeps its steps.
     The K - 1 calls of the guide's own draws and one call before the fit are subtracted; the rest goes to the
-    refinement.
+    refinement. A guide from t = 1 saves the call before the fit, and in each step that for the marginal of T_e.
 
     Raises:
         InputError: fewer NFE than one step of the fit and one of the refinement take.
     """
-    levels, total = settings.levels, nfe * num_samples
-    step = (levels + 1) * settings.num_particles
-    most = max(1, min(int(FIT_SHARE * total), total - 1 - levels * num_samples) // step)
-    steps = most if settings.twist is None else min(most, settings.steps)
-    refine_steps = (total - steps * step - 1) // num_samples - (levels - 1)
+    levels, total, fits = settings.levels, nfe * num_samples, settings.twist is None
+    step, start = (levels + fits) * settings.num_particles, int(fits)
+    most = max(1, min(int(FIT_SHARE * total), total - start - levels * num_samples) // step)
+    steps = most if fits else min(most, settings.steps)
+    refine_steps = (total - steps * step - start) // num_samples - (levels - 1)
     if refine_steps < 1:
-        least = -(-(step + 1) // num_samples) + levels
+        least = -(-(step + start) // num_samples) + levels
         raise InputError(f"VIPaint-{levels} needs {least} NFE per sample, the budget is {nfe}.")
     return replace(settings, steps=steps, refine_steps=refine_steps, average=min(settings.average, steps))
 

@@ -5,8 +5,8 @@ r"""What an observation says where x is N(x_hat, c), its elements independent, a
     E[x \mid z_t, y] &= \hat x + G (y - A \hat x), \qquad G = c\, A^\top S^{-1} \\
     Var(x \mid z_t, y) &= c - G A\, c
 
-c is a number or a tensor that broadcasts to an event; or, for masks, a :class:`DataCovariance`. The closed forms are for
-the operators that hide elements and do nothing else, and for a :class:`Matrix`, where they are computed in float64.
+c is a number or a tensor that broadcasts to an event; or, for masks, a :class:`DataCovariance`. The closed forms are
+for the operators that hide elements and do nothing else, and for a :class:`Matrix`, where they are computed in float64.
 """
 
 from __future__ import annotations

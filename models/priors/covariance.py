@@ -33,8 +33,8 @@ class DataCovariance:
     No variance is less than ``rest``. Units are those of the clean latents, squared.
 
     Raises:
-        InputError: the shapes do not fit, the vectors are not orthonormal, a variance is less than ``rest``, or ``rest``
-            is not positive.
+        InputError: the shapes do not fit, the vectors are not orthonormal, a variance is less than ``rest``, or
+            ``rest`` is not positive.
     """
 
     vectors: Tensor
@@ -77,8 +77,9 @@ class DataCovariance:
     def given(self, noise_level: float) -> DataCovariance:
         """C_t, at the noise level sigma_t / alpha_t > 0."""
         level = noise_level**2
+        rest = self.rest * level / (self.rest + level)
         variances = self.variances * level / (self.variances + level)
-        return self._with(variances=variances, rest=self.rest * level / (self.rest + level))
+        return self._with(variances=variances.clamp(min=rest), rest=rest)  # rounding may have made them less
 
     @property
     def columns(self) -> Tensor:

@@ -19,9 +19,10 @@ import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 
-from pyro_vipaint._torch import moved, on_device, seeded
+from pyro_vipaint._torch import device_of, moved, on_device, seeded
 from pyro_vipaint.distributions import low_rank_normal
-from pyro_vipaint.errors import InputError, broadcast, instance, number, numbers, whole
+from pyro_vipaint.errors import InputError, broadcast, instance, number, numbers, row, whole
+from pyro_vipaint.models.priors.conditions import check_condition
 from pyro_vipaint.models.priors.covariance import DataCovariance
 from pyro_vipaint.models.priors.kernels import Time, bridge_coefficients
 from pyro_vipaint.models.priors.marginal import DEFAULT_STEPS
@@ -58,7 +59,7 @@ class MatchedPrior(DiffusionPrior):
         instance("errors", errors, fits, "a table or a function of times, or a DataCovariance")
         super().__init__(*(getattr(prior, field.name) for field in fields(DiffusionPrior)))
         if isinstance(errors, Mapping):
-            errors = {float(t): _checked(c, prior.event_shape) for t, c in errors.items()}
+            errors = {_time(t): _checked(c, prior.event_shape) for t, c in errors.items()}
         object.__setattr__(self, "prior", prior)
         object.__setattr__(self, "errors", errors)
 
@@ -105,6 +106,10 @@ def matched_bridge(
     return Normal(mean, (v + b**2 * c).sqrt().expand(mean.shape), validate_args=False)
 
 
+def _time(t: Any) -> float:
+    return number("a time of errors", t, most=1.0)
+
+
 def _checked(c: Any, event_shape: torch.Size | tuple[int, ...]) -> Tensor:
     """An entry of a table as a tensor."""
     if not isinstance(c, Tensor):
@@ -141,14 +146,17 @@ def denoising_errors(
         condition: passed to the denoiser, such as ``class_labels`` ``(N,)``.
 
     Raises:
-        InputError: the images do not have the shape of the prior's or are not finite, or there are none.
+        InputError: the images do not have the shape of the prior's or are not finite, or there are none; a time is not
+            in [0, 1]; the prior does not take the condition.
     """
+    instance("prior", prior, isinstance(prior, DiffusionPrior), "a DiffusionPrior")
+    check_condition(prior, condition, device=device_of(prior))
     numbers("images", images, ("N", *prior.image_shape), least=1)
     whole("batch_size", batch_size)
     x = prior.encode(images)
     table: dict[float, Tensor] = {}
     with seeded(seed):
-        for t in map(float, times):
+        for t in map(_time, row("times", times)):
             (alpha, sigma), error = map(float, prior.schedule(as_time(t))), torch.zeros_like(x[0])
             for first in range(0, len(x), batch_size):
                 rows = slice(first, first + batch_size)

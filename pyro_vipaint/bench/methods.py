@@ -60,10 +60,11 @@ class Method(Protocol):
 class VIPaint:
     """VIPaint with K ``levels``; without a budget, with the defaults of this library.
 
-    ``settings`` replaces the defaults, and ``guide`` the hierarchical guide; such a variant keeps to no budget.
+    ``settings`` replaces those of the ``preset``, and ``guide`` the guide; such a variant keeps to no budget.
     """
 
     levels: int
+    preset: str = "inference"
     settings: Settings | None = None
     guide: GuideFactory | None = None
 
@@ -71,12 +72,12 @@ class VIPaint:
         return True
 
     def numbers(self) -> str:
-        makers = (default_settings, restoration_settings)
-        defaults = [make(self.levels, latent) for make in makers for latent in (False, True)]
+        defaults = [default_settings(self.levels, latent, self.preset) for latent in (False, True)]
+        defaults += [restoration_settings(self.levels, latent) for latent in (False, True)]
         return repr([self.settings or defaults, self.guide, FIT_SHARE])
 
     def __call__(self, trial: Trial, num_samples: int, budget: int | None) -> Outcome:
-        settings = self.settings or settings_for(self.levels, trial.prior, trial.operator, trial.y)
+        settings = self.settings or settings_for(self.levels, trial.prior, trial.operator, trial.y, self.preset)
         if self.settings is None and budget is not None:
             settings = within(settings, budget, num_samples)
         result = restore(
@@ -133,7 +134,7 @@ class Baseline:
         likelihood = Gaussian(trial.operator, trial.noise or SIGMA)
         chosen = {} if budget is None else self.at(budget, trial.prior.is_latent)
         if "zeta" in chosen and trial.mask is None:
-            zeta = settings_for(2, trial.prior, trial.operator, trial.y).zeta
+            zeta = settings_for(2, trial.prior, trial.operator, trial.y, "pictures").zeta
             if trial.prior.is_latent:
                 zeta = zeta / restoration_settings(2, latent=True).zeta * chosen["zeta"]
             chosen["zeta"] = zeta

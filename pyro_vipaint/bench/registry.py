@@ -24,6 +24,8 @@ from pyro_vipaint.bench.warm_start import Control, warm_start, warm_start_calls
 METHODS: dict[str, Method] = {
     "VIPaint-2": VIPaint(2),
     "VIPaint-4": VIPaint(4),
+    "VIPaint-2, pictures": VIPaint(2, "pictures"),
+    "VIPaint-4, pictures": VIPaint(4, "pictures"),
     "Warm start": Control(warm_start, warm_start_calls, latents=True),
     "Blended": Baseline(baselines.blended, baselines.blended_calls, latents=True, only_inpainting=True),
     "RePaint": Baseline(

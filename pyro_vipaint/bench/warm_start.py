@@ -43,6 +43,7 @@ def warm_start(
     noise_level: float | None = None,
     zeta: float | None = None,
     correction: Correction | None = None,
+    order: int = 1,
     seed: int | None = None,
     callback: Callback | None = None,
     **condition: Any,
@@ -53,7 +54,7 @@ def warm_start(
         steps: of the refinement.
         noise_level: sigma/alpha at T_e in units of the prior's ``sigma_data``; VIPaint's own if not given.
         zeta: weight of the observation at the first step; VIPaint's own if not given.
-        correction: as for :func:`pyro_vipaint.refine`.
+        correction, order: as for :func:`pyro_vipaint.refine`.
 
     Raises:
         InputError: as for all baselines, or the schedule does not reach the noise level.
@@ -76,7 +77,7 @@ def warm_start(
         z = alpha * start + sigma * torch.randn(num_samples, *start.shape, device=y.device)
         samples = refine(
             model, z, y, steps, zeta=numbers.zeta if zeta is None else zeta, zeta_decay=numbers.zeta_decay,
-            polyak=numbers.polyak, correction=correction, callback=told,
+            polyak=numbers.polyak, correction=correction, order=order, callback=told,
         )  # fmt: skip
     return BaselineResult(samples, count.calls, count.nfe, time.perf_counter() - begun)
 

@@ -432,6 +432,15 @@ MODELS = [
         "GaussianPrior: covariance not square": (
             lambda: GaussianPrior.full(torch.zeros(2), torch.ones(2, 3)), "covariance",
         ),
+        "MatchedPrior: no prior": (lambda: models.MatchedPrior(bad, {0.5: 0.1}), "prior"),
+        "MatchedPrior: no errors": (lambda: models.MatchedPrior(PLAIN, bad), "errors"),
+        "MatchedPrior: a time that is a text": (lambda: models.MatchedPrior(PLAIN, bad or {"a": 0.1}), "time"),
+        "MatchedPrior: an error of another shape": (lambda: models.MatchedPrior(PLAIN, {0.5: torch.ones(7)}), "errors"),
+        "denoising_errors: no prior": (lambda: models.denoising_errors(bad, torch.ones(2, 4), [0.5]), "prior"),
+        "denoising_errors: no images": (lambda: models.denoising_errors(PLAIN, bad, [0.5]), "images"),
+        "denoising_errors: a time above 1": (
+            lambda: models.denoising_errors(PLAIN, torch.zeros(2, *PLAIN.event_shape), [1.5]), "time",
+        ),
         "GaussianMixturePrior: weight 0": (
             lambda: GaussianMixturePrior.diagonal(torch.zeros(2), torch.zeros(2, 4), 1.0), "weight",
         ),

@@ -551,10 +551,15 @@ def test_auto_is_the_device_of_a_loaded_prior() -> None:
     assert device_of(torch.nn.Identity()) is None and device_of(EDM()) is None
 
 
-@pytest.mark.parametrize(("latent", "start", "stop"), [(False, 3.0, 0.9), (True, 12.0, 3.0)])
-def test_default_noise_levels_fall_geometrically_to_the_last(latent: bool, start: float, stop: float) -> None:
-    assert default_settings(1, latent, "pictures").noise_levels == (stop,)
-    levels = torch.tensor(default_settings(5, latent, "pictures").noise_levels)
+@pytest.mark.parametrize(
+    ("latent", "preset", "start", "stop"),
+    [(False, "pictures", 3.0, 0.9), (True, "pictures", 12.0, 3.0), (True, "inference", 24.0, 8.0)],
+)
+def test_default_noise_levels_fall_geometrically_to_the_last(
+    latent: bool, preset: str, start: float, stop: float
+) -> None:
+    assert default_settings(1, latent, preset).noise_levels == (stop,)
+    levels = torch.tensor(default_settings(5, latent, preset).noise_levels)
     torch.testing.assert_close(levels, torch.logspace(math.log10(start), math.log10(stop), 5))
 
 

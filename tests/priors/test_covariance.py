@@ -74,7 +74,7 @@ def test_that_of_images_is_around_the_means_of_classes() -> None:
 
 
 def test_that_of_many_draws_is_their_covariance() -> None:
-    """E|S - C|^2 = (tr(C)^2 + tr C^2) / N for the sample covariance S, whose nearest of this form errs twice at most."""
+    """E|S - C|^2 = (tr(C)^2 + tr C^2) / N for the sample covariance S; the nearest of this form errs twice at most."""
     expected, count, labels = dense(covariance()), 20_000, torch.arange(20_000) % 4
     draws = torch.randn(count, 8).double() @ torch.linalg.cholesky(expected).T + labels[:, None]
     found = DataCovariance.of(draws.reshape(count, *SHAPE), labels, rank=2)
@@ -153,3 +153,13 @@ def test_a_damaged_file_is_refused_by_its_name(tmp_path: Path) -> None:
 def test_what_is_no_covariance_is_refused(act: Any, says: str) -> None:
     with pytest.raises(vp.InputError, match=says):
         act(covariance())
+
+
+def test_directions_no_larger_than_the_rest_stay_so_at_every_noise_level() -> None:
+    """Single precision rounds a variance below a rest in double precision; such a covariance was refused."""
+    rest = float(torch.tensor(0.01))
+    covariance = DataCovariance(torch.eye(6)[:4], torch.tensor([rest, rest, rest, 0.2]), rest)
+    for level in torch.linspace(0.01, 26, 500).tolist():
+        given = covariance.given(level)
+        expected = 1 / (1 / covariance.variances.double() + 1 / level**2)
+        torch.testing.assert_close(given.variances.double(), expected, rtol=1e-6, atol=0)
