@@ -254,3 +254,47 @@ nats.loc["SMC, log evidence of 4 levels"] = sequential.log_evidence.tolist()
 nats.loc["law of the parts, exact"] = exact.log_evidence.tolist()
 errors = pd.DataFrame({f"bound, {name}": bound.standard_error for name, bound in bounds.items()}, index=faces).T
 nats.assign(**{"largest error": errors.max(axis=1)}).round(1)
+
+# %% [markdown]
+# The lines need not agree, for three reasons. First, the model of four levels is not the law of the parts. Its last
+# level has a noise of 7.5 times the spread of the data, and $y$ is Gaussian around the network's prediction there, with
+# the covariance that Gaussian images would have; the law of the parts has a few sharp faces instead. The refinement,
+# which draws them, has no part in the bound. Second, the network has learnt the law only nearly. Third, a bound lies
+# below the evidence of *its own* model, and an estimate by few particles has a logarithm that is too low on average.
+#
+# So a bound compares guides of one model: the higher one is nearer to that model's posterior. It does not compare models,
+# and does not say how near the finished draws are to the truth.
+#
+# ## How to read a miss
+#
+# For exact draws the truth is one more draw, so that draws are as far from each other as from the truth. Two kinds of
+# misses look alike in error over spread, and different here:
+#
+# - *too sure*: the draws are nearer to each other than to the truth, and no farther from the truth than exact draws.
+#   Coverage of parts is low. An average of the draws is still good; their spread is not to be used;
+# - *in the wrong place*: the draws are farther from the truth than exact ones, and show parts that $y$ excludes, whose
+#   probability is below .001. More steps, or a correction that takes gradients, help; spread does not.
+
+
+# %%
+def miss(name):
+    """Mean distances in the hole, and the share of parts that y excludes."""
+    x, target = ((values * hole).flatten(-3) for values in (draws[name], truth))
+    found = labels_of(draws[name])
+    excluded = [p.gather(1, found[slot].T) < 0.001 for slot, p in exact.marginals.items()]
+    return {
+        "from the truth": (x - target).norm(dim=-1).mean().item(),
+        "from each other": torch.stack([torch.pdist(x[:, n]).mean() for n in range(FACES)]).mean().item(),
+        "excluded parts": torch.stack(excluded).double().mean().item(),
+    }
+
+
+pd.DataFrame({name: miss(name) for name in draws}).T.round(3)
+
+# %% [markdown]
+# ## The answer
+#
+# No single number says that draws can be believed. Proper scores rank methods, calibration says whether a spread can be
+# used, an exact posterior shows what is wrong, and a bound ranks the guides of one model. LPIPS to the truth is none of
+# these. Where the truth is not known, take a prior like this one with the mask and the noise of your problem, and look
+# at these columns first. [The page on truth](../docs/truth.md) has them over many images.
