@@ -262,8 +262,8 @@ nats.assign(**{"largest error": errors.max(axis=1)}).round(1)
 # which draws them, has no part in the bound. Second, the network has learnt the law only nearly. Third, a bound lies
 # below the evidence of *its own* model, and an estimate by few particles has a logarithm that is too low on average.
 #
-# So a bound compares guides of one model: the higher one is nearer to that model's posterior. It does not compare models,
-# and does not say how near the finished draws are to the truth.
+# So a bound compares guides of one model: the higher one is nearer to that model's posterior. It does not compare
+# models, and does not say how near the finished draws are to the exact posterior.
 #
 # ## How to read a miss
 #
