@@ -49,7 +49,7 @@ PLANS = {
     "faces32": Plan(("faces32",), ("prior-draws",), (), (None,), num_images=64, num_samples=16, chunk=16),
     "held-out": Plan(("fashion32",), ("rotated-window",), (), (None,), num_images=32, num_samples=10, chunk=16),
 }
-FEW = (*OURS, "VIPaint-2, pictures", "DPS, 50")  # of the draws of the prior
+FEW = (*OURS, "DPS, 50")  # of draws of the prior
 
 
 def dps(zeta: float, steps: int) -> Held:
@@ -89,7 +89,7 @@ def methods() -> dict[str, Method]:
 
 def plan(name: str, only: tuple[str, ...]) -> Plan:
     """A plan with its methods."""
-    wanted = list(methods()) if name == "held-out" else FEW
+    wanted = methods() if name == "held-out" else FEW
     chosen = [method for method in wanted if method.startswith(only)]
     return replace(PLANS[name], methods=tuple(chosen))
 

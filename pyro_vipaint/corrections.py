@@ -158,7 +158,7 @@ class PiGDM(Correction):
         operator, residual = at.likelihood.operator, at.residual()
         if is_mask(operator):
             return at.covariance(adjoint(operator, residual / (variance + noise_of(at) ** 2)))
-        return at.covariance(pseudo_inverse(operator, weighted(at.likelihood, residual)) / variance)
+        return at.covariance(pseudo_inverse(operator, weighted(at.likelihood, residual), at.leading) / variance)
 
 
 @dataclass(frozen=True)
@@ -168,9 +168,9 @@ class TMPD(Correction):
     def __call__(self, at: Prediction) -> Tensor:
         """c; two gradients."""
         operator, residual = at.likelihood.operator, at.residual()
-        rows = apply(operator, at.covariance(adjoint(operator, torch.ones_like(residual))))
+        rows = apply(operator, at.covariance(adjoint(operator, torch.ones_like(residual), at.leading)))
         scale = rows.clamp(min=0) + noise_of(at) ** 2
-        return at.covariance(adjoint(operator, residual / scale))
+        return at.covariance(adjoint(operator, residual / scale, at.leading))
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class MMPS(Correction):
         images: list[Tensor] = []
 
         def covariance_of_y(v: Tensor) -> Tensor:
-            images.append(at.covariance(adjoint(operator, v)))
+            images.append(at.covariance(adjoint(operator, v, at.leading)))
             return apply(operator, images[-1]) + noise_of(at) ** 2 * v
 
         weights = gmres(covariance_of_y, residual, self.iterations, at.leading)
@@ -224,7 +224,8 @@ class OptimalCovariance(Correction):
         if shift is not None:
             return shift
         root, noise = c.sqrt(), noise_of(at)
-        return root * proximal(_Scaled(at.likelihood.operator, root), at.residual(), noise, self.steps, at.leading)
+        scaled = _Scaled(at.likelihood.operator, root, at.leading)
+        return root * proximal(scaled, at.residual(), noise, self.steps, at.leading)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,12 +234,13 @@ class _Scaled(Broadcasting):
 
     operator: Any
     root: Tensor
+    leading: int
 
     def A(self, x: Tensor) -> Tensor:
         return apply(self.operator, self.root * x)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        return self.root * adjoint(self.operator, y)
+        return self.root * adjoint(self.operator, y, self.leading)
 
 
 @dataclass(frozen=True)
@@ -268,7 +270,7 @@ class DDNM(Correction):
     def __call__(self, at: Prediction) -> Tensor:
         """c; no gradient."""
         share = (at.sigma_s / (at.alpha_s * noise_of(at)).clamp(min=1e-20)).clamp(max=1.0)
-        return pseudo_inverse(at.likelihood.operator, share * at.residual())
+        return pseudo_inverse(at.likelihood.operator, share * at.residual(), at.leading)
 
 
 @dataclass(frozen=True)
@@ -329,21 +331,24 @@ class Wiener(Correction):
         given, operator, noise = covariance.given(at.sigma_t / at.alpha_t), at.likelihood.operator, noise_of(at)
         if is_mask(operator):
             return given.posterior_mean(precision(at.likelihood, at.x_hat), adjoint(operator, at.residual() / noise**2))
-        return given.root(proximal(_Coloured(operator, given), at.residual(), noise, self.steps, at.leading))
+        return given.root(
+            proximal(_Coloured(operator, given, at.leading), at.residual(), noise, self.steps, at.leading)
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class _Coloured:
+class _Coloured(Broadcasting):
     """A C^(1/2), so that white images have the observations of images of covariance C."""
 
     operator: Any
     covariance: DataCovariance
+    leading: int
 
     def A(self, x: Tensor) -> Tensor:
         return apply(self.operator, self.covariance.root(x))
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        return self.covariance.root(adjoint(self.operator, y))
+        return self.covariance.root(adjoint(self.operator, y, self.leading))
 
 
 @dataclass(frozen=True, eq=False)
@@ -425,10 +430,10 @@ def proximal(operator: Any, r: Tensor, scale: Tensor | float, steps: int, leadin
 
     One step is exact for a mask, whose :math:`I + A^\top A / scale^2` has one eigenvalue on the range of A^T.
     """
-    r = adjoint(operator, r / scale**2)
+    r = adjoint(operator, r / scale**2, leading)
     d, direction, squared = torch.zeros_like(r), r, _inner(r, r, leading)
     for _ in range(steps):
-        image = direction + adjoint(operator, apply(operator, direction) / scale**2)
+        image = direction + adjoint(operator, apply(operator, direction) / scale**2, leading)
         length = squared / _inner(direction, image, leading).clamp(min=1e-30)
         d, r = d + expand_event(length, d) * direction, r - expand_event(length, r) * image
         squared, before = _inner(r, r, leading), squared

@@ -64,7 +64,7 @@ class Settings:
         perceptual_weight: nats per unit of LPIPS in :class:`pyro_vipaint.Perceptual`; 0 leaves the Laplace likelihood.
             2000 for latent priors; the paper's code has .64 times the number of values of an image over ``scale``.
         beta: weight of the prior side; 1 is the true bound.
-        steps: SVI steps, K + 1 network calls each.
+        steps: SVI steps, K + 1 network calls each; K with ``twist``.
         num_particles: draws of the guide in one step.
         lr: Adam's rates by kind of parameter.
         lr_decay: the rates fall to this factor of themselves until the last step.
@@ -187,19 +187,19 @@ def within(settings: Settings, nfe: int, num_samples: int) -> Settings:
     """``settings`` with as many steps as ``nfe`` NFE per sample allow, all phases included.
 
     The share :data:`FIT_SHARE` goes to the fit, whose cost the samples share; a guide that needs none keeps its steps.
-    The K - 1 calls of the guide's own draws and one call before the fit, which a guide that needs none omits, are
-    subtracted; the rest goes to the refinement.
+    The K - 1 calls of the guide's own draws and one call before the fit are subtracted; the rest goes to the
+    refinement. A guide from t = 1 saves the call before the fit, and in each step that for the marginal of T_e.
 
     Raises:
         InputError: fewer NFE than one step of the fit and one of the refinement take.
     """
-    levels, total = settings.levels, nfe * num_samples
-    step = (levels + 1) * settings.num_particles
-    most = max(1, min(int(FIT_SHARE * total), total - 1 - levels * num_samples) // step)
-    steps = most if settings.twist is None else min(most, settings.steps)
-    refine_steps = (total - steps * step - 1) // num_samples - (levels - 1)
+    levels, total, fits = settings.levels, nfe * num_samples, settings.twist is None
+    step, start = (levels + fits) * settings.num_particles, int(fits)
+    most = max(1, min(int(FIT_SHARE * total), total - start - levels * num_samples) // step)
+    steps = most if fits else min(most, settings.steps)
+    refine_steps = (total - steps * step - start) // num_samples - (levels - 1)
     if refine_steps < 1:
-        least = -(-(step + 1) // num_samples) + levels
+        least = -(-(step + start) // num_samples) + levels
         raise InputError(f"VIPaint-{levels} needs {least} NFE per sample, the budget is {nfe}.")
     return replace(settings, steps=steps, refine_steps=refine_steps, average=min(settings.average, steps))
 

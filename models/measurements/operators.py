@@ -67,18 +67,21 @@ def apply(operator: Operator, x: Tensor) -> Tensor:
     return _over_leading(operator, operator.A, x)
 
 
-def adjoint(operator: Operator, y: Tensor) -> Tensor:
-    """A_adjoint(y) for observations with any leading dimensions; ``(…, C, H, W)`` for another library's operator."""
-    return _over_leading(operator, operator.A_adjoint, y)
+def adjoint(operator: Operator, y: Tensor, leading: int | None = None) -> Tensor:
+    """A_adjoint(y) for observations with any leading dimensions.
+
+    For another library's operator their number must be given, unless an observation is ``(C, H, W)``.
+    """
+    return _over_leading(operator, operator.A_adjoint, y, leading)
 
 
-def pseudo_inverse(operator: Operator, y: Tensor) -> Tensor:
-    """A_dagger(y) where the operator has one, A_adjoint(y) otherwise; shapes as for :func:`adjoint`.
+def pseudo_inverse(operator: Operator, y: Tensor, leading: int | None = None) -> Tensor:
+    """A_dagger(y) where the operator has one, A_adjoint(y) otherwise; the arguments are those of :func:`adjoint`.
 
     All physics of DeepInverse have one, an unregularised inversion or conjugate gradients, which amplifies the noise of
     ``y`` where the singular values of A are small. :func:`pyro_vipaint.models.cgls` does not.
     """
-    return _over_leading(operator, getattr(operator, "A_dagger", operator.A_adjoint), y)
+    return _over_leading(operator, getattr(operator, "A_dagger", operator.A_adjoint), y, leading)
 
 
 def observation_mask(operator: Operator) -> Tensor | None:
@@ -107,15 +110,18 @@ def placed(matrix: Tensor, like: Tensor) -> Tensor:
     return matrix.to(like) if matrix.device == like.device else kept(matrix, Tensor.to, like.device, like.dtype)
 
 
-def _over_leading(operator: Operator, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``function(x)`` with the leading dimensions that the operator can take."""
-    if isinstance(operator, Broadcasting) or x.ndim <= IMAGE_DIM + 1:
+def _over_leading(
+    operator: Operator, function: Callable[[Tensor], Tensor], x: Tensor, leading: int | None = None
+) -> Tensor:
+    """``function(x)`` with the leading dimensions that the operator can take: one, and those in front by turns."""
+    first = x.ndim - IMAGE_DIM if leading is None else leading
+    if isinstance(operator, Broadcasting) or first <= 1:
         return function(x)
-    kept = 1 + IMAGE_DIM if has_one_per_image(operator) else IMAGE_DIM
-    leading, event = x.shape[:-kept], x.shape[-kept:]
-    batches = x.reshape(-1, *event)
-    result = function(batches) if kept == IMAGE_DIM else torch.stack([function(batch) for batch in batches])
-    return result.reshape(*leading, *result.shape[1:])
+    one_by_one = has_one_per_image(operator)
+    first -= one_by_one
+    batches = x.reshape(-1, *x.shape[first:])
+    result = torch.stack([function(batch) for batch in batches]) if one_by_one else function(batches)
+    return result.reshape(*x.shape[:first], *result.shape[1:])
 
 
 def has_one_per_image(operator: Operator) -> bool:

@@ -33,8 +33,8 @@ class DataCovariance:
     No variance is less than ``rest``. Units are those of the clean latents, squared.
 
     Raises:
-        InputError: the shapes do not fit, the vectors are not orthonormal, a variance is less than ``rest``, or ``rest``
-            is not positive.
+        InputError: the shapes do not fit, the vectors are not orthonormal, a variance is less than ``rest``, or
+            ``rest`` is not positive.
     """
 
     vectors: Tensor

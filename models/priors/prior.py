@@ -15,7 +15,7 @@ import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 
-from pyro_vipaint._torch import device_of
+from pyro_vipaint._torch import device_of, moved
 from pyro_vipaint.calls import record_call, record_gradients
 from pyro_vipaint.errors import InputError, number
 from pyro_vipaint.models.priors.classifier_free import is_guided
@@ -110,8 +110,9 @@ class DiffusionPrior:
     def marginal(self, t: float, steps: int = DEFAULT_STEPS, **condition: Any) -> TorchDistribution:
         """p(z_t) as a Pyro distribution: N(0, sigma_1^2) at t = 1, :class:`DiffusionMarginal` below it."""
         if t == 1:
-            sigma = self.schedule(as_time(t))[1].float().to(device_of(self) or "cpu")
-            zero = torch.zeros(*self.event_shape, device=sigma.device)
+            device = device_of(self) or torch.device("cpu")
+            sigma = moved(self.schedule(as_time(t))[1], device, torch.float32)
+            zero = torch.zeros(*self.event_shape, device=device)
             return Normal(zero, sigma.expand(zero.shape)).to_event(self.event_dim)
         return DiffusionMarginal(self, t, (), steps, **condition)
 

@@ -16,7 +16,7 @@ from benchmarks.plans import Held
 from pyro_vipaint.bench import METHODS
 from pyro_vipaint.bench.methods import Baseline, Method, VIPaint
 from pyro_vipaint.bench.trials import Trial
-from pyro_vipaint.models import DiffusionPrior, GaussianPrior, Operator, load_prior
+from pyro_vipaint.models import DataCovariance, DiffusionPrior, GaussianPrior, Operator, load_prior
 from pyro_vipaint.settings import budget_settings
 
 SIDE = 8
@@ -55,13 +55,25 @@ def test_a_budgeted_vipaint_spends_two_fifths_on_its_fit(levels: int) -> None:
     prior, budget, samples, images = small_prior(), 30, 4, 2
     counting = Counting(prior.denoiser)
     trial = trial_of(replace(prior, denoiser=counting), half_seen())
-    outcome = VIPaint(levels)(trial, samples, budget)
+    outcome = VIPaint(levels, "pictures")(trial, samples, budget)
     assert set(counting.batches) == {images, samples * images}
     fit = counting.batches.count(images) - 1
     assert fit == (levels + 1) * len(outcome.bounds)
     assert 0.4 * budget * samples - (levels + 1) < fit <= 0.4 * budget * samples
     assert outcome.nfe == sum(counting.batches)
     assert budget - 1 < outcome.nfe / (samples * images) <= budget
+
+
+@pytest.mark.parametrize("levels", [1, 4])
+def test_a_budgeted_vipaint_without_a_fit_refines(levels: int) -> None:
+    """Its one step measures the bound with K calls on N images; later ones are on S × N."""
+    prior, budget, samples, images = small_prior(), 30, 4, 2
+    known = DataCovariance(torch.eye(64)[:3].reshape(3, *prior.event_shape), torch.ones(3), 0.2)
+    counting = Counting(prior.denoiser)
+    prior = replace(prior, denoiser=counting, data_covariance=known)
+    outcome = VIPaint(levels)(trial_of(prior, half_seen()), samples, budget)
+    assert counting.batches.count(images) == levels and len(outcome.bounds) == 1
+    assert outcome.nfe == sum(counting.batches) and budget - 1 < outcome.nfe / (samples * images) <= budget
 
 
 @pytest.mark.parametrize("name", BASELINES)

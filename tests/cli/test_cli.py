@@ -29,6 +29,7 @@ from pyro_vipaint.cli.main import app
 from pyro_vipaint.demo import DEMOS, demo_problem, held_out_images
 from pyro_vipaint.models import load_prior
 from pyro_vipaint.models.measurements.masks import rotated_window
+from pyro_vipaint.settings import PRESETS
 from tests.cli.conftest import PICTURES, QUICK, SIZE, WRITTEN, assert_refused, load_tiny
 from tests.pictures import half, save
 
@@ -60,6 +61,10 @@ def test_bad_input_is_one_line(folder: Path) -> None:
         (("--label", "dogg"), "There is no class 'dogg': choose from cat, dog. The nearest is dog."),
         (("--label", "9" * 5000), "There is no class '999"),
         (("--label", "cat", "--prior", "plain"), "The prior plain has no classes: omit the label."),
+        (
+            ("--preset", "picture"),
+            "There is no preset 'picture': choose from inference, pictures. The nearest is pictures.",
+        ),
         (("--samples", "ten"), "Invalid value for '--samples': "),
         (("--sample", 10), "No such option: --sample"),
         (("--seed", 2**70), "seed must be at most 18446744073709551615"),
@@ -90,7 +95,7 @@ def test_pictures_of_another_size(folder: Path) -> None:
 
 def test_a_fit_that_breaks(folder: Path) -> None:
     """A fit that leaves the numbers is not bad input: one line, exit code 1, nothing written."""
-    result = inpaint(folder, "--beta", "1e38", "--steps", 3)
+    result = inpaint(folder, "--beta", "1e38", "--steps", 3, "--preset", "pictures")
     assert_refused(result, folder, "non-finite at step", exit_code=1)
 
 
@@ -231,9 +236,11 @@ def test_report_says_how(report: dict[str, Any], good_run: tuple[Path, Any, int]
     assert report["num_samples"] == SAMPLES
     assert {"python", "pyro-vipaint", "torch", "pyro-ppl", "diffusers"} <= report["versions"].keys()
     settings = report["settings"]
-    assert (settings["steps"], settings["refine_steps"], len(settings["noise_levels"])) == (STEPS, REFINE_STEPS, LEVELS)
-    assert settings["beta"] == 1 and settings["scale"] > 0 and set(settings["lr"]) == {"mu", "tau", "gamma"}
-    assert report["network_calls"] == good_run[2] == 1 + STEPS * (LEVELS + 1) + (LEVELS - 1) + REFINE_STEPS
+    numbers = (settings["steps"], settings["refine_steps"], 1 + len(settings["noise_levels"]))
+    assert numbers == (STEPS, REFINE_STEPS, LEVELS) and report["preset"] == "inference"
+    assert settings["beta"] == 1 and settings["sigma"] > 0 and set(settings["lr"]) == {"tau", "other"}
+    assert settings["twist"].startswith("Wiener(") and "MMPS(iterations=2)" in settings["correction"]
+    assert report["network_calls"] == good_run[2] == STEPS * LEVELS + (LEVELS - 1) + REFINE_STEPS
     assert report["nfe"] >= report["network_calls"]
     assert report["seconds"] > 0
 
@@ -270,6 +277,19 @@ def test_the_report_of_a_plain_run(folder: Path) -> None:
     assert image.keys() == {"bound", "terms", "observed_error"}
     assert (report["labels"], report["dtype"]) == (None, "float32")
     assert dtype_name(load_prior("fashion32", dtype=torch.bfloat16)) == "bfloat16"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_preset_reaches_the_run(folder: Path, preset: str) -> None:
+    """The first is the default: the same samples."""
+    assert inpaint(folder, *(("--preset", preset) if preset == "pictures" else ())).exit_code == 0
+    report, image, mask = json.loads((folder / "out" / "report.json").read_text()), folder / "image.png", half() > 0
+    numbers: dict[str, Any] = {"levels": 2, "num_samples": 2, "steps": 2, "refine_steps": 2, "seed": 0, "device": "cpu"}
+    expected = vp.inpaint(read_image(image, 1), mask, load_tiny("tiny"), preset=preset, **numbers)
+    assert torch.equal(samples(folder), expected.samples)
+    assert report["preset"] == preset and report["settings"]["correction"] == (
+        None if preset == "pictures" else "MMPS(iterations=2)"
+    )
 
 
 def test_invert_mask(folder: Path) -> None:

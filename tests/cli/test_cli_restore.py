@@ -60,7 +60,7 @@ def test_a_damaged_picture(
     report = report_of(folder)
     assert report["task"] == task and report["simulated"] is False and report["noise"] is None
     assert {name: report[name] for name in expected} == expected
-    assert report["network_calls"] == count.calls == 1 + 2 * 3 + 1 + 2
+    assert report["network_calls"] == count.calls == 2 + 2  # K = 1 without a covariance
 
 
 def test_the_report_measures_what_was_written(folder: Path) -> None:

@@ -93,13 +93,13 @@ def test_wiener_is_the_exact_posterior_mean_of_images_of_its_covariance(masked: 
 def test_by_level_is_one_correction_above_the_level_and_the_other_below() -> None:
     """In a chain, too, which takes gradients only where the correction of the level does."""
     prior, both = four_pixels(), ByLevel(DDNM(), PiGDM(), level=1.0)
-    for level, chosen in ((1.5, DDNM()), (1.0, PiGDM())):
-        t = time_of(prior.schedule, level)
+    for level, chosen in ((1.5, DDNM()), (0.99, PiGDM())):
+        t = time_of(prior.schedule, level * prior.sigma_data)
         at = _prediction(prior, LIKELIHOOD, BOTH, torch.randn(3, 2, 1, 2, 2), t, 0.9 * t)
         c = chosen(at)
-        assert torch.equal(both(at), c) and both.std(at) == chosen.std(at) and both.at_level(level + 1e-6) == DDNM()
+        assert torch.equal(both(at), c) and both.std(at) == chosen.std(at) and both.at_level(1.0) == PiGDM()
         assert torch.equal(sum(both.move(at, c)[:3]), sum(chosen.move(at, c)[:3]))
-    times = [time_of(prior.schedule, level) for level in (4.0, 2.0, 0.9, 0.4)]
+    times = [time_of(prior.schedule, level * prior.sigma_data) for level in (4.0, 2.0, 0.9, 0.4)]
     with vp.count_calls() as count:
         *_, x = corrected_chain(prior, LIKELIHOOD, torch.randn(3, 2, 1, 2, 2), BOTH, [*times, 0.0], both, {})
     assert (count.calls, count.gradients) == (4, 2 * x.shape[0] * x.shape[1])

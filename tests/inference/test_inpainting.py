@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
+from pyro_vipaint.corrections import MMPS, Wiener
 from pyro_vipaint.guides import (
     DeltaGuide,
     FlowGuide,
@@ -18,16 +19,18 @@ from pyro_vipaint.guides import (
     MeanFieldGuide,
     MixtureGuide,
     PriorGuide,
+    TwistedGuide,
 )
-from pyro_vipaint.models import DiffusionModel, DiffusionPrior, GaussianPrior, load_prior
+from pyro_vipaint.models import DataCovariance, DiffusionModel, DiffusionPrior, GaussianPrior, MatchedPrior, load_prior
 from pyro_vipaint.models.pretrained.load import weights_folder
 from pyro_vipaint.models.priors.schedules import EDM, as_time
 from pyro_vipaint.restoration import GuideFactory
-from pyro_vipaint.settings import default_settings
+from pyro_vipaint.settings import PRESETS, Settings, default_settings
 
 QUICK: dict[str, Any] = {"levels": 2, "num_samples": 2, "steps": 2, "refine_steps": 2, "seed": 0, "device": "cpu"}
 SHAPE = (1, 8, 8)
 PRIOR = GaussianPrior.diagonal(torch.zeros(SHAPE), torch.full(SHAPE, 0.5)).diffusion()  # the marginal is estimated
+KNOWN = replace(PRIOR, data_covariance=DataCovariance(torch.eye(64)[:3].reshape(3, *SHAPE), torch.full((3,), 0.4), 0.2))
 IMAGE = torch.linspace(-0.8, 0.8, 64).reshape(SHAPE)
 MASK = (torch.arange(64).reshape(SHAPE) % 8 < 4).float()  # the left half is observed
 
@@ -62,15 +65,19 @@ def test_shapes_moments_and_ranges() -> None:
     assert torch.equal(single.std, torch.zeros(1, *SHAPE))
 
 
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize(("levels", "steps", "refine_steps"), [(1, 1, 1), (4, 2, 5)])
-def test_network_calls(levels: int, steps: int, refine_steps: int) -> None:
-    """A run makes steps (K + 1) + (K - 1) + refine_steps network calls, and reports those that were counted."""
+def test_network_calls(levels: int, steps: int, refine_steps: int, preset: str) -> None:
+    """1 + steps (K + 1) + (K - 1) + refine_steps, from t = 1 steps K + (K - 1) + refine_steps; as they are counted."""
+    numbers: dict[str, Any] = {"steps": steps, "refine_steps": refine_steps, "preset": preset}
     with vp.count_calls() as count:
-        result = vp.inpaint(IMAGE, MASK, PRIOR, levels, 3, steps=steps, refine_steps=refine_steps, seed=0, device="cpu")
-    assert result.calls == count.calls == 1 + steps * (levels + 1) + (levels - 1) + refine_steps
+        result = vp.inpaint(IMAGE, MASK, KNOWN, levels, 3, **numbers, seed=0, device="cpu")
+    assert result.settings.levels == levels and result.gradients == count.gradients
+    fits = preset == "pictures"  # needs a start, and the marginal at T_e; that at t = 1 is known
+    assert result.calls == count.calls == fits + steps * (levels + fits) + (levels - 1) + refine_steps
     particles = result.settings.num_particles
     assert result.nfe == count.nfe
-    assert result.nfe == 1 + steps * (levels + 1) * particles + 3 * (levels - 1 + refine_steps)
+    assert result.nfe == fits + steps * (levels + fits) * particles + 3 * (levels - 1 + refine_steps)
 
 
 def test_the_callback_sees_every_step() -> None:
@@ -85,8 +92,9 @@ def test_the_callback_sees_every_step() -> None:
 def test_every_number_of_the_settings_reaches_its_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     """A changed number changes the samples; those that act beside others are compared where they are handed over."""
     settings = replace(
-        default_settings(2), scale=0.3, beta=2.0, steps=3, num_particles=2, lr={"mu": 0.1, "tau": 0.02, "gamma": 0.03},
-        lr_decay=0.5, average=2, gamma_logit=0.5, tau_scale=0.6, refine_steps=4, zeta=0.7, zeta_decay=0.6, polyak=0.5,
+        default_settings(2, preset="pictures"), scale=0.3, beta=2.0, steps=3, num_particles=2,
+        lr={"mu": 0.1, "tau": 0.02, "gamma": 0.03}, lr_decay=0.5, average=2, gamma_logit=0.5, tau_scale=0.6,
+        refine_steps=4, zeta=0.7, zeta_decay=0.6, polyak=0.5,
     )  # fmt: skip
     given: dict[str, Any] = {}
 
@@ -105,8 +113,42 @@ def test_every_number_of_the_settings_reaches_its_phase(monkeypatch: pytest.Monk
     monkeypatch.setattr("pyro_vipaint.restoration.fit", spy_fit)
     monkeypatch.setattr("pyro_vipaint.restoration.refine", spy_refine)
     vp.inpaint(IMAGE, MASK, PRIOR, num_samples=1, settings=settings, seed=0)
-    for name in vars(settings).keys() - {"noise_levels", "perceptual_weight"}:
-        assert given[name] == pytest.approx(getattr(settings, name), rel=1e-5), name
+    for name in vars(settings).keys() - {"noise_levels", "perceptual_weight", "sigma", "twist"}:
+        expected = getattr(settings, name)
+        assert given[name] == (None if expected is None else pytest.approx(expected, rel=1e-5)), name
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_presets_are_their_settings(preset: str) -> None:
+    """The preset is that of the settings for its name, and the first is the default; another guide is for pictures."""
+    given: dict[str, Any] = {"num_samples": 2, "steps": 1, "seed": 0, "device": "cpu"}
+    chosen = vp.inpaint(IMAGE, MASK, KNOWN, preset=preset, **given)
+    settings = replace(default_settings(4, preset=preset), steps=1)
+    assert chosen.settings == replace(settings, twist=chosen.settings.twist, correction=chosen.settings.correction)
+    assert str(chosen.settings) == str(settings)
+    assert torch.equal(chosen.samples, vp.inpaint(IMAGE, MASK, KNOWN, settings=settings, **given).samples)
+    unnamed = vp.inpaint(IMAGE, MASK, KNOWN, guide=None if preset == "inference" else HierarchicalGuide, **given)
+    assert str(unnamed.settings) == str(settings)
+
+
+def test_the_guide_of_inference_is_that_of_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its correction, the noise of y and the covariance of the prior; the refinement is on the prior itself."""
+    settings = Settings((30.0,), sigma=0.3, twist=MMPS(1), correction=Wiener(), order=2, steps=2, refine_steps=3)
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        "pyro_vipaint.restoration.fit", lambda *args, **named: seen.append(args) or vp.fit(*args, **named)
+    )
+    monkeypatch.setattr(
+        "pyro_vipaint.restoration.refine",
+        lambda *args, **named: seen.append((args, named)) or vp.refine(*args, **named),
+    )
+    vp.inpaint(IMAGE, MASK, KNOWN, num_samples=1, settings=settings, noise=0.4, seed=0)
+    (model, guide, *_), ((refined, _, _, steps), named) = seen
+    assert type(guide) is TwistedGuide and guide.correction is settings.twist
+    assert isinstance(model.prior, MatchedPrior) and model.prior.errors is KNOWN.data_covariance
+    assert model.likelihood.sigma == refined.likelihood.sigma == 0.4 and refined.prior is KNOWN
+    assert model.keypoints == refined.keypoints == (1.0, vp.keypoints(KNOWN, noise_levels=[30.0 * KNOWN.sigma_data])[0])
+    assert (steps, named["correction"], named["order"]) == (3, settings.correction, 2)
 
 
 # randomness
@@ -134,11 +176,12 @@ def test_a_seeded_call_neither_reads_nor_moves_the_global_generator() -> None:
 # images, masks, labels
 
 
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("filling", [0.7, float("nan")])
-def test_hidden_pixels_have_no_influence(filling: float) -> None:
+def test_hidden_pixels_have_no_influence(filling: float, preset: str) -> None:
     """Whatever the image holds at hidden pixels, NaN included, the result is the same to the last bit."""
-    clean = vp.inpaint(IMAGE, MASK, PRIOR, **QUICK)
-    filled = vp.inpaint(torch.where(MASK == 1, IMAGE, filling), MASK, PRIOR, **QUICK)
+    clean = vp.inpaint(IMAGE, MASK, KNOWN, preset=preset, **QUICK)
+    filled = vp.inpaint(torch.where(MASK == 1, IMAGE, filling), MASK, KNOWN, preset=preset, **QUICK)
     assert torch.equal(filled.samples, clean.samples)
     assert torch.equal(filled.observation, clean.observation)
 
@@ -207,6 +250,6 @@ def test_the_guide_can_be_swapped(family: GuideFactory) -> None:
 )
 def test_a_fit_that_breaks_names_the_terms(change: dict[str, Any], message: str) -> None:
     """It stops at that step, and names only the terms that broke."""
-    settings = replace(default_settings(2), steps=3, **change)
+    settings = replace(default_settings(2, preset="pictures"), steps=3, **change)
     with pytest.raises(vp.NonFiniteError, match=message):
         vp.inpaint(IMAGE, MASK, PRIOR, settings=settings, seed=0, device="cpu")

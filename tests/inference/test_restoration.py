@@ -14,7 +14,7 @@ from torch import Tensor
 import pyro_vipaint as vp
 from pyro_vipaint.models import GaussianPrior
 from pyro_vipaint.models.measurements.operators import Operator, apply
-from pyro_vipaint.settings import restoration_settings
+from pyro_vipaint.settings import PRESETS, SIGMA, restoration_settings
 
 QUICK: dict[str, Any] = {"levels": 2, "num_samples": 2, "steps": 2, "refine_steps": 2, "seed": 0, "device": "cpu"}
 SHAPE = (1, 8, 8)
@@ -39,16 +39,17 @@ def images(count: int = 2) -> Tensor:
 # the result
 
 
+@pytest.mark.parametrize("preset", PRESETS)
 @each_operator
-def test_shapes_and_calls(make: Callable[[], Operator]) -> None:
-    """Samples are sample × image × event; calls are those of inpainting, 1 + steps (K + 1) + K - 1 + DPS."""
+def test_shapes_and_calls(make: Callable[[], Operator], preset: str) -> None:
+    """Samples are sample × image × event; calls are those of inpainting with K = 1 from noise, or with the levels."""
     operator = make()
     y = apply(operator, images())
     with vp.count_calls() as count:
-        result = vp.restore(y, operator, PRIOR, **QUICK)
+        result = vp.restore(y, operator, PRIOR, **QUICK, preset=preset)
     assert result.samples.shape == (2, 2, *SHAPE)
     assert torch.equal(result.observation, y)
-    assert result.calls == count.calls == 1 + 2 * 3 + 1 + 2
+    assert result.calls == count.calls == (2 * 1 + 2 if preset == "inference" else 1 + 2 * 3 + 1 + 2)
     assert result.nfe == count.nfe
 
 
@@ -114,14 +115,16 @@ class Scaled:
         return self.factor * self.operator.A_adjoint(y)
 
 
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("factor", [0.02, 30.0])
-def test_units_of_the_observation_do_not_matter_to_refinement(factor: float) -> None:
+def test_units_of_the_observation_do_not_matter_to_refinement(factor: float, preset: str) -> None:
     """y and A in other units, the likelihood's scale with them: the same samples by the default zeta."""
     operator, y = vp.GaussianBlur(0.7), vp.GaussianBlur(0.7).A(images())
     scaled = Scaled(operator, factor)
-    expected = vp.restore(y, operator, PRIOR, **QUICK)
-    zeta = vp.restore(factor * y, scaled, PRIOR, **QUICK).settings.zeta
-    settings = replace(expected.settings, scale=factor * expected.settings.scale, zeta=zeta)
+    expected = vp.restore(y, operator, PRIOR, **QUICK, preset=preset)
+    zeta = vp.restore(factor * y, scaled, PRIOR, **QUICK, preset=preset).settings.zeta
+    sigma = expected.settings.sigma and factor * expected.settings.sigma
+    settings = replace(expected.settings, scale=factor * expected.settings.scale, sigma=sigma, zeta=zeta)
     result = vp.restore(factor * y, scaled, PRIOR, **QUICK, settings=settings)
     torch.testing.assert_close(result.samples, expected.samples, rtol=1e-3, atol=1e-3)
 
@@ -150,5 +153,6 @@ def test_the_likelihood_is_as_wide_as_the_noise() -> None:
     y = operator.A(images())
     tuned = restoration_settings(2).scale
     for noise, scale in ((None, tuned), (0.0, tuned), (tuned / 2, tuned), (0.3, 0.3)):
-        assert vp.restore(y, operator, PRIOR, **QUICK, noise=noise).settings.scale == scale
-    assert vp.restore(images(), vp.Inpainting(MASK), PRIOR, **QUICK, noise=0.01).settings.scale > 0.01
+        assert vp.restore(y, operator, PRIOR, **QUICK, noise=noise, preset="pictures").settings.scale == scale
+    for noise, sigma in ((None, SIGMA), (0.0, SIGMA), (SIGMA / 2, SIGMA), (0.3, 0.3)):
+        assert vp.restore(y, operator, PRIOR, **QUICK, noise=noise).settings.sigma == sigma

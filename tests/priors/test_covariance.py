@@ -74,7 +74,7 @@ def test_that_of_images_is_around_the_means_of_classes() -> None:
 
 
 def test_that_of_many_draws_is_their_covariance() -> None:
-    """E|S - C|^2 = (tr(C)^2 + tr C^2) / N for the sample covariance S, whose nearest of this form errs twice at most."""
+    """E|S - C|^2 = (tr(C)^2 + tr C^2) / N for the sample covariance S; the nearest of this form errs twice at most."""
     expected, count, labels = dense(covariance()), 20_000, torch.arange(20_000) % 4
     draws = torch.randn(count, 8).double() @ torch.linalg.cholesky(expected).T + labels[:, None]
     found = DataCovariance.of(draws.reshape(count, *SHAPE), labels, rank=2)

@@ -1,0 +1,256 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Which method's draws can I believe?
+#
+# Good pictures do not show that a sampler draws from the posterior. Here the posterior is known. The faces of the prior
+# `faces32` are painted from six parts, each drawn uniformly by itself, so that
+#
+# $$p(k \mid y) \propto \exp\Big(-\frac{1}{2\sigma^2} \|m \odot (y - x_k)\|^2\Big)$$
+#
+# can be enumerated over all 552 960 combinations, and given the style of the hair, which the prior is told, over 46 080.
+# VIPaint with both presets, DPS and DDNM draw beside it, with the same scores.
+#
+# Four faces are few: the scores below are noisy. [The page on truth](../docs/truth.md) has the tables of many faces with
+# their errors, from `python -m benchmarks.truth` and `python -m benchmarks.faces`.
+
+# %%
+from dataclasses import replace
+from functools import partial
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pyro
+import torch
+
+import pyro_vipaint as vp
+from pyro_vipaint import diagnostics
+from pyro_vipaint.baselines import ddnm, dps
+from pyro_vipaint.cats.classifier import draw_labels, part_probabilities, shipped_classifier
+from pyro_vipaint.cats.parts import PER_CLASS, draw_held_out, shipped_layers
+from pyro_vipaint.cats.posterior import given_class
+from pyro_vipaint.corrections import DDNM, DPS, MMPS, PiGDM, Wiener
+from pyro_vipaint.guides import MeanFieldGuide, TwistedGuide
+from pyro_vipaint.metrics import lpips_distance
+from pyro_vipaint.models import DiffusionModel, MatchedPrior, load_prior
+from pyro_vipaint.models.measurements.masks import rotated_window
+from pyro_vipaint.settings import default_settings
+
+plt.rcParams["figure.dpi"] = 80
+pyro.set_rng_seed(0)
+
+NAME, FACES, DRAWS, SIGMA = "faces32", 4, 9, 0.05  # sigma: of the observation's noise, images in [-1, 1]
+GRADIENT = 0.85  # forward calls that cost as much as a gradient through the network
+prior = load_prior(NAME)
+layers, classifier = shipped_layers(NAME), shipped_classifier(NAME)
+truth, style = draw_held_out(NAME, FACES, seed=100)
+mask = rotated_window(32, FACES, seed=7)  # 1 = observed; these windows leave parts of every face open
+hole = mask == 0
+y = mask * (truth + SIGMA * torch.randn_like(truth))
+likelihood = vp.Gaussian(vp.Inpainting(mask), SIGMA)
+
+# %% [markdown]
+# ## One face
+#
+# The enumeration takes less than a second. A slot is *shown* where one class has a probability of .99 or more, else
+# *open*.
+
+# %%
+exact = given_class(diagnostics.parts_posterior(layers, y, mask, SIGMA), style, PER_CLASS[NAME])
+is_shown = diagnostics.is_shown(exact.marginals)
+pd.DataFrame(
+    {
+        slot: ["shown" if is_shown[slot][n] else f"{int((p[n] > 0.01).sum())} classes" for n in range(FACES)]
+        for slot, p in exact.marginals.items()
+    }
+).rename_axis("face")
+
+# %% [markdown]
+# Every method gets the observations of all four faces and draws nine completions of each. VIPaint-K has K noise levels.
+# The *preset for inference*, the default, has a guide without a fit: the prior's chain, corrected by the covariance of
+# the prior's images. The *preset for pictures* fits the hierarchical guide of the paper to each image. DPS has 25 steps,
+# DDNM as many calls as cost the same, since it takes no gradient.
+
+
+# %%
+def vipaint(levels, **changes):
+    """Draws ``(DRAWS, FACES, 3, 32, 32)`` of VIPaint."""
+    return vp.inpaint(y, mask, prior, levels, DRAWS, label=style, noise=SIGMA, seed=1, device="cpu", **changes).samples
+
+
+def baseline(method, steps, **numbers):
+    """Draws of a baseline."""
+    return method(prior, likelihood, y, DRAWS, steps, seed=1, class_labels=style, **numbers).samples
+
+
+def exact_draws():
+    """Faces of parts drawn from the exact posterior."""
+    index = exact.sample(DRAWS, torch.Generator().manual_seed(1))
+    return layers.compose(index.flatten(0, 1)).unflatten(0, (DRAWS, FACES))
+
+
+methods = {
+    "exact draws": exact_draws,
+    "VIPaint-4, inference": partial(vipaint, 4),
+    "VIPaint-2, pictures": partial(vipaint, 2, preset="pictures"),
+    "DPS": partial(baseline, dps, 25, zeta=1.0),
+    "DDNM": partial(baseline, ddnm, 46),
+}
+draws, costs = {}, {}
+
+
+def run(name, method):
+    """Keeps the draws of a method, and its cost by draw in forward calls of the network."""
+    with vp.count_calls() as count:
+        draws[name] = method()
+    costs[name] = (count.nfe + GRADIENT * count.gradients) / (DRAWS * FACES)
+
+
+for name, method in methods.items():
+    run(name, method)
+
+# %%
+FACE = 3
+
+
+def show(names, face=FACE):
+    """A row for each method: the truth, what was seen, the draws."""
+    size = (0.75 * (DRAWS + 2), 0.8 * len(names))
+    _, axes = plt.subplots(len(names), DRAWS + 2, figsize=size, layout="constrained", squeeze=False)
+    for row, name in zip(axes, names, strict=True):
+        pictures = torch.cat([truth[[face]], y[[face]], draws[name][:, face]])
+        for panel, picture in zip(row, pictures, strict=True):
+            panel.imshow((picture.permute(1, 2, 0).clamp(-1, 1) + 1) / 2)
+            panel.set(xticks=[], yticks=[])
+        row[0].set_ylabel(name.replace(", ", "\n"), fontsize=7, rotation=0, ha="right", va="center")
+    for panel, title in zip(axes[0], ("truth", "seen", "draws"), strict=False):
+        panel.set_title(title, fontsize=8)
+    plt.show()
+
+
+show(list(methods))
+
+# %% [markdown]
+# A classifier reads the parts of each draw. A class is drawn from its probabilities, so that a part which the draw
+# itself does not decide counts as undecided. The frequencies of nine draws beside the exact probabilities of the open
+# parts, grey:
+
+
+# %%
+def labels_of(pictures):
+    """slot -> the class of each draw."""
+    return draw_labels(part_probabilities(classifier, pictures), torch.Generator().manual_seed(6))
+
+
+labels = {name: labels_of(pictures) for name, pictures in draws.items()}
+open_slots = [slot for slot in exact.marginals if not is_shown[slot][FACE]]
+figure, axes = plt.subplots(len(open_slots), 1, figsize=(8, 1.9 * len(open_slots)), layout="constrained", squeeze=False)
+for panel, slot in zip(axes[:, 0], open_slots, strict=True):
+    p = exact.marginals[slot][FACE]
+    possible = (p > 0.001).nonzero()[:, 0]
+    ticks = torch.arange(len(possible) + 1)  # the last for everything that is impossible
+    panel.bar(ticks, [*p[possible], 0.0], 0.95, color="0.85", label="exact")
+    for place, name in enumerate(methods):
+        share = torch.bincount(labels[name][slot][:, FACE], minlength=len(p)) / DRAWS
+        heights = [*share[possible], 1 - share[possible].sum()]
+        panel.bar(ticks + 0.17 * (place - 2), heights, 0.15, label=name)
+    panel.set(ylabel=slot, xticks=ticks, xticklabels=[*(f"class {c}" for c in possible.tolist()), "impossible"])
+axes[0, 0].legend(fontsize=7, ncols=3)
+plt.show()
+
+# %% [markdown]
+# ## The scores
+#
+# | score | best | what it shows | what it does not show |
+# |---|---|---|---|
+# | excess | 0 | total variation between the frequencies of parts and the exact ones, above that of exact draws | pixels |
+# | coverage of parts | 1 | mass of the open parts that some draw has, over that of exact draws | parts that should not be there |
+# | energy, LPIPS energy | least | proper: lowest on average for the exact posterior | what is wrong |
+# | error over spread | 1 | above 1 draws are too sure (or wrong), below 1 too diverse | both errors at once cancel |
+# | coverage | .8 | the share of 80 % intervals, along smooth projections of the hole, with the truth inside | how wide they are |
+# | LPIPS | – | how near each draw is to the truth: *not* a score of a posterior, since equal draws win | spread |
+#
+# The cost is in forward calls of the network by draw, a gradient counted as .85.
+
+
+# %%
+def scores(name):
+    """All scores of a method over the faces."""
+    x = draws[name]
+    parts = diagnostics.part_scores(exact.marginals, labels_of(x))
+    intervals = diagnostics.interval_coverage(x, truth, 0.8, hole, seed=2).set_index("of")
+    ratio = diagnostics.error_over_spread(x, truth, hole)
+    return {
+        "excess": (parts["total_variation"] - parts["total_variation_exact"]).mean(),
+        "coverage of parts": parts["coverage"].sum() / parts["coverage_exact"].sum(),
+        "energy": diagnostics.energy_score(x, truth, hole).mean().item(),
+        "LPIPS energy": diagnostics.lpips_energy_score(x, truth).mean().item(),
+        "error/spread": ratio.estimate,
+        "its error": ratio.standard_error,
+        "coverage": intervals.loc["projections", "coverage"],
+        "LPIPS": lpips_distance(x, truth).mean().item(),
+        "cost": costs[name],
+    }
+
+
+table = pd.DataFrame({name: scores(name) for name in methods}).T
+table.round(3)
+
+# %% [markdown]
+# ## Swap the guide, swap the correction
+#
+# Each is one argument. A guide of another family is fitted by the preset for pictures. The correction of the refinement,
+# the rule by which its steps follow $y$, is a number of the settings.
+
+# %%
+pictures = default_settings(2, preset="pictures")
+swaps = {
+    "pictures, MeanFieldGuide": partial(vipaint, 2, preset="pictures", guide=MeanFieldGuide),
+    "pictures, refined by ΠGDM": partial(vipaint, 2, settings=replace(pictures, sigma=SIGMA, correction=PiGDM())),
+    "inference, refined by DDNM": partial(vipaint, 4, settings=replace(default_settings(4), correction=DDNM())),
+}
+for name, method in swaps.items():
+    run(name, method)
+
+swapped = pd.DataFrame({name: scores(name) for name in swaps}).T
+pd.concat([table.loc[["exact draws", "VIPaint-4, inference", "VIPaint-2, pictures"]], swapped]).round(3)
+
+# %%
+show(list(swaps))
+
+# %% [markdown]
+# ## The bound
+#
+# A guide $q(z \mid y)$ has a density, so that the mean of $\log p(y, z) - \log q(z)$ over its draws is a lower bound on
+# $\log p(y)$ of the model of K levels; what is missing is $KL(q \,\|\, p)$. Samplers are guides too, with their own
+# correction of each step. Here are four corrections in the model of VIPaint-4, a line each, nine draws. `vp.smc` takes
+# the first guide as the proposal of sequential Monte Carlo, with 16 particles; its estimate of $p(y)$ is unbiased. The
+# last line is the exact $\log p(y)$ under the law of the parts.
+
+# %%
+matched = MatchedPrior(prior, prior.data_covariance)  # its coarse transitions have the covariance of the images
+model = DiffusionModel(matched, likelihood, default_settings(4).keypoints(prior), class_labels=style)
+corrections = {"Wiener, the preset": Wiener(), "MMPS": MMPS(2), "ΠGDM": PiGDM(), "DPS": DPS(1.0)}
+guides = {name: TwistedGuide(model, correction=correction) for name, correction in corrections.items()}
+bounds = {
+    name: diagnostics.elbo_estimate(diagnostics.log_weights(model, guide, y, DRAWS, seed=3))
+    for name, guide in guides.items()
+}
+sequential = vp.smc(model, guides["Wiener, the preset"], y, num_particles=16, seed=4)
+faces = [f"face {n}" for n in range(FACES)]
+nats = pd.DataFrame({f"bound, {name}": bound.estimate for name, bound in bounds.items()}, index=faces).T
+nats.loc["SMC, log evidence of 4 levels"] = sequential.log_evidence.tolist()
+nats.loc["law of the parts, exact"] = exact.log_evidence.tolist()
+errors = pd.DataFrame({f"bound, {name}": bound.standard_error for name, bound in bounds.items()}, index=faces).T
+nats.assign(**{"largest error": errors.max(axis=1)}).round(1)
