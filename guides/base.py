@@ -25,6 +25,7 @@ from pyro_vipaint._torch import device_of
 from pyro_vipaint.errors import InputError, instance, number, numbers, whole
 
 if TYPE_CHECKING:
+    from pyro_vipaint.corrections import Correction
     from pyro_vipaint.models import DiffusionModel, Level
 
 FILES = FilePair("guide.json", "model.safetensors")
@@ -54,6 +55,8 @@ class LatentGuide(AutoMessenger):
         InputError: ``init`` is not finite or does not have the prior's event shape; or, when the guide runs, the
             number of images is not the N that the guide has parameters for.
     """
+
+    correction: Correction | None = None
 
     def __init__(self, model: DiffusionModel, init: Tensor | None = None) -> None:
         instance("model", model, hasattr(model, "levels"), "a DiffusionModel")
@@ -120,18 +123,32 @@ class LatentGuide(AutoMessenger):
             del self._outer_plates
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes ``model.safetensors`` (the parameters, unconstrained) and ``guide.json`` into ``folder``."""
+        """Writes ``model.safetensors`` (the parameters, unconstrained) and ``guide.json`` into ``folder``.
+
+        Of a correction the name alone is written.
+        """
         record = {"num_images": self.num_images, "settings": self.settings, "levels": _noise(self)}
+        if self.correction is not None:
+            record["correction"] = type(self.correction).__name__
         FILES.write(folder, type(self).__name__, record, self.state_dict())
 
     @classmethod
-    def load(cls: type[Guide], folder: str | Path, model: DiffusionModel) -> Guide:
+    def load(
+        cls: type[Guide], folder: str | Path, model: DiffusionModel, correction: Correction | None = None
+    ) -> Guide:
         """The guide that was saved in ``folder``, on the CPU, bit for bit; ``model`` has the same levels and shapes.
 
+        ``correction`` is the one that the guide had, which the folder names and does not hold.
+
         Raises:
-            InputError: the folder holds another class of guide or broken files, or does not fit the model.
+            InputError: the folder holds another class of guide or broken files, does not fit the model, or names
+                another correction.
         """
         record, tensors = FILES.read(folder, cls.__name__)
+        named, given = record.get("correction"), None if correction is None else type(correction).__name__
+        if named != given:
+            raise InputError(f"{folder} holds a guide with the correction {named!r:.80}, load was given {given}.")
+        following = {} if correction is None else {"correction": correction}
         dtype = next((value.dtype for value in tensors.values() if value.is_floating_point()), None)
         most = max(MAX_SETTING, len(tensors), *(side for value in tensors.values() for side in value.shape))
         elements = sum(value.numel() for value in tensors.values())
@@ -141,7 +158,7 @@ class LatentGuide(AutoMessenger):
             init = torch.zeros(whole("num_images", record["num_images"]), *model.prior.event_shape, dtype=dtype)
             # random initial values are overwritten below
             with torch.random.fork_rng(devices=[]), no_larger_than(len(tensors), elements):
-                guide = cls(model, init, **record["settings"])
+                guide = cls(model, init, **record["settings"], **following)
             saved = {name: tuple(map(float, pair)) for name, pair in record["levels"].items()} | _shapes(tensors)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(f"{Path(folder) / FILES.record} does not describe a {cls.__name__}.") from error

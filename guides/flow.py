@@ -26,6 +26,7 @@ from pyro_vipaint.guides.base import gaussian
 from pyro_vipaint.guides.hierarchical import ChainGuide
 
 if TYPE_CHECKING:
+    from pyro_vipaint.corrections import Correction
     from pyro_vipaint.models import DiffusionModel
 
 ModuleList: Any = PyroModule[nn.ModuleList]
@@ -81,7 +82,7 @@ class FlowGuide(ChainGuide):
         num_couplings: L >= 1; with 2 or more every element is moved. 4 is a choice of this library, not tuned.
         width: hidden channels of a conditioner; 32 is a choice of this library, not tuned.
         generator: for the initial values of the conditioners; torch's global one if not given.
-        model, init, gamma_logit, tau_scale, gamma, tau: as for :class:`ChainGuide`.
+        model, init, gamma_logit, tau_scale, gamma, tau, correction: as for :class:`ChainGuide`.
 
     Raises:
         InputError: no coupling, an event of a single element, or an error of :class:`ChainGuide`.
@@ -99,8 +100,11 @@ class FlowGuide(ChainGuide):
         tau_scale: float = 0.7,
         gamma: str = "element",
         tau: str = "element",
+        correction: Correction | None = None,
     ) -> None:
-        super().__init__(model, init, gamma_logit=gamma_logit, tau_scale=tau_scale, gamma=gamma, tau=tau)
+        super().__init__(
+            model, init, gamma_logit=gamma_logit, tau_scale=tau_scale, gamma=gamma, tau=tau, correction=correction
+        )
         event = torch.Size(model.prior.event_shape)
         whole("num_couplings", num_couplings)
         whole("width", width)

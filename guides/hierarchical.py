@@ -6,6 +6,12 @@ r"""The hierarchical posterior of VIPaint (Eq. 11-12).
 
 z_hat is the mean of the *prior* at that site, which Pyro passes to ``get_posterior``: the guide makes no network call
 of its own. mu is in the scale of the clean latent, one number per element; gamma in (0, 1) and tau > 0 may be coarser.
+
+With a correction c of :mod:`pyro_vipaint.corrections` the mean is that of its step, weighted by w_i,
+
+.. math:: \gamma_i (\hat z_{s(i)} + w_i\, b\, c) + (1 - \gamma_i) \alpha_{s(i)} \mu_i,
+
+and gamma = 1 is the mean of :class:`pyro_vipaint.guides.TwistedGuide`.
 """
 
 from __future__ import annotations
@@ -20,15 +26,17 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vipaint.errors import broadcast, choice, number, numbers
-from pyro_vipaint.guides.base import LatentGuide, gaussian
+from pyro_vipaint.guides.base import gaussian
+from pyro_vipaint.guides.twisted import FollowsObservation
 
 if TYPE_CHECKING:
+    from pyro_vipaint.corrections import Correction
     from pyro_vipaint.models import DiffusionModel
 
 GRANULARITIES = ("element", "channel", "level", "shared")
 
 
-class ChainGuide(LatentGuide):
+class ChainGuide(FollowsObservation):
     """A guide whose levels below T_e are those of Eq. 12; a subclass implements ``get_top(prior)``, q(z_Te).
 
     The constructor creates ``mu_i`` and ``tau_i`` for every level and ``gamma_i`` below T_e. tau starts at sigma at
@@ -51,10 +59,12 @@ class ChainGuide(LatentGuide):
             value on observed pixels these follow mu, and so the observation, from the first step on.
         tau_scale: initial value of tau below T_e, in units of the prior's standard deviation there.
         gamma, tau: their granularity, from the table.
+        correction: moves the prior's mean towards the observation, which every run then needs. ``w_i``, one number per
+            level below T_e, starts at 1. The noise is tau, also where the step of the correction has another.
 
     Raises:
         InputError: a granularity that is not in the table, a ``gamma_logit`` finer than gamma or not finite, or a
-            ``tau_scale`` that is not positive and finite.
+            ``tau_scale`` that is not positive and finite; or an error of :class:`TwistedGuide` about its correction.
     """
 
     def __init__(
@@ -66,6 +76,7 @@ class ChainGuide(LatentGuide):
         tau_scale: float = 0.7,
         gamma: str = "element",
         tau: str = "element",
+        correction: Correction | None = None,
     ) -> None:
         super().__init__(model, init)
         self.settings = {"gamma": gamma, "tau": tau}
@@ -73,6 +84,7 @@ class ChainGuide(LatentGuide):
             self.settings["tau_scale"] = tau_scale  # of the initial values, which the parameter multiplies
         self._start_tau = {level.name: self._initial_tau(level, tau_scale) for level in model.levels}
         start = self._start(model, init)
+        self._follow(model, correction, start.new_ones(()))
         ones = start.new_ones(granular_shape(tau, start.shape))
         gamma_start = expand_logit(gamma_logit, start.new_empty(granular_shape(gamma, start.shape))).sigmoid()
         for name, initial_tau in self._start_tau.items():
@@ -97,7 +109,7 @@ class ChainGuide(LatentGuide):
         if name == self._top:
             return self.get_top(prior)
         mean, gamma = self._location(name), self._of("gamma", "shared" if self.settings["gamma"] == "shared" else name)
-        mean = mean + gamma * (prior.mean - mean)
+        mean = mean + gamma * (self._predicted(name, prior.mean) - mean)
         return gaussian(mean, self.get_tau(name), prior.event_dim)
 
     @abstractmethod

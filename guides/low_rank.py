@@ -20,6 +20,7 @@ from pyro_vipaint.errors import whole
 from pyro_vipaint.guides.hierarchical import ChainGuide
 
 if TYPE_CHECKING:
+    from pyro_vipaint.corrections import Correction
     from pyro_vipaint.models import DiffusionModel
 
 
@@ -31,7 +32,8 @@ class LowRankGuide(ChainGuide):
 
     Args:
         rank: columns of F, from 1 to D; 8 are fewer numbers than the other eleven of four levels; not tuned.
-        model, init, gamma_logit, tau_scale, gamma, tau: as for :class:`ChainGuide`; tau_K is the diagonal part at T_e.
+        model, init, gamma_logit, tau_scale, gamma, tau, correction: as for :class:`ChainGuide`; tau_K is the diagonal
+            part at T_e.
 
     Raises:
         InputError: a rank outside 1 … D, or an error of :class:`ChainGuide`.
@@ -47,8 +49,11 @@ class LowRankGuide(ChainGuide):
         tau_scale: float = 0.7,
         gamma: str = "element",
         tau: str = "element",
+        correction: Correction | None = None,
     ) -> None:
-        super().__init__(model, init, gamma_logit=gamma_logit, tau_scale=tau_scale, gamma=gamma, tau=tau)
+        super().__init__(
+            model, init, gamma_logit=gamma_logit, tau_scale=tau_scale, gamma=gamma, tau=tau, correction=correction
+        )
         self.settings["rank"] = rank
         mu = self._location(self._top)
         size = whole(f"rank is {rank}: the event's number of elements", mu[0].numel(), least=whole("rank", rank))

@@ -36,7 +36,7 @@ from pyro_vipaint.errors import InputError, instance
 from pyro_vipaint.guides.base import LatentGuide, gaussian
 
 if TYPE_CHECKING:
-    from pyro_vipaint.corrections import Correction
+    from pyro_vipaint.corrections import Correction, Move
     from pyro_vipaint.models import DataCovariance, DiffusionModel, DiffusionPrior, Level
 
 
@@ -98,7 +98,91 @@ class Prediction:
         return self.sigma_t**2 / self.alpha_t * self.pull_back(v)
 
 
-class TwistedGuide(LatentGuide):
+class FollowsObservation(LatentGuide):
+    """A guide whose ``correction``, if it has one, moves the prior's predictions towards the observation of the run.
+
+    A run takes the K - 1 network calls of the model and the gradients of the correction. Without a correction it is
+    that of :class:`LatentGuide`.
+    """
+
+    def _follow(self, model: DiffusionModel, correction: Correction | None, one: Tensor) -> None:
+        """Sets the correction; with one, ``w_i`` below T_e starts at ``one``."""
+        self.correction = correction
+        if correction is None:
+            return
+        likelihood: Any = model.likelihood
+        followed = all(hasattr(likelihood, name) for name in ("operator", "residual", "noise_std"))
+        wanted = "one with operator, residual and noise_std, such as Gaussian(operator, sigma=0.05)"
+        instance("the likelihood of the model", likelihood, followed, wanted)
+        instance("correction", correction, hasattr(correction, "move"), "a Correction such as PiGDM()")
+        if len(model.levels) > 1:
+            correction.check(model.prior)
+        for level in model.levels[1:]:
+            self._create("w", level.name, one)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Runs model and guide together on the observations, ``y`` or the first argument."""
+        with self._run(args[0] if args else kwargs.get("y"), "guide(y)"):
+            return super().__call__(*args, **kwargs)
+
+    @pyro_method
+    def sample_latents(self, num_images: int, y: Tensor | None = None) -> Tensor:
+        """Draws z_K … z_1 from the guide given ``y`` and returns z_1: K - 1 network calls and their gradients."""
+        with self._run(y, "sample_latents(num_images, y)"):
+            z = super().sample_latents(num_images, y)
+        return z if self.correction is None else z.detach()
+
+    def _pyro_post_sample(self, msg: Message) -> None:
+        if self.correction is not None and msg["name"] in self._levels:
+            value: Any = msg["value"]
+            if not self._fitting:
+                value = value.detach()
+                _forget_graph(msg)
+            msg["value"] = value if value.requires_grad else value.requires_grad_(torch.is_grad_enabled())
+            self._z: Any = msg["value"]
+        super()._pyro_post_sample(msg)
+
+    @contextmanager
+    def _run(self, y: Tensor | None, call: str) -> Iterator[None]:
+        """Gradients are on where the correction takes them; if they were off, each level forgets its graph."""
+        if self.correction is None:
+            yield
+            return
+        if y is None:
+            raise InputError(f"a guide with a correction needs the observations: {call}.")
+        self._y, self._z, self._fitting = y, y, torch.is_grad_enabled()
+        try:
+            with gradients() if self.correction.takes_gradients else nullcontext():
+                yield
+        finally:
+            del self._y, self._z
+
+    def _move(self, name: str, mean: Tensor) -> Move:
+        """The correction's step to the site ``name``, where the prior has this ``mean``, its shift times w."""
+        correction: Any = self.correction
+        at = self._prediction(self._levels[name], mean)
+        move = correction.move(at, correction(at))
+        return move._replace(shift=self._of("w", name) * move.shift)
+
+    def _predicted(self, name: str, mean: Tensor) -> Tensor:
+        """The prior's ``mean`` at the site ``name``, or with a correction the mean of its step."""
+        if self.correction is None:
+            return mean
+        move = self._move(name, mean)
+        return move.mean + move.shift
+
+    def _prediction(self, level: Level, mean: Tensor) -> Prediction:
+        """x_hat, read off the mean a z_t + b x_hat of the prior at ``level``."""
+        above = self._above[level.name]
+        model: Any = self.model
+        at = Prediction(
+            model.prior, model.likelihood, self._y, self._z, mean,
+            above.alpha, above.sigma, level.alpha, level.sigma, level.step_std, self._fitting, above.variance,
+        )  # fmt: skip
+        return replace(at, x_hat=(mean - at.a * self._z) / at.b)
+
+
+class TwistedGuide(FollowsObservation):
     """The chain of the prior, corrected; ``w_i`` and ``tau_i``, one number per level, are learnt.
 
     A run takes the K - 1 network calls of the model and the gradients of the correction. It needs the observations:
@@ -116,19 +200,11 @@ class TwistedGuide(LatentGuide):
 
     def __init__(self, model: DiffusionModel, init: Tensor | None = None, *, correction: Correction) -> None:
         super().__init__(model, init)
-        likelihood: Any = model.likelihood
-        followed = all(hasattr(likelihood, name) for name in ("operator", "residual", "noise_std"))
-        wanted = "one with operator, residual and noise_std, such as Gaussian(operator, sigma=0.05)"
-        instance("the likelihood of the model", likelihood, followed, wanted)
-        instance("correction", correction, hasattr(correction, "move"), "a Correction such as PiGDM()")
-        if len(model.levels) > 1:
-            correction.check(model.prior)
-        self.correction = correction
+        instance("correction", correction, correction is not None, "a Correction such as PiGDM()")
         one = torch.ones(()) if init is None else init.new_ones(())
+        self._follow(model, correction, one)
         for level in model.levels:
             self._create("tau", level.name, one, constraints.positive)
-            if level.name != self._top:
-                self._create("w", level.name, one)
 
     def get_posterior(self, name: str, prior: Any) -> TorchDistribution:
         """q at the site ``name``; ``prior`` is the prior's distribution there given z_t."""
@@ -136,54 +212,7 @@ class TwistedGuide(LatentGuide):
         if name == self._top:
             zero = self._y.new_zeros(*prior.batch_shape, *prior.event_shape)
             return gaussian(zero, tau * level.sigma, prior.event_dim)
-        at = self._prediction(level, prior.mean)
-        return self.correction.move(at, self.correction(at)).law(self._of("w", name), tau, prior.event_dim)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Runs model and guide together on the observations, ``y`` or the first argument."""
-        y = args[0] if args else kwargs.get("y")
-        if y is None:
-            raise InputError("a twisted guide needs the observations: guide(y).")
-        with self._run(y):
-            return super().__call__(*args, **kwargs)
-
-    @pyro_method
-    def sample_latents(self, num_images: int, y: Tensor | None = None) -> Tensor:
-        """Draws z_K … z_1 from the guide given ``y`` and returns z_1: K - 1 network calls and their gradients."""
-        if y is None:
-            raise InputError("a twisted guide needs the observations: sample_latents(num_images, y).")
-        with self._run(y):
-            return super().sample_latents(num_images, y).detach()
-
-    def _pyro_post_sample(self, msg: Message) -> None:
-        if msg["name"] in self._levels:
-            value: Any = msg["value"]
-            if not self._fitting:
-                value = value.detach()
-                _forget_graph(msg)
-            msg["value"] = value if value.requires_grad else value.requires_grad_(torch.is_grad_enabled())
-            self._z: Any = msg["value"]
-        super()._pyro_post_sample(msg)
-
-    @contextmanager
-    def _run(self, y: Tensor) -> Iterator[None]:
-        """Gradients are on where the correction takes them; if they were off, each level forgets its graph."""
-        self._y, self._fitting = y, torch.is_grad_enabled()
-        try:
-            with gradients() if self.correction.takes_gradients else nullcontext():
-                yield
-        finally:
-            del self._y, self._z
-
-    def _prediction(self, level: Level, mean: Tensor) -> Prediction:
-        """x_hat, read off the mean a z_t + b x_hat of the prior at ``level``."""
-        above = self._above[level.name]
-        model: Any = self.model
-        at = Prediction(
-            model.prior, model.likelihood, self._y, self._z, mean,
-            above.alpha, above.sigma, level.alpha, level.sigma, level.step_std, self._fitting, above.variance,
-        )  # fmt: skip
-        return replace(at, x_hat=(mean - at.a * self._z) / at.b)
+        return self._move(name, prior.mean).law(tau, prior.event_dim)
 
 
 def _forget_graph(msg: Message) -> None:

@@ -68,9 +68,9 @@ class Move(NamedTuple):
     std: float | Tensor
     columns: Tensor | None = None
 
-    def law(self, w: Tensor, tau: Tensor, event_dim: int) -> TorchDistribution:
-        """N(mean + w shift, (tau noise)^2)."""
-        mean = self.mean + w * self.shift
+    def law(self, tau: Tensor, event_dim: int) -> TorchDistribution:
+        """N(mean + shift, (tau noise)^2)."""
+        mean = self.mean + self.shift
         if self.columns is None:
             return gaussian(mean, tau * self.std, event_dim)
         return low_rank_normal(mean, tau * self.columns, (tau * self.std) ** 2, event_dim)
@@ -474,22 +474,30 @@ def _inner(a: Tensor, b: Tensor, leading: int) -> Tensor:
     return (a * b).flatten(leading).sum(-1)
 
 
+def _polar(w: Tensor, leading: int) -> tuple[Tensor, Tensor]:
+    """Length and direction of w. Where w is zero both are zero and without a gradient: a Krylov space is exhausted."""
+    squared = _inner(w, w, leading)
+    some = squared > 0
+    length = torch.where(some, squared, 1.0).sqrt()
+    return length * some, w / expand_event(length, w) * expand_event(some, w)
+
+
 def gmres(apply_to: Callable[[Tensor], Tensor], r: Tensor, iterations: int, leading: int) -> list[Tensor]:
     """Coordinates of the least-residual u of M u = r in the Krylov basis v_1 … v_m, each of the ``leading`` shape.
 
     ``apply_to`` is called with v_1 … v_m in this order (Saad & Schultz 1986; Arnoldi by modified Gram-Schmidt), for
     each leading entry by itself.
     """
-    length = _inner(r, r, leading).sqrt()
-    basis, columns = [r / expand_event(length.clamp(min=1e-30), r)], []
+    length, v = _polar(r, leading)
+    basis, columns = [v], []
     for _ in range(iterations):
         w, column = apply_to(basis[-1]), []
         for v in basis:
             column.append(_inner(w, v, leading))
             w = w - expand_event(column[-1], w) * v
-        column.append(_inner(w, w, leading).sqrt())
-        basis.append(w / expand_event(column[-1].clamp(min=1e-30), w))
-        columns.append(column)
+        length_w, v = _polar(w, leading)
+        basis.append(v)
+        columns.append([*column, length_w])
     zero = torch.zeros_like(length)
     rows = [[column[i] if i < len(column) else zero for column in columns] for i in range(iterations + 1)]
     hessenberg = torch.stack([torch.stack(row, -1) for row in rows], -2)
