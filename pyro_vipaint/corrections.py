@@ -221,10 +221,9 @@ class OptimalCovariance(Correction):
     def __call__(self, at: Prediction) -> Tensor:
         """c; no gradient."""
         r = pixel_variance(at.prior.sigma_data, at.alpha_t, at.sigma_t)
-        instance(
-            "the variance", at.variance, not isinstance(at.variance, DataCovariance), "one by element: use Wiener()"
-        )
-        c = at.x_hat.new_full((), r) if at.variance is None else placed(at.variance, at.x_hat)
+        variance: Any = at.variance
+        instance("the variance", variance, not isinstance(variance, DataCovariance), "one by element: use Wiener()")
+        c = at.x_hat.new_full((), r) if variance is None else placed(variance, at.x_hat)
         shift = mean_shift(at.likelihood, c, at.residual(), at.x_hat)
         if shift is not None:
             return shift

@@ -86,6 +86,11 @@ class DataCovariance:
         """F ``(r, *event)`` with covariance = F F^T + rest I."""
         return self.vectors * (self.variances - self.rest).clamp(min=0).sqrt()[(..., *[None] * (self.vectors.ndim - 1))]
 
+    def mean(self) -> Tensor:
+        """The mean variance of an element."""
+        elements = self.vectors[0].numel()
+        return (self.variances.sum() + (elements - len(self.variances)) * self.rest) / elements
+
     def to(self, device: torch.device) -> DataCovariance:
         """The same on a device."""
         return self._with(vectors=self.vectors.to(device), variances=self.variances.to(device))

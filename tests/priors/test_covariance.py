@@ -38,6 +38,7 @@ def test_root_columns_and_the_law_given_a_noisy_image() -> None:
     columns = c.columns.flatten(1)
     assert torch.allclose(root @ root, expected) and torch.allclose(root, root.T)
     assert torch.allclose(columns.T @ columns + c.rest * EYE, expected)
+    assert torch.allclose(c.mean(), expected.trace() / 8)
     for level in (0.05, 0.7, 40.0):
         assert torch.allclose(dense(c.given(level)), (expected.inverse() + EYE / level**2).inverse())
 

@@ -102,6 +102,14 @@ def test_of_another_prior_the_evidence_of_smc_is_unbiased_as_well() -> None:
     assert_within(mean, 1.0, error)
 
 
+def test_without_a_closed_form_the_particles_are_weighed_by_the_mean_variance() -> None:
+    """The law of y given z_t under Laplace noise has none; the evidence is unbiased for any weights on the way."""
+    likelihood, y = vp.Laplace(Inpainting(MASK), 0.2), LIKELIHOODS["mask"][1]
+    model = DiffusionModel(MatchedPrior(CORRELATED, COVARIANCE), likelihood, (1.0, 0.2, 0.1))
+    run = vp.smc(model, TwistedGuide(model, y, correction=Wiener()), y, 20, seed=0)
+    assert run.log_evidence.isfinite().all()
+
+
 def test_a_second_order_refinement_keeps_more_of_the_spread() -> None:
     """From exact draws at a high noise level; means are exact for both, since Wiener's correction is."""
     scale = 0.2
