@@ -283,7 +283,11 @@ def test_the_report_of_a_plain_run(folder: Path) -> None:
 def test_the_preset_reaches_the_run(folder: Path, preset: str) -> None:
     """The first is the default: the same samples."""
     assert inpaint(folder, *(("--preset", preset) if preset == "pictures" else ())).exit_code == 0
-    report, image, mask = json.loads((folder / "out" / "report.json").read_text()), folder / "image.png", half() > 0
+    report, image, mask = (
+        json.loads((folder / "out" / "report.json").read_text()),
+        folder / "image.png",
+        read_mask(folder / "mask.png"),
+    )
     numbers: dict[str, Any] = {"levels": 2, "num_samples": 2, "steps": 2, "refine_steps": 2, "seed": 0, "device": "cpu"}
     expected = vp.inpaint(read_image(image, 1), mask, load_tiny("tiny"), preset=preset, **numbers)
     assert torch.equal(samples(folder), expected.samples)

@@ -423,8 +423,8 @@ def followed(operator: str) -> Run:
 def correlated(device: torch.device, images: int, steps: int) -> Tensor:
     """A twisted guide whose transitions have the covariance of the images, fitted, and as a proposal."""
     here = setting(device, images, known_prior(), class_labels=torch.tensor([1]))
-    prior = MatchedPrior(here.prior, here.prior.data_covariance)
-    model = DiffusionModel(prior, here.likelihood, (1.0, *here.model.keypoints))
+    known: Any = here.prior.data_covariance
+    model = DiffusionModel(MatchedPrior(here.prior, known), here.likelihood, (1.0, *here.model.keypoints))
     guide = guides.TwistedGuide(model, here.y, correction=Wiener())
     vp.fit(model, guide, here.y, vp.BetaELBO(), steps)
     draws = [vp.sample(guide, here.y, SAMPLES), vp.smc(model, guide, here.y, SAMPLES).z]

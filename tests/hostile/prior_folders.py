@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from pyro_vipaint.models import DiffusionPrior, load_prior
@@ -52,6 +52,12 @@ def latent_template() -> Path:
     DDPMScheduler().save_pretrained(folder / "scheduler")
     random_vae().save_pretrained(folder / "vae")
     return folder
+
+
+def covariance() -> bytes:
+    """A good file of the covariance of its images."""
+    vectors = torch.linalg.qr(torch.arange(128.0).reshape(64, 2).sin()).Q.T.reshape(2, 1, 8, 8)
+    return save({"vectors": vectors.half(), "variances": torch.tensor([2.0, 1.0]), "rest": torch.tensor([0.1])})
 
 
 def good(folder: Path, source: Callable[[], Path] = template) -> Path:

@@ -33,6 +33,7 @@ from pyro_vipaint._folders import IMAGES, MARKER
 from pyro_vipaint.bench import Store
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.models import load_prior
+from pyro_vipaint.models.pretrained.load import COVARIANCE
 from tests.hostile import benches, objects, pictures, prior_folders, results
 from tests.hostile.command_line import FailedError, inpaint, restore
 from tests.hostile.command_line import pictures as lay_out
@@ -161,6 +162,7 @@ WORDS = st.one_of(
 OPTIONS = (
     "--samples",
     "--levels",
+    "--preset",
     "--steps",
     "--refine-steps",
     "--beta",
@@ -195,6 +197,18 @@ def of_prior(file: str, kind: Callable[[bytes], Any]) -> Reader:
         return bool(x.isfinite().all()) and prior.sigma_data > 0
 
     return Reader(lambda: kind((prior_folders.template() / file).read_bytes()), read, holds)
+
+
+def of_covariance() -> Reader:
+    def read(folder: Path, content: bytes) -> Any:
+        (prior_folders.good(folder) / COVARIANCE).write_bytes(content)
+        return load_prior(folder / "prior").data_covariance
+
+    def holds(covariance: Any) -> bool:
+        b = torch.ones(1, 1, 8, 8)
+        return bool(covariance.posterior_mean(b, b).isfinite().all()) and covariance.rest > 0
+
+    return Reader(lambda: tensors(prior_folders.covariance()), read, holds)
 
 
 def of_object(file: str, kind: Callable[[bytes], Any], load: Callable[[Path], Any]) -> Reader:
@@ -288,6 +302,7 @@ READERS: dict[str, Reader] = {
     "unet/config.json": of_prior(prior_folders.UNET, jsons),
     "scheduler_config.json": of_prior(prior_folders.SCHEDULER, jsons),
     "weights of a prior": of_prior(prior_folders.WEIGHTS, tensors),
+    "covariance of a prior": of_covariance(),
     "guide.json": of_object(objects.GUIDE, jsons, load_guide),
     "parameters of a guide": of_object(objects.PARAMETERS, tensors, load_guide),
     "values of a guide": of_object(objects.PARAMETERS, lambda good: values(objects.PARAMETERS), load_guide),
