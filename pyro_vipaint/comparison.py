@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vipaint._torch import DIRECTIONS, JUDGING, SEEDS, child_seed, double, seeded
+from pyro_vipaint.calls import count_calls
 from pyro_vipaint.diagnostics import elbo_estimate, iwae_bound, pareto_k, sliced_wasserstein, weighted_draws
 from pyro_vipaint.errors import InputError, NonFiniteError, described, instance, numbers, whole
 from pyro_vipaint.guides.base import LatentGuide
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     *("guide", "objective", "seed", "image"),
     *("bound", "bound_se", "iwae", "gap", "k_hat", "distance"),
-    *("calls", "nfe", "seconds", "note"),
+    *("calls", "nfe", "gradients", "seconds", "note"),
 )
 NUM_DRAWS = 1000  # the default of the diagnostics; k-hat is then judged against 0.67
 Builder = Callable[..., Any]
@@ -120,8 +121,17 @@ def compare(
         The table has the columns ``guide``, ``objective``, ``seed``, ``image``; ``bound`` and ``bound_se``, the true
         (beta = 1) bound on log p(y) and its standard error, in nats; ``iwae``, the importance-weighted bound with S
         weights (an estimate where the marginal is estimated); ``gap`` = evidence - bound; ``k_hat``, Pareto's;
-        ``distance``, sliced Wasserstein to the exact posterior, in units of the latents; ``calls``, ``nfe`` and
-        ``seconds`` of the fit (over all images); and ``note``: why figures are missing (NaN).
+        ``distance``, sliced Wasserstein to the exact posterior, in units of the latents; ``calls``, ``nfe``,
+        ``gradients`` (images whose gradient was taken through the network) and ``seconds`` of the fit (over all
+        images); and ``note``: why figures are missing (NaN).
+
+    Example:
+        The bound of samplers without a fit, by one step that moves nothing. The model has their steps as keypoints.
+
+        >>> model = DiffusionModel(prior, likelihood, [1 - step / 50 for step in range(50)])  # doctest: +SKIP
+        >>> samplers = {"DPS": DPS(1.0), "MMPS": MMPS()}  # doctest: +SKIP
+        >>> guides = {name: partial(TwistedGuide, correction=c) for name, c in samplers.items()}  # doctest: +SKIP
+        >>> compare(model, guides, {"ELBO": BetaELBO()}, y, steps=1, lr=0.0).summary()  # doctest: +SKIP
 
     Raises:
         InputError: an argument cannot be used, before the first fit; the message says what to give.
@@ -148,8 +158,10 @@ def compare(
             try:
                 with seeded(seed):
                     guide = build(model)
-                fitted = fit(model, guide, y, copy.deepcopy(elbo), steps, lr, lr_decay=lr_decay, seed=seed)
-                figures |= {"calls": fitted.calls, "nfe": fitted.nfe, "seconds": fitted.seconds}
+                with count_calls() as cost:
+                    fitted = fit(model, guide, y, copy.deepcopy(elbo), steps, lr, lr_decay=lr_decay, seed=seed)
+                figures |= {"calls": fitted.calls, "nfe": fitted.nfe, "gradients": cost.gradients}
+                figures["seconds"] = fitted.seconds
                 figures |= _judge(model, guide, y, seed, num_draws, batch_size, evidence, posterior)
             except FAILURES as error:
                 figures["note"] = _one_line(error)

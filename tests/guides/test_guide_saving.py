@@ -15,7 +15,8 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint import guides
-from pyro_vipaint.guides import HierarchicalGuide, MeanFieldGuide, PriorGuide
+from pyro_vipaint.corrections import MMPS, PiGDM
+from pyro_vipaint.guides import HierarchicalGuide, MeanFieldGuide, PriorGuide, TwistedGuide
 from pyro_vipaint.models import DiffusionModel, GaussianPrior
 from pyro_vipaint.svi import Fit, FitState
 from tests.problems import diagonal_problem, perturbed
@@ -43,6 +44,17 @@ def test_a_loaded_guide_is_the_saved_one_bit_for_bit(name: str, levels: int, tmp
     assert loaded.state_dict().keys() == saved.keys()
     assert all(torch.equal(value, saved[name]) for name, value in loaded.state_dict().items())
     assert torch.equal(vp.sample(guide, y, 4, seed=1), vp.sample(loaded, y, 4, seed=1))
+
+
+@pytest.mark.parametrize("family", [HierarchicalGuide, TwistedGuide])
+def test_a_correction_is_named_and_given_again(family: Any, tmp_path: Path) -> None:
+    model, y = build()
+    guide = perturbed(family(model, y, correction=MMPS()))
+    guide.save_pretrained(tmp_path)
+    loaded = family.load(tmp_path, model, MMPS())
+    assert torch.equal(vp.sample(guide, y, 4, seed=1), vp.sample(loaded, y, 4, seed=1))
+    refused(lambda: family.load(tmp_path, model), "with the correction 'MMPS', load was given None")
+    refused(lambda: family.load(tmp_path, model, PiGDM()), "with the correction 'MMPS', load was given PiGDM")
 
 
 def test_the_dtype_survives(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from pyro_vipaint.corrections import (
     predict,
 )
 from pyro_vipaint.diagnostics import log_weights
+from pyro_vipaint.guides import FlowGuide, HierarchicalGuide, LowRankGuide
 from pyro_vipaint.guides.twisted import Prediction, TwistedGuide
 from pyro_vipaint.models import DataCovariance, DiffusionModel, GaussianPrior, MatchedPrior, Matrix
 from pyro_vipaint.models.priors.schedules import as_time, time_of
@@ -168,6 +169,22 @@ def test_gmres_solves_each_system_by_itself() -> None:
     assert torch.allclose(solution, torch.linalg.solve(matrix, r), atol=1e-6)
 
 
+@pytest.mark.parametrize("r", [[1.0, 0.0, 0.0], [0.3, -0.2, 0.7], [0.0, 0.0, 0.0]])
+def test_an_exhausted_krylov_space_leaves_the_gradient_of_the_solution(r: list[float]) -> None:
+    """M = c I has one direction; u = r / c, whose sum has the derivative -sum(r) / c^2."""
+    c, residual = torch.tensor(0.5, dtype=torch.float64, requires_grad=True), torch.tensor(r).double()
+    basis: list[Tensor] = []
+
+    def apply_to(v: Tensor) -> Tensor:
+        basis.append(v)
+        return c * v
+
+    weights = gmres(apply_to, residual, 3, leading=0)
+    u = torch.stack([w * v for w, v in zip(weights, basis, strict=True)]).sum(0)
+    (slope,) = torch.autograd.grad(u.sum(), c)
+    assert torch.allclose(u, residual / 0.5) and slope.item() == pytest.approx(-sum(r) / 0.25)
+
+
 @pytest.mark.parametrize("correction", [DPS(0.02), PiGDM(), MMPS(2), TMPD(), DDNM(), DiffPIR()])
 def test_the_gradient_of_the_bound_is_its_difference_quotient(correction: Any) -> None:
     """Of all w and tau at once, along a random direction, corrections differentiated as well."""
@@ -201,6 +218,41 @@ def test_a_fit_needs_no_further_calls_and_raises_the_bound_of_other_observations
     after = float(log_weights(model, guide, other, 500, seed=1).mean())
     assert fit.calls == 20 * len(TIMES)
     assert before + 1 < after < float(prior.log_evidence(LIKELIHOOD, other, TIMES))
+
+
+def test_the_chain_of_eq_12_with_gamma_one_is_the_sampler() -> None:
+    """The same draws, densities and costs from the same noise; the other families differ at T_e alone."""
+    model, zero = DiffusionModel(four_pixels(), LIKELIHOOD, TIMES), torch.zeros_like(BOTH)
+    options: Any = {"gamma_logit": 40.0, "tau_scale": 1.0, "correction": MMPS(2)}
+    found = []
+    for guide in (TwistedGuide(model, correction=MMPS(2)), HierarchicalGuide(model, zero, **options)):
+        with vp.count_calls() as count:
+            z = vp.sample(guide, BOTH, 3, seed=1)
+        found.append((z, log_weights(model, guide, BOTH, 3, seed=1), (count.calls, count.gradients)))
+    (z, weights, cost), (same_z, same_weights, same_cost) = found
+    assert torch.allclose(z, same_z, atol=1e-5) and not same_z.requires_grad
+    assert torch.allclose(weights, same_weights, atol=1e-3)
+    assert cost == same_cost == (STEPS - 1, 2 * (STEPS - 1) * BOTH.shape[0] * 3)
+    for guide in (FlowGuide(model, zero, **options), LowRankGuide(model, zero, rank=2, **options)):
+        assert vp.sample(guide, BOTH, 3).shape == z.shape
+
+
+def test_the_chain_of_eq_12_with_a_correction_ends_above_the_fitted_sampler() -> None:
+    """Its mu, gamma and tau by element serve these observations alone; without a correction it takes no gradient."""
+    prior = four_pixels()
+    model = DiffusionModel(prior, LIKELIHOOD, TIMES[::2])
+    chain = HierarchicalGuide(model, BOTH, correction=DPS(0.05))
+    bounds, elbo = [], vp.BetaELBO(num_particles=4)
+    for guide in (TwistedGuide(model, correction=DPS(0.05)), chain):
+        fitted = vp.fit(model, guide, BOTH, elbo, steps=20, lr=0.2, seed=0)
+        assert fitted.calls == 20 * len(model.levels)
+        bounds.append(log_weights(model, guide, BOTH, 300, seed=1).mean(0))
+    assert (bounds[0] + 0.1 < bounds[1]).all()
+    assert (bounds[1] < prior.log_evidence(LIKELIHOOD, BOTH, TIMES[::2])).all()
+    assert all(float((getattr(chain, f"w_{level}") - 1).detach().abs()) > 0.01 for level in (1, 2))
+    with vp.count_calls() as count:
+        vp.sample(HierarchicalGuide(model, BOTH), BOTH, 3)
+    assert count.gradients == 0
 
 
 def test_draws_without_a_fit_hold_no_graph() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from pyro.infer.autoguide import AutoNormal
 import pyro_vipaint as vp
 from pyro_vipaint._torch import DIRECTIONS, JUDGING, child_seed
 from pyro_vipaint.comparison import COLUMNS
+from pyro_vipaint.corrections import DPS, MMPS
 from pyro_vipaint.diagnostics import elbo_estimate, log_weights, sliced_wasserstein, weighted_draws
-from pyro_vipaint.guides import DeltaGuide, HierarchicalGuide, PriorGuide
+from pyro_vipaint.guides import DeltaGuide, HierarchicalGuide, PriorGuide, TwistedGuide
 from pyro_vipaint.models import DiffusionModel, EmpiricalPrior, GaussianPrior
 from pyro_vipaint.progress import Progress
-from tests.problems import diagonal_problem
+from tests.problems import LIKELIHOOD, Y, diagonal_problem, four_pixels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +56,25 @@ def test_a_row_is_the_run_made_alone() -> None:
     assert set(rows["calls"]) == {fitted.calls} == {STEPS * 3}, "K calls: the marginal is exact"
     assert tuple(table.columns) == COLUMNS
     assert len(table) == 2 * 2 * 2 * 2
+
+
+def test_samplers_have_a_bound_below_the_evidence_and_their_gradients_are_counted() -> None:
+    """One step at the rate zero moves nothing: the bounds are those of the samplers as they are."""
+    times = [1 - step / 6 for step in range(6)]
+    prior, y = four_pixels(), torch.cat([Y, Y + 0.2])
+    evidence = prior.log_evidence(LIKELIHOOD, y, times)
+    guides = {"DPS": partial(TwistedGuide, correction=DPS(0.01)), "MMPS": partial(TwistedGuide, correction=MMPS(2))}
+    model = DiffusionModel(prior, LIKELIHOOD, times)
+    table = vp.compare(
+        model, guides, {"ELBO": vp.BetaELBO()}, y, steps=1, lr=0.0, num_draws=DRAWS, evidence=evidence
+    ).table
+    dps, mmps = (table.query(f"guide == '{name}'") for name in guides)
+    assert (table["note"] == "").all() and table["k_hat"].notna().all()
+    assert (table["gap"] > -4 * table["bound_se"]).all()
+    weights = log_weights(model, guides["MMPS"](model), y, DRAWS, seed=child_seed(0, JUDGING))
+    assert list(mmps["bound"]) == pytest.approx(weights.double().mean(0).tolist(), abs=1e-4)
+    assert set(table["calls"]) == {6} and (table["gradients"] >= 2 * 5).all()
+    assert mmps["gradients"].min() > dps["gradients"].max()
 
 
 def test_the_objectives_are_left_as_they_were() -> None:
