@@ -63,7 +63,7 @@ def test_that_of_images_is_around_the_means_of_classes() -> None:
     noise = torch.randn(500, 8).double() @ dense(covariance()).double()
     images = (noise + 5 * torch.nn.functional.one_hot(labels, 8)).reshape(500, *SHAPE)
     before = images.clone()
-    pooled = (
+    pooled: Any = (
         sum(torch.cov(images[labels == k].flatten(1).T, correction=0) * (labels == k).sum() for k in range(3)) / 500
     )
     assert torch.allclose(dense(DataCovariance.of(images, labels, 7)), pooled, rtol=1e-5, atol=1e-5)
