@@ -243,8 +243,9 @@ def restore(
 
 def _with_covariance(prior: DiffusionPrior, numbers: Settings) -> DiffusionPrior:
     """The prior of the few levels of a twisted guide, whose transitions know which elements go together."""
-    few = numbers.twist is not None and numbers.levels > 1 and prior.data_covariance is not None
-    return MatchedPrior(prior, prior.data_covariance) if few else prior
+    covariance = prior.data_covariance
+    few = numbers.twist is not None and numbers.levels > 1
+    return prior if covariance is None or not few else MatchedPrior(prior, covariance)
 
 
 def _start(

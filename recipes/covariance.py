@@ -3,7 +3,7 @@
     python -m recipes.covariance --data FOLDER   # the four files of Fashion-MNIST, see recipes.fashion32.data
 
 It is that around the mean of each class, of all 60,000 training images of ``fashion32`` and of 20,000 training faces of
-``faces32``: 128 directions in half precision, their variances, and one variance for the rest
+``faces32``: 128 and 64 directions in half precision, their variances, and one variance for the rest
 (:mod:`pyro_vipaint.models.priors.covariance`). The command prints the share of the variance in these directions.
 """
 
@@ -24,6 +24,7 @@ from pyro_vipaint.models.priors.covariance import DataCovariance
 from recipes.fashion32.data import DEFAULT_FOLDER, load_split
 
 FACES = 20_000
+RANKS = {"fashion32": 128, "faces32": 64}
 Images = tuple[Tensor, Tensor | None]
 
 
@@ -52,7 +53,7 @@ if __name__ == "__main__":
     parser.add_argument("--only", choices=SOURCES, help="one of the priors")
     chosen = parser.parse_args()
     for name in [chosen.only] if chosen.only else SOURCES:
-        covariance = DataCovariance.of(*SOURCES[name](chosen.data))
+        covariance = DataCovariance.of(*SOURCES[name](chosen.data), rank=RANKS[name])
         write(covariance, weights_folder() / name / COVARIANCE)
         inside, outside = float(covariance.variances.sum()), covariance.rest
         elements = covariance.vectors[0].numel() - len(covariance.variances)
