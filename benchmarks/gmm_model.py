@@ -50,6 +50,12 @@ class DiagonalProblem:
         assert isinstance(prior, MatchedPrior)
         return prior
 
+    def variance(self, t: float) -> Tensor:
+        """c_t, element by element."""
+        c = self.prior.variance(t)
+        assert isinstance(c, Tensor)
+        return c
+
     def condition(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of x ~ N(``x``, ``c``) given y, elementwise; ``x`` ``(..., d_x)``, ``c`` ``(d_x,)``."""
         likelihood: Any = self.model.likelihood
@@ -70,7 +76,7 @@ class DiagonalProblem:
         x ~ N(x_hat, c_Ts) given y: exact once T_s is below the level at which the modes part.
         """
         t = self.model.keypoints[-1]
-        mean, variance = self.condition(self.prior.denoise(z, t), self.prior.variance(t))
+        mean, variance = self.condition(self.prior.denoise(z, t), self.variance(t))
         return (mean + variance.sqrt() * torch.randn_like(mean)) @ self.rotation.T
 
 

@@ -39,20 +39,20 @@ def twisted_smc(problem: DiagonalProblem, num_particles: int, threshold: float =
     prior, times = problem.prior, problem.model.keypoints
     z = prior.marginal(times[0]).sample(torch.Size([num_particles]))
     x = prior.denoise(z, times[0])
-    twist = problem.log_likelihood(x, prior.variance(times[0]))
+    twist = problem.log_likelihood(x, problem.variance(times[0]))
     log_weights = twist
     for t, s in pairwise(times):
         z, x, twist, log_weights = resampled(threshold, z, x, twist, log_weights)
         z, correction = _move(problem, z, x, t, s)
         x, before = prior.denoise(z, s), twist
-        twist = problem.log_likelihood(x, prior.variance(s))
+        twist = problem.log_likelihood(x, problem.variance(s))
         log_weights = log_weights + correction + twist - before
     return z[systematic_indices(log_weights[:, None], num_particles)[:, 0]]
 
 
 def _move(problem: DiagonalProblem, z: Tensor, x: Tensor, t: float, s: float) -> tuple[Tensor, Tensor]:
     """z_s from the proposal, and log p(z_s | z_t) - log q(z_s | z_t)."""
-    schedule, c = problem.prior.schedule, problem.prior.variance(t)
+    schedule, c = problem.prior.schedule, problem.variance(t)
     proposal = matched_bridge(schedule, z, *problem.condition(x, c), t, s)
     transition = matched_bridge(schedule, z, x, c, t, s)
     z_s = proposal.sample()
@@ -69,14 +69,14 @@ def guided_smc(
     responsibilities = guide.weights.log().expand(num_particles, -1)
     z, responsibilities, log_q = _propose(guide, levels[0].name, None, responsibilities)
     x = prior.denoise(z, times[0])
-    twist = problem.log_likelihood(x, prior.variance(times[0]))
+    twist = problem.log_likelihood(x, problem.variance(times[0]))
     log_weights = prior_top.log_prob(z) - log_q + twist
     for (t, s), level in zip(pairwise(times), levels[1:], strict=True):
         z, x, twist, responsibilities, log_weights = resampled(threshold, z, x, twist, responsibilities, log_weights)
-        transition = matched_bridge(prior.schedule, z, x, prior.variance(t), t, s)
+        transition = matched_bridge(prior.schedule, z, x, problem.variance(t), t, s)
         z, responsibilities, log_q = _propose(guide, level.name, transition.mean, responsibilities)
         x, before = prior.denoise(z, s), twist
-        twist = problem.log_likelihood(x, prior.variance(s))
+        twist = problem.log_likelihood(x, problem.variance(s))
         log_weights = log_weights + transition.log_prob(z).sum(-1) - log_q + twist - before
     ess = float(effective_sample_size(log_weights[:, None])[0])
     return z[systematic_indices(log_weights[:, None], num_samples)[:, 0]], ess
