@@ -282,8 +282,8 @@ nats.round(0)
 # parts. At its last level $y$ is Gaussian around the network's prediction, with the covariance that Gaussian images
 # would have; the law of the parts has a few sharp faces instead. With more levels the evidence comes nearer. The
 # refinement, which draws the faces, has no part in the bound. Second, the network has learnt the law only nearly.
-# Third, a bound lies below the evidence of *its own* model, and an estimate by few particles has a logarithm that is too
-# low on average.
+# Third, a bound lies below the evidence of *its own* model, and an estimate by few particles has a logarithm that is
+# too low on average.
 #
 # So a bound compares guides of one model: the higher one is nearer to that model's posterior. It does not say how near
 # the finished draws are to the exact posterior.
