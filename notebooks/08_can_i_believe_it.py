@@ -177,7 +177,7 @@ plt.show()
 # | excess | 0 | total variation of the frequencies of parts from the exact ones, less that of exact draws | pixels |
 # | coverage of parts | 1 | mass of open parts that some draw has, over that of exact draws | impossible parts |
 # | energy, LPIPS energy | least | proper: least on average for the exact posterior | what is wrong |
-# | error/spread | 1 | above 1: draws too sure, or in the wrong place; below 1: too diverse | which of the two |
+# | error/spread | 1 | above 1: draws too sure; below 1: too diverse | draws in the wrong place that differ as much |
 # | coverage | .8 | share of 80 % intervals, along smooth projections of the hole, with the truth inside | their width |
 # | LPIPS | – | how near each draw is to the truth; draws that are too alike win | whether draws differ enough |
 #
@@ -212,7 +212,8 @@ table.round(3)
 # %% [markdown]
 # The line of the exact draws says how noisy the others are: its excess is 0, its error over spread 1 and its coverage
 # .8 only on average over many faces. What nine draws of four faces do show is the difference in excess: at the same
-# cost the frequencies of the preset for inference are nearer to the exact ones than those of DPS.
+# cost the frequencies of the preset for inference are nearer to the exact ones than those of DPS. The preset for
+# pictures is far too sure here: its draws differ a sixth as much as exact ones.
 
 # %% [markdown]
 # ## Swap the guide, swap the correction
@@ -275,8 +276,8 @@ assert level["8 levels, ΠGDM: bound"] < level["8 levels, DPS: bound"] < level["
 nats.round(0)
 
 # %% [markdown]
-# The guide of the preset loses the least in one model: it knows the covariance of the images. DPS loses more, and ΠGDM
-# thousands of nats. No picture shows this.
+# Among the guides with eight levels that of the preset, which knows the covariance of the images, loses the least on
+# average over the faces. DPS loses more, and ΠGDM thousands of nats. No picture shows this.
 #
 # The last line need not agree with the others, for three reasons. First, a model of few levels is not the law of the
 # parts. At its last level $y$ is Gaussian around the network's prediction, with the covariance that Gaussian images
@@ -290,8 +291,8 @@ nats.round(0)
 #
 # ## How to read a miss
 #
-# For exact draws the truth is one more draw, so that draws are as far from each other as from the truth. Two kinds of
-# misses look alike in error over spread, and different here:
+# For exact draws the truth is one more draw, so that draws are as far from each other as from the truth, up to chance.
+# There are two kinds of misses:
 #
 # - *too sure*: the draws are nearer to each other than to the truth, and no farther from the truth than exact draws.
 #   Coverage of parts is low. An average of the draws is still good; their spread is not to be used;
@@ -317,6 +318,12 @@ assert misses.loc["exact draws", "excluded parts"] < 0.02  # not 0: the classifi
 misses.round(3)
 
 # %% [markdown]
+# In these lines the preset for pictures is too sure, whichever guide or correction it has, and draws excluded parts as
+# well. DPS and DDNM are in the wrong place: a tenth of their parts are excluded by what was seen, and they are farther
+# from the truth than exact draws. They differ from each other as much, so that their error over spread is near 1 and
+# their coverage near .8. Calibration alone does not find this miss; the excess, the energy score and the excluded parts
+# do. Exact draws and the preset for inference are nearly as far from each other as from the truth.
+#
 # ## The answer
 #
 # No single number says that draws can be believed. Proper scores rank methods, calibration says whether a spread can be
