@@ -189,7 +189,7 @@ def fitted_mixture(diagonal: DiagonalProblem) -> MixtureGuide:
     t = diagonal.model.keypoints[-1]
     z = twisted_smc(diagonal, START_PARTICLES)[torch.randperm(START_PARTICLES)[:COMPONENTS]]
     with torch.no_grad():
-        start, _ = diagonal.condition(diagonal.prior.denoise(z, t), diagonal.prior.variance(t))
+        start, _ = diagonal.condition(diagonal.prior.denoise(z, t), diagonal.variance(t))
     guide = MixtureGuide(diagonal.model, start[None], num_components=COMPONENTS, gamma_logit=GAMMA_LOGIT)
     for weight_rate, final in ((0.0, 0.3), (WEIGHT_RATE, 0.1)):
         rates = {**RATES, "weight": weight_rate}
@@ -217,7 +217,8 @@ def family(name: str) -> Method:
 
 def _prior_moments(diagonal: DiagonalProblem) -> tuple[Tensor, Tensor]:
     """Mean ``(1, d_x)`` and variance ``(d_x,)`` of x a priori, element by element."""
-    weights, means = diagonal.prior.denoiser.log_weights.exp(), diagonal.prior.denoiser.means
+    denoiser: Any = diagonal.prior.denoiser
+    weights, means = denoiser.log_weights.exp(), denoiser.means
     mean = weights @ means
     return mean[None], 1 + weights @ (means - mean) ** 2
 

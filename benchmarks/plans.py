@@ -83,8 +83,8 @@ class Held:
 
 def nfe_per_sample(settings: Settings, num_samples: int) -> int:
     """NFE of one sample of VIPaint, rounded up, with its share of the fit."""
-    levels = settings.levels
-    fit = 1 + settings.steps * (levels + 1) * settings.num_particles
+    levels, fitted = settings.levels, settings.twist is None
+    fit = fitted + settings.steps * (levels + fitted) * settings.num_particles
     return math.ceil(fit / num_samples + levels - 1 + settings.refine_steps)
 
 

@@ -79,7 +79,7 @@ def warm_start(
             model, z, y, steps, zeta=numbers.zeta if zeta is None else zeta, zeta_decay=numbers.zeta_decay,
             polyak=numbers.polyak, correction=correction, order=order, callback=told,
         )  # fmt: skip
-    return BaselineResult(samples, count.calls, count.nfe, time.perf_counter() - begun)
+    return BaselineResult(samples, count.calls, count.nfe, time.perf_counter() - begun, count.gradients)
 
 
 def warm_start_calls(steps: int = DEFAULT_STEPS) -> int:

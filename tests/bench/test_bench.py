@@ -240,7 +240,8 @@ def test_the_numbers_of_a_method_change_with_its_settings_alone(monkeypatch: pyt
     assert len(set(before.values())) == len(before) and not any(" at 0x" in text for text in before.values())
     monkeypatch.setattr(methods, "default_settings", lambda *args: replace(default_settings(*args), zeta=7.0))
     after = {name: method.numbers() for name, method in METHODS.items()}
-    assert [name for name in before if before[name] != after[name]] == ["VIPaint-2", "VIPaint-4"]
+    changed = [name for name in before if before[name] != after[name]]
+    assert changed == [f"VIPaint-{levels}{preset}" for preset in ("", ", pictures") for levels in (2, 4)]
     assert replace(METHODS["DPS"], options={"zeta": 1.1}).numbers() != before["DPS"]  # pyright: ignore
 
 

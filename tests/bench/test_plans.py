@@ -51,9 +51,9 @@ def test_cats_come_in_blocks_with_one_seed_for_images_noise_and_masks(task: str)
 
 def test_the_cost_of_vipaint_is_stated_and_other_methods_are_held_to_it() -> None:
     """(1 + 2 × 3) / 2 of the fit, rounded up with 1 of the chain and 3 of the refinement."""
-    assert nfe_per_sample(replace(default_settings(2), steps=2, refine_steps=3), 2) == 8
+    assert nfe_per_sample(replace(default_settings(2, preset="pictures"), steps=2, refine_steps=3), 2) == 8
     held = {name: method.budget for name, method in quality.methods(10).items() if isinstance(method, Held)}
-    two, four = (nfe_per_sample(default_settings(levels), 10) for levels in (2, 4))
+    two, four = (nfe_per_sample(default_settings(levels, preset="pictures"), 10) for levels in (2, 4))
     assert held == {
         quality.FOUR_AS_TWO: two,
         **{quality.dps_name(2, zeta): two for zeta in (1.0, 2.5)},

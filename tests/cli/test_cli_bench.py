@@ -117,7 +117,7 @@ def test_failed_cells_are_reported_and_end_with_an_error(tmp_path: Path) -> None
     options = ["--method", "VIPaint-4", "--task", "box", "--budget", "1", "--images", "1", "--workers", "1"]
     result = CliRunner().invoke(app, ["bench", "--out", str(tmp_path), *options])
     assert result.exit_code == 1
-    assert "The first failure: InputError: VIPaint-4 needs 6 NFE" in result.stderr
+    assert "The first failure: InputError: VIPaint-4 needs 5 NFE" in result.stderr
     assert (tmp_path / "report.md").exists()
     options[1:2], options[5:6] = ["Blended"], ["2"]
     again = CliRunner().invoke(app, ["bench", "--out", str(tmp_path), *options])
