@@ -333,7 +333,8 @@ FACADE = [
         ),
     })),
     *[
-        Case("beta so large that the fit breaks", lambda _: inpaint(beta=1e38, steps=3), "step", error=NonFiniteError,
+        Case("beta so large that the fit breaks", lambda _: inpaint(beta=1e38, steps=3, preset="pictures"), "step",
+             error=NonFiniteError,
              calls=99),
         Case("rates so large that the last step overflows",
              lambda _: inpaint(settings=chosen(lr={"mu": 0.1, "tau": 1e36, "gamma": 0.1}), steps=1),
