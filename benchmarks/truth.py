@@ -94,6 +94,11 @@ def plan(name: str, only: tuple[str, ...]) -> Plan:
     return replace(PLANS[name], methods=tuple(chosen))
 
 
+def report(rows: pd.DataFrame) -> str:
+    """All tables."""
+    return "\n\n".join(tables(rows))
+
+
 def tables(rows: pd.DataFrame) -> Iterator[str]:
     """By plan: the scores of the methods, and what VIPaint's differ by."""
     for name, each in PLANS.items():
@@ -158,7 +163,7 @@ def main() -> None:
             with progress_bar() as callback:
                 asked = plan(name, tuple(chosen.only))
                 rows = run(asked, chosen.out, local, "cpu", callback, suite=Suite(methods()))
-    print("\n\n".join(tables(rows)))
+    print(report(rows))
 
 
 if __name__ == "__main__":

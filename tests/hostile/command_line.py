@@ -268,7 +268,7 @@ CASES = [
     Case("demo: seed too large", lambda f: vipaint("demo", "--seed", 2**64, "--out", f / "out"), "seed"),
     Case("demo: device unknown", lambda f: vipaint("demo", "--device", "abacus", "--out", f / "out"), "device"),
     Case("demo: out with files", lambda f: vipaint("demo", "--out", f / "folder"), "overwrite", pictures),
-    Case("inpaint: beta so large that it breaks", lambda f: inpaint(f, "--beta", "1e38", "--steps", 3), "step",
+    Case("inpaint: beta so large that it breaks", lambda f: inpaint(f, "--preset", "pictures", "--beta", "1e38", "--steps", 3), "step",
          pictures,
          error=FailedError, calls=99),
     Case("inpaint: a colour picture (works)", lambda f: inpaint(f, image="colour.png"), arrange=pictures,

@@ -231,3 +231,26 @@ def test_the_tables_of_gaussian_mixtures() -> None:
             (group,) = [g for (name, *key), g in groups if name.lower() == line[0] and key == [dim, dim_y]]
             assert value.startswith(f"{group.mean():.2f} ± {1.96 * group.std() / math.sqrt(len(group)):.2f}")
     assert commits(text) == set(frame["commit"])
+
+
+def test_the_tables_of_truth() -> None:
+    """Those of ``python -m benchmarks.truth --report``; the means of the held-out images also by hand."""
+    from benchmarks.truth import report
+
+    frame, text = rows("truth"), named("truth.md")["truth"]
+    assert table_lines(text) == table_lines(report(frame))
+    means = frame[frame["task"] == "rotated-window"].groupby("method")[["lpips", "energy"]].mean()
+    found = {line[0]: line[1:3] for line in table_lines(text) if line[0] in {name.lower() for name in means.index}}
+    for name, row in means.iterrows():
+        assert found[str(name).lower()][0].startswith(f"{row['lpips']:.4f} ±")
+        assert found[str(name).lower()][1].startswith(f"{row['energy']:.2f} ±")
+    assert commits(text) == set(frame["commit"])
+
+
+def test_the_tables_of_faces() -> None:
+    """Those of ``python -m benchmarks.faces --report``."""
+    from benchmarks.faces import report
+
+    frame, text = rows("faces"), named("truth.md")["faces"]
+    assert table_lines(text) == table_lines(report(frame))
+    assert commits(text) == set(frame["commit"])
