@@ -56,7 +56,7 @@ GRADIENTS_BELOW = 6.0  # in units of the prior's sigma_data: the six lowest of t
 ITERATIONS, ITERATIONS_ALONE, REFINE_STEPS = 3, 5, 2
 GRADIENT_RIVALS, FORWARD_RIVALS = ("DPS", "PiGDM", "MMPS"), ("DDNM", "DiffPIR", "DAPS", "DDSMC")
 OTHERS = (ALONE, "VIPaint-2", "VIPaint-4", WARM, *GRADIENT_RIVALS, *FORWARD_RIVALS, EXACT)
-COMPARED = [(TWISTED, other) for other in OTHERS]
+COMPARED = [("VIPaint-4", other) for other in ("VIPaint-2", TWISTED, WARM, *RIVALS, EXACT)]
 
 
 @dataclass(frozen=True)
