@@ -55,8 +55,8 @@ LEVELS = (80.0, 30.0, 16.0, 12.8, 10.1, 8.0, 6.2, 4.8, 3.7, 2.8, 2.1, 1.5, 1.1, 
 GRADIENTS_BELOW = 6.0  # in units of the prior's sigma_data: the six lowest of the levels
 ITERATIONS, ITERATIONS_ALONE, REFINE_STEPS = 3, 5, 2
 GRADIENT_RIVALS, FORWARD_RIVALS = ("DPS", "PiGDM", "MMPS"), ("DDNM", "DiffPIR", "DAPS", "DDSMC")
-OTHERS = (ALONE, "VIPaint-2", "VIPaint-4", WARM, *GRADIENT_RIVALS, *FORWARD_RIVALS, EXACT)
-COMPARED = [("VIPaint-4", other) for other in ("VIPaint-2", TWISTED, WARM, *RIVALS, EXACT)]
+OTHERS = ("VIPaint-2", TWISTED, ALONE, WARM, *GRADIENT_RIVALS, *FORWARD_RIVALS, EXACT)
+COMPARED = [("VIPaint-4", other) for other in OTHERS]
 
 
 @dataclass(frozen=True)
