@@ -9,7 +9,7 @@ A plan of :mod:`pyro_vipaint.bench`. Cats are held-out combinations of parts, ob
 .05; the exact posterior of the parts knows the noise. The classifier of parts judges the samples, drawing a class from
 its probabilities (:func:`draw_labels`). *Exact draws* are pictures of parts drawn from the exact posterior, judged in
 the same way: where they miss the expectation, the classifier errs. *VIPaint-2, L1* omits the perceptual term.
-*VIPaint-2, pictures* has the preset for pictures, the others that for inference. *VIPaint-4, mixture* has a mixture of
+*VIPaint-4, mixture* has a mixture of
 four hierarchical guides, as many particles and a quarter of the steps. *Warm start* is VIPaint's start and refinement
 without a fit, with the NFE of VIPaint-2. DPS has the NFE of VIPaint-4 and the zeta that was best in LPIPS on other
 cats. docs/tuning.md has the record of what was tuned.
@@ -52,7 +52,7 @@ COMPONENTS = 4  # of the mixture guide
 WARM = "Warm start"
 COMPARED = [
     *((method, "DPS") for method in ("VIPaint-2", "VIPaint-4", "VIPaint-4, mixture")),
-    *(("VIPaint-2", other) for other in ("VIPaint-2, L1", "VIPaint-2, pictures", WARM)),
+    *(("VIPaint-2", other) for other in ("VIPaint-2, L1", WARM)),
 ]
 
 
@@ -74,7 +74,6 @@ def methods(num_samples: int) -> dict[str, Method]:
         EXACT: ExactDraws(PRIOR),
         "VIPaint-2": VIPaint(2),
         "VIPaint-2, L1": VIPaint(2, settings=replace(two, perceptual_weight=0.0)),
-        "VIPaint-2, pictures": VIPaint(2, "pictures"),
         "VIPaint-4": VIPaint(4),
         "VIPaint-4, mixture": mixture(),
         WARM: Held(METHODS[WARM], nfe_per_sample(two, num_samples)),
