@@ -41,7 +41,7 @@ from pyro_vipaint.bench.warm_start import Control, warm_start, warm_start_calls
 from pyro_vipaint.progress import progress_bar
 from pyro_vipaint.settings import default_settings
 
-FORWARD = 1.85  # forward calls in one step of DPS (docs/tuning.md, "Costs")
+FORWARD = 1.85  # forward calls in one step of DPS, on two idle cores
 OURS = {"VIPaint-2": 2, "VIPaint-4": 4}
 LONG_STEPS = 36  # of the refinement at the cost of DPS with 50 steps
 PLANS = {

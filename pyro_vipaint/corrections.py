@@ -228,23 +228,23 @@ class OptimalCovariance(Correction):
         if shift is not None:
             return shift
         root, noise = c.sqrt(), noise_of(at)
-        scaled = _Scaled(at.likelihood.operator, root, at.leading)
-        return root * proximal(scaled, at.residual(), noise, self.steps, at.leading)
+        coloured = _Coloured(at.likelihood.operator, root.mul, at.leading)
+        return root * proximal(coloured, at.residual(), noise, self.steps, at.leading)
 
 
 @dataclass(frozen=True, eq=False)
-class _Scaled(Broadcasting):
-    """A(root x)."""
+class _Coloured(Broadcasting):
+    """A C^(1/2), so that white images have the observations of images of covariance C; ``root`` is C^(1/2)."""
 
     operator: Any
-    root: Tensor
+    root: Callable[[Tensor], Tensor]
     leading: int
 
     def A(self, x: Tensor) -> Tensor:
-        return apply(self.operator, self.root * x)
+        return apply(self.operator, self.root(x))
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        return self.root * adjoint(self.operator, y, self.leading)
+        return self.root(adjoint(self.operator, y, self.leading))
 
 
 @dataclass(frozen=True)
@@ -345,24 +345,8 @@ class Wiener(Correction):
         operator, noise = at.likelihood.operator, noise_of(at)
         if is_mask(operator):
             return given.posterior_mean(precision(at.likelihood, at.x_hat), adjoint(operator, at.residual() / noise**2))
-        return given.root(
-            proximal(_Coloured(operator, given, at.leading), at.residual(), noise, self.steps, at.leading)
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class _Coloured(Broadcasting):
-    """A C^(1/2), so that white images have the observations of images of covariance C."""
-
-    operator: Any
-    covariance: DataCovariance
-    leading: int
-
-    def A(self, x: Tensor) -> Tensor:
-        return apply(self.operator, self.covariance.root(x))
-
-    def A_adjoint(self, y: Tensor) -> Tensor:
-        return self.covariance.root(adjoint(self.operator, y, self.leading))
+        coloured = _Coloured(operator, given.root, at.leading)
+        return given.root(proximal(coloured, at.residual(), noise, self.steps, at.leading))
 
 
 @dataclass(frozen=True, eq=False)

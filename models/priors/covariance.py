@@ -6,7 +6,7 @@ r"""The covariance of images, and that of an image given a noisy version of it, 
 
 with r orthonormal directions U. If images were Gaussian with the covariance :math:`\Sigma`, x given z_t would have the
 covariance C_t. At high noise this is nearly so for any images: on ``fashion32`` the trace of C_t is within a fifth of
-the denoising error above a noise level of 5 in units of ``sigma_data``, and twice as large at 2.
+the denoising error above a noise level of 7.5 in units of ``sigma_data``, and twice as large at 2.
 """
 
 from __future__ import annotations

@@ -48,13 +48,13 @@ from pyro_vipaint.baselines.decoupled import (
     falling_levels,
     flow,
     given_y,
-    noise_of,
     start_at,
 )
 from pyro_vipaint.baselines.replacement import OBSERVED, masked_pixels
 from pyro_vipaint.corrections import pixel_variance
 from pyro_vipaint.diagnostics.importance import systematic_indices
 from pyro_vipaint.errors import InputError, number, whole
+from pyro_vipaint.models.measurements.predictive import noise_like
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time
 from pyro_vipaint.progress import Callback
@@ -102,7 +102,7 @@ def ddsmc(
         levels = falling_levels(prior, HIGHEST, FLOW_END, len(times) - 1)
         u, leading = start_at(prior, z, levels[0]), z.ndim - prior.event_dim
         log_weights = torch.zeros(z.shape[:leading], device=z.device)
-        noise = noise_of(likelihood, z)
+        noise = noise_like(likelihood, z)
         for level, below in zip(levels, [*levels[1:], None], strict=True):
             x_hat = flow(prior, u, level, ode_steps, condition)
             variance = share * pixel_variance(prior.sigma_data, 1.0, level.noise)

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vipaint.corrections import is_mask, proximal
+from pyro_vipaint.corrections import proximal
 from pyro_vipaint.models.measurements.linalg import CGLS_STEPS
-from pyro_vipaint.models.measurements.operators import adjoint, placed
+from pyro_vipaint.models.measurements.operators import adjoint
+from pyro_vipaint.models.measurements.predictive import is_mask, noise_like
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time, lowest_level, times_of
 
@@ -85,7 +86,7 @@ def given_y(likelihood: Any, y: Tensor, x_hat: Tensor, variance: float, leading:
     """A draw of N(x_hat, variance I) given y; ``leading`` dimensions are in front of an event."""
     x = x_hat + variance**0.5 * torch.randn_like(x_hat)
     residual = likelihood.residual(x, y)
-    return x + _gain(likelihood, residual + noise_of(likelihood, x) * torch.randn_like(residual), variance, leading)
+    return x + _gain(likelihood, residual + noise_like(likelihood, x) * torch.randn_like(residual), variance, leading)
 
 
 def mean_given_y(likelihood: Any, y: Tensor, x_hat: Tensor, variance: float, leading: int) -> Tensor:
@@ -93,15 +94,9 @@ def mean_given_y(likelihood: Any, y: Tensor, x_hat: Tensor, variance: float, lea
     return x_hat + _gain(likelihood, likelihood.residual(x_hat, y), variance, leading)
 
 
-def noise_of(likelihood: Any, like: Tensor) -> Tensor:
-    """The standard deviation of the noise of y, a tensor that broadcasts to it."""
-    noise = likelihood.noise_std
-    return placed(noise, like) if isinstance(noise, Tensor) else like.new_full((), noise)
-
-
 def _gain(likelihood: Any, residual: Tensor, variance: float, leading: int) -> Tensor:
     r""":math:`r^2 A^\top (r^2 A A^\top + \sigma_y^2)^{-1}` times the residual."""
-    noise = noise_of(likelihood, residual)
+    noise = noise_like(likelihood, residual)
     if is_mask(likelihood.operator):
         return adjoint(likelihood.operator, residual * (variance / (variance + noise**2)))
     return proximal(likelihood.operator, residual, noise / variance**0.5, CGLS_STEPS, leading)

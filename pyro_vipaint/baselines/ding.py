@@ -28,9 +28,10 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.baselines.decoupled import levels_of, noise_of, start_at
+from pyro_vipaint.baselines.decoupled import levels_of, start_at
 from pyro_vipaint.baselines.replacement import OBSERVED, masked_pixels
 from pyro_vipaint.errors import InputError, instance, number
+from pyro_vipaint.models.measurements.predictive import noise_like
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import Callback
 
@@ -65,7 +66,7 @@ def ding(
         image = likelihood.residual(torch.zeros_like(y), y)
         units = [1 - i / (len(times) - 1) for i in range(len(times) - 1)]
         levels = levels_of(prior, [prior.sigma_data * shift * u / max(1 - u, 1e-9) for u in units])
-        sigma_y, u = noise_of(likelihood, z), start_at(prior, z, levels[0])
+        sigma_y, u = noise_like(likelihood, z), start_at(prior, z, levels[0])
         for level, below in pairwise(levels):
             x_hat = level.denoise(prior, u, condition)
             yield x_hat

@@ -38,8 +38,9 @@ from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.baselines.decoupled import Level, level_at, noise_of
+from pyro_vipaint.baselines.decoupled import Level, level_at
 from pyro_vipaint.errors import MOST_RATE, number, whole
+from pyro_vipaint.models.measurements.predictive import noise_like
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import Callback
 
@@ -71,7 +72,7 @@ def mgdm(
 
     def loss(x_hat: Tensor) -> Tensor:
         residual = likelihood.residual(prior.decode(x_hat), y)
-        return (residual / noise_of(likelihood, residual)).square().sum() / 2
+        return (residual / noise_like(likelihood, residual)).square().sum() / 2
 
     def step(u_t: Tensor, x_hat: Tensor, t: Level, s: Level, tau: Level) -> tuple[Tensor, Tensor]:
         u_s = _draw(*_bridge(u_t, x_hat, t.noise, s.noise))
