@@ -19,7 +19,7 @@ from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.checks import as_tensor, check_guide, check_truth, checked, checked_settings, masked
 from pyro_vipaint.elbos import BetaELBO
-from pyro_vipaint.errors import choice
+from pyro_vipaint.errors import choice, one_warning_each
 from pyro_vipaint.guides import HierarchicalGuide, TwistedGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.models.measurements.operators import Operator, observation_mask
@@ -139,6 +139,7 @@ def inpaint(
     )  # fmt: skip
 
 
+@one_warning_each()
 def restore(
     y: Tensor,
     operator: Operator,
