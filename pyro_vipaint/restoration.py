@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.checks import as_tensor, check_guide, check_truth, checked, checked_settings, masked, softened
+from pyro_vipaint.corrections import Correction
 from pyro_vipaint.elbos import BetaELBO
-from pyro_vipaint.errors import choice, one_warning_each
+from pyro_vipaint.errors import InputError, choice, one_warning_each
 from pyro_vipaint.guides import HierarchicalGuide, TwistedGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.models.measurements.operators import Operator, observation_mask
@@ -112,10 +113,12 @@ def inpaint(
     preset: str | None = None,
     settings: Settings | None = None,
     guide: GuideFactory | str | None = None,
+    elbo: Any = None,
     steps: int | None = None,
     beta: float | None = None,
     refine_steps: int | None = None,
     zeta: float | None = None,
+    correction: Correction | None = None,
     noise: float | None = None,
     device: str = "auto",
     seed: int | None = None,
@@ -131,8 +134,8 @@ def inpaint(
             several images, and one image several masks. Floats between 0 and 1 make it soft: a pixel of m counts as one
             that was observed with the noise sigma / sqrt(m) (:func:`pyro_vipaint.models.soft_inpainting`), sigma being
             ``noise``, at least that of the settings, by default .05; the likelihood is Gaussian then in both presets.
-        prior, levels, num_samples, label, prompt, guidance_scale, preset, settings, guide, steps, beta, refine_steps,
-        zeta, noise, device, seed, callback: as for :func:`restore`, and so are the errors.
+        prior, levels, num_samples, label, prompt, guidance_scale, preset, settings, guide, elbo, steps, beta,
+        refine_steps, zeta, correction, noise, device, seed, callback: as for :func:`restore`, and so are the errors.
         grey: turn a picture in colour grey for a grey prior (ITU-R BT.601), and give a grey one equal channels for a
             prior in colour; otherwise it is refused.
     """
@@ -141,8 +144,9 @@ def inpaint(
     noise = noise if likelihood is None else None
     return restore(
         y, operator, loaded, levels, num_samples, label=label, prompt=prompt, guidance_scale=guidance_scale,
-        preset=preset, settings=settings, likelihood=likelihood, guide=guide, steps=steps, beta=beta,
-        refine_steps=refine_steps, zeta=zeta, noise=noise, device=device, seed=seed, callback=callback,
+        preset=preset, settings=settings, likelihood=likelihood, guide=guide, elbo=elbo, steps=steps, beta=beta,
+        refine_steps=refine_steps, zeta=zeta, correction=correction, noise=noise, device=device, seed=seed,
+        callback=callback,
     )  # fmt: skip
 
 
@@ -161,10 +165,12 @@ def restore(
     settings: Settings | None = None,
     likelihood: Any = None,
     guide: GuideFactory | str | None = None,
+    elbo: Any = None,
     steps: int | None = None,
     beta: float | None = None,
     refine_steps: int | None = None,
     zeta: float | None = None,
+    correction: Correction | None = None,
     noise: float | None = None,
     device: str = "auto",
     seed: int | None = None,
@@ -202,7 +208,9 @@ def restore(
             ``lambda model, start: AutoNormal(model, init_loc_fn=init_to_start(model, start))``. Kinds of parameters for
             which the settings name no rate have that of :func:`fit`. A text is the name of a family in
             ``pyro_vipaint.guides.__all__``, or of a plug-in (:mod:`pyro_vipaint.plugins`).
-        steps, beta, refine_steps, zeta: single numbers to change in the settings.
+        elbo: the objective of the fit, of :mod:`pyro_vipaint.elbos` or of Pyro, in the place of ``BetaELBO`` with the
+            ``beta`` and ``num_particles`` of the settings, for example ``vp.RenyiELBO(alpha=0.5)``; it has its own.
+        steps, beta, refine_steps, zeta, correction: single entries to change in the settings.
         noise: standard deviation of v, in the units of images; the likelihood's scale is at least this large. The
             default settings were tuned with .05, the value of the paper.
         device: ``auto`` (CUDA, then MPS, then CPU; the device of a prior that is already loaded) or a name.
@@ -216,7 +224,9 @@ def restore(
     """
     guide = check_guide(guide)
     problem = checked(y, operator, prior, label, prompt, guidance_scale, noise, device, likelihood)
-    changes = {"steps": steps, "beta": beta, "refine_steps": refine_steps, "zeta": zeta}
+    if elbo is not None and beta is not None:
+        raise InputError("The objective states beta: omit beta, or elbo.")
+    changes = {"steps": steps, "beta": beta, "refine_steps": refine_steps, "zeta": zeta, "correction": correction}
     preset = ("inference" if guide is None else "pictures") if preset is None else preset
     numbers = checked_settings(problem, levels, num_samples, settings, noise, changes, preset)
     prior, y, condition = problem.prior, problem.y, problem.condition
@@ -232,7 +242,7 @@ def restore(
             model, _start(prior, likelihood, y, numbers, guide, condition)
         )
         # an ELBO fits the guide,
-        elbo = BetaELBO(numbers.beta, numbers.num_particles)
+        elbo = BetaELBO(numbers.beta, numbers.num_particles) if elbo is None else elbo
         fitted = fit(
             model, approximation, y, elbo, numbers.steps, {**DEFAULT_LR, **numbers.lr},
             lr_decay=numbers.lr_decay, average=numbers.average, callback=callback,

@@ -107,7 +107,7 @@ def one_line_errors() -> Iterator[None]:
         except Exception as error:
             if os.environ.get(TRACEBACK):
                 raise
-            message, code = _told(error)
+            message, code = told(error)
             _print("Error: ", "bold red", message)
             sys.exit(code)
 
@@ -118,7 +118,7 @@ def _print(kind: str, style: str, message: str) -> None:
         errors.print(Text.assemble((kind, style), " ".join(message.split())), soft_wrap=True)
 
 
-def _told(error: Exception) -> tuple[str, int]:
+def told(error: Exception) -> tuple[str, int]:
     """The message of an error and the exit code."""
     if hasattr(error, "format_message"):  # of the arguments; typer has had several homes for the class
         return _usage(error), 2
