@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
+from pyro_vipaint.cli.app import app as page
 from pyro_vipaint.cli.bench import bench
 from pyro_vipaint.cli.inpaint import inpaint
 from pyro_vipaint.cli.options import Device, Out, Overwrite, Preset, Seed, console, one_line_errors
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command()(inpaint)
 app.command()(restore)
 app.command()(bench)
+app.command()(page)
 
 
 @app.command()
