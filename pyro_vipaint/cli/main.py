@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from pyro_vipaint.cli.app import app as page
 from pyro_vipaint.cli.bench import bench
 from pyro_vipaint.cli.inpaint import inpaint
 from pyro_vipaint.cli.options import Device, Out, Overwrite, Preset, Seed, console, errors, one_line_errors, preset_of
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command()(inpaint)
 app.command()(restore)
 app.command()(bench)
+app.command()(page)
 
 
 @app.command()
