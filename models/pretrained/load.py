@@ -2,7 +2,7 @@
 
 A folder holds a network (in ``unet/`` or ``transformer/``, or a UNet at the root), a scheduler (``scheduler/``), for
 latent priors an autoencoder (``vae/`` or ``vqvae/``), for text encoders and tokenizers, and optionally ``prior.json``
-with the entries that diffusers has no field for: ``sigma_data``, ``classes``, ``null_label``; and
+with the entries that diffusers has no field for: ``sigma_data``, ``classes``, ``null_label``, ``familiar_error``; and
 ``covariance.safetensors``, the covariance of the clean latents. What in it is opened, and what is refused, stands in
 docs/priors.md.
 """
@@ -42,7 +42,8 @@ WANTED = [
     "text_encoder*/model*.safetensors",
 ]
 UNWANTED = ["*.fp16*", "*non_ema*"]
-ENTRIES = ("sigma_data", "classes", "null_label", "kind", "event_shape")  # of prior.json; the last two are notes
+NOTES = ("kind", "event_shape")
+ENTRIES = ("sigma_data", "classes", "null_label", "familiar_error", *NOTES)  # of prior.json
 
 
 def weights_folder() -> Path:

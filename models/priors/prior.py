@@ -46,11 +46,14 @@ class DiffusionPrior:
         guided_by: names of the conditions that ``guidance_scale`` can weigh against a null condition.
         conditions: names of all conditions that the denoiser takes, besides ``guidance_scale``; others are refused.
             ``None``: the denoiser judges for itself.
+        familiar_error: the error of the denoiser that pictures of its kind stay below
+            (:func:`pyro_vipaint.unfamiliar`), where it was measured.
         data_covariance: covariance of the clean latents, where it is known
             (:mod:`pyro_vipaint.models.priors.covariance`).
 
     Raises:
-        InputError: ``sigma_data`` is not positive and finite, or ``data_covariance`` is for other events.
+        InputError: ``sigma_data`` or ``familiar_error`` is not positive and finite, or
+            ``data_covariance`` is for other events.
     """
 
     schedule: Schedule
@@ -64,11 +67,14 @@ class DiffusionPrior:
     guided_by: tuple[str, ...] = ()
     conditions: tuple[str, ...] | None = None
     data_covariance: DataCovariance | None = None
+    familiar_error: float | None = None
 
     __repr__, _repr_html_ = compact, as_html
 
     def __post_init__(self) -> None:
         number("sigma_data", self.sigma_data, positive=True)
+        if self.familiar_error is not None:
+            number("familiar_error", self.familiar_error, positive=True)
         check_covariance(self.data_covariance, self.event_shape)
 
     def _facts(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from pyro_vipaint._files import read_image, read_mask
 from pyro_vipaint._torch import dtype_name
 from pyro_vipaint.cli.main import app
 from pyro_vipaint.demo import DEMOS, demo_problem, held_out_images
+from pyro_vipaint.metrics import seam
 from pyro_vipaint.models import load_prior
 from pyro_vipaint.models.measurements.masks import rotated_window
 from pyro_vipaint.settings import PRESETS
@@ -519,3 +520,35 @@ def test_colour_is_refused_or_made_grey_when_told_so(folder: Path) -> None:
     with pytest.raises(vp.InputError, match=r"black.png is grey, the prior is in colour: --grey gives it three equal"):
         read_image(folder / "black.png", 3, grey=False)
     assert torch.equal(read_image(folder / "black.png", 3), read_image(folder / "equal.png", 3, grey=False))
+
+
+def test_composites_and_their_seams(folder: Path) -> None:
+    """Observed pixels are the picture's, the report has the seam before and after; without the option the seam alone."""
+    assert inpaint(folder).exit_code == 0
+    plain, before = samples(folder), json.loads((folder / "out" / "report.json").read_text())
+    assert inpaint(folder, "--composite").exit_code == 0
+    pasted, after = samples(folder), json.loads((folder / "out" / "report.json").read_text())
+    weights, picture = read_mask(folder / "mask.png"), read_image(folder / "image.png", 1)
+    torch.testing.assert_close(pasted, torch.where(weights > 0, picture, plain))
+    (first,), (second,) = before["images"], after["images"]
+    assert first["seam"] == pytest.approx(float(seam(plain, weights).mean()))
+    assert second["seam"] == pytest.approx(float(seam(pasted, weights).mean()))
+    assert second["seam_uncomposited"] == first["seam"] and "seam_uncomposited" not in first
+
+
+def test_check_prior(folder: Path) -> None:
+    """A table and a verdict; exit code 1 where the prior does not fit, 2 where there are no pictures."""
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    empty = invoke("check-prior", pictures, "--prior", "tiny")
+    assert empty.exit_code == 2 and "holds no pictures" in empty.stderr
+    values = np.random.default_rng(0).normal(127.5, 64, (8, 8, 8)).clip(0, 255).astype(np.uint8)
+    for number, pixels in enumerate(values):
+        save(pictures / f"{number}.png", pixels)
+    result = invoke("check-prior", pictures, "--prior", "tiny", "--device", "cpu")
+    assert result.exit_code == 0 and "tiny fits these 8 pictures" in result.stdout, result.output
+    for number, pixels in enumerate(values):
+        save(pictures / f"{number}.png", 128 + pixels // 2)
+    result = invoke("check-prior", pictures, "--prior", "tiny", "--device", "cpu")
+    assert result.exit_code == 1 and "the pictures are on [0, 1]" in result.stdout, result.output
+    assert invoke("check-prior", folder / "image.png").exit_code == 2
