@@ -88,7 +88,9 @@ def load_prior(
     for entry in details:
         choice(f"entry of {path},", entry, ENTRIES)
     prior = _built(str(folder), read_components(folder, target, dtype), details, Path(source).name, checkpointing)
-    return replace(prior, data_covariance=read_covariance(folder / COVARIANCE, prior.event_shape, target))
+    name = os.fspath(source)
+    again = os.path.abspath(name) if os.path.isdir(name) and name not in embedded_priors() else name
+    return replace(prior, data_covariance=read_covariance(folder / COVARIANCE, prior.event_shape, target), source=again)
 
 
 def read_covariance(path: Path, event_shape: Sequence[int], device: torch.device) -> DataCovariance | None:

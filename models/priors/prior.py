@@ -47,6 +47,7 @@ class DiffusionPrior:
             ``None``: the denoiser judges for itself.
         data_covariance: covariance of the clean latents, where it is known
             (:mod:`pyro_vipaint.models.priors.covariance`).
+        source: the name, folder or hub id from which :func:`pyro_vipaint.models.load_prior` makes it again.
 
     Raises:
         InputError: ``sigma_data`` is not positive and finite, or ``data_covariance`` is for other events.
@@ -63,6 +64,7 @@ class DiffusionPrior:
     guided_by: tuple[str, ...] = ()
     conditions: tuple[str, ...] | None = None
     data_covariance: DataCovariance | None = None
+    source: str = ""
 
     def __post_init__(self) -> None:
         number("sigma_data", self.sigma_data, positive=True)
