@@ -73,7 +73,9 @@ class Job:
         if self.objective == "StickingTheLandingELBO" and twisted:
             raise InputError("StickingTheLandingELBO needs a guide of its own: choose one, such as HierarchicalGuide.")
 
-    def call(self, prior: DiffusionPrior, callback: vp.progress.Callback | None = None, device: str = "auto") -> vp.Result:
+    def call(
+        self, prior: DiffusionPrior, callback: vp.progress.Callback | None = None, device: str = "auto"
+    ) -> vp.Result:
         """Runs it with the loaded ``prior``."""
         values = {name: value for name, (_, value) in self._arguments().items()}
         return vp.inpaint(self.image, self.mask, prior, device=device, callback=callback, **values)
@@ -128,4 +130,6 @@ def check_source(prior: Any) -> None:
     """
     if not isinstance(prior, str) or not (prior in embedded_priors() or os.path.isdir(prior)):
         names = ", ".join(embedded_priors())
-        raise InputError(f"There is no prior {str(prior)!r:.80}: choose {names}, or the folder of a prior on this machine.")
+        raise InputError(
+            f"There is no prior {str(prior)!r:.80}: choose {names}, or the folder of a prior on this machine."
+        )

@@ -64,7 +64,9 @@ def _check_pixels(path: Path) -> None:
         raise InputError(f"{path.name} cannot be read as a picture.") from error
     if width * height > MAX_PIXELS:
         most = MAX_PIXELS // 1_000_000
-        raise InputError(f"{path.name} has {width} × {height} pixels; at most {most} million are read: make it smaller.")
+        raise InputError(
+            f"{path.name} has {width} × {height} pixels; at most {most} million are read: make it smaller."
+        )
 
 
 def _middle(image: Tensor, ratio: float) -> Tensor:
@@ -103,7 +105,9 @@ def painted(editor: Mapping[str, Any] | None, size: Sequence[int]) -> Tensor:
         size: (H, W).
     """
     layers = [np.asarray(layer) for layer in (editor or {}).get("layers") or []]
-    shares = [adaptive_avg_pool2d(torch.from_numpy(layer[..., 3] / 255.0).float()[None], tuple(size)) for layer in layers]
+    shares = [
+        adaptive_avg_pool2d(torch.from_numpy(layer[..., 3] / 255.0).float()[None], tuple(size)) for layer in layers
+    ]
     return torch.stack(shares).amax(0) if shares else torch.zeros(1, *size)
 
 
