@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.checks import as_tensor, check_guide, check_truth, checked, checked_settings, masked
@@ -33,6 +34,9 @@ from pyro_vipaint.svi import DEFAULT_LR, Fit, fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from pyro_vipaint.plotting import Animation
+    from pyro_vipaint.plotting.browser import Browser
 
 GuideFactory = Callable[[DiffusionModel, Tensor], nn.Module]  # of this library, or of Pyro
 
@@ -65,6 +69,8 @@ class Result:
     picture: Tensor | None = None
     gradients: int = 0
 
+    __repr__, _repr_html_ = compact, as_html
+
     @property
     def mask(self) -> Tensor | None:
         """1 where the observation was observed, ``(N, …)``, broadcasts against it; None where all of it was."""
@@ -84,6 +90,33 @@ class Result:
     def std(self) -> Tensor:
         """Standard deviation over samples, ``(N, C, H, W)``; zero for a single sample."""
         return self.samples.std(0, correction=1 if len(self.samples) > 1 else 0)
+
+    def _picture_html(self) -> str:
+        from pyro_vipaint.plotting import pictures_html
+
+        return pictures_html(self)
+
+    def animate(self) -> Animation:
+        """The samples one after the other, each fading into the next; ``.save("samples.gif")``, or ``.html``.
+
+        Raises:
+            InputError: the samples are no grey or colour images.
+        """
+        from pyro_vipaint.plotting import samples_animation
+
+        return samples_animation(self)
+
+    def browse(self, image: int = 0) -> Browser:
+        """A widget for notebooks: the samples, their quantiles by a slider, and a brush whose mask Python reads.
+
+        See :class:`pyro_vipaint.plotting.browse.Browser`.
+
+        Raises:
+            InputError: anywidget is not installed, there is no such image, or the samples are no pictures.
+        """
+        from pyro_vipaint.plotting import browse
+
+        return browse(self, image)
 
     def plot(self, truth: Any = None) -> Figure:
         """The contact sheet, one row per image: truth where known, observation, mean, standard deviation, samples.
