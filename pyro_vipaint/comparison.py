@@ -20,7 +20,7 @@ from pyro_vipaint._torch import DIRECTIONS, JUDGING, SEEDS, child_seed, double, 
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.diagnostics import elbo_estimate, iwae_bound, pareto_k, sliced_wasserstein, weighted_draws
 from pyro_vipaint.diagnostics.pareto import pareto_threshold
-from pyro_vipaint.errors import InputError, NonFiniteError, described, instance, numbers, whole
+from pyro_vipaint.errors import InputError, NonFiniteError, described, instance, numbers, one_warning_each, whole
 from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.progress import Callback, Progress, showing
@@ -96,6 +96,7 @@ class Comparison:
         return comparison_figure(self.table)
 
 
+@one_warning_each()
 def compare(
     model: DiffusionModel,
     guides: Mapping[str, Callable[[Any], Any]],
