@@ -72,7 +72,7 @@ class Comparison:
         table = self.summary().round(4)
         doubtful = table["reliable"] < 1
         table["iwae"] = [f"{value:.4g}" + " †" * flag for value, flag in zip(table["iwae"], doubtful, strict=True)]
-        note = "<small>† k-hat forbids to trust this IWAE</small>" if doubtful.any() else ""
+        note = "<i>† k-hat forbids to trust this IWAE</i>" if doubtful.any() else ""
         return table.to_html(float_format="{:.4g}".format, border=0) + note
 
     def summary(self) -> pd.DataFrame:

@@ -38,7 +38,6 @@ from pyro_vipaint.models.diffusion import DiffusionModel, predicted_images
 from pyro_vipaint.progress import Callback, Progress, showing
 
 if TYPE_CHECKING:
-    from arviz import InferenceData
     from matplotlib.figure import Figure
 
     from pyro_vipaint.plotting import Animation
@@ -168,7 +167,7 @@ class Fit:
 
     def to_arviz(
         self, guide: Any, y: Tensor, num_samples: int = 1000, *, seed: int | None = None, batch_size: int | None = None
-    ) -> InferenceData:
+    ) -> Any:
         """Draws of ``guide`` on the model it was built on, with their weights and this fit's losses.
 
         See :func:`pyro_vipaint.diagnostics.to_arviz`, which also takes guides that are plain programs.

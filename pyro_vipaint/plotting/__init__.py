@@ -17,7 +17,7 @@ from pyro_vipaint.plotting.pictures import HIDDEN, pictures_html, to_picture
 
 if TYPE_CHECKING:
     from pyro_vipaint.plotting.browser import Browser
-    from pyro_vipaint.restoration import Result
+    from pyro_vipaint.results import Result
 
 __all__ = [
     "HIDDEN",

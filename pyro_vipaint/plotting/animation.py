@@ -20,7 +20,7 @@ from pyro_vipaint.plotting.pictures import are_pictures, enlarged, observations,
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from pyro_vipaint.restoration import Result
+    from pyro_vipaint.results import Result
     from pyro_vipaint.svi import Fit
 
 SIDE = 128  # least pixels of a picture's side

@@ -24,7 +24,7 @@ from pyro_vipaint.errors import InputError, choice, number, numbers, whole
 from pyro_vipaint.plotting.pictures import are_pictures, deviations, to_picture
 
 if TYPE_CHECKING:
-    from pyro_vipaint.restoration import Result
+    from pyro_vipaint.results import Result
 
 VIEWS = ("quantile", "mean", "std", "sample")
 

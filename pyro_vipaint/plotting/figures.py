@@ -14,7 +14,7 @@ from pyro_vipaint.plotting.pictures import STD_MAP, are_pictures, deviations, ob
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pyro_vipaint.restoration import Result
+    from pyro_vipaint.results import Result
     from pyro_vipaint.svi import Fit
 
 STD = "std. dev."
