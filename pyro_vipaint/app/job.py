@@ -6,6 +6,7 @@ what the expression evaluates to, which the call takes: the tests run the lines 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,7 +74,9 @@ class Job:
         if self.objective == "StickingTheLandingELBO" and twisted:
             raise InputError("StickingTheLandingELBO needs a guide of its own: choose one, such as HierarchicalGuide.")
 
-    def call(self, prior: DiffusionPrior, callback: vp.progress.Callback | None = None, device: str = "auto") -> vp.Result:
+    def call(
+        self, prior: DiffusionPrior, callback: vp.progress.Callback | None = None, device: str = "auto"
+    ) -> vp.Result:
         """Runs it with the loaded ``prior``."""
         values = {name: value for name, (_, value) in self._arguments().items()}
         return vp.inpaint(self.image, self.mask, prior, device=device, callback=callback, **values)
@@ -88,7 +91,7 @@ class Job:
             f"import pyro_vipaint as vp\n{imports}\n"
             f'saved = load_file("{FILE}")  # of the download\n'
             "result = vp.inpaint(\n"
-            f'    saved["observation"], saved["mask"], {self.prior!r},\n{given})\n{questions}'
+            f'    saved["observation"], saved["mask"], {_text(self.prior)},\n{given})\n{questions}'
         )
 
     def _arguments(self) -> dict[str, tuple[str, Any]]:
@@ -97,7 +100,7 @@ class Job:
             "levels": self.levels, "num_samples": self.num_samples, "label": self.label, "prompt": self.prompt,
             "preset": self.preset, "steps": self._steps(), "refine_steps": self.refine_steps,
         }  # fmt: skip
-        arguments = {name: (repr(value), value) for name, value in entries.items() if value is not None}
+        arguments = {name: (_text(value), value) for name, value in entries.items() if value is not None}
         if self.guide != OF_THE_PRESET:
             arguments["guide"] = (f"guides.{self.guide}", GUIDES[self.guide])
         if self.objective != OF_THE_PRESET:
@@ -120,6 +123,11 @@ class Job:
         return f"vp.{self.objective}({text})", getattr(vp, self.objective)(**given)
 
 
+def _text(value: Any) -> str:
+    """A number or a text as Python writes it, a text in double quotes."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
 def check_source(prior: Any) -> None:
     """Refuses what is neither a shipped prior nor a folder: the page asks no hub.
 
@@ -128,4 +136,6 @@ def check_source(prior: Any) -> None:
     """
     if not isinstance(prior, str) or not (prior in embedded_priors() or os.path.isdir(prior)):
         names = ", ".join(embedded_priors())
-        raise InputError(f"There is no prior {str(prior)!r:.80}: choose {names}, or the folder of a prior on this machine.")
+        raise InputError(
+            f"There is no prior {str(prior)!r:.80}: choose {names}, or the folder of a prior on this machine."
+        )
