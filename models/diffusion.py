@@ -22,7 +22,7 @@ from pyro_vipaint.errors import instance, whole
 from pyro_vipaint.models.measurements.likelihoods import check_shape, seen
 from pyro_vipaint.models.measurements.predictive import predictive
 from pyro_vipaint.models.measurements.problem import check_likelihood, check_observation, check_problem
-from pyro_vipaint.models.priors.conditions import check_condition, check_count, check_place
+from pyro_vipaint.models.priors.conditions import check_condition, check_count, check_place, with_class_numbers
 from pyro_vipaint.models.priors.covariance import DataCovariance
 from pyro_vipaint.models.priors.kernels import bridge_coefficients
 from pyro_vipaint.models.priors.matched import matched_variance
@@ -59,7 +59,8 @@ class DiffusionModel:
             :class:`pyro_vipaint.models.Likelihood`, of which the refinement uses more members. It is called once here,
             on a blank image.
         keypoints: times T_e > … > T_s; see :func:`pyro_vipaint.models.priors.schedules`.
-        condition: passed to the denoiser, e.g. ``class_labels`` of shape ``(N,)``, whole numbers on the device of y.
+        condition: passed to the denoiser, e.g. ``class_labels``: whole numbers ``(N,)`` on the device of y, a
+            name, or a list of names.
 
     Raises:
         InputError: keypoints are out of order; the likelihood cannot take the images of the prior; the prior does not
@@ -75,6 +76,7 @@ class DiffusionModel:
         **condition: Any,
     ) -> None:
         instance("prior", prior, hasattr(prior, "transition"), "a DiffusionPrior")
+        condition = with_class_numbers(condition, prior)
         check_condition(prior, condition, device=device_of(prior))
         self.prior, self.likelihood, self.condition = prior, likelihood, condition
         self._made = check_likelihood(prior, likelihood)

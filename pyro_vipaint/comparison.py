@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pyro_vipaint._torch import DIRECTIONS, JUDGING, SEEDS, child_seed, double, seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.diagnostics import elbo_estimate, iwae_bound, pareto_k, sliced_wasserstein, weighted_draws
-from pyro_vipaint.errors import InputError, NonFiniteError, described, instance, numbers, whole
+from pyro_vipaint.errors import InputError, NonFiniteError, described, instance, numbers, one_warning_each, whole
 from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.progress import Callback, Progress
@@ -71,6 +71,7 @@ class Comparison:
         return comparison_figure(self.table)
 
 
+@one_warning_each()
 def compare(
     model: DiffusionModel,
     guides: Mapping[str, Callable[[Any], Any]],

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.checks import as_tensor, check_guide, check_truth, checked, checked_settings, masked
+from pyro_vipaint.checks import as_tensor, check_guide, check_truth, checked, checked_settings, masked, softened
 from pyro_vipaint.corrections import Correction
 from pyro_vipaint.elbos import BetaELBO
-from pyro_vipaint.errors import InputError, choice
+from pyro_vipaint.errors import InputError, choice, one_warning_each
 from pyro_vipaint.guides import HierarchicalGuide, TwistedGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.models.measurements.operators import Operator, observation_mask
@@ -107,7 +107,7 @@ def inpaint(
     levels: int = 4,
     num_samples: int = 10,
     *,
-    label: int | Tensor | None = None,
+    label: int | str | Sequence[int | str] | Tensor | None = None,
     prompt: str | Sequence[str] | None = None,
     guidance_scale: float | None = None,
     preset: str | None = None,
@@ -123,6 +123,7 @@ def inpaint(
     device: str = "auto",
     seed: int | None = None,
     callback: Callback | None = None,
+    grey: bool = False,
 ) -> Result:
     """``num_samples`` completions of each image, by VIPaint-``levels``: :func:`restore` with a mask.
 
@@ -130,18 +131,26 @@ def inpaint(
         image: ``(C, H, W)`` or ``(N, C, H, W)`` floats in [-1, 1], a tensor or an array (for one channel ``(H, W)`` is
             accepted); values at hidden pixels have no influence, and NaN may mark them.
         mask: 1 = observed, 0 = hidden, any dtype; ``(1, H, W)``, ``(H, W)`` or ``(N, 1, H, W)``. One mask may serve
-            several images, and one image several masks.
+            several images, and one image several masks. Floats between 0 and 1 make it soft: a pixel of m counts as one
+            that was observed with the noise sigma / sqrt(m) (:func:`pyro_vipaint.models.soft_inpainting`), sigma being
+            ``noise``, at least that of the settings, by default .05; the likelihood is Gaussian then in both presets.
         prior, levels, num_samples, label, prompt, guidance_scale, preset, settings, guide, elbo, steps, beta,
         refine_steps, zeta, correction, noise, device, seed, callback: as for :func:`restore`, and so are the errors.
+        grey: turn a picture in colour grey for a grey prior (ITU-R BT.601), and give a grey one equal channels for a
+            prior in colour; otherwise it is refused.
     """
-    y, operator, loaded = masked(image, mask, prior, device)
+    y, operator, loaded = masked(image, mask, prior, device, grey)
+    likelihood = softened(mask, operator, loaded, noise, settings)
+    noise = noise if likelihood is None else None
     return restore(
         y, operator, loaded, levels, num_samples, label=label, prompt=prompt, guidance_scale=guidance_scale,
-        preset=preset, settings=settings, guide=guide, elbo=elbo, steps=steps, beta=beta, refine_steps=refine_steps,
-        zeta=zeta, correction=correction, noise=noise, device=device, seed=seed, callback=callback,
+        preset=preset, settings=settings, likelihood=likelihood, guide=guide, elbo=elbo, steps=steps, beta=beta,
+        refine_steps=refine_steps, zeta=zeta, correction=correction, noise=noise, device=device, seed=seed,
+        callback=callback,
     )  # fmt: skip
 
 
+@one_warning_each()
 def restore(
     y: Tensor,
     operator: Operator,
@@ -149,7 +158,7 @@ def restore(
     levels: int = 4,
     num_samples: int = 10,
     *,
-    label: int | Tensor | None = None,
+    label: int | str | Sequence[int | str] | Tensor | None = None,
     prompt: str | Sequence[str] | None = None,
     guidance_scale: float | None = None,
     preset: str | None = None,
@@ -178,7 +187,8 @@ def restore(
         prior: a shipped name, a folder, a hub id, or a prior.
         levels: K, the number of keypoints.
         num_samples: S.
-        label: class of the images for class-conditional priors, one or ``(N,)``; ``None`` sets no condition.
+        label: class of the images for class-conditional priors, one or ``(N,)``, numbers or names such as ``"bag"`` in any
+            case of letters; ``None`` sets no condition.
         prompt: text for priors that take it, one or N; ``None`` is the empty prompt.
         guidance_scale: weight w >= 0 of classifier-free guidance by label or prompt
             (:mod:`pyro_vipaint.models.priors.classifier_free`), in both phases; by default, and with 1, the conditional

@@ -32,6 +32,8 @@ def inpaint(
     seed: shared.Seed = 0,
     resize: Annotated[bool, typer.Option("--resize", help="Resize picture and mask to the prior's size.")] = False,
     invert_mask: shared.InvertMask = False,
+    soft_mask: shared.SoftMask = False,
+    grey: shared.Grey = False,
     truth: shared.Truth = None,
     overwrite: shared.Overwrite = False,
 ) -> None:
@@ -46,12 +48,14 @@ def inpaint(
     loaded = check_prior(prior, resolve_device(device), half, checkpointing)
     channels, height, width = loaded.image_shape
     size, number = (height, width) if resize else None, shared.class_number(label, loaded)
-    true = None if truth is None else read_image(truth, channels, size).unsqueeze(0)
+    true = None if truth is None else read_image(truth, channels, size, grey).unsqueeze(0)
+    pixels, weights = read_image(image, channels, size, grey), read_mask(mask, invert_mask, size, soft_mask)
     entries = {"image": str(image), "mask": str(mask), "truth": None if truth is None else str(truth)}
     entries |= {"invert_mask": invert_mask, "resize": resize}
+    entries |= {"soft_mask": soft_mask, "grey": grey}
     entries |= {"prompt": prompt, "guidance_scale": guidance_scale, "preset": preset}
     call = partial(
-        run, read_image(image, channels, size), read_mask(mask, invert_mask, size), loaded, levels, samples,
+        run, pixels, weights, loaded, levels, samples,
         label=number, prompt=prompt, guidance_scale=guidance_scale, preset=preset, steps=steps,
         beta=beta, refine_steps=refine_steps, device=device, seed=seed,
     )  # fmt: skip

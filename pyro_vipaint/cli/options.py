@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from pyro_vipaint.errors import InputError, NonFiniteError, choice
+from pyro_vipaint.errors import InputError, NonFiniteError
 
 if TYPE_CHECKING:
     from pyro_vipaint.models import DiffusionPrior
@@ -56,6 +56,12 @@ Steps = Annotated[int | None, typer.Option(help="SVI steps, K + 1 network calls 
 RefineSteps = Annotated[int | None, typer.Option(help="Refinement steps, one network call each.")]
 Beta = Annotated[float | None, typer.Option(help="Weight of the prior side of the bound; 1 is the true bound.")]
 InvertMask = Annotated[bool, typer.Option("--invert-mask", help="White means hidden instead of observed.")]
+SoftMask = Annotated[
+    bool, typer.Option("--soft-mask", help="Grey in the mask means noise: m of white has sigma / sqrt(m).")
+]
+Grey = Annotated[
+    bool, typer.Option("--grey", help="Turn colour grey for a grey prior; give grey equal channels for one in colour.")
+]
 Truth = Annotated[Path | None, typer.Option(help="The undamaged picture, for comparison.")]
 
 
@@ -65,14 +71,13 @@ def class_number(label: str | None, prior: DiffusionPrior) -> int | None:
     Raises:
         InputError: no class of the prior has the name.
     """
+    from pyro_vipaint.models.priors.conditions import class_numbers
+
     if label is None:
         return None
     if label.removeprefix("-").isdecimal() and len(label) <= DIGITS:
         return int(label)
-    numbers = {name.lower(): number for number, name in enumerate(prior.class_names)}
-    if numbers and label.lower() not in numbers:
-        choice("class", label, prior.class_names)
-    return numbers.get(label.lower(), 0)  # a label for a prior without classes is refused with the problem
+    return class_numbers(label, prior) if prior.class_names else 0  # refused with the problem
 
 
 @contextmanager

@@ -44,6 +44,7 @@ def restore(
     angle: Annotated[float | None, typer.Option(help="Motion-deblur: degrees counter-clockwise; 0 by default.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Inpaint: mask picture; white means observed.")] = None,
     invert_mask: shared.InvertMask = False,
+    grey: shared.Grey = False,
     simulate: Annotated[bool, typer.Option("--simulate", help="Damage IMAGE, which is undamaged, first.")] = False,
     noise: Annotated[
         float | None,
@@ -92,13 +93,13 @@ def restore(
     }  # fmt: skip
     options = task_options(task, given, width)
     size = (height, width) if resize else None
-    operator, y = task_operator(task, options, loaded, size), read_image(image, channels, size)
-    true = None if truth is None else read_image(truth, channels).unsqueeze(0)
+    operator, y = task_operator(task, options, loaded, size), read_image(image, channels, size, grey)
+    true = None if truth is None else read_image(truth, channels, grey=grey).unsqueeze(0)
     if simulate:
         noise, true = NOISE if noise is None else number("noise", noise), check_image(y, loaded)
         y = simulated(true, operator, noise, seed)
     entries = {"task": task, **{name: str(v) if isinstance(v, Path) else v for name, v in options.items()}}
-    entries |= {"image": str(image), "truth": None if truth is None else str(truth), "resize": resize}
+    entries |= {"image": str(image), "truth": None if truth is None else str(truth), "resize": resize, "grey": grey}
     entries |= {
         "simulated": simulate,
         "noise": noise,
