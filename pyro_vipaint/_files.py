@@ -284,9 +284,7 @@ def _check_colour(path: Path, picture: Image.Image, channels: int) -> None:
             raise InputError(f"{path} is in colour, the prior is grey: --grey makes it grey.")
 
 
-def read_mask(
-    path: Path, invert: bool = False, size: tuple[int, int] | None = None, soft: bool = False
-) -> Tensor:
+def read_mask(path: Path, invert: bool = False, size: tuple[int, int] | None = None, soft: bool = False) -> Tensor:
     """A mask file as ``(1, H, W)``, 1 where it is white (observed); ``invert`` for files in which white is the hole.
 
     White is more than half of the scale, or 1 in a picture that holds only 0 and 1. With ``size`` (H, W) a new pixel
