@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pyro_vipaint.restoration import Result
+    from pyro_vipaint.results import Result
 
 HIDDEN = np.array([0.36, 0.42, 0.55])  # the colour of hidden pixels: not a grey that an image could have
 

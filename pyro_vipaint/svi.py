@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro
 import torch
@@ -36,10 +36,6 @@ from pyro_vipaint.elbos.base import check_objective
 from pyro_vipaint.errors import MOST_RATE, MOST_STEPS, InputError, NonFiniteError, instance, number, whole
 from pyro_vipaint.models.diffusion import DiffusionModel, predicted_images
 from pyro_vipaint.progress import Callback, Progress, showing
-
-if TYPE_CHECKING:
-    from arviz import InferenceData
-
 
 # mu, tau and gamma were tuned on fashion32. The others were not: a factor is a spread relative to sigma, and a weight
 # a logit, so they move like tau and gamma; flow is 1e-3, Adam's own default, for the weights of its networks; other is
@@ -147,7 +143,7 @@ class Fit:
 
     def to_arviz(
         self, guide: Any, y: Tensor, num_samples: int = 1000, *, seed: int | None = None, batch_size: int | None = None
-    ) -> InferenceData:
+    ) -> Any:
         """Draws of ``guide`` on the model it was built on, with their weights and this fit's losses.
 
         See :func:`pyro_vipaint.diagnostics.to_arviz`, which also takes guides that are plain programs.

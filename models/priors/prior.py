@@ -48,6 +48,7 @@ class DiffusionPrior:
             ``None``: the denoiser judges for itself.
         data_covariance: covariance of the clean latents, where it is known
             (:mod:`pyro_vipaint.models.priors.covariance`).
+        source: the name, folder or hub id from which :func:`pyro_vipaint.models.load_prior` makes it again.
 
     Raises:
         InputError: ``sigma_data`` is not positive and finite, or ``data_covariance`` is for other events.
@@ -64,6 +65,7 @@ class DiffusionPrior:
     guided_by: tuple[str, ...] = ()
     conditions: tuple[str, ...] | None = None
     data_covariance: DataCovariance | None = None
+    source: str = ""
 
     __repr__, _repr_html_ = compact, as_html
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
-from pyro_vipaint import corrections, guides
+from pyro_vipaint import corrections, plugins
+from pyro_vipaint.checks import guide_names
 from pyro_vipaint.errors import InputError, choice
 from pyro_vipaint.models import DiffusionPrior, embedded_priors
 
@@ -88,8 +89,7 @@ class Job:
     def lines(self, questions: str = "") -> str:
         """Python that repeats the run beside the files of the download, and then asks ``questions``."""
         given = "".join(f"    {name}={text},\n" for name, (text, _) in self._arguments().items())
-        used = [name for name in ("corrections", "guides") if f"{name}." in given]
-        imports = f"from pyro_vipaint import {', '.join(used)}\n" if used else ""
+        imports = "from pyro_vipaint import corrections\n" if "corrections." in given else ""
         torch_too = "import torch\n" if "torch." in questions else ""
         return (
             f"{torch_too}from safetensors.torch import load_file\n\n"
@@ -107,7 +107,7 @@ class Job:
         }  # fmt: skip
         arguments = {name: (_text(value), value) for name, value in entries.items() if value is not None}
         if self.guide != OF_THE_PRESET:
-            arguments["guide"] = (f"guides.{self.guide}", getattr(guides, self.guide))
+            arguments["guide"] = (_text(self.guide), self.guide)
         if self.objective != OF_THE_PRESET:
             arguments["elbo"] = self._elbo()
         if self.correction != OF_THE_PRESET:
@@ -128,14 +128,9 @@ class Job:
         return f"vp.{self.objective}({text})", getattr(vp, self.objective)(**given)
 
 
-def guide_names() -> list[str]:
-    """The names of guide families."""
-    return list(guides.__all__)
-
-
 def prior_names() -> list[str]:
-    """The names of priors, the first of which the page begins with."""
-    return list(dict.fromkeys(["fashion32", *embedded_priors()]))
+    """The names of priors, shipped and of plug-ins, the first of which the page begins with."""
+    return list(dict.fromkeys(["fashion32", *embedded_priors(), *plugins.found("priors")]))
 
 
 def _text(value: Any) -> str:
@@ -144,13 +139,13 @@ def _text(value: Any) -> str:
 
 
 def check_source(prior: Any) -> None:
-    """Refuses what is neither a shipped prior nor a folder: the page asks no hub.
+    """Refuses what is neither the name of a prior nor a folder: the page asks no hub.
 
     Raises:
         InputError: it is something else.
     """
-    if not isinstance(prior, str) or not (prior in embedded_priors() or os.path.isdir(prior)):
-        names = ", ".join(embedded_priors())
+    if not isinstance(prior, str) or not (prior in prior_names() or os.path.isdir(prior)):
+        names = ", ".join(prior_names())
         raise InputError(
             f"There is no prior {str(prior)!r:.80}: choose {names}, or the folder of a prior on this machine."
         )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from pyro_vipaint.app.job import CORRECTIONS, OBJECTIVES, OF_THE_PRESET, guide_names
+from pyro_vipaint.app.job import CORRECTIONS, OBJECTIVES, OF_THE_PRESET
 from pyro_vipaint.app.pictures import SOFTEST
+from pyro_vipaint.checks import guide_names
 from pyro_vipaint.settings import PRESETS
 
 TITLE = "VIPaint: paint a hole, draw what could be there"
