@@ -48,14 +48,23 @@ y = front * x
 print(f"{prior.class_names[label]}, {int(front.sum())} of {front.numel()} pixels observed, values in [-1, 1]")
 
 
-def show(pictures, titles, maximum=1.0, minimum=-1.0):
-    """Grey pictures in a row, of one scale."""
-    figure, axes = plt.subplots(1, len(pictures), figsize=(1.1 * len(pictures), 1.4), layout="constrained")
-    for panel, picture, title in zip(axes, pictures, titles, strict=True):
-        panel.imshow(picture.squeeze(), cmap="gray", vmin=minimum, vmax=maximum)
-        panel.set_title(title, fontsize=8)
-        panel.set_axis_off()
-    return figure
+def show(rows, titles):
+    """Rows of grey pictures with one title per column; the pictures of a dictionary are differences, in colour."""
+    size = (1.6 * len(titles), 1.7 * len(rows) + 0.2)
+    figure, axes = plt.subplots(len(rows), len(titles), figsize=size, layout="constrained", squeeze=False)
+    for row, pictures in zip(axes, rows, strict=True):
+        for panel, picture in zip(row, pictures, strict=True):
+            coloured = isinstance(picture, dict)
+            colours = (
+                {"cmap": "RdBu_r", "vmin": -0.5, "vmax": 0.5} if coloured else {"cmap": "gray", "vmin": -1, "vmax": 1}
+            )
+            drawn = panel.imshow((picture["difference"] if coloured else picture).squeeze(), **colours)
+            panel.set(xticks=[], yticks=[])
+            if coloured and picture is pictures[-1]:
+                figure.colorbar(drawn, ax=row[-1], shrink=0.8)
+    for panel, title in zip(axes[0], titles, strict=True):
+        panel.set_title(title, fontsize=9)
+    plt.show()
 
 
 # %% [markdown]
