@@ -4,6 +4,7 @@
 #   make test          the tests                              ARGS="-k guides -x"
 #   make test-slow     the tests marked slow
 #   make notebooks     executes notebooks/*.py into the .ipynb beside them   ARGS=03 executes one
+#   make gallery       executes docs/gallery/*.py, each of which draws the picture beside it   ARGS=poisson executes one
 #   make gpu-check     the checks of a machine with a GPU, six minutes   ARGS="--device cpu --tiny" tries them without one
 #   make lint          ruff, its formatter, the order of imports, pyright
 #   make wheel-check   the wheel, in an empty environment, from another folder
@@ -20,7 +21,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-dev
 
-.PHONY: demo test test-slow gpu-check notebooks lint wheel-check clean venv
+.PHONY: demo test test-slow gpu-check notebooks gallery lint wheel-check clean venv
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
@@ -51,6 +52,10 @@ notebooks: $(STAMP)
 	    --inplace --execute "$$notebook" \
 	    --ExecutePreprocessor.record_timing=False --ClearMetadataPreprocessor.enabled=True \
 	    --ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec; done
+
+gallery: $(STAMP)
+	@set -e; for script in docs/gallery/$(or $(ARGS),[a-z]*).py; do \
+	  echo "Executing $$script ..."; MPLBACKEND=Agg $(BIN)/python "$$script"; done
 
 venv: $(STAMP)
 

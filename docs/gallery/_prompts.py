@@ -1,7 +1,7 @@
-"""A small text-to-image pipeline: faces of 16 × 16 pixels whose prompt names the colour of the hair, trained in a minute.
+"""A small text-to-image pipeline, trained in a minute: faces of 16 × 16 pixels, with prompts for the colour of the hair.
 
-It has the parts of Stable Diffusion without an autoencoder: the tokenizer and the text encoder of CLIP, the encoder with
-random weights, and a network with cross-attention, which learns to read what the encoder makes of the words.
+It has the parts of Stable Diffusion without an autoencoder. The text encoder is that of CLIP with random weights; the
+network has cross-attention, and learns to read what the encoder makes of the words.
 """
 
 import torch

@@ -23,7 +23,8 @@ guides = {
     "mean field": (MeanFieldGuide(model, start), 1.0),
 }
 figure, axes = plt.subplots(2, 3, figsize=(8, 3.8), sharex=True, sharey="row", layout="constrained")
-for column, (name, (guide, beta)) in zip(axes.T, guides.items(), strict=True):
+for column, name in zip(axes.T, guides, strict=True):
+    guide, beta = guides[name]
     vp.fit(model, guide, y, vp.BetaELBO(beta=beta, num_particles=4), steps=400, lr=0.2, lr_decay=0.005, seed=1)
     ranks = diagnostics.rank_statistics(theta, vp.sample(guide, y, DRAWS, seed=2))
     for panel, part, kind in ((column[0], ranks[:, :SEEN], "observed"), (column[1], ranks[:, SEEN:], "hidden")):
@@ -31,7 +32,7 @@ for column, (name, (guide, beta)) in zip(axes.T, guides.items(), strict=True):
         error = 3 * (0.1 * 0.9 / part.numel()) ** 0.5  # of independent ranks
         panel.axhspan(0.1 - error, 0.1 + error, color="0.85")
         panel.bar((torch.arange(BINS) + 0.5) * (DRAWS + 1) / BINS, counts, 0.9 * (DRAWS + 1) / BINS)
-        panel.set_ylabel(f"share, {kind}" if column is axes.T[0] else "")
+        panel.set_ylabel(f"share, {kind}" if name == "hierarchical" else "")
     column[0].set_title(name, fontsize=10)
     column[1].set_xlabel(f"rank among {DRAWS} draws")
 figure.savefig(Path(__file__).with_suffix(".png"), dpi=100)

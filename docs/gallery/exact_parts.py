@@ -1,4 +1,4 @@
-"""Are the hidden parts drawn as often as they should be? VIPaint's draws beside the exact posterior of a face's parts."""
+"""Are hidden parts drawn as often as they should be? VIPaint's draws beside the exact posterior of a face's parts."""
 
 import json
 from pathlib import Path
@@ -30,6 +30,7 @@ above, below = figure.subfigures(2, 1, height_ratios=[1, 1.7])
 for panel, picture in zip(above.subplots(1, 8), [x[0], y[0], *result.samples[:6, 0]], strict=True):
     panel.imshow((picture.permute(1, 2, 0).clamp(-1, 1) + 1) / 2)
     panel.set_axis_off()
+above.suptitle("truth, observation and six draws", fontsize=9)
 for panel, slot in zip(below.subplots(1, 3), SLOTS, strict=True):
     p, places = exact.marginals[slot][0], torch.arange(len(names[slot]))
     panel.barh(places - 0.2, p, 0.4, color="0.6", label="exact")

@@ -1,4 +1,4 @@
-"""How many photons does a picture need? Counts of at most 2, 10 and 50 a pixel, half of the picture hidden."""
+"""How many photons does a picture need? White pixels with 2, 10 and 50 counts on average, and a hidden band."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ for row, gain in zip(axes, (2, 10, 50), strict=True):  # expected count of a whi
     for panel, picture in zip(row[2:7], [result.mean, *result.samples], strict=False):
         panel.imshow(picture.squeeze(), cmap="gray", vmin=-1, vmax=1)
     shown = row[-1].imshow(result.std.squeeze(), vmin=0, vmax=0.6)
-    row[0].set_ylabel(f"≤ {gain} counts", fontsize=8)
+    row[0].set_ylabel(f"{gain} counts", fontsize=8)
 for panel, title in zip(axes[0], ["truth", "counts", "mean", *["draw"] * 4, "std. dev."], strict=True):
     panel.set_title(title, fontsize=9)
 for panel in axes.flat:

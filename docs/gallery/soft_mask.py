@@ -1,4 +1,4 @@
-"""What if a pixel is neither seen nor hidden? A map of the noise is a soft mask: draws differ where the noise is large."""
+"""What if a pixel is half seen? A map of the noise is a soft mask, and draws differ where the noise is large."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ torch.manual_seed(0)
 x, label = draw_held_out("faces32", 1, seed=11)
 distance = (torch.arange(32) - 15.5).square()
 distance = (distance[:, None] + distance).sqrt()  # pixels from the centre
-sigma = (0.05 * 100 ** (1 - distance / 14).clamp(0, 1))[None]  # .05 outside, 5 at the centre; images in [-1, 1]
+sigma = (0.05 * 400 ** (1 - distance / 16).clamp(0, 1))[None]  # .05 outside, 20 at the centre; images in [-1, 1]
 y = x + sigma * torch.randn_like(x)
 operator = vp.Inpainting(torch.ones(1, 32, 32))
 result = vp.restore(

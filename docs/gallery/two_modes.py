@@ -12,13 +12,14 @@ from pyro_vipaint.models import DiffusionModel, GaussianMixturePrior
 
 torch.manual_seed(0)
 centre = torch.tensor([0.0, 1.0])  # the first coordinate is measured; its value says nothing about the second
-prior = GaussianMixturePrior.diagonal(torch.tensor([0.6, 0.4]), torch.stack([centre, -centre]), 0.35)
+prior = GaussianMixturePrior.diagonal(torch.tensor([0.6, 0.4]), torch.stack([centre, -centre]), 0.25)
 likelihood = vp.Gaussian(vp.Inpainting(torch.tensor([1.0, 0.0])), sigma=0.2)
 y = torch.tensor([[0.3, 0.0]])
-model = DiffusionModel(prior, likelihood, vp.keypoints(prior, noise_levels=[0.7, 0.3, 0.05]))
+model = DiffusionModel(prior, likelihood, vp.keypoints(prior, noise_levels=[0.5, 0.2, 0.05]))
 one = HierarchicalGuide(model, vp.initial_latent(prior, likelihood, y), gamma_logit=1.0)
 several = MixtureGuide(model, prior.marginal(0.001).sample((1, 8)), num_components=8, gamma_logit=1.0)
-draws = {"exact posterior": prior.posterior(likelihood, y).sample((1000,))[:, 0]}
+evidence = prior.log_evidence(likelihood, y).item()
+draws = {f"exact posterior: log p(y) = {evidence:.2f}": prior.posterior(likelihood, y).sample((1000,))}
 for guide in (one, several):
     vp.fit(model, guide, y, vp.BetaELBO(num_particles=16), steps=200, lr=0.1, lr_decay=0.1, seed=0)
     bound, error = elbo_estimate(log_weights(model, guide, y, 4000, seed=1))
