@@ -95,7 +95,8 @@ def load_prior(
     for entry in details:
         choice(f"entry of {path},", entry, ENTRIES)
     prior = _built(str(folder), read_components(folder, target, dtype), details, Path(source).name, checkpointing)
-    return replace(prior, data_covariance=read_covariance(folder / COVARIANCE, prior.event_shape, target))
+    again = os.path.abspath(name) if os.path.isdir(name) and name not in embedded_priors() else name
+    return replace(prior, data_covariance=read_covariance(folder / COVARIANCE, prior.event_shape, target), source=again)
 
 
 def _plugged_in(name: str, device: torch.device, dtype: torch.dtype, checkpointing: bool) -> DiffusionPrior:
@@ -110,13 +111,13 @@ def _plugged_in(name: str, device: torch.device, dtype: torch.dtype, checkpointi
             raise plugins.broken(found("priors")[name], "priors", error) from error
     if isinstance(made, (str, os.PathLike)) and os.path.isdir(made):
         prior = load_prior(Path(made).absolute(), device, dtype=dtype, checkpointing=checkpointing)
-        return replace(prior, name=name)
+        return replace(prior, name=name, source=name)
     if not isinstance(made, DiffusionPrior):
         wanted = "a DiffusionPrior, a folder, or a function of the device that returns one of these"
         raise plugins.unusable("priors", name, made, wanted)
     if dtype != torch.float32 or checkpointing:
         raise InputError(f"The prior {name} is made by its package: omit dtype and checkpointing (--half).")
-    return replace(made, name=name)
+    return replace(made, name=name, source=name)
 
 
 def read_covariance(path: Path, event_shape: Sequence[int], device: torch.device) -> DataCovariance | None:

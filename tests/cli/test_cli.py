@@ -386,7 +386,7 @@ def no_space(*arguments: Any, **options: Any) -> None:
 
 
 PLACES = {
-    "refine": "pyro_vipaint.restoration.refine",
+    "refine": "pyro_vipaint.results.approximation.refine",
     "sheet": "matplotlib.figure.Figure.savefig",
     "report": "pyro_vipaint.cli.output._plain",
 }
@@ -523,7 +523,7 @@ def test_colour_is_refused_or_made_grey_when_told_so(folder: Path) -> None:
 
 
 def test_composites_and_their_seams(folder: Path) -> None:
-    """Observed pixels are the picture's, the report has the seam before and after; without the option the seam alone."""
+    """Observed pixels are the picture's, the report has the seam before and after."""
     assert inpaint(folder).exit_code == 0
     plain, before = samples(folder), json.loads((folder / "out" / "report.json").read_text())
     assert inpaint(folder, "--composite").exit_code == 0
