@@ -60,7 +60,7 @@ def inpaint(
     pixels, weights = read_image(image, channels, size, grey), read_mask(mask, invert_mask, size, soft_mask)
     entries = {"image": str(image), "mask": str(mask), "truth": None if truth is None else str(truth)}
     entries |= {"invert_mask": invert_mask, "resize": resize}
-    entries |= {"soft_mask": soft_mask, "grey": grey, "composite": composite}
+    entries |= {"soft_mask": soft_mask, "grey": grey, "composite": composite, "check": check}
     entries |= {"prompt": prompt, "guidance_scale": guidance_scale, "preset": preset, "guide": guide}
     call = partial(
         run, pixels, weights, loaded, levels, samples,

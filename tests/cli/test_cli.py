@@ -124,11 +124,16 @@ def test_one_line_on_a_narrow_terminal(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_real_process_is_quiet(folder: Path) -> None:
-    """A good run of a real process with the shipped prior writes its files, and not a word to stderr."""
+    """A good run of a real process with the shipped prior writes its files, and not a word to stderr.
+
+    Two halves are no piece of clothing: without ``--no-check`` one line says so.
+    """
     for name in ("image", "mask"):
         save(folder / f"{name}.png", np.kron(half(), np.ones((4, 4), dtype=np.uint8)))
     pictures = ("inpaint", folder / "image.png", "--mask", folder / "mask.png")
-    result = run_process(*pictures, "--out", folder / "out", "--truth", folder / "image.png", *QUICK)
+    told = run_process(*pictures, "--out", folder / "out", *QUICK)
+    assert told.stderr.count("\n") == 1 and "was not made for pictures like this one" in told.stderr
+    result = run_process(*pictures, "--no-check", "--out", folder / "out", "--truth", folder / "image.png", *QUICK)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert set(os.listdir(folder / "out")) == WRITTEN
@@ -241,7 +246,8 @@ def test_report_says_how(report: dict[str, Any], good_run: tuple[Path, Any, int]
     assert numbers == (STEPS, REFINE_STEPS, LEVELS) and report["preset"] == "inference"
     assert settings["beta"] == 1 and settings["sigma"] > 0 and set(settings["lr"]) == {"tau", "other"}
     assert settings["twist"].startswith("Wiener(") and "MMPS(iterations=2)" in settings["correction"]
-    assert report["network_calls"] == good_run[2] == STEPS * LEVELS + (LEVELS - 1) + REFINE_STEPS
+    assert report["network_calls"] == STEPS * LEVELS + (LEVELS - 1) + REFINE_STEPS
+    assert good_run[2] == report["network_calls"] + 1  # the check of the picture
     assert report["nfe"] >= report["network_calls"]
     assert report["seconds"] > 0
 
@@ -275,7 +281,7 @@ def test_the_report_of_a_plain_run(folder: Path) -> None:
     assert inpaint(folder, "--samples", 1).exit_code == 0
     report = json.loads((folder / "out" / "report.json").read_text())
     (image,) = report["images"]
-    assert image.keys() == {"bound", "terms", "observed_error"}
+    assert image.keys() == {"bound", "terms", "observed_error", "seam"}
     assert (report["labels"], report["dtype"]) == (None, "float32")
     assert dtype_name(load_prior("fashion32", dtype=torch.bfloat16)) == "bfloat16"
 
