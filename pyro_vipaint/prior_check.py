@@ -146,19 +146,20 @@ def familiar_error(
     Args:
         prior: the prior.
         images: ``(N, C, H, W)`` in [-1, 1], whole: with a hole, completed by a sample.
-        mask: weights in [0, 1], 1 = observed, ``(N, 1, H, W)`` or one that broadcasts; all pixels by default.
+        mask: weights in [0, 1], 1 = observed, ``(N, 1, H, W)`` or one that broadcasts, also with more dimensions in
+            front; all pixels by default.
         seed: of the noise.
         condition: of the denoiser.
 
     Returns:
-        ``(N,)``, in the units of images; one network call on N images.
+        ``(N,)``, or the leading shape of the masks, in the units of images; one network call on N images.
     """
     x = images.to(device_of(prior) or images.device)
     low, high = prior.noise_range
     level = min(max(prior.sigma_data, low), high)
     x_hat = prior.decode(_Trial(prior, seed, condition).predicted(prior.encode(x), level))
-    weight = torch.ones_like(x) if mask is None else mask.to(x).expand(x.shape)
-    return ((x_hat - x).square() * weight).flatten(1).sum(1).div(weight.flatten(1).sum(1)).sqrt()
+    square, weight = torch.broadcast_tensors((x_hat - x).square(), x.new_ones(()) if mask is None else mask.to(x))
+    return ((square * weight).flatten(-3).sum(-1) / weight.flatten(-3).sum(-1)).sqrt()
 
 
 def unfamiliar(

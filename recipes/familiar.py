@@ -4,14 +4,14 @@
     python -m recipes.familiar faces32
 
 The denoiser's error at the noise level ``sigma_data`` is measured on the visible pixels of held-out pictures under each
-mask of the paper. The limit is the 99.5 % quantile over pictures under the mask that makes it largest. False alarms are
-those on as many other held-out pictures; true ones those on inverted pictures, on uniform noise and on smooth noise.
+mask of the paper. The limit is the 99.5 % quantile over pictures under the mask that makes it largest. False alarms of
+the limit in ``prior.json``, if there is one, are those on as many other held-out pictures; true ones those on inverted
+pictures, on uniform noise and on smooth noise.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -38,15 +38,16 @@ def main() -> None:
     arguments = parser.parse_args()
     prior, n, print_ = load_prior(arguments.prior), arguments.images, Console().print
     pictures = held_out(arguments.prior, arguments.data, 2 * n)
-    limits = {name: error.quantile(QUANTILE) for name, error in errors(prior, pictures[:n])}
-    limit = round(float(max(limits.values())), 3)
-    print_(
-        f"{prior.name}: familiar_error {limit}, from {n} pictures; by mask", {k: f"{v:.3f}" for k, v in limits.items()}
-    )
+    known = {name: error.quantile(QUANTILE) for name, error in errors(prior, pictures[:n]).items()}
+    by_mask = ", ".join(f"{name} {error:.3f}" for name, error in known.items())
+    print_(f"{prior.name}: the 99.5 % quantile of {n} pictures is {max(known.values()):.3f}; by mask {by_mask}")
+    limit = prior.familiar_error or float(max(known.values()))
     sets = {"others held out": pictures[n:], "inverted": -pictures[:OTHERS]} | noises(pictures[:OTHERS])
     for what, images in sets.items():
-        alarms = {name: f"{float((error > limit).float().mean()):.3f}" for name, error in errors(prior, images)}
-        print_(f"{prior.name}, {what}, {len(images)} pictures: share of alarms", alarms)
+        shares = ", ".join(
+            f"{name} {(each > limit).float().mean():.3f}" for name, each in errors(prior, images).items()
+        )
+        print_(f"{prior.name}, {what}, {len(images)} pictures, above {limit}: {shares}")
 
 
 def held_out(name: str, folder: Path, count: int) -> Tensor:
@@ -64,12 +65,11 @@ def noises(like: Tensor) -> dict[str, Tensor]:
     return {"noise": torch.rand(like.shape, generator=generator) * 2 - 1, "smooth noise": smooth}
 
 
-def errors(prior: DiffusionPrior, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+def errors(prior: DiffusionPrior, images: Tensor) -> dict[str, Tensor]:
     """:func:`familiar_error` under each mask, ``(N,)``; the masks of a kind differ between the pictures."""
-    for name, make in MASKS.items():
-        masks = make(images.shape[-1], len(images), seed=1)
-        pairs = zip(images.split(CHUNK), masks.split(CHUNK), strict=True)
-        yield name, torch.cat([familiar_error(prior, x, mask) for x, mask in pairs])
+    masks = torch.stack([make(images.shape[-1], len(images), seed=1) for make in MASKS.values()])
+    pairs = zip(images.split(CHUNK), masks.split(CHUNK, 1), strict=True)
+    return dict(zip(MASKS, torch.cat([familiar_error(prior, x, mask) for x, mask in pairs], 1), strict=True))
 
 
 if __name__ == "__main__":
