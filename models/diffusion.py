@@ -10,13 +10,16 @@ On a :class:`MatchedPrior` the law of y has the variance of x given z_1 in it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pyro
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import device_of
 from pyro_vipaint.errors import instance, whole
 from pyro_vipaint.models.measurements.likelihoods import check_shape, seen
@@ -28,6 +31,22 @@ from pyro_vipaint.models.priors.kernels import bridge_coefficients
 from pyro_vipaint.models.priors.matched import matched_variance
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time, check_keypoints
+
+_SHOWN: ContextVar[list[Tensor] | None] = ContextVar("predicted_images", default=None)
+
+
+@contextmanager
+def predicted_images() -> Iterator[list[Tensor]]:
+    """A list that holds, inside the block, the image that the last run of a model predicted, its mean over particles.
+
+    The shape is ``(N, *image)``; without a graph.
+    """
+    shown: list[Tensor] = []
+    token = _SHOWN.set(shown)
+    try:
+        yield shown
+    finally:
+        _SHOWN.reset(token)
 
 
 class Level(NamedTuple):
@@ -43,6 +62,8 @@ class Level(NamedTuple):
     sigma: float
     step_std: float
     variance: Tensor | DataCovariance | None = None
+
+    __repr__, _repr_html_ = compact, as_html
 
 
 class DiffusionModel:
@@ -68,6 +89,8 @@ class DiffusionModel:
             observations on the device of the latents, or conditions and masks are for another number of images.
     """
 
+    __repr__, _repr_html_ = compact, as_html
+
     def __init__(
         self,
         prior: DiffusionPrior,
@@ -91,6 +114,13 @@ class DiffusionModel:
         c_t = self.levels[-1].variance
         self._observed_from = (None if c_t is None else predictive(likelihood, c_t)) or likelihood
 
+    def _facts(self) -> dict[str, Any]:
+        """What the model prints; a level with its noise level sigma/alpha."""
+        levels = {f"{level.name} at sigma/alpha {level.sigma / level.alpha:.3g}": level for level in self.levels}
+        prior = self.prior.name or type(self.prior).__name__
+        said = {"prior": prior, "event_shape": tuple(self.prior.event_shape), "likelihood": self.likelihood}
+        return said | {"levels": levels, "num_images": self.num_images} | self.condition
+
     @property
     def num_images(self) -> int:
         """The number of images that the conditions and the masks describe; 1 without any."""
@@ -111,6 +141,8 @@ class DiffusionModel:
         with pyro.plate("images", count, dim=-1):
             z = self._sample_latents()
             x = self.reconstruct(z)
+            if (shown := _SHOWN.get()) is not None:
+                shown[:] = [x.detach().reshape(-1, count, *self.prior.image_shape).mean(0)]
             distribution = self._observed_from(x)
             leading = z.ndim - self.prior.event_dim
             if y is not None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_vipaint import guides, plugins
 from pyro_vipaint._torch import half_precision, resolve_device
 from pyro_vipaint.errors import InputError, choice, described, in_one_line, instance, number, whole
 from pyro_vipaint.metrics import takes_lpips
@@ -37,6 +38,7 @@ WIDEST = 2.0  # images live in [-1, 1]; noisy observations may leave it, bytes a
 QUIET = 1e-9  # stands for no noise
 NOISE = 0.05  # standard deviation, images in [-1, 1]: the paper's for super-resolution and deblurring
 
+NAMED_GUIDES = tuple(guides.__all__)
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey: ITU-R BT.601
 GREY = "grey=True turns colour grey (command line: --grey)"
 EQUAL = "grey=True gives a grey picture equal channels (command line: --grey)"
@@ -93,7 +95,8 @@ def masked(
     """The images as observations of an inpainting operator, and the loaded prior, each of the shape of the prior.
 
     A soft mask observes where it is not 0. With ``grey`` a picture in colour becomes grey for a grey prior, and a grey
-    one gets equal channels for a prior in colour. Hidden values, observed values and the numbers of images and masks are left to :func:`checked`.
+    one gets equal channels for a prior in colour. Hidden values, observed values and the numbers of images and masks
+    are left to :func:`checked`.
     """
     target = resolve_device(device, prior)
     prior = check_prior(prior, target)
@@ -161,10 +164,21 @@ def check_prior(prior: Any, device: torch.device, half: bool = False, checkpoint
     return prior
 
 
-def check_guide(guide: Any) -> None:
-    """Refuses what does not make a guide of a model and a start."""
+def guide_names() -> list[str]:
+    """The families of guides that a name stands for: those of this library, then those of plug-ins."""
+    return [*NAMED_GUIDES, *sorted(plugins.found("guides").keys() - set(NAMED_GUIDES))]
+
+
+def check_guide(guide: Any) -> Any:
+    """A guide by its name, or ``guide`` itself, refused unless it makes a guide of a model and a start."""
     if guide is None:
-        return
+        return None
+    if isinstance(guide, str):
+        choice("guide", guide, guide_names())
+        name, own = guide, guide in NAMED_GUIDES
+        guide = getattr(guides, name) if own else plugins.load("guides", name)
+        if not (own or callable(guide)):
+            raise plugins.unusable("guides", name, guide, "a class of guides or a function of a model and a start")
     fits = callable(guide) and not isinstance(guide, nn.Module)
     try:
         inspect.signature(guide).bind(None, None)
@@ -175,10 +189,11 @@ def check_guide(guide: Any) -> None:
     if not fits:
         wanted = "a class of guides or a function, lambda model, start: LowRankGuide(model, start, rank=4)"
         raise InputError(f"guide must be {wanted}, not {described(guide)}.")
+    return guide
 
 
 def check_image(image: Any, prior: DiffusionPrior, grey: bool = False) -> Tensor:
-    """``image`` as ``(N, C, H, W)`` floats, refused unless its shape fits the prior; ``grey``: as for :func:`masked`."""
+    """``image`` as ``(N, C, H, W)`` floats, refused unless its shape fits the prior; ``grey`` as for :func:`masked`."""
     image, expected = as_tensor("image", image, floats=True), prior.image_shape
     image = recoloured(image, expected[0]) if grey else image
     wanted = f"the prior takes (C, H, W) = {tuple(expected)} or (N, C, H, W): {reshaping(image.shape, expected)}"

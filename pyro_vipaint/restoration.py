@@ -46,7 +46,7 @@ def inpaint(
     guidance_scale: float | None = None,
     preset: str | None = None,
     settings: Settings | None = None,
-    guide: GuideFactory | None = None,
+    guide: GuideFactory | str | None = None,
     elbo: Any = None,
     steps: int | None = None,
     beta: float | None = None,
@@ -61,6 +61,8 @@ def inpaint(
 ) -> Result:
     """``num_samples`` completions of each image, by VIPaint-``levels``: :func:`restore` with a mask.
 
+    The arguments that are not listed, and the errors, are those of :func:`restore`.
+
     Args:
         image: ``(C, H, W)`` or ``(N, C, H, W)`` floats in [-1, 1], a tensor or an array (for one channel ``(H, W)`` is
             accepted); values at hidden pixels have no influence, and NaN may mark them.
@@ -68,8 +70,6 @@ def inpaint(
             several images, and one image several masks. Floats between 0 and 1 make it soft: a pixel of m counts as one
             that was observed with the noise sigma / sqrt(m) (:func:`pyro_vipaint.models.soft_inpainting`), sigma being
             ``noise``, at least that of the settings, by default .05; the likelihood is Gaussian then in both presets.
-        prior, levels, num_samples, label, prompt, guidance_scale, preset, settings, guide, elbo, steps, beta,
-        refine_steps, zeta, correction, noise, device, seed, callback: as for :func:`restore`, and so are the errors.
         grey: turn a picture in colour grey for a grey prior (ITU-R BT.601), and give a grey one equal channels for a
             prior in colour; otherwise it is refused.
     """
@@ -98,7 +98,7 @@ def restore(
     preset: str | None = None,
     settings: Settings | None = None,
     likelihood: Any = None,
-    guide: GuideFactory | None = None,
+    guide: GuideFactory | str | None = None,
     elbo: Any = None,
     steps: int | None = None,
     beta: float | None = None,
@@ -121,8 +121,8 @@ def restore(
         prior: a shipped name, a folder, a hub id, or a prior.
         levels: K, the number of keypoints.
         num_samples: S.
-        label: class of the images for class-conditional priors, one or ``(N,)``, numbers or names such as ``"bag"`` in any
-            case of letters; ``None`` sets no condition.
+        label: class of the images for class-conditional priors, one or ``(N,)``, numbers or names such as ``"bag"``
+            in any case of letters; ``None`` sets no condition.
         prompt: text for priors that take it, one or N; ``None`` is the empty prompt.
         guidance_scale: weight w >= 0 of classifier-free guidance by label or prompt
             (:mod:`pyro_vipaint.models.priors.classifier_free`), in both phases; by default, and with 1, the conditional
@@ -140,7 +140,8 @@ def restore(
             for pictures, which fits it; by default :class:`TwistedGuide` for inference, and :class:`HierarchicalGuide`
             with gamma and tau of the settings for pictures. Pyro's own start there too with
             ``lambda model, start: AutoNormal(model, init_loc_fn=init_to_start(model, start))``. Kinds of parameters for
-            which the settings name no rate have that of :func:`fit`.
+            which the settings name no rate have that of :func:`fit`. A text is the name of a family in
+            ``pyro_vipaint.guides.__all__``, or of a plug-in (:mod:`pyro_vipaint.plugins`).
         elbo: the objective of the fit, of :mod:`pyro_vipaint.elbos` or of Pyro, in the place of ``BetaELBO`` with the
             ``beta`` and ``num_particles`` of the settings, for example ``vp.RenyiELBO(alpha=0.5)``; it has its own.
         steps, beta, refine_steps, zeta, correction: single entries to change in the settings.
@@ -155,7 +156,7 @@ def restore(
     Raises:
         InputError: an argument cannot be used; the message is one line that says what to do.
     """
-    check_guide(guide)
+    guide = check_guide(guide)
     problem = checked(y, operator, prior, label, prompt, guidance_scale, noise, device, likelihood)
     if elbo is not None and beta is not None:
         raise InputError("The objective states beta: omit beta, or elbo.")

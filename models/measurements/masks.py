@@ -28,7 +28,9 @@ from pyro_vipaint.models.measurements.operators import Inpainting
 
 LARGE_HOLE = (0.3, 0.7)  # the hidden share of the paper's "random" masks
 SMALL_HOLE = (0.05, 0.3)
-FAINT = 1e-4  # below it a pixel is hidden: its noise, a hundred times sigma, exceeds the range of images for .02 or more
+FAINT = (
+    1e-4  # below it a pixel is hidden: its noise, a hundred times sigma, exceeds the range of images for .02 or more
+)
 
 
 def rotated_window(size: int, num: int = 1, seed: int = 0) -> Tensor:

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, pad
 
 from pyro_vipaint._files import check_file, read_image
+from pyro_vipaint.cats.parts import draw_held_out, has_layers
+from pyro_vipaint.demo import held_out_images
 from pyro_vipaint.errors import InputError, number
 from pyro_vipaint.plotting import HIDDEN, to_picture
 
@@ -20,6 +22,15 @@ MAX_PIXELS = 25_000_000  # of an upload: a camera's picture; 300 MB as three cha
 SIDE = 512  # pixels of the longer side of an enlarged picture, about
 COLOUR = 8 / 127.5  # channels of a grey picture differ by less after JPEG
 SOFTEST = 4.0  # pixels
+TRACE = 0.02  # of a blurred mask, this close to 0 or 1 counts as that
+
+
+def held_out_pictures(prior: str, num: int) -> tuple[Tensor, Tensor | None]:
+    """``num`` pictures ``(num, C, H, W)`` that a shipped prior was not trained on, and their labels; else none."""
+    if prior == "fashion32":
+        images, labels = held_out_images()
+        return images[:num], labels[:num]
+    return draw_held_out(prior, num) if has_layers(prior) else (torch.empty(0), None)
 
 
 def read_upload(path: str | Path, shape: Sequence[int], grey: bool = False) -> tuple[Tensor, str]:
@@ -111,6 +122,14 @@ def painted(editor: Mapping[str, Any] | None, size: Sequence[int]) -> Tensor:
     return torch.stack(shares).amax(0) if shares else torch.zeros(1, *size)
 
 
+def middle_hidden(image: Tensor) -> Tensor:
+    """The middle half of either side of an image ``(C, H, W)``: 1 there, ``(1, H, W)``."""
+    hidden = torch.zeros(1, *image.shape[1:])
+    height, width = image.shape[1:]
+    hidden[:, height // 4 : height - height // 4, width // 4 : width - width // 4] = 1
+    return hidden
+
+
 def mask_of(share: Tensor, softness: float = 0.0) -> Tensor:
     """The mask ``(1, H, W)`` of strokes that cover ``share``: 0 (hidden) where they cover half of a pixel, 1 elsewhere.
 
@@ -135,4 +154,5 @@ def _blurred(mask: Tensor, std: float) -> Tensor:
     kernel = torch.exp(-(x**2) / (2 * std**2))
     kernel = (kernel / kernel.sum()).reshape(1, 1, 1, -1)
     padded = pad(mask[None], (radius,) * 4, mode="replicate")
-    return conv2d(conv2d(padded, kernel), kernel.transpose(2, 3))[0].clamp(0, 1)
+    soft = conv2d(conv2d(padded, kernel), kernel.transpose(2, 3))[0]
+    return torch.where(soft < TRACE, 0.0, torch.where(soft > 1 - TRACE, 1.0, soft))

@@ -18,7 +18,8 @@ def inpaint(
     out: shared.Out,
     prior: shared.Prior = "fashion32",
     levels: shared.Levels = 4,
-    preset: shared.Preset = "inference",
+    preset: shared.Preset = None,
+    guide: shared.Guide = None,
     samples: Annotated[int, typer.Option(help="Number of completions.")] = 10,
     label: shared.Label = None,
     prompt: shared.Prompt = None,
@@ -44,6 +45,7 @@ def inpaint(
     from pyro_vipaint.checks import check_prior
     from pyro_vipaint.restoration import inpaint as run
 
+    preset = shared.preset_of(preset, guide)
     IMAGES.check(out, overwrite, image, mask, truth)
     loaded = check_prior(prior, resolve_device(device), half, checkpointing)
     channels, height, width = loaded.image_shape
@@ -53,10 +55,10 @@ def inpaint(
     entries = {"image": str(image), "mask": str(mask), "truth": None if truth is None else str(truth)}
     entries |= {"invert_mask": invert_mask, "resize": resize}
     entries |= {"soft_mask": soft_mask, "grey": grey}
-    entries |= {"prompt": prompt, "guidance_scale": guidance_scale, "preset": preset}
+    entries |= {"prompt": prompt, "guidance_scale": guidance_scale, "preset": preset, "guide": guide}
     call = partial(
         run, pixels, weights, loaded, levels, samples,
-        label=number, prompt=prompt, guidance_scale=guidance_scale, preset=preset, steps=steps,
+        label=number, prompt=prompt, guidance_scale=guidance_scale, preset=preset, guide=guide, steps=steps,
         beta=beta, refine_steps=refine_steps, device=device, seed=seed,
     )  # fmt: skip
     run_and_write(call, true, out, seed, loaded, number, entries)

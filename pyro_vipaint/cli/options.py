@@ -42,10 +42,17 @@ Overwrite = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
-Prior = Annotated[str, typer.Option(help="Name of a shipped prior, folder, or hub id.")]
+Prior = Annotated[str, typer.Option(help="Name of a shipped prior or of a plug-in, folder, or hub id.")]
 Levels = Annotated[int, typer.Option(help="K, the number of latent levels.")]
 Preset = Annotated[
-    str, typer.Option(help="inference, for draws whose spread is right, or pictures, for the smallest mean LPIPS.")
+    str | None,
+    typer.Option(
+        help="inference, by default, for draws whose spread is right, or pictures, for the smallest mean LPIPS."
+    ),
+]
+Guide = Annotated[
+    str | None,
+    typer.Option(help="Family of guides, or that of a plug-in, fitted with --preset pictures unless another is given."),
 ]
 Label = Annotated[str | None, typer.Option(help="Class, number or name, for priors that have them: vipaint priors.")]
 Prompt = Annotated[str | None, typer.Option(help="Text, for priors that take it.")]
@@ -63,6 +70,11 @@ Grey = Annotated[
     bool, typer.Option("--grey", help="Turn colour grey for a grey prior; give grey equal channels for one in colour.")
 ]
 Truth = Annotated[Path | None, typer.Option(help="The undamaged picture, for comparison.")]
+
+
+def preset_of(preset: str | None, guide: str | None) -> str:
+    """The preset asked for; by default that of :func:`pyro_vipaint.restore` with such a guide."""
+    return preset or ("inference" if guide is None else "pictures")
 
 
 def class_number(label: str | None, prior: DiffusionPrior) -> int | None:

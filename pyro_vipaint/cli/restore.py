@@ -55,7 +55,8 @@ def restore(
     ] = False,
     prior: shared.Prior = "fashion32",
     levels: shared.Levels = 4,
-    preset: shared.Preset = "inference",
+    preset: shared.Preset = None,
+    guide: shared.Guide = None,
     samples: Annotated[int, typer.Option(help="Number of restorations.")] = 10,
     label: shared.Label = None,
     prompt: shared.Prompt = None,
@@ -80,6 +81,7 @@ def restore(
     from pyro_vipaint.checks import NOISE, check_image, check_prior
     from pyro_vipaint.restoration import restore as run
 
+    preset = shared.preset_of(preset, guide)
     IMAGES.check(out, overwrite, image, mask, truth)
     if simulate and truth is not None:
         raise InputError("With --simulate IMAGE itself is the truth: omit --truth.")
@@ -106,10 +108,12 @@ def restore(
         "prompt": prompt,
         "guidance_scale": guidance_scale,
         "preset": preset,
+        "guide": guide,
     }
     call = partial(
         run, y, operator, loaded, levels, samples, label=condition, prompt=prompt, guidance_scale=guidance_scale,
-        preset=preset, steps=steps, beta=beta, refine_steps=refine_steps, noise=noise, device=device, seed=seed,
+        preset=preset, guide=guide, steps=steps, beta=beta, refine_steps=refine_steps, noise=noise,
+        device=device, seed=seed,
     )  # fmt: skip
     run_and_write(call, true, out, seed, loaded, condition, entries)
 

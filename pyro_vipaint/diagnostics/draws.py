@@ -23,6 +23,7 @@ from pyro.poutine.runtime import Message
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import double, seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.errors import InputError, instance, numbers, whole
@@ -42,6 +43,8 @@ class WeightedDraws:
     z: Tensor
     terms: dict[str, Tensor]
     nfe: int
+
+    __repr__, _repr_html_ = compact, as_html
 
     @property
     def log_weights(self) -> Tensor:

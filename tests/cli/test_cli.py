@@ -516,6 +516,6 @@ def test_colour_is_refused_or_made_grey_when_told_so(folder: Path) -> None:
     assert not (folder / "out").exists()
     assert inpaint(folder, "--grey", image="red.png").exit_code == 0
     assert torch.equal(read_image(folder / "equal.png", 1, grey=False), read_image(folder / "black.png", 1))
-    with pytest.raises(vp.InputError, match="black.png is grey, the prior is in colour: --grey gives it three equal"):
+    with pytest.raises(vp.InputError, match=r"black.png is grey, the prior is in colour: --grey gives it three equal"):
         read_image(folder / "black.png", 3, grey=False)
     assert torch.equal(read_image(folder / "black.png", 3), read_image(folder / "equal.png", 3, grey=False))

@@ -119,7 +119,7 @@ def test_models_take_the_names_of_classes() -> None:
     for names, numbers in (("bright", [1]), (["bright", "Dark"], [1, 0])):
         model = DiffusionModel(LABELLED, vp.Gaussian(vp.Inpainting(MASK)), (0.5,), class_labels=names)
         assert model.condition["class_labels"].tolist() == numbers
-    with pytest.raises(vp.InputError, match="There is no class 'brigt': choose from dark, bright. The nearest is"):
+    with pytest.raises(vp.InputError, match=r"There is no class 'brigt': choose from dark, bright. The nearest is"):
         DiffusionModel(LABELLED, vp.Gaussian(vp.Inpainting(MASK)), (0.5,), class_labels=["dark", "brigt"])
 
 
