@@ -4,6 +4,7 @@
 #   make test          the tests                              ARGS="-k guides -x"
 #   make test-slow     the tests marked slow
 #   make notebooks     executes notebooks/*.py into the .ipynb beside them   ARGS=03 executes one
+#   make gallery       executes docs/gallery/*.py, each of which draws the picture beside it   ARGS=poisson executes one
 #   make gpu-check     the checks of a machine with a GPU, six minutes   ARGS="--device cpu --tiny" tries them without one
 #   make docs          the site, written to docs/_build/html, without a network; warnings are errors
 #   make lint          ruff, its formatter, the order of imports, pyright
@@ -21,7 +22,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-dev
 
-.PHONY: demo test test-slow gpu-check notebooks docs lint wheel-check clean venv
+.PHONY: demo test test-slow gpu-check notebooks gallery docs lint wheel-check clean venv
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
@@ -56,6 +57,10 @@ notebooks: $(STAMP)
 docs: $(STAMP)
 	@$(BIN)/python -m sphinx -b html -E -q -W --keep-going -j auto $(ARGS) docs docs/_build/html
 	@echo "The site is at docs/_build/html/index.html."
+
+gallery: $(STAMP)
+	@set -e; for script in docs/gallery/$(or $(ARGS),[a-z]*).py; do \
+	  echo "Executing $$script ..."; MPLBACKEND=Agg $(BIN)/python "$$script"; done
 
 venv: $(STAMP)
 
