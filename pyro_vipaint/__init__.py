@@ -23,7 +23,8 @@ from pyro_vipaint.models.measurements.super_resolution import SuperResolution  #
 from pyro_vipaint.models.priors.schedules import keypoints  # noqa: E402
 from pyro_vipaint.progress import progress_bar  # noqa: E402
 from pyro_vipaint.refinement import refine  # noqa: E402
-from pyro_vipaint.restoration import Result, inpaint, restore  # noqa: E402
+from pyro_vipaint.restoration import inpaint, restore  # noqa: E402
+from pyro_vipaint.results import Result  # noqa: E402
 from pyro_vipaint.sampling import initial_latent, sample  # noqa: E402
 from pyro_vipaint.smc import SMC, smc  # noqa: E402
 from pyro_vipaint.svi import Fit, fit  # noqa: E402

@@ -94,7 +94,9 @@ def load_prior(
     for entry in details:
         choice(f"entry of {path},", entry, ENTRIES)
     prior = _built(str(folder), read_components(folder, target, dtype), details, Path(source).name, checkpointing)
-    return replace(prior, data_covariance=read_covariance(folder / COVARIANCE, prior.event_shape, target))
+    name = os.fspath(source)
+    again = os.path.abspath(name) if os.path.isdir(name) and name not in embedded_priors() else name
+    return replace(prior, data_covariance=read_covariance(folder / COVARIANCE, prior.event_shape, target), source=again)
 
 
 def _plugged_in(name: str, device: torch.device, dtype: torch.dtype, checkpointing: bool) -> DiffusionPrior:

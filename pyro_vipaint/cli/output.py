@@ -24,7 +24,7 @@ from pyro_vipaint.corrections import Correction
 from pyro_vipaint.models.measurements.operators import apply
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import progress_bar
-from pyro_vipaint.restoration import Result
+from pyro_vipaint.results import Result
 
 BOUND_STEPS = 10  # the last steps of the fit, over which the bound in the report is averaged
 PACKAGES = ("pyro-vipaint", "torch", "pyro-ppl", "diffusers", "lpips")

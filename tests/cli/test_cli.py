@@ -385,7 +385,7 @@ def no_space(*arguments: Any, **options: Any) -> None:
 
 
 PLACES = {
-    "refine": "pyro_vipaint.restoration.refine",
+    "refine": "pyro_vipaint.results.approximation.refine",
     "sheet": "matplotlib.figure.Figure.savefig",
     "report": "pyro_vipaint.cli.output._plain",
 }
