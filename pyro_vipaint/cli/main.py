@@ -13,6 +13,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from pyro_vipaint.cli.bench import bench
+from pyro_vipaint.cli.convert import convert
 from pyro_vipaint.cli.inpaint import inpaint
 from pyro_vipaint.cli.options import Device, Out, Overwrite, Preset, Seed, console, one_line_errors
 from pyro_vipaint.cli.output import run_and_write
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command()(inpaint)
 app.command()(restore)
 app.command()(bench)
+app.command()(convert)
 
 
 @app.command()
