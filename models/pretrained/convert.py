@@ -336,10 +336,11 @@ def _adm(tensors: Tensors, arguments: Arguments) -> Conversion:
     if predicted not in (channels, 2 * channels):
         raise InputError(f"the network predicts {predicted} channels of {channels}, neither noise nor noise and variance.")
     schedules = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
-    stated = choice("noise_schedule", given.get("noise_schedule", "linear"), tuple(schedules))
+    stated = given.get("noise_schedule", "linear")  # the default of the repository
+    choice("noise_schedule", stated, tuple(schedules))
     steps = _count(given, "diffusion_steps", 1000)
     scheduler = {
-        "_class_name": "DDPMScheduler", "beta_schedule": schedules[str(stated)], "num_train_timesteps": steps,
+        "_class_name": "DDPMScheduler", "beta_schedule": schedules[stated], "num_train_timesteps": steps,
         "beta_start": 0.1 / steps, "beta_end": 20.0 / steps, "prediction_type": "epsilon",
         "variance_type": "learned_range" if predicted != channels else "fixed_small", "clip_sample": False,
     }  # fmt: skip
