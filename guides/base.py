@@ -21,6 +21,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vipaint._files import FilePair, no_larger_than
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import device_of
 from pyro_vipaint.errors import InputError, instance, number, numbers, whole
 
@@ -58,6 +59,8 @@ class LatentGuide(AutoMessenger):
 
     correction: Correction | None = None
 
+    __repr__, _repr_html_ = compact, as_html
+
     def __init__(self, model: DiffusionModel, init: Tensor | None = None) -> None:
         instance("model", model, hasattr(model, "levels"), "a DiffusionModel")
         if init is not None:
@@ -69,6 +72,17 @@ class LatentGuide(AutoMessenger):
         self._levels = {level.name: level for level in model.levels}
         self._above = {lower.name: upper for upper, lower in pairwise(model.levels)}
         self._top = model.levels[0].name
+
+    def _facts(self) -> dict[str, Any]:
+        """What the guide prints: its levels and images, what it was told, and how many numbers are fitted by kind."""
+        kinds: dict[str, int] = {}
+        for name, parameter in self.named_parameters():
+            kind = name.split("_")[0].split(".")[-1]
+            kinds[kind] = kinds.get(kind, 0) + parameter.numel()
+        said: dict[str, Any] = {"levels": self._levels, "num_images": self.num_images} | self.settings
+        if self.correction is not None:
+            said["correction"] = self.correction
+        return said | {"parameters": {f"{count:,} {kind}": count for kind, count in kinds.items()}}
 
     def get_traces(self) -> tuple[Trace, Trace]:
         """The traces ``(model, guide)`` of the last run, which objectives and weights compare.

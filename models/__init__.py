@@ -19,7 +19,14 @@ from pyro_vipaint.models.measurements.blur import GaussianBlur, MotionBlur
 from pyro_vipaint.models.measurements.laws import check_operator
 from pyro_vipaint.models.measurements.likelihoods import Gaussian, Laplace, Likelihood, Perceptual, Poisson
 from pyro_vipaint.models.measurements.linalg import cgls, operator_norm
-from pyro_vipaint.models.measurements.masks import MASKS, box, random_large, random_small, rotated_window
+from pyro_vipaint.models.measurements.masks import (
+    MASKS,
+    box,
+    random_large,
+    random_small,
+    rotated_window,
+    soft_inpainting,
+)
 from pyro_vipaint.models.measurements.operators import (
     Broadcasting,
     Compose,
@@ -140,4 +147,5 @@ __all__ = [
     "random_large",
     "random_small",
     "rotated_window",
+    "soft_inpainting",
 ]

@@ -10,24 +10,43 @@ On a :class:`MatchedPrior` the law of y has the variance of x given z_1 in it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pyro
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import device_of
 from pyro_vipaint.errors import instance, whole
 from pyro_vipaint.models.measurements.likelihoods import check_shape, seen
 from pyro_vipaint.models.measurements.predictive import predictive
 from pyro_vipaint.models.measurements.problem import check_likelihood, check_observation, check_problem
-from pyro_vipaint.models.priors.conditions import check_condition, check_count, check_place
+from pyro_vipaint.models.priors.conditions import check_condition, check_count, check_place, with_class_numbers
 from pyro_vipaint.models.priors.covariance import DataCovariance
 from pyro_vipaint.models.priors.kernels import bridge_coefficients
 from pyro_vipaint.models.priors.matched import matched_variance
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import as_time, check_keypoints
+
+_SHOWN: ContextVar[list[Tensor] | None] = ContextVar("predicted_images", default=None)
+
+
+@contextmanager
+def predicted_images() -> Iterator[list[Tensor]]:
+    """A list that holds, inside the block, the image that the last run of a model predicted, its mean over particles.
+
+    The shape is ``(N, *image)``; without a graph.
+    """
+    shown: list[Tensor] = []
+    token = _SHOWN.set(shown)
+    try:
+        yield shown
+    finally:
+        _SHOWN.reset(token)
 
 
 class Level(NamedTuple):
@@ -44,6 +63,8 @@ class Level(NamedTuple):
     step_std: float
     variance: Tensor | DataCovariance | None = None
 
+    __repr__, _repr_html_ = compact, as_html
+
 
 class DiffusionModel:
     """p(z_K, …, z_1, y) as a Pyro program with sites ``z_K`` (at T_e) … ``z_1`` (at T_s) and ``y``.
@@ -59,13 +80,16 @@ class DiffusionModel:
             :class:`pyro_vipaint.models.Likelihood`, of which the refinement uses more members. It is called once here,
             on a blank image.
         keypoints: times T_e > … > T_s; see :func:`pyro_vipaint.models.priors.schedules`.
-        condition: passed to the denoiser, e.g. ``class_labels`` of shape ``(N,)``, whole numbers on the device of y.
+        condition: passed to the denoiser, e.g. ``class_labels``: whole numbers ``(N,)`` on the device of y, a
+            name, or a list of names.
 
     Raises:
         InputError: keypoints are out of order; the likelihood cannot take the images of the prior; the prior does not
             take the condition; or, on a call, ``y`` is not a tensor of float32 or float64 of the shape of the
             observations on the device of the latents, or conditions and masks are for another number of images.
     """
+
+    __repr__, _repr_html_ = compact, as_html
 
     def __init__(
         self,
@@ -75,6 +99,7 @@ class DiffusionModel:
         **condition: Any,
     ) -> None:
         instance("prior", prior, hasattr(prior, "transition"), "a DiffusionPrior")
+        condition = with_class_numbers(condition, prior)
         check_condition(prior, condition, device=device_of(prior))
         self.prior, self.likelihood, self.condition = prior, likelihood, condition
         self._made = check_likelihood(prior, likelihood)
@@ -88,6 +113,13 @@ class DiffusionModel:
         self.levels = tuple(levels)
         c_t = self.levels[-1].variance
         self._observed_from = (None if c_t is None else predictive(likelihood, c_t)) or likelihood
+
+    def _facts(self) -> dict[str, Any]:
+        """What the model prints; a level with its noise level sigma/alpha."""
+        levels = {f"{level.name} at sigma/alpha {level.sigma / level.alpha:.3g}": level for level in self.levels}
+        prior = self.prior.name or type(self.prior).__name__
+        said = {"prior": prior, "event_shape": tuple(self.prior.event_shape), "likelihood": self.likelihood}
+        return said | {"levels": levels, "num_images": self.num_images} | self.condition
 
     @property
     def num_images(self) -> int:
@@ -109,6 +141,8 @@ class DiffusionModel:
         with pyro.plate("images", count, dim=-1):
             z = self._sample_latents()
             x = self.reconstruct(z)
+            if (shown := _SHOWN.get()) is not None:
+                shown[:] = [x.detach().reshape(-1, count, *self.prior.image_shape).mean(0)]
             distribution = self._observed_from(x)
             leading = z.ndim - self.prior.event_dim
             if y is not None:

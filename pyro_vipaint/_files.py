@@ -35,6 +35,8 @@ PART = ".part"  # ends the names of what is not whole yet: .NAME.PROCESS-RUN.par
 RUN = token_hex(4)  # tells this process from an ended one with its number, which containers use again
 TEMPORARY = re.compile(rf"\..+\.(\d+)(?:-([0-9a-f]{{8}}))?{re.escape(PART)}")  # version 0.1 had the process alone
 GREY = 0.01  # largest share of grey areas in a mask; smoothed and JPEG masks have up to .007, pictures .012 and more
+FLAT = 8 / 255  # of a soft mask, this close to black or white counts as that: JPEG leaves such traces beside an edge
+GREY_MODES = ("1", "L", "LA", "La", "F")  # of Pillow, besides those of deep whole numbers
 Content = TypeVar("Content")
 
 
@@ -251,27 +253,43 @@ def _read(path: Path, kind: str, parse: Callable[[Path], Content], most: int | N
         raise InputError(f"{path} {problem}.") from error
 
 
-def read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -> Tensor:
+def read_image(path: Path, channels: int, size: tuple[int, int] | None = None, grey: bool = True) -> Tensor:
     """A picture as ``(channels, H, W)`` in [-1, 1], grey or RGB; pixels that are NaN stay so, they may mark the hole.
 
     With ``size`` (H, W) it is resized, each new pixel being the mean of the old ones that it covers: no other filter
-    keeps hidden pixels out of observed ones.
+    keeps hidden pixels out of observed ones. Without ``grey`` a picture in colour is refused for one channel, and a
+    grey one for three; one in colour whose channels are equal is either.
 
     Raises:
         InputError: not a picture, or one whose numbers have no clear meaning.
     """
-    picture, white = _with_white(_open(path), "L" if channels == 1 else "RGB", path)
+    original = _open(path)
+    if not grey:
+        _check_colour(path, original, channels)
+    picture, white = _with_white(original, "L" if channels == 1 else "RGB", path)
     if size is not None:
         picture = picture.resize((size[1], size[0]), Image.Resampling.BOX)
     pixels = torch.from_numpy(np.array(picture, dtype=np.float32)) * (2 / white) - 1
     return pixels.permute(2, 0, 1).contiguous() if pixels.ndim == 3 else pixels.repeat(channels, 1, 1)
 
 
-def read_mask(path: Path, invert: bool = False, size: tuple[int, int] | None = None) -> Tensor:
+def _check_colour(path: Path, picture: Image.Image, channels: int) -> None:
+    """Refuses a picture in colour for one channel and a grey one for three."""
+    grey = picture.mode in GREY_MODES or picture.mode.startswith("I")
+    if grey and channels == 3:
+        raise InputError(f"{path} is grey, the prior is in colour: --grey gives it three equal channels.")
+    if channels == 1 and not grey:
+        red, green, blue = picture.convert("RGB").split()
+        if not red.tobytes() == green.tobytes() == blue.tobytes():
+            raise InputError(f"{path} is in colour, the prior is grey: --grey makes it grey.")
+
+
+def read_mask(path: Path, invert: bool = False, size: tuple[int, int] | None = None, soft: bool = False) -> Tensor:
     """A mask file as ``(1, H, W)``, 1 where it is white (observed); ``invert`` for files in which white is the hole.
 
     White is more than half of the scale, or 1 in a picture that holds only 0 and 1. With ``size`` (H, W) a new pixel
-    is observed where all old ones that it covers are observed.
+    is observed where all old ones that it covers are observed. A ``soft`` mask keeps its grey, from 0 to 1, but for the
+    last :data:`FLAT` before black and white, which JPEG blurs; a new pixel is the mean of the old ones.
 
     Raises:
         InputError: not a picture, one with pixels that are transparent, NaN or infinite, or one with grey areas, which
@@ -284,8 +302,11 @@ def read_mask(path: Path, invert: bool = False, size: tuple[int, int] | None = N
     if not (opaque and np.isfinite(values).all()):
         raise InputError(f"{path} is transparent, NaN or infinite in places: save the mask in black and white.")
     values = values / (1 if values.max() <= 1 else white)
+    if soft:
+        return _soft(1 - values if invert else values, size)
     if _share_of_grey_areas(values) > GREY:
-        raise InputError(f"{path} has grey areas, as a photograph has: save the mask in black and white.")
+        todo = "save the mask in black and white, or let grey mean noise with vipaint inpaint --soft-mask"
+        raise InputError(f"{path} has grey areas, as a photograph has: {todo}.")
     observed = values > 1 / 2
     if invert:
         observed = ~observed
@@ -293,6 +314,14 @@ def read_mask(path: Path, invert: bool = False, size: tuple[int, int] | None = N
         shares = Image.fromarray(observed.astype(np.float32)).resize((size[1], size[0]), Image.Resampling.BOX)
         observed = np.asarray(shares) > 1 - 1e-4
     return torch.from_numpy(observed.astype(np.float32)).unsqueeze(0)
+
+
+def _soft(values: np.ndarray, size: tuple[int, int] | None) -> Tensor:
+    """The weights of a soft mask, ``(1, H, W)`` in [0, 1]."""
+    values = np.where(values < FLAT, 0.0, np.where(values > 1 - FLAT, 1.0, values)).astype(np.float32)
+    if size is not None:
+        values = np.asarray(Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.BOX))
+    return torch.from_numpy(values.clip(0, 1)).unsqueeze(0)
 
 
 def _share_of_grey_areas(values: np.ndarray) -> float:

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_vipaint import guides, plugins
 from pyro_vipaint._torch import half_precision, resolve_device
 from pyro_vipaint.errors import InputError, choice, described, in_one_line, instance, number, whole
 from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models import DiffusionPrior, load_prior
 from pyro_vipaint.models.measurements.laws import check_gradient, check_operator
 from pyro_vipaint.models.measurements.likelihoods import Gaussian
+from pyro_vipaint.models.measurements.masks import is_soft, observed_pixels, soft_inpainting
 from pyro_vipaint.models.measurements.operators import (
     Inpainting,
     Operator,
@@ -29,14 +31,17 @@ from pyro_vipaint.models.measurements.operators import (
 )
 from pyro_vipaint.models.measurements.problem import SUPPORTS, check_likelihood, check_problem
 from pyro_vipaint.models.priors.classifier_free import WEIGHT
-from pyro_vipaint.models.priors.conditions import check_classes
+from pyro_vipaint.models.priors.conditions import check_classes, class_numbers
 from pyro_vipaint.settings import PRESETS, Settings, settings_for
 
 WIDEST = 2.0  # images live in [-1, 1]; noisy observations may leave it, bytes and standardised pixels lie further off
 QUIET = 1e-9  # stands for no noise
 NOISE = 0.05  # standard deviation, images in [-1, 1]: the paper's for super-resolution and deblurring
 
-AVERAGE = "average its channels, x.mean(-3, keepdim=True)"
+NAMED_GUIDES = tuple(guides.__all__)
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey: ITU-R BT.601
+GREY = "grey=True turns colour grey (command line: --grey)"
+EQUAL = "grey=True gives a grey picture equal channels (command line: --grey)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +89,33 @@ def checked(
     return Problem(prior, y, operator, likelihood, placed)
 
 
-def masked(image: Any, mask: Any, prior: Any, device: str | torch.device) -> tuple[Tensor, Inpainting, DiffusionPrior]:
+def masked(
+    image: Any, mask: Any, prior: Any, device: str | torch.device, grey: bool = False
+) -> tuple[Tensor, Inpainting, DiffusionPrior]:
     """The images as observations of an inpainting operator, and the loaded prior, each of the shape of the prior.
 
-    Hidden values, observed values and the numbers of images and masks are left to :func:`checked`.
+    A soft mask observes where it is not 0. With ``grey`` a picture in colour becomes grey for a grey prior, and a grey
+    one gets equal channels for a prior in colour. Hidden values, observed values and the numbers of images and masks
+    are left to :func:`checked`.
     """
     target = resolve_device(device, prior)
     prior = check_prior(prior, target)
-    return check_image(image, prior), Inpainting(check_mask(mask, prior).to(target)), prior
+    return check_image(image, prior, grey), Inpainting(observed_pixels(check_mask(mask, prior).to(target))), prior
+
+
+def softened(
+    mask: Any, operator: Inpainting, prior: DiffusionPrior, noise: float | None, settings: Settings | None
+) -> Gaussian | None:
+    """The likelihood of a soft mask with the ``operator`` of :func:`masked`; ``None`` for one of 0 and 1 alone.
+
+    Its sigma where the mask is 1 is that of the settings, by default :data:`NOISE`, and at least ``noise``.
+    """
+    weights = check_mask(mask, prior).to(operator.mask.device)
+    if not is_soft(weights):
+        return None
+    sigma = NOISE if settings is None or settings.sigma is None else settings.sigma
+    sigma = sigma if noise is None else max(sigma, number("noise", noise))
+    return replace(soft_inpainting(weights, sigma), operator=operator)
 
 
 def checked_settings(
@@ -140,10 +164,21 @@ def check_prior(prior: Any, device: torch.device, half: bool = False, checkpoint
     return prior
 
 
-def check_guide(guide: Any) -> None:
-    """Refuses what does not make a guide of a model and a start."""
+def guide_names() -> list[str]:
+    """The families of guides that a name stands for: those of this library, then those of plug-ins."""
+    return [*NAMED_GUIDES, *sorted(plugins.found("guides").keys() - set(NAMED_GUIDES))]
+
+
+def check_guide(guide: Any) -> Any:
+    """A guide by its name, or ``guide`` itself, refused unless it makes a guide of a model and a start."""
     if guide is None:
-        return
+        return None
+    if isinstance(guide, str):
+        choice("guide", guide, guide_names())
+        name, own = guide, guide in NAMED_GUIDES
+        guide = getattr(guides, name) if own else plugins.load("guides", name)
+        if not (own or callable(guide)):
+            raise plugins.unusable("guides", name, guide, "a class of guides or a function of a model and a start")
     fits = callable(guide) and not isinstance(guide, nn.Module)
     try:
         inspect.signature(guide).bind(None, None)
@@ -154,16 +189,29 @@ def check_guide(guide: Any) -> None:
     if not fits:
         wanted = "a class of guides or a function, lambda model, start: LowRankGuide(model, start, rank=4)"
         raise InputError(f"guide must be {wanted}, not {described(guide)}.")
+    return guide
 
 
-def check_image(image: Any, prior: DiffusionPrior) -> Tensor:
-    """``image`` as ``(N, C, H, W)`` floats, refused unless its shape fits the prior."""
+def check_image(image: Any, prior: DiffusionPrior, grey: bool = False) -> Tensor:
+    """``image`` as ``(N, C, H, W)`` floats, refused unless its shape fits the prior; ``grey`` as for :func:`masked`."""
     image, expected = as_tensor("image", image, floats=True), prior.image_shape
+    image = recoloured(image, expected[0]) if grey else image
     wanted = f"the prior takes (C, H, W) = {tuple(expected)} or (N, C, H, W): {reshaping(image.shape, expected)}"
     return as_batch("image", image, expected, wanted)
 
 
-def reshaping(shape: Sequence[int], expected: Sequence[int], grey: str = AVERAGE) -> str:
+def recoloured(image: Tensor, channels: int) -> Tensor:
+    """An image of three channels as one of luma (ITU-R BT.601, as Pillow), one of one channel repeated to three."""
+    found = image.shape[-3] if image.ndim > 2 else 1
+    if (found, channels) == (3, 1):
+        return (image * image.new_tensor(LUMA)[:, None, None]).sum(-3, keepdim=True)
+    if (found, channels) == (1, 3):
+        image = image if image.ndim > 2 else image.unsqueeze(0)
+        return image.expand(*image.shape[:-3], 3, *image.shape[-2:]).contiguous()
+    return image
+
+
+def reshaping(shape: Sequence[int], expected: Sequence[int], grey: str = GREY) -> str:
     """What makes an image of this ``shape`` one of the ``expected`` shape (C, H, W); ``grey`` if C is 1."""
     channels, *size = expected
     found = [1, 1, *shape][-3:]
@@ -171,24 +219,28 @@ def reshaping(shape: Sequence[int], expected: Sequence[int], grey: str = AVERAGE
         return "put its channels first, x.movedim(-1, -3)"
     if found[1:] != size:
         return "resize it (command line: --resize)"
-    return grey if channels == 1 else f"give it {channels} channels"
+    if channels == 1:
+        return grey
+    return EQUAL if (found[0], channels) == (1, 3) else f"give it {channels} channels"
 
 
 def check_mask(mask: Any, prior: DiffusionPrior) -> Tensor:
-    """``mask`` as ``(N, 1, H, W)``, refused unless it is 0/1, of the prior's size, and neither all 0 nor all 1."""
+    """``mask`` as ``(N, 1, H, W)`` floats in [0, 1], refused unless of the prior's size and neither all 0 nor all 1."""
     mask, size = as_tensor("mask", mask), prior.image_shape[1:]
     channels = "one channel masks all of the image's, mask[..., :1, :, :]"
     rows = "one mask per image is mask[:, None]; " if mask.ndim == len(size) + 1 else ""
     todo = reshaping(mask.shape, (1, *size), rows + channels)
     wanted = f"the prior takes (H, W) = {tuple(size)}, (1, H, W) or (N, 1, H, W): {todo}"
     mask = as_batch("mask", mask, (1, *size), wanted)
-    check_mask_values(mask)
-    share = mask.float().flatten(1).mean(1)
-    if (share == 0).any() or (share == 1).any():
-        fault = "all 0, nothing is observed" if (share == 0).any() else "all 1, nothing is hidden"
+    if not is_soft(mask):
+        check_mask_values(mask)
+    mask = mask.float()
+    nothing, everything = (observed_pixels(mask) == 0).flatten(1).all(1), (mask == 1).flatten(1).all(1)
+    if nothing.any() or everything.any():
+        fault = "all 0, nothing is observed" if nothing.any() else "all 1, nothing is hidden"
         wanted = "0 (hidden, black) and 1 (observed, white), both"
         raise InputError(f"The mask must hold {wanted}: {fault}; --invert-mask, or 1 - mask, swaps.")
-    return mask.float()
+    return mask
 
 
 def as_batch(name: str, x: Tensor, expected: Sequence[int], wanted: str) -> Tensor:
@@ -233,7 +285,7 @@ def check_label(label: Any, count: int, prior: DiffusionPrior) -> Tensor:
     """One label for each image, ``(N,)``, refused where the prior has no such class."""
     if not prior.class_names:
         raise InputError(f"The prior {prior.name} has no classes: omit the label.")
-    labels = as_tensor("label", label)
+    labels = as_tensor("label", class_numbers(label, prior))
     whole_numbers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     labels = labels.long() if whole_numbers else labels
     check_classes(labels, prior, count)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import DIRECTIONS, JUDGING, SEEDS, child_seed, double, seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.diagnostics import elbo_estimate, iwae_bound, pareto_k, sliced_wasserstein, weighted_draws
-from pyro_vipaint.errors import InputError, NonFiniteError, described, instance, numbers, whole
+from pyro_vipaint.errors import InputError, NonFiniteError, described, instance, numbers, one_warning_each, whole
 from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
-from pyro_vipaint.progress import Callback, Progress
+from pyro_vipaint.progress import Callback, Progress, showing
 from pyro_vipaint.sampling import initial_latent
 from pyro_vipaint.svi import check_fit_numbers, fit
 
@@ -52,6 +53,22 @@ class Comparison:
     table: pd.DataFrame
     complete: bool
 
+    __repr__, _repr_html_ = compact, as_html
+
+    def _facts(self) -> dict[str, Any]:
+        """What the comparison prints: how much is in it, and its best run by mean bound."""
+        names = {name: list(dict.fromkeys(self.table[name])) for name in ("guide", "objective", "seed", "image")}
+        said: dict[str, Any] = {"guides": names["guide"], "objectives": names["objective"]}
+        said |= {"seeds": len(names["seed"]), "images": len(names["image"])}
+        if self.table["bound"].notna().any():
+            best = self.summary()["bound"]
+            said["best"] = f"{' with '.join(map(str, best.index[0]))}, bound {best.iloc[0]:.2f} nats"
+        said["failed"] = int((self.table.groupby(["guide", "objective", "seed"])["note"].first() != "").sum())
+        return said | {"complete": self.complete}
+
+    def _picture_html(self) -> str:
+        return self.summary().to_html(float_format="{:.4g}".format, border=0)
+
     def summary(self) -> pd.DataFrame:
         """Means over seeds and images by guide and objective, best bound first; of ``k_hat`` the largest.
 
@@ -71,6 +88,7 @@ class Comparison:
         return comparison_figure(self.table)
 
 
+@one_warning_each()
 def compare(
     model: DiffusionModel,
     guides: Mapping[str, Callable[[Any], Any]],
@@ -86,6 +104,7 @@ def compare(
     evidence: Tensor | None = None,
     posterior: Tensor | None = None,
     callback: Callback | None = None,
+    progress: bool = False,
 ) -> Comparison:
     """Fits every guide with every objective from every seed, and judges each on the unscaled model.
 
@@ -116,6 +135,7 @@ def compare(
         posterior: exact draws of E[z_0 given z_Ts], ``(S', N, *event)`` or flattened, ``(S', N, D)``, where they are
             known. Those of the prior itself are as close as its evidence.
         callback: called after each run with its :class:`pyro_vipaint.progress.Progress`, phase ``compare``.
+        progress: draw a bar, on a terminal or in a notebook.
 
     Returns:
         The table has the columns ``guide``, ``objective``, ``seed``, ``image``; ``bound`` and ``bound_se``, the true
@@ -153,23 +173,24 @@ def compare(
     complete = True
     try:
         fresh, runs = _builders(guides, model, y), len(guides) * len(elbos) * len(seeds)
-        for (name, build), (objective, elbo), seed in product(fresh.items(), elbos.items(), seeds):
-            figures: dict[str, Any] = {"guide": name, "objective": objective, "seed": seed, "note": ""}
-            try:
-                with seeded(seed):
-                    guide = build(model)
-                with count_calls() as cost:
-                    fitted = fit(model, guide, y, copy.deepcopy(elbo), steps, lr, lr_decay=lr_decay, seed=seed)
-                figures |= {"calls": fitted.calls, "nfe": fitted.nfe, "gradients": cost.gradients}
-                figures["seconds"] = fitted.seconds
-                figures |= _judge(model, guide, y, seed, num_draws, batch_size, evidence, posterior)
-            except FAILURES as error:
-                figures["note"] = _one_line(error)
-            for n in range(len(y)):
-                row = {column: float(v[n]) if isinstance(v, Tensor) else v for column, v in figures.items()}
-                rows.append({"image": n} | row)
-            if callback is not None:
-                callback(Progress("compare", len(rows) // len(y), runs, note=f"{name}, {objective}, seed {seed}"))
+        with showing(progress, callback) as callback:
+            for (name, build), (objective, elbo), seed in product(fresh.items(), elbos.items(), seeds):
+                figures: dict[str, Any] = {"guide": name, "objective": objective, "seed": seed, "note": ""}
+                try:
+                    with seeded(seed):
+                        guide = build(model)
+                    with count_calls() as cost:
+                        fitted = fit(model, guide, y, copy.deepcopy(elbo), steps, lr, lr_decay=lr_decay, seed=seed)
+                    figures |= {"calls": fitted.calls, "nfe": fitted.nfe, "gradients": cost.gradients}
+                    figures["seconds"] = fitted.seconds
+                    figures |= _judge(model, guide, y, seed, num_draws, batch_size, evidence, posterior)
+                except FAILURES as error:
+                    figures["note"] = _one_line(error)
+                for n in range(len(y)):
+                    row = {column: float(v[n]) if isinstance(v, Tensor) else v for column, v in figures.items()}
+                    rows.append({"image": n} | row)
+                if callback is not None:
+                    callback(Progress("compare", len(rows) // len(y), runs, note=f"{name}, {objective}, seed {seed}"))
     except KeyboardInterrupt:
         complete = False
     return Comparison(pd.DataFrame(rows, columns=list(COLUMNS)), complete)

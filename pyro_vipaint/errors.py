@@ -1,12 +1,14 @@
-"""The two errors a user of the library is meant to catch, and the checks of numbers that everything shares."""
+"""The two errors a user of the library is meant to catch, its warnings, and the checks that everything shares."""
 
 from __future__ import annotations
 
 import math
 import operator
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from difflib import get_close_matches
 from numbers import Real
 from reprlib import repr as brief
@@ -20,6 +22,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTABLE = 10**9  # a list of more does not fit the memory
 MOST_STEPS = 10**6  # of a chain, a thousand times the longest default: its times are listed before the first
 MOST_RATE = 1e36  # of an optimiser, whose first steps divide it by as little as a hundredth, in float32
+_SAID: ContextVar[set[str] | None] = ContextVar("warnings of the outermost call", default=None)
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -32,6 +35,30 @@ class InputError(ValueError):
 
 class NonFiniteError(ArithmeticError):
     """A result is infinite or NaN; the message names the term of the bound, the parameter or the phase that is."""
+
+
+@contextmanager
+def one_warning_each() -> Iterator[set[str]]:
+    """Within the block, a decorator too, :func:`warn_once` gives each message once; yields those given so far.
+
+    Python's own register of warnings will not do: whoever changes a filter, as lazy imports do, empties it.
+    """
+    outer = _SAID.get()
+    token = _SAID.set(set() if outer is None else outer)
+    try:
+        yield _SAID.get() or set()
+    finally:
+        _SAID.reset(token)
+
+
+def warn_once(message: str, stacklevel: int = 3) -> None:
+    """Warns, unless a surrounding :func:`one_warning_each` has seen the message."""
+    said = _SAID.get()
+    if said is not None and message in said:
+        return
+    if said is not None:
+        said.add(message)
+    warnings.warn(message, UserWarning, stacklevel=stacklevel)
 
 
 def whole(name: str, value: Any, least: int = 1, most: float = COUNTABLE) -> int:

@@ -1,7 +1,8 @@
 """The progress of long calls: one callback signature for all of them, and one bar that shows it.
 
 Fits, refinements, baselines, comparisons, benchmarks and the facade take ``callback=``, a function of one
-:class:`Progress`. :func:`progress_bar` makes a callback that draws a bar.
+:class:`Progress`. :func:`progress_bar` makes a callback that draws a bar; calls with ``progress=True`` draw it
+themselves, and nothing where the output is neither a terminal nor a notebook.
 """
 
 from __future__ import annotations
@@ -10,21 +11,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from pyro_vipaint.errors import instance
+
 if TYPE_CHECKING:
     from rich.console import Console
+    from torch import Tensor
 
 
 class Progress(NamedTuple):
     """One finished step of a long call.
 
     Attributes:
-        phase: ``fit``, ``refine``, ``compare``, ``bench``, or the name of a baseline.
+        phase: ``fit``, ``sample``, ``refine``, ``smc``, ``compare``, ``bench``, or the name of a baseline.
         step: number of finished steps, from 1.
         total: number of all steps; ``None`` where it is not known.
         loss: the objective of a fit at this step, summed over images, in nats.
         bound: the unweighted bound on -log p(y) at this step of a fit whose objective reports its terms, summed over
             images, in nats.
         note: the current item, such as a run of a comparison.
+        images: of a fit's step, the images that the model predicts from its draws of z_Ts, their mean over particles,
+            ``(N, C, H, W)`` where the draws lie. They cost no network call.
     """
 
     phase: str
@@ -33,15 +39,25 @@ class Progress(NamedTuple):
     loss: float | None = None
     bound: float | None = None
     note: str = ""
+    images: Tensor | None = None
 
 
 Callback = Callable[[Progress], None]
-TITLES = {"fit": "fitting the posterior", "refine": "refining the samples", "bench": "cells"}
+TITLES = {
+    "fit": "fitting the posterior",
+    "sample": "sampling the guide",
+    "refine": "refining the samples",
+    "smc": "moving the particles",
+    "compare": "comparing",
+    "bench": "cells",
+}
 
 
 @contextmanager
 def progress_bar(
-    description: str | None = None, total: int | None = None, console: Console | None = None
+    description: str | None = None,
+    total: int | None = None,
+    console: Console | None = None,
 ) -> Iterator[Callback]:
     """Yields a ``callback`` that draws a bar for each phase, on the terminal or in a notebook, while the block runs.
 
@@ -72,3 +88,34 @@ def progress_bar(
             )
 
         yield callback
+
+
+@contextmanager
+def showing(progress: bool, callback: Callback | None = None) -> Iterator[Callback | None]:
+    """Yields ``callback``, joined by a bar for the time of the block if ``progress``.
+
+    The bar is drawn on a terminal or in a notebook alone: a file or a pipe gets not one character.
+
+    Raises:
+        InputError: ``progress`` is not True or False, or ``callback`` no function.
+    """
+    instance("progress", progress, isinstance(progress, bool), "True or False")
+    instance("callback", callback, callback is None or callable(callback), "a function of a Progress")
+    if not progress or not _seen():
+        yield callback
+        return
+    with progress_bar() as bar:
+
+        def both(step: Progress) -> None:
+            bar(step)
+            if callback is not None:
+                callback(step)
+
+        yield both
+
+
+def _seen() -> bool:
+    """Whether rich draws for somebody's eyes."""
+    from rich import get_console
+
+    return get_console().is_terminal or get_console().is_jupyter

@@ -37,7 +37,7 @@ from pyro_vipaint.models.measurements.problem import FOLLOWED, check_problem
 from pyro_vipaint.models.priors.classifier_free import WEIGHT
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.models.priors.schedules import lowest_level, noise_level, time_of
-from pyro_vipaint.progress import Callback, Progress
+from pyro_vipaint.progress import Callback, Progress, showing
 
 if TYPE_CHECKING:
     from pyro_vipaint.models import DiffusionModel
@@ -93,6 +93,7 @@ def refine(
     guidance_scale: float | None = None,
     seed: int | None = None,
     callback: Callback | None = None,
+    progress: bool = False,
 ) -> Tensor:
     """Images ``(S, N, C, H, W)`` in [-1, 1] from draws ``z`` of z_Ts, ``(S, N, *event)``: ``steps`` network calls.
 
@@ -115,6 +116,7 @@ def refine(
         seed: seed of the noise; ``None`` draws from the global generator. The same call gives the same bits; another
             batch or number of samples gives other draws of the same law (docs/bound.md, "What a seed promises").
         callback: called after each step with its :class:`pyro_vipaint.progress.Progress`, phase ``refine``.
+        progress: draw a bar, on a terminal or in a notebook.
 
     Raises:
         InputError: ``steps`` is less than 1; another number is negative, infinite or NaN, or ``polyak`` zero; the
@@ -126,7 +128,6 @@ def refine(
     zeta, zeta_decay = number("zeta", zeta), number("zeta_decay", zeta_decay)
     whole("order", order, most=1 if correction is None else 2)
     instance("model", model, hasattr(model, "likelihood"), "a DiffusionModel")
-    instance("callback", callback, callback is None or callable(callback), "a function of a Progress")
     if polyak is not None:
         number("polyak", polyak, positive=True)
     prior, likelihood = model.prior, cast(Any, model.likelihood)
@@ -140,7 +141,7 @@ def refine(
     shape = (len(y), *prior.image_shape)
     masked = isinstance(likelihood.operator, Inpainting)
     limit = StepLimit(LIMIT, 1.0 if masked else operator_norm(likelihood.operator, shape, y.device), polyak)
-    with seeded(seed), torch.no_grad():
+    with seeded(seed), torch.no_grad(), showing(progress, callback) as callback:
         if correction is None:
             chain = dps_chain(prior, likelihood, z, y, times, zetas, condition, limit)
         else:

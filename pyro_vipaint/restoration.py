@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.checks import as_tensor, check_guide, check_truth, checked, checked_settings, masked
+from pyro_vipaint.checks import as_tensor, check_guide, check_truth, checked, checked_settings, masked, softened
+from pyro_vipaint.corrections import Correction
 from pyro_vipaint.elbos import BetaELBO
-from pyro_vipaint.errors import choice
+from pyro_vipaint.errors import InputError, choice, one_warning_each
 from pyro_vipaint.guides import HierarchicalGuide, TwistedGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.models.measurements.operators import Operator, observation_mask
@@ -106,20 +107,23 @@ def inpaint(
     levels: int = 4,
     num_samples: int = 10,
     *,
-    label: int | Tensor | None = None,
+    label: int | str | Sequence[int | str] | Tensor | None = None,
     prompt: str | Sequence[str] | None = None,
     guidance_scale: float | None = None,
     preset: str | None = None,
     settings: Settings | None = None,
-    guide: GuideFactory | None = None,
+    guide: GuideFactory | str | None = None,
+    elbo: Any = None,
     steps: int | None = None,
     beta: float | None = None,
     refine_steps: int | None = None,
     zeta: float | None = None,
+    correction: Correction | None = None,
     noise: float | None = None,
     device: str = "auto",
     seed: int | None = None,
     callback: Callback | None = None,
+    grey: bool = False,
 ) -> Result:
     """``num_samples`` completions of each image, by VIPaint-``levels``: :func:`restore` with a mask.
 
@@ -127,18 +131,26 @@ def inpaint(
         image: ``(C, H, W)`` or ``(N, C, H, W)`` floats in [-1, 1], a tensor or an array (for one channel ``(H, W)`` is
             accepted); values at hidden pixels have no influence, and NaN may mark them.
         mask: 1 = observed, 0 = hidden, any dtype; ``(1, H, W)``, ``(H, W)`` or ``(N, 1, H, W)``. One mask may serve
-            several images, and one image several masks.
-        prior, levels, num_samples, label, prompt, guidance_scale, preset, settings, guide, steps, beta, refine_steps,
-        zeta, noise, device, seed, callback: as for :func:`restore`, and so are the errors.
+            several images, and one image several masks. Floats between 0 and 1 make it soft: a pixel of m counts as one
+            that was observed with the noise sigma / sqrt(m) (:func:`pyro_vipaint.models.soft_inpainting`), sigma being
+            ``noise``, at least that of the settings, by default .05; the likelihood is Gaussian then in both presets.
+        prior, levels, num_samples, label, prompt, guidance_scale, preset, settings, guide, elbo, steps, beta,
+        refine_steps, zeta, correction, noise, device, seed, callback: as for :func:`restore`, and so are the errors.
+        grey: turn a picture in colour grey for a grey prior (ITU-R BT.601), and give a grey one equal channels for a
+            prior in colour; otherwise it is refused.
     """
-    y, operator, loaded = masked(image, mask, prior, device)
+    y, operator, loaded = masked(image, mask, prior, device, grey)
+    likelihood = softened(mask, operator, loaded, noise, settings)
+    noise = noise if likelihood is None else None
     return restore(
         y, operator, loaded, levels, num_samples, label=label, prompt=prompt, guidance_scale=guidance_scale,
-        preset=preset, settings=settings, guide=guide, steps=steps, beta=beta, refine_steps=refine_steps, zeta=zeta,
-        noise=noise, device=device, seed=seed, callback=callback,
+        preset=preset, settings=settings, likelihood=likelihood, guide=guide, elbo=elbo, steps=steps, beta=beta,
+        refine_steps=refine_steps, zeta=zeta, correction=correction, noise=noise, device=device, seed=seed,
+        callback=callback,
     )  # fmt: skip
 
 
+@one_warning_each()
 def restore(
     y: Tensor,
     operator: Operator,
@@ -146,17 +158,19 @@ def restore(
     levels: int = 4,
     num_samples: int = 10,
     *,
-    label: int | Tensor | None = None,
+    label: int | str | Sequence[int | str] | Tensor | None = None,
     prompt: str | Sequence[str] | None = None,
     guidance_scale: float | None = None,
     preset: str | None = None,
     settings: Settings | None = None,
     likelihood: Any = None,
-    guide: GuideFactory | None = None,
+    guide: GuideFactory | str | None = None,
+    elbo: Any = None,
     steps: int | None = None,
     beta: float | None = None,
     refine_steps: int | None = None,
     zeta: float | None = None,
+    correction: Correction | None = None,
     noise: float | None = None,
     device: str = "auto",
     seed: int | None = None,
@@ -173,7 +187,8 @@ def restore(
         prior: a shipped name, a folder, a hub id, or a prior.
         levels: K, the number of keypoints.
         num_samples: S.
-        label: class of the images for class-conditional priors, one or ``(N,)``; ``None`` sets no condition.
+        label: class of the images for class-conditional priors, one or ``(N,)``, numbers or names such as ``"bag"``
+            in any case of letters; ``None`` sets no condition.
         prompt: text for priors that take it, one or N; ``None`` is the empty prompt.
         guidance_scale: weight w >= 0 of classifier-free guidance by label or prompt
             (:mod:`pyro_vipaint.models.priors.classifier_free`), in both phases; by default, and with 1, the conditional
@@ -191,8 +206,11 @@ def restore(
             for pictures, which fits it; by default :class:`TwistedGuide` for inference, and :class:`HierarchicalGuide`
             with gamma and tau of the settings for pictures. Pyro's own start there too with
             ``lambda model, start: AutoNormal(model, init_loc_fn=init_to_start(model, start))``. Kinds of parameters for
-            which the settings name no rate have that of :func:`fit`.
-        steps, beta, refine_steps, zeta: single numbers to change in the settings.
+            which the settings name no rate have that of :func:`fit`. A text is the name of a family in
+            ``pyro_vipaint.guides.__all__``, or of a plug-in (:mod:`pyro_vipaint.plugins`).
+        elbo: the objective of the fit, of :mod:`pyro_vipaint.elbos` or of Pyro, in the place of ``BetaELBO`` with the
+            ``beta`` and ``num_particles`` of the settings, for example ``vp.RenyiELBO(alpha=0.5)``; it has its own.
+        steps, beta, refine_steps, zeta, correction: single entries to change in the settings.
         noise: standard deviation of v, in the units of images; the likelihood's scale is at least this large. The
             default settings were tuned with .05, the value of the paper.
         device: ``auto`` (CUDA, then MPS, then CPU; the device of a prior that is already loaded) or a name.
@@ -204,9 +222,11 @@ def restore(
     Raises:
         InputError: an argument cannot be used; the message is one line that says what to do.
     """
-    check_guide(guide)
+    guide = check_guide(guide)
     problem = checked(y, operator, prior, label, prompt, guidance_scale, noise, device, likelihood)
-    changes = {"steps": steps, "beta": beta, "refine_steps": refine_steps, "zeta": zeta}
+    if elbo is not None and beta is not None:
+        raise InputError("The objective states beta: omit beta, or elbo.")
+    changes = {"steps": steps, "beta": beta, "refine_steps": refine_steps, "zeta": zeta, "correction": correction}
     preset = ("inference" if guide is None else "pictures") if preset is None else preset
     numbers = checked_settings(problem, levels, num_samples, settings, noise, changes, preset)
     prior, y, condition = problem.prior, problem.y, problem.condition
@@ -222,7 +242,7 @@ def restore(
             model, _start(prior, likelihood, y, numbers, guide, condition)
         )
         # an ELBO fits the guide,
-        elbo = BetaELBO(numbers.beta, numbers.num_particles)
+        elbo = BetaELBO(numbers.beta, numbers.num_particles) if elbo is None else elbo
         fitted = fit(
             model, approximation, y, elbo, numbers.steps, {**DEFAULT_LR, **numbers.lr},
             lr_decay=numbers.lr_decay, average=numbers.average, callback=callback,

@@ -7,6 +7,8 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from torch import Tensor
 
 from pyro_vipaint._torch import seeded
@@ -17,10 +19,19 @@ from pyro_vipaint.models.measurements.linalg import cgls
 from pyro_vipaint.models.measurements.operators import Broadcasting, Operator, pseudo_inverse
 from pyro_vipaint.models.measurements.problem import check_observation, check_problem
 from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.progress import Callback, Progress, showing
 
 
 @torch.no_grad()
-def sample(guide: Any, y: Tensor, num_samples: int = 10, *, seed: int | None = None) -> Tensor:
+def sample(
+    guide: Any,
+    y: Tensor,
+    num_samples: int = 10,
+    *,
+    seed: int | None = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+) -> Tensor:
     """Posterior draws of z_Ts, shape ``(num_samples, N, *event)``: K - 1 network calls on all of them at once.
 
     Args:
@@ -31,6 +42,9 @@ def sample(guide: Any, y: Tensor, num_samples: int = 10, *, seed: int | None = N
         seed: seed of these draws, different from that of the fit, whose noise they would repeat; ``None`` continues
             the global generator. The same call gives the same bits; another batch or number of samples gives other
             draws of the same law (docs/bound.md, "What a seed promises").
+        callback: called after each level with its :class:`pyro_vipaint.progress.Progress`, phase ``sample``; after each
+            draw of a guide of Pyro.
+        progress: draw a bar, on a terminal or in a notebook.
 
     Raises:
         InputError: ``num_samples`` or ``seed`` is not a whole number in its range, or ``guide`` is a model or a class.
@@ -39,14 +53,31 @@ def sample(guide: Any, y: Tensor, num_samples: int = 10, *, seed: int | None = N
     whole("num_samples", num_samples)
     _check_guide(guide)
     check_observation(y, None)
-    if not hasattr(guide, "sample_latents"):
-        with seeded(seed):
-            runs = [poutine.trace(guide).get_trace(y) for _ in range(num_samples)]
-        z = torch.stack([run.nodes["z_1"]["value"] for run in runs])
-    else:
-        with seeded(seed), pyro.plate("samples", num_samples, dim=-2):
-            z = guide.sample_latents(len(y), y)
+    with seeded(seed), showing(progress, callback) as callback:
+        if hasattr(guide, "sample_latents"):
+            with pyro.plate("samples", num_samples, dim=-2), _Levels(guide, callback):
+                z = guide.sample_latents(len(y), y)
+        else:
+            draws = []
+            for step in range(1, num_samples + 1):
+                draws.append(poutine.trace(guide).get_trace(y).nodes["z_1"]["value"])
+                if callback is not None:
+                    callback(Progress("sample", step, num_samples))
+            z = torch.stack(draws)
     return finite("The sampling of the guide", z, "fit the guide anew with a lower learning rate")
+
+
+class _Levels(Messenger):
+    """Tells a ``callback`` of every level that a guide has drawn."""
+
+    def __init__(self, guide: Any, callback: Callback | None) -> None:
+        super().__init__()
+        self.callback, self.done, self.total = callback, 0, len(guide.model.levels)
+
+    def _pyro_post_sample(self, msg: Message) -> None:
+        if self.callback is not None and str(msg["name"]).startswith("z_"):
+            self.done += 1
+            self.callback(Progress("sample", self.done, self.total, note=str(msg["name"])))
 
 
 def _check_guide(guide: Any) -> None:

@@ -31,6 +31,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.corrections import pixel_variance
@@ -44,6 +45,7 @@ from pyro_vipaint.models.measurements.operators import Inpainting
 from pyro_vipaint.models.measurements.predictive import predictive
 from pyro_vipaint.models.measurements.problem import FOLLOWED, check_problem
 from pyro_vipaint.models.priors.kernels import bridge_coefficients
+from pyro_vipaint.progress import Callback, Progress, showing
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,8 @@ class SMC:
     nfe: int
     gradients: int = 0
 
+    __repr__, _repr_html_ = compact, as_html
+
 
 @torch.no_grad()
 def smc(
@@ -77,6 +81,8 @@ def smc(
     num_particles: int | None = None,
     threshold: float = 0.5,
     seed: int | None = None,
+    callback: Callback | None = None,
+    progress: bool = False,
 ) -> SMC:
     """``num_samples`` draws of z_Ts for each image by sequential Monte Carlo: num_particles × N × K NFE.
 
@@ -91,6 +97,8 @@ def smc(
         threshold: resample where the effective sample size is below this share of the particles, in [0, 1]; 0 never
             does, .5 is common practice (Doucet & Johansen 2009).
         seed: of the draws; ``None`` continues the global generator.
+        callback: called after each level with its :class:`pyro_vipaint.progress.Progress`, phase ``smc``.
+        progress: draw a bar, on a terminal or in a notebook.
 
     Raises:
         InputError: the guide was built on another model or is not Gaussian below T_e, the likelihood is a function
@@ -101,8 +109,8 @@ def smc(
     if getattr(guide, "model", None) is not model:
         raise InputError("smc needs a guide that was built on the model.")
     check_problem(model.prior, model.likelihood, y, model.condition, needs=(*FOLLOWED, "noise_std"))
-    particles = _Particles(model, y, count, threshold)
-    with seeded(seed), count_calls() as calls:
+    with seeded(seed), count_calls() as calls, showing(progress, callback) as callback:
+        particles = _Particles(model, y, count, threshold, callback)
         with pyro.plate("particles", count, dim=-2), particles:
             guide(y)
         particles.observe(guide.trace.nodes["y"]["fn"].log_prob(y))
@@ -115,8 +123,11 @@ def smc(
 class _Particles(Messenger):
     """Weights and resampling, around a run of guide and model on ``(particles, N)`` copies."""
 
-    def __init__(self, model: DiffusionModel, y: Tensor, count: int, threshold: float) -> None:
+    def __init__(
+        self, model: DiffusionModel, y: Tensor, count: int, threshold: float, callback: Callback | None = None
+    ) -> None:
         super().__init__()
+        self.callback = callback
         self.levels = {level.name: level for level in model.levels}
         self.above: Level | None = None
         self.threshold, self.twist = threshold, _Twist(model, y)
@@ -140,6 +151,9 @@ class _Particles(Messenger):
             q: Any = msg["fn"]
             self.log_weights = self.log_weights + (infer["prior"].log_prob(self.z) - q.log_prob(self.z)).double()
             self.above = self.levels[msg["name"]]
+            if self.callback is not None:
+                done = list(self.levels).index(self.above.name) + 1
+                self.callback(Progress("smc", done, len(self.levels), note=self.above.name))
 
     def observe(self, log_twist: Tensor) -> None:
         """Replaces the last twist in the weights by this one, ``(particles, N)``."""

@@ -29,12 +29,13 @@ from pyro.poutine.guide import GuideMessenger
 from torch import Tensor, nn
 
 from pyro_vipaint._files import FilePair
+from pyro_vipaint._repr import as_html, compact, sparkline
 from pyro_vipaint._torch import gradients, preserved, random_state, seeded, set_random_state
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.elbos.base import check_objective
 from pyro_vipaint.errors import MOST_RATE, MOST_STEPS, InputError, NonFiniteError, instance, number, whole
-from pyro_vipaint.models.diffusion import DiffusionModel
-from pyro_vipaint.progress import Callback, Progress
+from pyro_vipaint.models.diffusion import DiffusionModel, predicted_images
+from pyro_vipaint.progress import Callback, Progress, showing
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -67,6 +68,9 @@ class Fit:
         nfe: images passed through the network.
         seconds: wall time.
         state: where it stopped, for ``fit(..., resume=…)``.
+        average: number of last steps over which the guide was averaged.
+        images: what the model predicted at the steps ``image_steps`` (from 1), the mean over particles, bytes
+            ``(F, N, C, H, W)``; None where the model is no :class:`DiffusionModel`, or none were kept.
     """
 
     losses: list[float]
@@ -75,6 +79,23 @@ class Fit:
     nfe: int
     seconds: float
     state: FitState | None = None
+    average: int = 0
+    images: Tensor | None = None
+    image_steps: tuple[int, ...] = ()
+
+    __repr__, _repr_html_ = compact, as_html
+
+    def _facts(self) -> dict[str, Any]:
+        """What the fit prints; the bound is that of the last steps, each image's mean over them."""
+        said: dict[str, Any] = {"steps": len(self.losses), "losses": self.losses}
+        if self.terms:
+            said["bound"] = -torch.stack(list(self.final_terms().values())).sum(0)
+            said["terms"] = self.terms
+        return said | {"calls": self.calls, "nfe": self.nfe, "seconds": round(self.seconds, 2)}
+
+    def _picture_html(self) -> str:
+        values = self.bounds.sum(1) if self.terms else -torch.tensor(self.losses)
+        return sparkline(values.tolist()) + ("bound on log p(y)" if self.terms else "-loss") + " over the steps"
 
     @property
     def bounds(self) -> Tensor:
@@ -98,7 +119,9 @@ class Fit:
         """Writes ``fit.json`` and ``fit.safetensors`` into ``folder``: the record, and the state if there is one."""
         record: dict[str, Any] = {name: getattr(self, name) for name in ("losses", "calls", "nfe", "seconds")}
         record |= {"terms": list(self.terms), "rates": None if self.state is None else dict(self.state.rates)}
+        record |= {"average": self.average, "image_steps": list(self.image_steps)}
         tensors = {f"terms/{name}": value for name, value in self.terms.items()}
+        tensors |= {} if self.images is None else {"images": self.images}
         FILES.write(folder, "Fit", record, tensors | dict(self.state.tensors if self.state else {}))
 
     @classmethod
@@ -113,8 +136,12 @@ class Fit:
             terms = {name: tensors.pop(f"terms/{name}") for name in record["terms"]}
             losses = [number("a loss", value, signed=True) for value in record["losses"]]
             calls, nfe = (whole(name, record[name], 0) for name in ("calls", "nfe"))
+            images, steps = tensors.pop("images", None), record.get("image_steps", [])
+            if (0 if images is None or images.dtype != torch.uint8 else len(images)) != len(steps):
+                raise ValueError("images that do not fit their steps")
+            kept = whole("average", record.get("average", 0), 0), images, tuple(whole("a step", step) for step in steps)
             state = None if record["rates"] is None else FitState.of(tensors, record["rates"])
-            return cls(losses, terms, calls, nfe, number("seconds", record["seconds"]), state)
+            return cls(losses, terms, calls, nfe, number("seconds", record["seconds"]), state, *kept)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{Path(folder) / FILES.record} does not describe a fit.") from error
 
@@ -133,7 +160,9 @@ class Fit:
         """Both parts as one record; terms are those that both report."""
         terms = {name: torch.cat([self.terms[name], later.terms[name]]) for name in self.terms if name in later.terms}
         sums = {name: getattr(self, name) + getattr(later, name) for name in ("losses", "calls", "nfe", "seconds")}
-        return replace(later, terms=terms, **sums)
+        steps = (*self.image_steps, *(step + len(self.losses) for step in later.image_steps))
+        kept = [part.images for part in (self, later) if part.images is not None]
+        return replace(later, terms=terms, images=torch.cat(kept) if kept else None, image_steps=steps, **sums)
 
 
 def fit(
@@ -148,7 +177,9 @@ def fit(
     average: int = 0,
     seed: int | None = None,
     resume: Fit | None = None,
+    keep: int = 24,
     callback: Callback | None = None,
+    progress: bool = False,
 ) -> Fit:
     """Minimises ``elbo`` over the parameters of ``guide`` with Adam, betas (0.9, 0.99) as in the authors' code.
 
@@ -183,7 +214,10 @@ def fit(
         seed: seed of this fit; ``None`` continues the global generator. The same call gives the same bits; with another
             batch the noise is other draws of the same law (docs/bound.md, "What a seed promises").
         resume: the earlier fit; the guide is set to where it stopped. The global generator is left as it was.
+        keep: number of steps, spread evenly, whose predicted images :meth:`Fit.animate` shows; they are those of the
+            step itself and cost no network call, and one byte per value in memory. 0 keeps none.
         callback: called after each step with its :class:`pyro_vipaint.progress.Progress`, phase ``fit``.
+        progress: draw a bar, on a terminal or in a notebook.
 
     Raises:
         InputError: a number cannot be used, nor can ``y`` as observations of the :class:`DiffusionModel`; the model,
@@ -198,12 +232,13 @@ def fit(
     _check_programs(model, guide, elbo)
     if isinstance(model, DiffusionModel):
         model.check(y)
-    instance("callback", callback, callback is None or callable(callback), "a function of a Progress")
+    shown_at = _spread(steps, whole("keep", keep, 0))
     earlier = None if resume is None else _earlier_state(resume, seed)
     losses: list[float] = []
     history: list[dict[str, Tensor]] = []
+    images: dict[int, Tensor] = {}
     begun = time.perf_counter()
-    with gradients(), count_calls() as count:
+    with gradients(), count_calls() as count, showing(progress, callback) as callback, predicted_images() as predicted:
         if next(guide.parameters(), None) is None:
             with torch.no_grad(), seeded(seed if earlier is None else 0):  # the earlier state replaces what is drawn
                 guide(y)
@@ -226,16 +261,21 @@ def fit(
                 decay.step()
                 if step > steps - average:
                     means = _including(guide, means, step - steps + average)
+                image = predicted[0] if predicted else None
+                if image is not None and step in shown_at:
+                    images[step] = ((image.clamp(-1, 1) + 1) * 127.5).round().byte()
                 if callback is not None:
                     bound = float(torch.stack(list(history[-1].values())).sum(0).sum()) if history[-1] else None
-                    callback(Progress("fit", step, steps, losses[-1], bound))
+                    callback(Progress("fit", step, steps, losses[-1], bound, images=image))
             state = FitState.capture(guide, optimizer)
     with torch.no_grad():
         for parameter, mean in zip(guide.parameters(), means, strict=average > 0):
             parameter.copy_(mean)
     _check_parameters(guide)
     terms = {name: torch.stack([record[name] for record in history]).cpu() for name in history[0]}
-    done = Fit(losses, terms, count.calls, count.nfe, time.perf_counter() - begun, state)
+    kept = torch.stack(list(images.values())).cpu() if images else None
+    seconds = time.perf_counter() - begun
+    done = Fit(losses, terms, count.calls, count.nfe, seconds, state, average, kept, tuple(images))
     return done if resume is None else resume._followed_by(done)
 
 
@@ -248,6 +288,13 @@ def _checking(everything: bool) -> Iterator[None]:
     names = () if everything else ("validate_poutine", "validate_distributions_pyro", "validate_distributions_torch")
     with pyro.settings.context(**dict.fromkeys(names, False)):
         yield
+
+
+def _spread(steps: int, keep: int) -> set[int]:
+    """``keep`` of the steps 1 … ``steps``, evenly spread, the last one among them."""
+    if keep >= steps:
+        return set(range(1, steps + 1))
+    return {steps - i * (steps - 1) // max(keep - 1, 1) for i in range(keep)}
 
 
 def check_fit_numbers(steps: Any, average: Any, lr: float | Mapping[str, float] | None, lr_decay: float) -> None:
@@ -340,6 +387,8 @@ class FitState:
 
     tensors: Mapping[str, Tensor]
     rates: Mapping[str, float]
+
+    __repr__, _repr_html_ = compact, as_html
 
     @classmethod
     def capture(cls, guide: nn.Module, optimizer: torch.optim.Optimizer) -> FitState:

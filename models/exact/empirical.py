@@ -26,6 +26,7 @@ from pyro.distributions import Categorical, TorchDistribution
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import double, widest
 from pyro_vipaint.errors import InputError, whole
 from pyro_vipaint.models.measurements.likelihoods import check_shape, seen
@@ -50,6 +51,8 @@ class EmpiricalDenoiser:
     log_weights: Tensor
     labels: Tensor | None
     batch_size: int
+
+    __repr__, _repr_html_ = compact, as_html
 
     def __call__(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Tensor:
         return self.moments(z_t, t, **condition)[0]
@@ -163,6 +166,8 @@ class EmpiricalPosterior:
 
     images: Tensor
     log_weights: Tensor
+
+    __repr__, _repr_html_ = compact, as_html
 
     @property
     def mean(self) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.measurements.likelihoods import Gaussian
 from pyro_vipaint.models.measurements.operators import Operator
@@ -36,6 +37,8 @@ class GaussianDenoiser:
     mean: Tensor
     variance: Tensor
     vectors: Tensor | None = None
+
+    __repr__, _repr_html_ = compact, as_html
 
     def __call__(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Tensor:
         alpha, sigma = (expand_event(v, z_t) for v in self.schedule(as_time(t)))
@@ -54,6 +57,8 @@ class GaussianPrior(DiffusionPrior):
     """
 
     denoiser: GaussianDenoiser
+
+    __repr__, _repr_html_ = compact, as_html
 
     @classmethod
     def diagonal(cls, mean: Tensor, std: Tensor, schedule: Schedule | None = None) -> GaussianPrior:

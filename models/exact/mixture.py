@@ -29,6 +29,7 @@ from pyro.distributions import (
 )
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import double, precise
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.exact.gaussian import eigen, expanded_variance, observed_matrix
@@ -74,6 +75,8 @@ class GaussianMixtureDenoiser:
     variances: Tensor
     vectors: Tensor | None = None
 
+    __repr__, _repr_html_ = compact, as_html
+
     def __call__(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Tensor:
         leading = z_t.shape[: z_t.ndim - self.means.ndim + 1]
         z = z_t.reshape(*leading, 1, -1)
@@ -99,6 +102,8 @@ class GaussianMixturePrior(DiffusionPrior):
     """
 
     denoiser: GaussianMixtureDenoiser
+
+    __repr__, _repr_html_ = compact, as_html
 
     @classmethod
     def diagonal(

@@ -24,6 +24,7 @@ from pyro.distributions import Normal, TorchDistribution
 from pyro.distributions import Poisson as PoissonDistribution  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import has_values, on_device
 from pyro_vipaint.errors import InputError, instance, number
 from pyro_vipaint.metrics import perceptual_distance
@@ -133,6 +134,8 @@ class Gaussian(_Additive):
 
     sigma: float | Tensor = 0.05
 
+    __repr__, _repr_html_ = compact, as_html
+
     def __post_init__(self) -> None:
         super().__post_init__()
         instance("sigma", self.sigma, not isinstance(self.sigma, np.ndarray), "a number or a tensor")
@@ -163,6 +166,8 @@ class Laplace(_Additive):
     """
 
     scale: float = 0.2
+
+    __repr__, _repr_html_ = compact, as_html
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -199,6 +204,8 @@ class Poisson(_Additive):
     """
 
     gain: float
+
+    __repr__, _repr_html_ = compact, as_html
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -241,6 +248,8 @@ class Perceptual(Laplace):
     """
 
     weight: float | None = None
+
+    __repr__, _repr_html_ = compact, as_html
 
     def __post_init__(self) -> None:
         super().__post_init__()

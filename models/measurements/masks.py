@@ -1,8 +1,15 @@
-"""The masks of the paper, 1 = observed: rotated window, random (large), small, box.
+r"""The masks of the paper, 1 = observed: rotated window, random (large), small, box; and soft masks.
 
 Each function returns float masks ``(num, 1, size, size)`` that are reproducible from ``seed``. Sizes scale with the
 image. Free-form holes are those of Zhao et al. 2021 (CoModGAN), thick random strokes and rectangles, redrawn until the
 hidden share lies in its range.
+
+A soft mask has values m(x) between 0 and 1, which weigh the log likelihood of a pixel. For Gaussian noise this is a map
+of the noise,
+
+.. math:: m \log N(y; x, \sigma^2) = \log N(y; x, \sigma^2 / m) + const, \qquad \sigma(x) = \sigma / \sqrt{m(x)},
+
+so that m = 1 is an observed pixel, m = 0 a hidden one, and m = 1/4 one that was observed with twice the noise.
 """
 
 from __future__ import annotations
@@ -14,11 +21,16 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from pyro_vipaint._torch import SEEDS
-from pyro_vipaint.errors import whole
+from pyro_vipaint._torch import SEEDS, has_values
+from pyro_vipaint.errors import instance, number, numbers, whole
+from pyro_vipaint.models.measurements.likelihoods import Gaussian
+from pyro_vipaint.models.measurements.operators import Inpainting
 
 LARGE_HOLE = (0.3, 0.7)  # the hidden share of the paper's "random" masks
 SMALL_HOLE = (0.05, 0.3)
+FAINT = (
+    1e-4  # below it a pixel is hidden: its noise, a hundred times sigma, exceeds the range of images for .02 or more
+)
 
 
 def rotated_window(size: int, num: int = 1, seed: int = 0) -> Tensor:
@@ -56,6 +68,40 @@ MASKS: dict[str, Callable[..., Tensor]] = {
     "random-small": random_small,
     "box": box,
 }
+
+
+def soft_inpainting(mask: Tensor, sigma: float = 0.05) -> Gaussian:
+    """The likelihood of a soft mask: y = x + v where ``mask`` > 0, v ~ N(0, sigma^2 / mask).
+
+    Args:
+        mask: floats m in [0, 1], 1 = observed, 0 = hidden; ``(1, H, W)``, or ``(N, 1, H, W)`` with one per image.
+            Pixels with m < 1e-4 are hidden.
+        sigma: standard deviation of the noise where m = 1, in the units of images; .05 is the paper's value.
+
+    Returns:
+        ``Gaussian(Inpainting(m >= 1e-4), sigma / sqrt(m))``, for :func:`pyro_vipaint.restore`. A mask of 0 and 1 alone
+        has the number ``sigma`` in the place of the map.
+
+    Raises:
+        InputError: ``mask`` holds something else, or ``sigma`` is not positive and finite.
+    """
+    instance("mask", mask, isinstance(mask, Tensor), "a tensor of numbers from 0 (hidden) to 1 (observed)")
+    mask = numbers("mask", mask.float(), low=0.0, high=1.0)
+    observed, sigma = observed_pixels(mask), number("sigma", sigma, positive=True)
+    weights = torch.where(observed > 0, mask, 1.0)
+    return Gaussian(Inpainting(observed), sigma / weights.sqrt() if is_soft(mask) else sigma)
+
+
+def observed_pixels(mask: Tensor) -> Tensor:
+    """1 where a mask, soft or not, lets anything be seen (m >= :data:`FAINT`), 0 elsewhere; floats of its shape."""
+    return (mask >= FAINT).float()
+
+
+def is_soft(mask: Tensor) -> bool:
+    """Whether a mask of floats has values between 0 and 1 and none outside."""
+    if not (mask.is_floating_point() and has_values(mask)):
+        return False
+    return bool(((mask >= 0) & (mask <= 1)).all() and ((mask > 0) & (mask < 1)).any())
 
 
 def _generator(size: int, num: int, seed: int) -> np.random.Generator:

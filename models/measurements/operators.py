@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import has_values, kept
 from pyro_vipaint.errors import InputError, in_one_line, instance, numbers
 
@@ -192,6 +193,8 @@ class Inpainting(Broadcasting):
     keeps_range: ClassVar[bool] = True
     mask: Tensor
 
+    __repr__, _repr_html_ = compact, as_html
+
     def __post_init__(self) -> None:
         check_mask_values(self.mask)
 
@@ -210,6 +213,8 @@ class Matrix(Broadcasting):
     """A(x) = matrix · x for vectors, ``(…, d_x)`` to ``(…, d_y)``; ``matrix`` has shape ``(d_y, d_x)``."""
 
     matrix: Tensor
+
+    __repr__, _repr_html_ = compact, as_html
 
     def __post_init__(self) -> None:
         matrix = 1.0 * self.matrix if isinstance(self.matrix, Tensor) else self.matrix  # of integers too
@@ -236,6 +241,8 @@ class Compose(Broadcasting):
 
     outer: Operator
     inner: Operator
+
+    __repr__, _repr_html_ = compact, as_html
 
     def __post_init__(self) -> None:
         check_is_operator(self.outer)

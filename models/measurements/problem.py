@@ -8,7 +8,6 @@ a baseline call :func:`check_problem` once, which also reads the values. None of
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from pyro_vipaint._torch import device_of, has_values
-from pyro_vipaint.errors import InputError, described, in_one_line, instance
+from pyro_vipaint.errors import InputError, described, in_one_line, instance, warn_once
 from pyro_vipaint.models.measurements.likelihoods import check_shape
 from pyro_vipaint.models.measurements.operators import per_image
 from pyro_vipaint.models.priors.conditions import check_condition, check_count, check_place
@@ -146,4 +145,4 @@ def check_values(likelihood: Any, y: Tensor, support: Any, farthest: float) -> N
     count = values.numel()
     unsigned = count >= MANY and low >= 0 and high > BRIGHT and (low < DARK or count > WIDE * y.numel())
     if unsigned and reach < math.inf:
-        warnings.warn(ON_0_1, UserWarning, stacklevel=2)
+        warn_once(ON_0_1)

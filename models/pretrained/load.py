@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pyro_vipaint import plugins
 from pyro_vipaint._files import read_json, read_tensors
 from pyro_vipaint._torch import resolve_device
 from pyro_vipaint.errors import InputError, choice
 from pyro_vipaint.models.pretrained.components import MAX_CONFIG, PARTS, read_components
 from pyro_vipaint.models.pretrained.pipelines import build_prior
 from pyro_vipaint.models.priors.covariance import DataCovariance
+from pyro_vipaint.plugins import found
 
 if TYPE_CHECKING:
     from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -60,13 +62,14 @@ def load_prior(
     dtype: torch.dtype = torch.float32,
     checkpointing: bool = False,
 ) -> DiffusionPrior:
-    """A prior by its shipped name, from a local folder, or by a hub id ``owner/name``.
+    """A prior by its shipped name or that of a plug-in, from a local folder, or by a hub id ``owner/name``.
 
     Nothing that is read can run code, nothing outside the folder is read, and what costs more than its weights is
     refused before it is built: docs/priors.md has the rules and the bounds.
 
     Args:
-        source: name, folder or id.
+        source: name, folder or id; a name that ships, or that an installed package declares
+            (:mod:`pyro_vipaint.plugins`), comes before a folder of the working directory.
         device: the device of the weights.
         dtype: the floating-point type in which denoiser, autoencoder and text encoders compute: ``torch.bfloat16``
             halves the memory, on devices that have it. Latents, images and the algebra of the diffusion keep theirs.
@@ -82,13 +85,37 @@ def load_prior(
         )
     if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise InputError(f"dtype must be a floating-point type such as torch.float32, not {dtype!r}.")
-    target, folder = resolve_device(device), _folder(os.fspath(source))
+    name, target = os.fspath(source), resolve_device(device)
+    if name not in embedded_priors() and name in found("priors"):
+        return _plugged_in(name, target, dtype, checkpointing)
+    folder = _folder(name)
     path = folder / "prior.json"
     details = read_json(path, most=MAX_CONFIG) if os.path.lexists(path) else {}
     for entry in details:
         choice(f"entry of {path},", entry, ENTRIES)
     prior = _built(str(folder), read_components(folder, target, dtype), details, Path(source).name, checkpointing)
     return replace(prior, data_covariance=read_covariance(folder / COVARIANCE, prior.event_shape, target))
+
+
+def _plugged_in(name: str, device: torch.device, dtype: torch.dtype, checkpointing: bool) -> DiffusionPrior:
+    """The prior of a plug-in, which is one, or a folder, or a function of the device that returns one of these."""
+    from pyro_vipaint.models.priors.prior import DiffusionPrior
+
+    made = plugins.load("priors", name)
+    if callable(made):
+        try:
+            made = made(device)
+        except (Exception, SystemExit) as error:  # other people's code raises anything
+            raise plugins.broken(found("priors")[name], "priors", error) from error
+    if isinstance(made, (str, os.PathLike)) and os.path.isdir(made):
+        prior = load_prior(Path(made).absolute(), device, dtype=dtype, checkpointing=checkpointing)
+        return replace(prior, name=name)
+    if not isinstance(made, DiffusionPrior):
+        wanted = "a DiffusionPrior, a folder, or a function of the device that returns one of these"
+        raise plugins.unusable("priors", name, made, wanted)
+    if dtype != torch.float32 or checkpointing:
+        raise InputError(f"The prior {name} is made by its package: omit dtype and checkpointing (--half).")
+    return replace(made, name=name)
 
 
 def read_covariance(path: Path, event_shape: Sequence[int], device: torch.device) -> DataCovariance | None:
@@ -136,8 +163,9 @@ def _folder(name: str) -> Path:
                 f"There is no folder {name!r}, and the hub {answer}: check the id and the connection, or give a folder "
                 "in diffusers' layout that was fetched elsewhere."
             ) from error
+    known = ", ".join([*embedded_priors(), *found("priors")])
     raise InputError(
-        f"Unknown prior {name!r:.80}: use one of {', '.join(embedded_priors())}, a folder in diffusers' layout, "
+        f"Unknown prior {name!r:.80}: use one of {known}, a folder in diffusers' layout, "
         "or the id owner/name of a hub that can be reached."
     )
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint.errors import InputError, in_one_line, number, whole
 from pyro_vipaint.models.pretrained.text import EncodeText, text_encoder
 from pyro_vipaint.models.priors.classifier_free import GuidedNetwork
@@ -183,6 +184,8 @@ class DiffusersNetwork:
     """
 
     module: Any
+
+    __repr__, _repr_html_ = compact, as_html
 
     def __call__(self, z: Tensor, timestep: Tensor, **condition: Any) -> Tensor:
         dtype = self.module.dtype

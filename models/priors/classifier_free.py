@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import on_device
 from pyro_vipaint.errors import InputError, number
 
@@ -55,6 +56,8 @@ class GuidedNetwork:
     network: Callable[..., Tensor]
     null: Mapping[str, Tensor] = field(default_factory=dict)
     required: Mapping[str, str] = field(default_factory=dict)
+
+    __repr__, _repr_html_ = compact, as_html
 
     def __call__(self, z: Tensor, timestep: Tensor, guidance_scale: float | None = None, **condition: Any) -> Tensor:
         given = {name: value for name, value in condition.items() if value is not None}

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
+
 EVENT_DIM = 3  # images and their latents are (C, H, W)
 PIXELS_AT_ONCE = 2**16  # image pixels in one pass on a CPU, so that they fit its cache: 1.3 times as fast as 2**18
 
@@ -62,6 +64,8 @@ class AutoencoderCodec:
     autoencoder: Any
     scaling_factor: float
     shift_factor: float = 0.0
+
+    __repr__, _repr_html_ = compact, as_html
 
     def __post_init__(self) -> None:
         self.autoencoder.requires_grad_(False).eval()

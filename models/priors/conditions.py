@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_vipaint._torch import has_values
+from pyro_vipaint._torch import device_of, has_values
 from pyro_vipaint.errors import InputError, choice, number
 from pyro_vipaint.models.priors.classifier_free import WEIGHT
 
@@ -19,6 +19,30 @@ if TYPE_CHECKING:
 LABELS = "class_labels"
 CPU = torch.device("cpu")
 LABEL_TYPES = (torch.int64, torch.int32)  # those that an embedding takes
+
+
+def class_numbers(label: Any, prior: DiffusionPrior) -> Any:
+    """The label with the numbers of the classes in the place of their names, in any case of letters.
+
+    Raises:
+        InputError: the prior has no class of that name; the message lists its names.
+    """
+    if isinstance(label, str):
+        numbers = {name.lower(): number for number, name in enumerate(prior.class_names)}
+        if label.lower() not in numbers:
+            choice("class", label, prior.class_names)
+        return numbers[label.lower()]
+    if isinstance(label, (list, tuple)) and any(isinstance(each, str) for each in label):
+        return [class_numbers(each, prior) for each in label]
+    return label
+
+
+def with_class_numbers(condition: Mapping[str, Any], prior: DiffusionPrior) -> dict[str, Any]:
+    """The condition, whose ``class_labels`` are a tensor where they were names of classes."""
+    labels = condition.get(LABELS)
+    if not prior.class_names or (numbers := class_numbers(labels, prior)) is labels:
+        return dict(condition)
+    return {**condition, LABELS: torch.as_tensor(numbers, device=device_of(prior)).reshape(-1)}
 
 
 def check_given(prior: DiffusionPrior, condition: Mapping[str, Any]) -> None:

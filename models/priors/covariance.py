@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import double, moved, widest
 from pyro_vipaint.errors import instance, number, numbers, whole
 
@@ -40,6 +41,8 @@ class DataCovariance:
     vectors: Tensor
     variances: Tensor
     rest: float
+
+    __repr__, _repr_html_ = compact, as_html
 
     def __post_init__(self) -> None:
         number("rest", self.rest, positive=True)

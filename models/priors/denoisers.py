@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import on_device
 from pyro_vipaint.errors import InputError, whole
 from pyro_vipaint.models.priors.kernels import expand_event
@@ -76,6 +77,8 @@ class NetworkDenoiser(ABC):
     schedule: Schedule
     timestep: Callable[[Tensor], Tensor] | None = None
     event_dim: int = 3
+
+    __repr__, _repr_html_ = compact, as_html
 
     def __post_init__(self) -> None:
         if isinstance(self.network, nn.Module):
@@ -166,6 +169,8 @@ class EDMDenoiser(NetworkDenoiser):
     """
 
     sigma_data: float = 0.5
+
+    __repr__, _repr_html_ = compact, as_html
 
     def _denoise(self, z_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
         alpha, sigma = self.schedule(t)

@@ -15,7 +15,8 @@ import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 
-from pyro_vipaint._torch import device_of, moved
+from pyro_vipaint._repr import as_html, compact
+from pyro_vipaint._torch import device_of, moved, tensors_of
 from pyro_vipaint.calls import record_call, record_gradients
 from pyro_vipaint.errors import InputError, number
 from pyro_vipaint.models.priors.classifier_free import is_guided
@@ -64,9 +65,30 @@ class DiffusionPrior:
     conditions: tuple[str, ...] | None = None
     data_covariance: DataCovariance | None = None
 
+    __repr__, _repr_html_ = compact, as_html
+
     def __post_init__(self) -> None:
         number("sigma_data", self.sigma_data, positive=True)
         check_covariance(self.data_covariance, self.event_shape)
+
+    def _facts(self) -> dict[str, Any]:
+        """What the prior prints: shapes and names, no weights."""
+        said: dict[str, Any] = {
+            "name": self.name or None,
+            "event_shape": tuple(self.event_shape),
+            "schedule": self.schedule,
+        }
+        said["denoiser"] = type(self.denoiser).__name__
+        if size := sum(tensor.numel() for _, tensor in tensors_of(getattr(self.denoiser, "network", None))):
+            said["parameters"] = size
+        if self.is_latent:
+            said["codec"] = type(self.codec).__name__
+        said |= {
+            "sigma_data": self.sigma_data,
+            "classes": self.class_names or None,
+            "conditions": self.conditions or None,
+        }
+        return {name: value for name, value in said.items() if value is not None}
 
     @property
     def event_dim(self) -> int:

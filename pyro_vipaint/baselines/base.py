@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.errors import MOST_STEPS, finite, instance, whole
@@ -35,6 +36,8 @@ class BaselineResult:
     nfe: int
     seconds: float
     gradients: int = 0
+
+    __repr__, _repr_html_ = compact, as_html
 
 
 def run(

@@ -14,7 +14,7 @@ with q the bridges of the diffusion. mu and lambda start at the bridge's and are
     E[|y - A \hat x(z_\tau)|^2 / (2 \sigma_y^2)] + KL\big(N(\mu, e^{2 \lambda}) \,\|\, q(z_\tau \mid z_s, \hat x)\big),
 
 one draw, one network call and its gradient per step of Adam, in variance-preserving coordinates. The image is the last
-x_hat.
+x_hat. Each draw has a tau of its own, so that the draws of a batch are independent.
 
 Sources: Adam's rate .03, two gradient steps and 300 steps of the chain are those of the authors' code of MGPS
 (``configs/experiments/sampler/mgps.yaml``); the Gibbs step, and tau uniform between .01 and the time after s in the
@@ -31,6 +31,7 @@ lose their spread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,7 +39,6 @@ from torch import Tensor
 
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
-from pyro_vipaint.baselines.decoupled import Level, level_at
 from pyro_vipaint.errors import MOST_RATE, number, whole
 from pyro_vipaint.models.measurements.predictive import noise_like
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -74,28 +74,36 @@ def mgdm(
         residual = likelihood.residual(prior.decode(x_hat), y)
         return (residual / noise_like(likelihood, residual)).square().sum() / 2
 
-    def step(u_t: Tensor, x_hat: Tensor, t: Level, s: Level, tau: Level) -> tuple[Tensor, Tensor]:
+    def denoise(u: Tensor, level: Levels) -> Tensor:
+        return prior.denoise(level.alpha * u, level.t, **condition)
+
+    def step(u_t: Tensor, x_hat: Tensor, t: Levels, s: Levels, tau: Levels) -> tuple[Tensor, Tensor]:
         u_s = _draw(*_bridge(u_t, x_hat, t.noise, s.noise))
         mean, std = _bridge(u_s, x_hat, s.noise, tau.noise)
         scale = (1 + tau.noise**2) ** 0.5  # u / scale is variance preserving
 
         def misfit(v: Tensor) -> Tensor:
-            return loss(tau.denoise(prior, scale * v, condition))
+            return loss(denoise(scale * v, tau))
 
         u_tau = scale * variational_draw(mean / scale, std / scale, misfit, gradient_steps, lr)
-        return _draw(*_bridge(u_t, u_tau, t.noise, s.noise, tau.noise)), tau.denoise(prior, u_tau, condition)
+        return _draw(*_bridge(u_t, u_tau, t.noise, s.noise, tau.noise)), denoise(u_tau, tau)
 
     def chain(z: Tensor, times: list[float]) -> Iterator[Tensor]:
-        level = level_at(prior, times[0])
+        draws = z.shape[: z.ndim - prior.event_dim]
+
+        def levels(t: float) -> Levels:
+            return _levels(prior, torch.full(draws, t, device=z.device))
+
+        level = levels(times[0])
         u = z / level.alpha
-        x_hat = level.denoise(prior, u, condition)
+        x_hat = denoise(u, level)
         yield x_hat
         for index, (t, s, below) in enumerate(zip(times, times[1:], times[2:-1], strict=False)):
-            tau = below
+            tau = levels(below)
             if index < RANDOM_SHARE * len(times):
                 least = min(LEAST_TIME, below)
-                tau = least + (below - least) * float(torch.rand(()))
-            u, x_hat = step(u, x_hat, *(level_at(prior, time) for time in (t, s, tau)))
+                tau = _levels(prior, least + (below - least) * torch.rand_like(tau.t))
+            u, x_hat = step(u, x_hat, levels(t), levels(s), tau)
             yield x_hat
 
     total = max(1, whole("steps", steps) - 1)
@@ -105,32 +113,46 @@ def mgdm(
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Levels:
+    """A time per draw t, ``(S, N)``, its alpha and its noise level, which broadcast against the draws."""
+
+    t: Tensor
+    alpha: Tensor
+    noise: Tensor
+
+
+def _levels(prior: DiffusionPrior, t: Tensor) -> Levels:
+    alpha, sigma = (value.reshape(*t.shape, *(1,) * prior.event_dim) for value in prior.schedule(t))
+    return Levels(t, alpha, sigma / alpha)
+
+
 def mgdm_calls(steps: int = 300, gradient_steps: int = 2) -> int:
     """Network calls of :func:`mgdm`, with the gradients of ``gradient_steps`` at each step."""
     return 1 + max(0, steps - 2) * (gradient_steps + 1)
 
 
 def variational_draw(
-    mean: Tensor, std: float, misfit: Callable[[Tensor], Tensor], gradient_steps: int, lr: float
+    mean: Tensor, std: Tensor, misfit: Callable[[Tensor], Tensor], gradient_steps: int, lr: float
 ) -> Tensor:
     """A draw of the Gaussian that Adam fits to N(mean, std^2) exp(-misfit), with a draw of its own per element."""
     mu = mean.clone().requires_grad_()
-    log_std = torch.full_like(mean, std).log_().requires_grad_()
+    log_std = std.log().expand_as(mean).clone().requires_grad_()
     optimizer = torch.optim.Adam([mu, log_std], lr=lr)
     for _ in range(gradient_steps):
         with gradients():
             value = misfit(mu + log_std.exp() * torch.randn_like(mu))
-            apart = ((mu - mean).square() + (2 * log_std).exp()).sum() / (2 * std**2) - log_std.sum()
+            apart = (((mu - mean).square() + (2 * log_std).exp()) / (2 * std**2) - log_std).sum()
             mu.grad, log_std.grad = torch.autograd.grad(value + apart, [mu, log_std])
         optimizer.step()
     return (mu + log_std.exp() * torch.randn_like(mu)).detach()
 
 
-def _bridge(u: Tensor, clean: Tensor, high: float, middle: float, low: float = 0.0) -> tuple[Tensor, float]:
+def _bridge(u: Tensor, clean: Tensor, high: Tensor, middle: Tensor, low: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation at the level ``middle`` between ``u`` at ``high`` and ``clean`` at ``low``."""
     weight = (middle**2 - low**2) / (high**2 - low**2)
     return clean + weight * (u - clean), (weight * (high**2 - middle**2)) ** 0.5
 
 
-def _draw(mean: Tensor, std: float) -> Tensor:
+def _draw(mean: Tensor, std: Tensor) -> Tensor:
     return mean + std * torch.randn_like(mean)

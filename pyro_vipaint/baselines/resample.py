@@ -45,6 +45,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import gradients
 from pyro_vipaint.baselines.base import BaselineResult, run
 from pyro_vipaint.baselines.dps import error_gradient
@@ -66,6 +67,8 @@ class ReSampleResult(BaselineResult):
     """Images and their cost; ``decodings`` counts passes of a batch through the decoder, with or without gradient."""
 
     decodings: int = 0
+
+    __repr__, _repr_html_ = compact, as_html
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,26 @@ A :class:`Suite` says what the names in a plan stand for; another suite brings m
 
 from pyro_vipaint.bench.engines import engine
 from pyro_vipaint.bench.grid import Cell, Plan
+from pyro_vipaint.bench.methods import Baseline, Method, Outcome, VIPaint
 from pyro_vipaint.bench.registry import METHODS, SUITE, Suite
 from pyro_vipaint.bench.report import write_report
 from pyro_vipaint.bench.runner import run
 from pyro_vipaint.bench.store import Store
 from pyro_vipaint.bench.tasks import TASKS
 
-__all__ = ["METHODS", "SUITE", "TASKS", "Cell", "Plan", "Store", "Suite", "engine", "run", "write_report"]
+__all__ = [
+    "METHODS",
+    "SUITE",
+    "TASKS",
+    "Baseline",
+    "Cell",
+    "Method",
+    "Outcome",
+    "Plan",
+    "Store",
+    "Suite",
+    "VIPaint",
+    "engine",
+    "run",
+    "write_report",
+]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pyro_vipaint import baselines
+from pyro_vipaint import baselines, plugins
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.methods import Baseline, Method, VIPaint
 from pyro_vipaint.bench.scores import Score, image_scores
@@ -21,7 +21,32 @@ from pyro_vipaint.bench.tasks import TASKS, Task
 from pyro_vipaint.bench.trials import Trial, load_trial
 from pyro_vipaint.bench.warm_start import Control, warm_start, warm_start_calls
 
-METHODS: dict[str, Method] = {
+
+class Methods(dict[str, Method]):
+    """The methods of this library, and by their names those of plug-ins, which no loop over them meets.
+
+    A plug-in is loaded when it is looked up (:mod:`pyro_vipaint.plugins`), so that a broken one fails alone, and a
+    comparison of all methods has the same methods wherever it runs.
+    """
+
+    def __missing__(self, name: str) -> Method:
+        if name not in self:
+            raise KeyError(name)
+        method = plugins.load("baselines", name)
+        if not (callable(method) and hasattr(method, "applies") and hasattr(method, "numbers")):
+            raise plugins.unusable("baselines", name, method, "a Baseline of pyro_vipaint.bench, or a Method")
+        return method
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self.plugged_in
+
+    @property
+    def plugged_in(self) -> list[str]:
+        """The names of plug-ins."""
+        return [*plugins.found("baselines")]
+
+
+METHODS = Methods({
     "VIPaint-2": VIPaint(2),
     "VIPaint-4": VIPaint(4),
     "VIPaint-2, pictures": VIPaint(2, "pictures"),
@@ -55,7 +80,7 @@ METHODS: dict[str, Method] = {
     "RED-Diff": Baseline(baselines.red_diff, baselines.red_diff_calls, latents=True),
     "PSLD": Baseline(baselines.psld, baselines.psld_calls, pixels=False, latents=True),
     "ReSample": Baseline(baselines.resample, baselines.resample_calls, pixels=False, latents=True),
-}
+})  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -140,7 +140,8 @@ def faults(plan: Plan, suite: Suite, device: str) -> Iterator[str]:
             yield f"The {name} of a plan must be a tuple of one or more, not {values!r}."
     for kind, names, known in (("task", plan.tasks, suite.tasks), ("method", plan.methods, suite.methods)):
         for name in names:
-            choice(kind, name, known)
+            if name not in known:
+                choice(kind, name, [*known, *getattr(known, "plugged_in", ())])
     for name, most in LIMITS.items():
         whole(name.removeprefix("num_"), getattr(plan, name), most=most)
     for budget in plan.budgets:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint._files import read_tensors
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models.pretrained.load import weights_folder
 
@@ -36,6 +37,8 @@ class Layers:
     """
 
     parts: Mapping[str, Tensor]
+
+    __repr__, _repr_html_ = compact, as_html
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ from itertools import compress
 import torch
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import double, precise
 from pyro_vipaint.cats.parts import Layers
 from pyro_vipaint.errors import InputError, number, numbers
@@ -48,6 +49,8 @@ class PartsPosterior:
     log_probs: Tensor
     log_evidence: Tensor
     classes: Mapping[str, Tensor]
+
+    __repr__, _repr_html_ = compact, as_html
 
     @property
     def marginals(self) -> dict[str, Tensor]:

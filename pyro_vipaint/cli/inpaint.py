@@ -18,7 +18,8 @@ def inpaint(
     out: shared.Out,
     prior: shared.Prior = "fashion32",
     levels: shared.Levels = 4,
-    preset: shared.Preset = "inference",
+    preset: shared.Preset = None,
+    guide: shared.Guide = None,
     samples: Annotated[int, typer.Option(help="Number of completions.")] = 10,
     label: shared.Label = None,
     prompt: shared.Prompt = None,
@@ -32,6 +33,8 @@ def inpaint(
     seed: shared.Seed = 0,
     resize: Annotated[bool, typer.Option("--resize", help="Resize picture and mask to the prior's size.")] = False,
     invert_mask: shared.InvertMask = False,
+    soft_mask: shared.SoftMask = False,
+    grey: shared.Grey = False,
     truth: shared.Truth = None,
     overwrite: shared.Overwrite = False,
 ) -> None:
@@ -42,17 +45,20 @@ def inpaint(
     from pyro_vipaint.checks import check_prior
     from pyro_vipaint.restoration import inpaint as run
 
+    preset = shared.preset_of(preset, guide)
     IMAGES.check(out, overwrite, image, mask, truth)
     loaded = check_prior(prior, resolve_device(device), half, checkpointing)
     channels, height, width = loaded.image_shape
     size, number = (height, width) if resize else None, shared.class_number(label, loaded)
-    true = None if truth is None else read_image(truth, channels, size).unsqueeze(0)
+    true = None if truth is None else read_image(truth, channels, size, grey).unsqueeze(0)
+    pixels, weights = read_image(image, channels, size, grey), read_mask(mask, invert_mask, size, soft_mask)
     entries = {"image": str(image), "mask": str(mask), "truth": None if truth is None else str(truth)}
     entries |= {"invert_mask": invert_mask, "resize": resize}
-    entries |= {"prompt": prompt, "guidance_scale": guidance_scale, "preset": preset}
+    entries |= {"soft_mask": soft_mask, "grey": grey}
+    entries |= {"prompt": prompt, "guidance_scale": guidance_scale, "preset": preset, "guide": guide}
     call = partial(
-        run, read_image(image, channels, size), read_mask(mask, invert_mask, size), loaded, levels, samples,
-        label=number, prompt=prompt, guidance_scale=guidance_scale, preset=preset, steps=steps,
+        run, pixels, weights, loaded, levels, samples,
+        label=number, prompt=prompt, guidance_scale=guidance_scale, preset=preset, guide=guide, steps=steps,
         beta=beta, refine_steps=refine_steps, device=device, seed=seed,
     )  # fmt: skip
     run_and_write(call, true, out, seed, loaded, number, entries)

@@ -10,14 +10,17 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
 
+from pyro_vipaint.cli.app import app as page
 from pyro_vipaint.cli.bench import bench
 from pyro_vipaint.cli.convert import convert
 from pyro_vipaint.cli.inpaint import inpaint
-from pyro_vipaint.cli.options import Device, Out, Overwrite, Preset, Seed, console, one_line_errors
+from pyro_vipaint.cli.options import Device, Out, Overwrite, Preset, Seed, console, errors, one_line_errors, preset_of
 from pyro_vipaint.cli.output import run_and_write
 from pyro_vipaint.cli.restore import restore
+from pyro_vipaint.errors import InputError
 
 
 class Commands(TyperGroup):
@@ -39,6 +42,7 @@ app = typer.Typer(
 app.command()(inpaint)
 app.command()(restore)
 app.command()(bench)
+app.command()(page)
 app.command()(convert)
 
 
@@ -48,7 +52,7 @@ def demo(
     seed: Seed = 0,
     device: Device = "auto",
     prior: Annotated[str, typer.Option(help="fashion32, faces32, or cats64 for a latent prior.")] = "fashion32",
-    preset: Preset = "inference",
+    preset: Preset = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Completes held-out images with a shipped prior and shows the bound that was reached."""
@@ -58,6 +62,7 @@ def demo(
     from pyro_vipaint.demo import demo_problem
     from pyro_vipaint.restoration import inpaint as run
 
+    preset = preset_of(preset, None)
     IMAGES.check(out, overwrite)
     images, masks, labels = demo_problem(prior)
     loaded = check_prior(prior, resolve_device(device))
@@ -67,12 +72,18 @@ def demo(
 
 @app.command()
 def priors() -> None:
-    """Lists the priors that ship with the library."""
+    """Lists the priors that ship with the library, and those of plug-ins."""
+    from pyro_vipaint import plugins
     from pyro_vipaint.models import embedded_priors, load_prior
 
     table = Table("name", "shape", "classes", "noise levels")
-    for name in embedded_priors():
-        prior = load_prior(name)
+    shipped = embedded_priors()
+    for name in (*shipped, *(plugins.found("priors").keys() - set(shipped))):
+        try:
+            prior = load_prior(name)
+        except InputError as error:  # of a plug-in, which does not hide the others
+            errors.print(Text.assemble(("Warning: ", "bold yellow"), str(error)), soft_wrap=True)
+            continue
         low, high = prior.noise_range
         classes = ", ".join(f"{i} {label}" for i, label in enumerate(prior.class_names))
         table.add_row(name, "×".join(map(str, prior.image_shape)), classes, f"{low:g} to {high:g}")

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from pyro_vipaint.errors import InputError, NonFiniteError, choice
+from pyro_vipaint.errors import InputError, NonFiniteError
 
 if TYPE_CHECKING:
     from pyro_vipaint.models import DiffusionPrior
@@ -42,10 +42,17 @@ Overwrite = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
-Prior = Annotated[str, typer.Option(help="Name of a shipped prior, folder, or hub id.")]
+Prior = Annotated[str, typer.Option(help="Name of a shipped prior or of a plug-in, folder, or hub id.")]
 Levels = Annotated[int, typer.Option(help="K, the number of latent levels.")]
 Preset = Annotated[
-    str, typer.Option(help="inference, for draws whose spread is right, or pictures, for the smallest mean LPIPS.")
+    str | None,
+    typer.Option(
+        help="inference, by default, for draws whose spread is right, or pictures, for the smallest mean LPIPS."
+    ),
+]
+Guide = Annotated[
+    str | None,
+    typer.Option(help="Family of guides, or that of a plug-in, fitted with --preset pictures unless another is given."),
 ]
 Label = Annotated[str | None, typer.Option(help="Class, number or name, for priors that have them: vipaint priors.")]
 Prompt = Annotated[str | None, typer.Option(help="Text, for priors that take it.")]
@@ -56,7 +63,18 @@ Steps = Annotated[int | None, typer.Option(help="SVI steps, K + 1 network calls 
 RefineSteps = Annotated[int | None, typer.Option(help="Refinement steps, one network call each.")]
 Beta = Annotated[float | None, typer.Option(help="Weight of the prior side of the bound; 1 is the true bound.")]
 InvertMask = Annotated[bool, typer.Option("--invert-mask", help="White means hidden instead of observed.")]
+SoftMask = Annotated[
+    bool, typer.Option("--soft-mask", help="Grey in the mask means noise: m of white has sigma / sqrt(m).")
+]
+Grey = Annotated[
+    bool, typer.Option("--grey", help="Turn colour grey for a grey prior; give grey equal channels for one in colour.")
+]
 Truth = Annotated[Path | None, typer.Option(help="The undamaged picture, for comparison.")]
+
+
+def preset_of(preset: str | None, guide: str | None) -> str:
+    """The preset asked for; by default that of :func:`pyro_vipaint.restore` with such a guide."""
+    return preset or ("inference" if guide is None else "pictures")
 
 
 def class_number(label: str | None, prior: DiffusionPrior) -> int | None:
@@ -65,14 +83,13 @@ def class_number(label: str | None, prior: DiffusionPrior) -> int | None:
     Raises:
         InputError: no class of the prior has the name.
     """
+    from pyro_vipaint.models.priors.conditions import class_numbers
+
     if label is None:
         return None
     if label.removeprefix("-").isdecimal() and len(label) <= DIGITS:
         return int(label)
-    numbers = {name.lower(): number for number, name in enumerate(prior.class_names)}
-    if numbers and label.lower() not in numbers:
-        choice("class", label, prior.class_names)
-    return numbers.get(label.lower(), 0)  # a label for a prior without classes is refused with the problem
+    return class_numbers(label, prior) if prior.class_names else 0  # refused with the problem
 
 
 @contextmanager
@@ -90,7 +107,7 @@ def one_line_errors() -> Iterator[None]:
         except Exception as error:
             if os.environ.get(TRACEBACK):
                 raise
-            message, code = _told(error)
+            message, code = told(error)
             _print("Error: ", "bold red", message)
             sys.exit(code)
 
@@ -101,7 +118,7 @@ def _print(kind: str, style: str, message: str) -> None:
         errors.print(Text.assemble((kind, style), " ".join(message.split())), soft_wrap=True)
 
 
-def _told(error: Exception) -> tuple[str, int]:
+def told(error: Exception) -> tuple[str, int]:
     """The message of an error and the exit code."""
     if hasattr(error, "format_message"):  # of the arguments; typer has had several homes for the class
         return _usage(error), 2

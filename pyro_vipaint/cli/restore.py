@@ -44,6 +44,7 @@ def restore(
     angle: Annotated[float | None, typer.Option(help="Motion-deblur: degrees counter-clockwise; 0 by default.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Inpaint: mask picture; white means observed.")] = None,
     invert_mask: shared.InvertMask = False,
+    grey: shared.Grey = False,
     simulate: Annotated[bool, typer.Option("--simulate", help="Damage IMAGE, which is undamaged, first.")] = False,
     noise: Annotated[
         float | None,
@@ -54,7 +55,8 @@ def restore(
     ] = False,
     prior: shared.Prior = "fashion32",
     levels: shared.Levels = 4,
-    preset: shared.Preset = "inference",
+    preset: shared.Preset = None,
+    guide: shared.Guide = None,
     samples: Annotated[int, typer.Option(help="Number of restorations.")] = 10,
     label: shared.Label = None,
     prompt: shared.Prompt = None,
@@ -79,6 +81,7 @@ def restore(
     from pyro_vipaint.checks import NOISE, check_image, check_prior
     from pyro_vipaint.restoration import restore as run
 
+    preset = shared.preset_of(preset, guide)
     IMAGES.check(out, overwrite, image, mask, truth)
     if simulate and truth is not None:
         raise InputError("With --simulate IMAGE itself is the truth: omit --truth.")
@@ -92,23 +95,25 @@ def restore(
     }  # fmt: skip
     options = task_options(task, given, width)
     size = (height, width) if resize else None
-    operator, y = task_operator(task, options, loaded, size), read_image(image, channels, size)
-    true = None if truth is None else read_image(truth, channels).unsqueeze(0)
+    operator, y = task_operator(task, options, loaded, size), read_image(image, channels, size, grey)
+    true = None if truth is None else read_image(truth, channels, grey=grey).unsqueeze(0)
     if simulate:
         noise, true = NOISE if noise is None else number("noise", noise), check_image(y, loaded)
         y = simulated(true, operator, noise, seed)
     entries = {"task": task, **{name: str(v) if isinstance(v, Path) else v for name, v in options.items()}}
-    entries |= {"image": str(image), "truth": None if truth is None else str(truth), "resize": resize}
+    entries |= {"image": str(image), "truth": None if truth is None else str(truth), "resize": resize, "grey": grey}
     entries |= {
         "simulated": simulate,
         "noise": noise,
         "prompt": prompt,
         "guidance_scale": guidance_scale,
         "preset": preset,
+        "guide": guide,
     }
     call = partial(
         run, y, operator, loaded, levels, samples, label=condition, prompt=prompt, guidance_scale=guidance_scale,
-        preset=preset, steps=steps, beta=beta, refine_steps=refine_steps, noise=noise, device=device, seed=seed,
+        preset=preset, guide=guide, steps=steps, beta=beta, refine_steps=refine_steps, noise=noise,
+        device=device, seed=seed,
     )  # fmt: skip
     run_and_write(call, true, out, seed, loaded, condition, entries)
 

@@ -28,6 +28,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import gradients, seeded, widest
 from pyro_vipaint.diagnostics.uniformity import chi_square_test, ecdf_test, symmetry_test
 from pyro_vipaint.errors import numbers, whole
@@ -53,6 +54,8 @@ class SBC:
     truth: dict[str, Tensor]
     draws: dict[str, Tensor]
     ranks: dict[str, Tensor]
+
+    __repr__, _repr_html_ = compact, as_html
 
     @property
     def num_draws(self) -> int:
@@ -220,6 +223,8 @@ class VSBC(NamedTuple):
     p: Tensor
     symmetry: Tensor
     uniformity: Tensor
+
+    __repr__, _repr_html_ = compact, as_html
 
 
 def vsbc(truth: Tensor, draws: Tensor, *, seed: int | None = None) -> VSBC:

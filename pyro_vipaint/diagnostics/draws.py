@@ -21,6 +21,7 @@ from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import double, seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.errors import InputError, instance, numbers, whole
@@ -40,6 +41,8 @@ class WeightedDraws:
     z: Tensor
     terms: dict[str, Tensor]
     nfe: int
+
+    __repr__, _repr_html_ = compact, as_html
 
     @property
     def log_weights(self) -> Tensor:

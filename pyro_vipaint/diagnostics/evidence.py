@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint.diagnostics.draws import WeightedDraws, check_log_weights, weighted_draws
 from pyro_vipaint.errors import whole
 
@@ -34,6 +35,8 @@ class Estimate(NamedTuple):
 
     estimate: Tensor
     standard_error: Tensor
+
+    __repr__, _repr_html_ = compact, as_html
 
 
 def log_weights(

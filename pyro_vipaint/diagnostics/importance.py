@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import double, seeded
 from pyro_vipaint.diagnostics.draws import check_log_weights, weighted_draws
 from pyro_vipaint.diagnostics.pareto import pareto_smooth
@@ -41,6 +42,8 @@ class Resampled:
     effective_sample_size: Tensor
     pareto_k: Tensor
     nfe: int
+
+    __repr__, _repr_html_ = compact, as_html
 
 
 def resample(

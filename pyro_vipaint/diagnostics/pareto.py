@@ -25,6 +25,7 @@ import torch
 from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import double
 from pyro_vipaint.diagnostics.draws import check_log_weights
 from pyro_vipaint.errors import whole
@@ -35,6 +36,8 @@ class SmoothedWeights(NamedTuple):
 
     log_weights: Tensor
     pareto_k: Tensor
+
+    __repr__, _repr_html_ = compact, as_html
 
 
 def pareto_smooth(log_weights: Tensor) -> SmoothedWeights:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.errors import InputError, numbers, whole
 
@@ -35,6 +36,8 @@ class ProjectionSummary(NamedTuple):
     std_ratio: Tensor
     mean_error: float
     std_error: float
+
+    __repr__, _repr_html_ = compact, as_html
 
 
 def project_onto_moments(

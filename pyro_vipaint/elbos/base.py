@@ -30,6 +30,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint.errors import InputError, brief, number, whole
 
 Weights = float | Mapping[str, float]
@@ -50,10 +51,17 @@ class PerImageELBO(Trace_ELBO, ABC):
     is divided equally among the images.
     """
 
+    __repr__, _repr_html_ = compact, as_html
+
     def __init__(self, num_particles: int) -> None:
         count = whole("num_particles", num_particles)
         super().__init__(num_particles=count, max_plate_nesting=1, vectorize_particles=True)
         self.terms: dict[str, Tensor] = {}
+
+    def _facts(self) -> dict[str, Any]:
+        """What the objective prints: its numbers."""
+        names = ("beta", "alpha", "num_particles")
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     @abstractmethod
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:

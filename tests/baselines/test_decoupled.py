@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
-from pyro_vipaint.baselines import BaselineResult, daps, ddsmc, ding
+from pyro_vipaint.baselines import BaselineResult, daps, ddsmc, ding, mgdm
 from pyro_vipaint.baselines.daps import HIGHEST, LOWEST
 from pyro_vipaint.baselines.decoupled import FLOW_END, falling_levels, flow, given_y, level_at, mean_given_y
 from pyro_vipaint.baselines.mgdm import variational_draw
@@ -167,7 +167,19 @@ def test_the_variational_step_of_mgdm_ends_at_the_product_of_two_gaussians() -> 
     torch.manual_seed(0)
     mean, a, s, d = 0.3, 0.0, 0.4, 0.3
     precision = 1 / s**2 + 1 / d**2
-    v = variational_draw(torch.full((1000,), mean), s, lambda v: ((v - a) ** 2).sum() / (2 * d**2), 400, 0.006)
+    v = variational_draw(
+        torch.full((1000,), mean), torch.tensor(s), lambda v: ((v - a) ** 2).sum() / (2 * d**2), 400, 0.006
+    )
     found, error = mean_and_error(v)
     assert_within(found, (mean / s**2 + a / d**2) / precision, error)
     assert v.std().item() == pytest.approx(precision**-0.5, rel=0.1)
+
+
+def test_the_draws_of_mgdm_are_independent() -> None:
+    """The means over images of runs with different seeds agree within their standard errors: no tau is shared."""
+    y = Y.expand(1000, -1, -1, -1)
+    runs = [
+        mgdm(PRIOR, LIKELIHOOD, y, 2, 6, lr=0.1, seed=seed).samples.mean((0, 2, 3, 4)).double() for seed in range(8)
+    ]
+    (means, errors) = (torch.stack(values) for values in zip(*map(mean_and_error, runs), strict=True))
+    assert_within(means, means.roll(1), (errors.square() + errors.roll(1).square()).sqrt())

@@ -469,8 +469,53 @@ def test_resize(folder: Path) -> None:
     colours = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     save(folder / "large.png", colours)
     save(folder / "large-mask.png", half().repeat(3, 0).repeat(5, 1))
-    result = inpaint(folder, "--resize", "--truth", folder / "large.png", image="large.png", mask="large-mask.png")
+    options = ("--resize", "--grey", "--truth", folder / "large.png")
+    result = inpaint(folder, *options, image="large.png", mask="large-mask.png")
     assert result.exit_code == 0, result.output
     tensors = load_file(folder / "out" / "samples.safetensors")
     assert tensors["samples"].shape == (2, 1, 1, SIZE, SIZE)
     assert torch.equal(tensors["mask"][0], read_mask(folder / "mask.png"))
+
+
+def test_a_grey_mask_is_noise_when_told_so(folder: Path) -> None:
+    """The samples are those of the library with the floats of the mask; without the option it is refused."""
+    grey = half()
+    grey[:, 4:] = np.linspace(0, 160, 4)
+    save(folder / "grey.png", grey)
+    result = inpaint(folder, mask="grey.png")
+    assert result.exit_code == 2 and "let grey mean noise with vipaint inpaint --soft-mask" in result.stderr
+    assert inpaint(folder, "--soft-mask", mask="grey.png").exit_code == 0
+    weights = read_mask(folder / "grey.png", soft=True)
+    assert weights[0, 0].tolist() == pytest.approx([1] * 4 + [0, 53 / 255, 106 / 255, 160 / 255], abs=1e-6)
+    prior = load_tiny("tiny")
+    expected = vp.inpaint(
+        read_image(folder / "image.png", 1), weights, prior, 2, 2, steps=2, refine_steps=2, seed=0, device="cpu"
+    )
+    assert torch.equal(samples(folder), expected.samples)
+    assert json.loads((folder / "out" / "report.json").read_text())["soft_mask"] is True
+
+
+def test_a_soft_mask_keeps_its_mean_and_its_sides(folder: Path) -> None:
+    """Resized, a weight is the mean of those it covers; inverted, one minus it; almost black and white are both."""
+    save(folder / "grey.png", np.array([[0, 255, 5, 250], [100, 200, 0, 0]], dtype=np.uint8))
+    weights = read_mask(folder / "grey.png", soft=True)
+    assert weights[0, 0].tolist() == [0, 1, 0, 1]
+    assert torch.equal(read_mask(folder / "grey.png", True, soft=True), 1 - weights)
+    small = read_mask(folder / "grey.png", size=(1, 2), soft=True)
+    torch.testing.assert_close(small, weights.reshape(1, 2, 2, 2).mean((1, 3))[None])
+
+
+def test_colour_is_refused_or_made_grey_when_told_so(folder: Path) -> None:
+    """A picture in colour whose channels are equal is grey; bench, which says so, takes both."""
+    red = np.stack([half(), 0 * half(), 0 * half()], -1)
+    save(folder / "red.png", red)
+    save(folder / "equal.png", np.stack([half()] * 3, -1))
+    save(folder / "black.png", half())
+    result = inpaint(folder, image="red.png")
+    assert result.exit_code == 2 and "red.png is in colour, the prior is grey: --grey makes it grey." in result.stderr
+    assert not (folder / "out").exists()
+    assert inpaint(folder, "--grey", image="red.png").exit_code == 0
+    assert torch.equal(read_image(folder / "equal.png", 1, grey=False), read_image(folder / "black.png", 1))
+    with pytest.raises(vp.InputError, match=r"black.png is grey, the prior is in colour: --grey gives it three equal"):
+        read_image(folder / "black.png", 3, grey=False)
+    assert torch.equal(read_image(folder / "black.png", 3), read_image(folder / "equal.png", 3, grey=False))

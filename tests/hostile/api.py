@@ -113,7 +113,7 @@ FACADE = [
         "mask: all hidden": (lambda: inpaint(mask=torch.zeros(8, 8)), "mask|observ"),
         "mask: 0 and 255": (lambda: inpaint(mask=255 * MASK), "255|mask"),
         "mask: bytes 0 and 255": (lambda: inpaint(mask=(255 * MASK).byte()), "255|mask"),
-        "mask: soft": (lambda: inpaint(mask=MASK / 2 + 0.2), "mask|0"),
+        "mask: soft beyond 1": (lambda: inpaint(mask=MASK / 2 + 0.6), "mask|0"),
         "mask: -1 and 1": (lambda: inpaint(mask=2 * MASK - 1), "mask|0"),
         "mask: NaN": (lambda: inpaint(mask=torch.where(MASK == 1, 1, NAN)), "mask|0"),
         "mask: infinite": (lambda: inpaint(mask=torch.where(MASK == 1, 1, INF)), "mask|0"),

@@ -35,6 +35,7 @@ from pyro_vipaint.settings import BOTTOM, TOP, Settings, default_settings, resto
 SHAPE = (1, 8, 8)
 CPU = torch.device("cpu")
 PLAIN = replace(GaussianPrior.diagonal(torch.zeros(SHAPE), torch.full(SHAPE, 0.5)).diffusion(), name="plain")
+COLOUR = GaussianPrior.diagonal(torch.zeros(3, 8, 8), torch.ones(3, 8, 8)).diffusion()
 LABELLED = replace(PLAIN, class_names=("dark", "bright"), name="labelled")
 IMAGE = torch.linspace(-0.8, 0.8, 64).reshape(SHAPE)
 MASK = (torch.arange(64).reshape(SHAPE) % 8 < 4).float()
@@ -85,6 +86,9 @@ LABEL_FORMS: dict[str, Any] = {
     "array": np.array([1, 1]),
     "numpy number": np.int64(1),
     "list": [1, 1],
+    "a name": "bright",
+    "names in any case": ["Bright", "BRIGHT"],
+    "a name and a number": ("bright", 1),
 }
 
 
@@ -110,13 +114,31 @@ def test_forms_of_an_observation(form: Callable[[Tensor], Any]) -> None:
     assert torch.equal(restoration(form(y)).y, y)
 
 
+def test_models_take_the_names_of_classes() -> None:
+    """One for all images or one for each; an unknown name is refused with the list of names."""
+    for names, numbers in (("bright", [1]), (["bright", "Dark"], [1, 0])):
+        model = DiffusionModel(LABELLED, vp.Gaussian(vp.Inpainting(MASK)), (0.5,), class_labels=names)
+        assert model.condition["class_labels"].tolist() == numbers
+    with pytest.raises(vp.InputError, match=r"There is no class 'brigt': choose from dark, bright. The nearest is"):
+        DiffusionModel(LABELLED, vp.Gaussian(vp.Inpainting(MASK)), (0.5,), class_labels=["dark", "brigt"])
+
+
+def test_colour_becomes_grey_when_told_so() -> None:
+    """By the weights of BT.601, as Pillow does; grey on a prior in colour has three equal channels."""
+    colour = torch.stack([IMAGE[0], -IMAGE[0], 0 * IMAGE[0]])
+    y, *_ = masked(colour, MASK, PLAIN, "cpu", grey=True)
+    torch.testing.assert_close(y[0, 0], (0.299 - 0.587) * IMAGE[0])
+    for image in (IMAGE, IMAGE[0], IMAGE[None]):
+        y, *_ = masked(image, MASK, COLOUR, "cpu", grey=True)
+        assert torch.equal(y, IMAGE.expand(1, 3, 8, 8))
+
+
 def test_images_and_masks_broadcast() -> None:
     """One mask for two images, two masks for one image, and one mask for all channels."""
     masks = torch.stack([MASK, 1 - MASK])
     assert torch.equal(inpainting(PAIR).y, PAIR * MASK)
     assert torch.equal(inpainting(IMAGE, masks).y, IMAGE * masks)
-    colour = GaussianPrior.diagonal(torch.zeros(3, 8, 8), torch.ones(3, 8, 8)).diffusion()
-    assert torch.equal(inpainting(IMAGE.expand(3, -1, -1), MASK, colour).y[0], (IMAGE * MASK).expand(3, -1, -1))
+    assert torch.equal(inpainting(IMAGE.expand(3, -1, -1), MASK, COLOUR).y[0], (IMAGE * MASK).expand(3, -1, -1))
 
 
 def test_hidden_values_are_zeroed_and_inputs_are_not_changed() -> None:
@@ -208,7 +230,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "bytes": (lambda: inpainting(np.full(SHAPE, 200, np.uint8)), "image holds torch.uint8, not floats"),
     "on [0, 255]": (lambda: inpainting(spoilt(200)), r"in \[-1, 1\].* range from 0 to 200"),
     "NaN": (lambda: inpainting(spoilt(float("nan"))), "must be finite: hide NaN"),
-    "three channels": (lambda: inpainting(IMAGE.expand(3, -1, -1)), r"average its channels, x.mean\(-3"),
+    "three channels": (lambda: inpainting(IMAGE.expand(3, -1, -1)), "grey=True turns colour grey"),
+    "grey, a prior in colour": (lambda: inpainting(prior=COLOUR), "grey=True gives a grey picture equal channels"),
+    "four channels": (lambda: inpainting(IMAGE.expand(4, -1, -1), prior=COLOUR), "give it 3 channels"),
     "channels last": (lambda: inpainting(IMAGE.movedim(0, -1)), "put its channels first"),
     "a file name": (lambda: inpainting("shoe.png"), "image must be a tensor or an array of numbers, not str"),
     # masks
@@ -220,7 +244,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "must hold 0 .*all 0, nothing is observed",
     ),
     "0 and 255": (lambda: inpainting(mask=255 * torch.eye(8)), "divide it by 255"),
-    "soft": (lambda: inpainting(mask=0.5 * torch.eye(8)), r"or state the noise of each pixel .*sigma=map"),
+    "soft beyond 1": (lambda: inpainting(mask=1.5 * torch.eye(8)), "set it to 0 where hidden and 1 where observed"),
+    "a faint mask": (lambda: inpainting(mask=torch.full((8, 8), 1e-5)), "nothing is observed"),
     "a mask of three channels": (lambda: inpainting(mask=MASK.expand(3, -1, -1)), "one channel masks all"),
     "masks of two images": (lambda: inpainting(PAIR, MASK.expand(2, -1, -1)), r"one mask per image is mask\[:, None\]"),
     "two and three": (lambda: inpainting(PAIR, MASK.repeat(3, 1, 1, 1)), "2 observations and 3 masks"),
@@ -472,20 +497,20 @@ def test_observations_with_a_history_are_read_without_a_warning() -> None:
 
 def warned(call: Callable[[], Any]) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
+        warnings.simplefilter("always")
         call()
     return [str(each.message) for each in caught if "[0, 1]" in str(each.message)]
 
 
 def test_images_on_0_1_are_warned_about_once() -> None:
-    """By the facade, whose fit and refinement see the same observations, and below it.
+    """By the facade, whose fit and refinement see the same observations, and below it; by each call anew.
 
-    The first call imports parts of PyTorch that add filters of warnings, after which Python shows each warning again.
+    Also where nobody keeps a register: a first call imports parts of PyTorch whose filters empty that of Python.
     """
     image = (IMAGE + 0.8) / 1.6
     quick: dict[str, Any] = {"levels": 1, "num_samples": 1, "steps": 1, "refine_steps": 1, "device": "cpu"}
     everywhere = vp.Inpainting(torch.ones(1, 8, 8))
-    vp.restore(2 * image - 1, everywhere, PLAIN, **quick)
+    assert warned(lambda: vp.restore(2 * image - 1, everywhere, PLAIN, **quick)) == []
     assert warned(lambda: vp.restore(image, everywhere, PLAIN, **quick)) == [ON_0_1]
     assert warned(lambda: dps(PLAIN, vp.Gaussian(everywhere, 0.1), image[None], 1, 2)) == [ON_0_1]
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
+from pyro_vipaint.corrections import PiGDM
 from pyro_vipaint.models import DataCovariance, GaussianPrior
 from pyro_vipaint.models.measurements.operators import Operator, apply
 from pyro_vipaint.settings import PRESETS, SIGMA, default_settings, restoration_settings, settings_for
@@ -73,6 +74,20 @@ def test_an_inpainting_operator_gives_what_inpaint_gives() -> None:
     assert torch.equal(inpainted.observation, restored.observation)
     assert inpainted.mask is not None and restored.mask is not None and torch.equal(inpainted.mask, restored.mask)
     assert (inpainted.calls, inpainted.nfe) == (restored.calls, restored.nfe)
+
+
+def test_the_objective_and_the_correction_of_the_settings_change_nothing() -> None:
+    """Both, given by hand, are the default bit for bit, and others are not; an objective states its own beta."""
+    image, chosen = images(1)[0], settings_for(1, PRIOR, vp.Inpainting(MASK), images(1))
+    default, others = vp.inpaint(image, MASK, PRIOR, **QUICK), (vp.BetaELBO(3.0, 1), PiGDM())
+    by_hand = vp.inpaint(
+        image, MASK, PRIOR, **QUICK, elbo=vp.BetaELBO(1.0, chosen.num_particles), correction=chosen.correction
+    )
+    assert torch.equal(default.samples, by_hand.samples) and default.fit.losses == by_hand.fit.losses
+    assert vp.inpaint(image, MASK, PRIOR, **QUICK, elbo=others[0]).fit.losses != default.fit.losses
+    assert not torch.equal(vp.inpaint(image, MASK, PRIOR, **QUICK, correction=others[1]).samples, default.samples)
+    with pytest.raises(vp.InputError, match="The objective states beta"):
+        vp.inpaint(image, MASK, PRIOR, **QUICK, elbo=others[0], beta=2.0)
 
 
 def test_the_posterior_of_independent_pixels() -> None:
