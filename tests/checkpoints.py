@@ -77,7 +77,8 @@ def as_adm(module: nn.Module, order: str = "qkv") -> dict[str, Tensor]:
             block = level * (layers + 1) + min(j, layers)
             place = f"output_blocks.{block}.{int(attention) if j <= layers else 1 + last}"
         if rest == "attention.qkv":
-            value = rows(value, len(value) // 3 // module.config["attention_head_dim"], order)
+            size = module.config["attention_head_dim"]
+            value = rows(value, len(value) // 3 // size if size else module.config["num_heads"], order)
         flat = value.squeeze(-1) if attention and kind == "weight" and value.ndim == 4 else value
         found[f"{place}.{ADM_WORDS[rest]}.{kind}"] = flat.contiguous().clone()
     return found

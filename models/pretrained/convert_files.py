@@ -141,14 +141,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         check_file(path)
         with path.open("rb") as file:
-            start = file.read(4)
+            start, size = file.read(9), path.stat().st_size
             file.seek(0)
-            if start[:1] == b"\x80":
-                root = read_legacy(file, path.stat().st_size)
-            elif start == b"PK\3\4":
-                root = _read_zip(path)
-            else:
+            if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= size:  # the length of the header
                 return Checkpoint(_read_safetensors(path))
+            root = _read_zip(path) if start[:4] == b"PK\3\4" else read_legacy(file, size)
         return _opened(root)
     except InputError as error:
         message = str(error).rstrip(".")

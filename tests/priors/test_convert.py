@@ -113,7 +113,7 @@ def test_filters_of_ncsnpp_follow_the_kernel_as_one_strided_convolution() -> Non
     """The resampled input of the residual encoder: kernel, then filter, without the padding in between."""
     module, x = network(**{**SONG, **FOURIER}), torch.randn(2, 3, 8, 8)
     conv, row = module.inputs[0], torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8  # type: ignore[index]
-    kernel = torch.zeros(16, 3, 6, 6)
+    kernel = torch.zeros(8, 3, 6, 6)
     for i in range(4):
         for j in range(4):
             kernel[:, :, i : i + 3, j : j + 3] += row[i] * row[j] * conv.weight
