@@ -118,13 +118,17 @@ class DiffusionPrior:
 
     def denoise(self, z_t: Tensor, t: Time, **condition: Any) -> Tensor:
         """E[z_0 given z_t], of the shape of ``z_t``: one network call, on twice the images with guidance."""
+        return self._called(self.denoiser, z_t, t, condition)
+
+    def _called(self, function: Callable[..., Any], z_t: Tensor, t: Time, condition: Mapping[str, Any]) -> Any:
+        """The output of a ``function`` that calls the network once: checked, and counted with its gradients."""
         check_given(self, condition)
         images = math.prod(z_t.shape[: z_t.ndim - self.event_dim])
         nfe = 2 * images if is_guided(condition) else images
         record_call(nfe)
-        x_hat = self.denoiser(z_t, as_time(t), **condition)
-        record_gradients(x_hat, nfe)
-        return x_hat
+        output = function(z_t, as_time(t), **condition)
+        record_gradients(output if isinstance(output, Tensor) else output[0], nfe)
+        return output
 
     def transition(self, z_t: Tensor, t: Time, s: Time, **condition: Any) -> Normal:
         """p_theta(z_s given z_t) for s < t, a Normal of the shape of ``z_t``: one network call."""

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from pyro_vipaint.cli.app import app as page
 from pyro_vipaint.cli.bench import bench
 from pyro_vipaint.cli.check_prior import check_prior
+from pyro_vipaint.cli.convert import convert
 from pyro_vipaint.cli.inpaint import inpaint
 from pyro_vipaint.cli.options import Device, Out, Overwrite, Preset, Seed, console, errors, one_line_errors, preset_of
 from pyro_vipaint.cli.output import run_and_write
@@ -44,6 +45,7 @@ app.command()(restore)
 app.command()(bench)
 app.command()(check_prior)
 app.command()(page)
+app.command()(convert)
 
 
 @app.command()
