@@ -211,15 +211,25 @@ def of_covariance() -> Reader:
     return Reader(lambda: tensors(prior_folders.covariance()), read, holds)
 
 
-def of_object(file: str, kind: Callable[[bytes], Any], load: Callable[[Path], Any]) -> Reader:
+def of_object(
+    file: str, kind: Callable[[bytes], Any], load: Callable[[Path], Any], template: Callable[[], Path] | None = None
+) -> Reader:
+    template = template or objects.template
+
     def read(folder: Path, content: bytes) -> Any:
-        (prior_folders.good(folder, objects.template) / file).write_bytes(content)
+        (prior_folders.good(folder, template) / file).write_bytes(content)
         return load(folder / "prior")
 
-    return Reader(lambda: kind((objects.template() / file).read_bytes()), read, _finite)
+    return Reader(lambda: kind((template() / file).read_bytes()), read, _finite)
+
+
+def of_result(file: str, kind: Callable[[bytes], Any]) -> Reader:
+    return of_object(file, kind, lambda folder: objects.load_result(folder.parent), objects.result_template)
 
 
 def _finite(thing: Any) -> bool:
+    if isinstance(thing, vp.Result):
+        return bool(thing.samples.isfinite().all())
     numbers = thing.parameters() if isinstance(thing, HierarchicalGuide) else thing.terms.values()
     return all(bool(value.isfinite().all()) for value in numbers)
 
@@ -308,6 +318,8 @@ READERS: dict[str, Reader] = {
     "values of a guide": of_object(objects.PARAMETERS, lambda good: values(objects.PARAMETERS), load_guide),
     "fit.json": of_object(objects.FIT, jsons, vp.Fit.load),
     "tensors of a fit": of_object(objects.TERMS, tensors, vp.Fit.load),
+    "result.json": of_result(objects.RESULT, jsons),
+    "tensors of a result": of_result(objects.SAMPLES, tensors),
     "marker of results": Reader(lambda: jsons(good_marker()), marked),
     "foreign report.json": Reader(
         lambda: st.tuples(st.sampled_from(["report.json", "report.md", MARKER]), jsons(good_marker())),

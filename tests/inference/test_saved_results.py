@@ -68,6 +68,7 @@ def same(first: vp.Result, loaded: vp.Result) -> None:
     again, new = first.sample(5, seed=3), loaded.sample(5, seed=3)
     assert torch.equal(again.samples, new.samples) and again.calls == new.calls
     assert torch.equal(again.samples, loaded.sample(5, seed=3).samples)
+    assert (first.latents is None) == (loaded.latents is None)
     if first.latents is not None and loaded.latents is not None:
         assert all(torch.equal(value, loaded.latents[name]) for name, value in first.latents.items())
 
