@@ -32,6 +32,7 @@ PACKAGES = [
     "pyro_vipaint.metrics",
     "pyro_vipaint.bench",
     "pyro_vipaint.settings",
+    "pyro_vipaint.plotting",
     "pyro_vipaint.plugins",
     "pyro_vipaint.progress",
     "pyro_vipaint.demo",
