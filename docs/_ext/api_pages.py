@@ -1,8 +1,8 @@
 """The reference: one page for every public name, one for every module that defines some, one list per package.
 
-The public names of a module are those of its ``__all__`` and those that it, or a module below it, defines. A name that a
-package before it in ``PACKAGES`` also has is the same object: its page points to the first one, so that each object is
-described once. The pages are written before Sphinx reads, and not committed.
+The public names of a module are those of its ``__all__`` and those that it, or a module below it, defines. A name that
+a package before it in ``PACKAGES`` also has is the same object: its page points to the first one, so that each object
+is described once. The pages are written before Sphinx reads, and not committed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.ext import autosummary
 
 DOCS = Path(__file__).parents[1]
 API = DOCS / "api"
@@ -187,6 +188,7 @@ def _escape_bars(app: Sphinx, what: str, name: str, value: Any, options: Any, li
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    autosummary.WELL_KNOWN_ABBREVIATIONS = (*autosummary.WELL_KNOWN_ABBREVIATIONS, "Eq.")  # ends no first sentence
     app.connect("builder-inited", _write)
     app.connect("autodoc-process-docstring", _escape_bars)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
