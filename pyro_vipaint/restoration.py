@@ -61,6 +61,8 @@ def inpaint(
 ) -> Result:
     """``num_samples`` completions of each image, by VIPaint-``levels``: :func:`restore` with a mask.
 
+    The arguments that are not listed, and the errors, are those of :func:`restore`.
+
     Args:
         image: ``(C, H, W)`` or ``(N, C, H, W)`` floats in [-1, 1], a tensor or an array (for one channel ``(H, W)`` is
             accepted); values at hidden pixels have no influence, and NaN may mark them.
@@ -68,8 +70,6 @@ def inpaint(
             several images, and one image several masks. Floats between 0 and 1 make it soft: a pixel of m counts as one
             that was observed with the noise sigma / sqrt(m) (:func:`pyro_vipaint.models.soft_inpainting`), sigma being
             ``noise``, at least that of the settings, by default .05; the likelihood is Gaussian then in both presets.
-        prior, levels, num_samples, label, prompt, guidance_scale, preset, settings, guide, elbo, steps, beta,
-        refine_steps, zeta, correction, noise, device, seed, callback: as for :func:`restore`, and so are the errors.
         grey: turn a picture in colour grey for a grey prior (ITU-R BT.601), and give a grey one equal channels for a
             prior in colour; otherwise it is refused.
     """

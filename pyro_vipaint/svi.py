@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
@@ -36,6 +36,12 @@ from pyro_vipaint.elbos.base import check_objective
 from pyro_vipaint.errors import MOST_RATE, MOST_STEPS, InputError, NonFiniteError, instance, number, whole
 from pyro_vipaint.models.diffusion import DiffusionModel, predicted_images
 from pyro_vipaint.progress import Callback, Progress, showing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pyro_vipaint.plotting import Animation
+
 
 # mu, tau and gamma were tuned on fashion32. The others were not: a factor is a spread relative to sigma, and a weight
 # a logit, so they move like tau and gamma; flow is 1e-3, Adam's own default, for the weights of its networks; other is
@@ -110,6 +116,24 @@ class Fit:
     def final_terms(self, last: int = 10) -> dict[str, Tensor]:
         """The terms averaged over the ``last`` steps, ``(N,)`` each: less noisy than one step, no further calls."""
         return {name: values[-last:].mean(0) for name, values in self.terms.items()}
+
+    def plot(self) -> Figure:
+        """The bound on log p(y) and its terms over the steps; the steps of the average are shaded."""
+        from pyro_vipaint.plotting import fit_figure
+
+        return fit_figure(self)
+
+    def animate(self) -> Animation:
+        """The images that the model predicted during the fit, beside the bound; ``.save("fit.gif")``, or ``.html``.
+
+        They are those that :func:`fit` kept on its way, so that no network call is made.
+
+        Raises:
+            InputError: the fit kept no pictures.
+        """
+        from pyro_vipaint.plotting import fit_animation
+
+        return fit_animation(self)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes ``fit.json`` and ``fit.safetensors`` into ``folder``: the record, and the state if there is one."""

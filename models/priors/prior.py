@@ -75,21 +75,14 @@ class DiffusionPrior:
 
     def _facts(self) -> dict[str, Any]:
         """What the prior prints: shapes and names, no weights."""
-        said: dict[str, Any] = {
-            "name": self.name or None,
-            "event_shape": tuple(self.event_shape),
-            "schedule": self.schedule,
-        }
-        said["denoiser"] = type(self.denoiser).__name__
+        said: dict[str, Any] = {"name": self.name or None, "event_shape": tuple(self.event_shape)}
+        said |= {"schedule": self.schedule, "denoiser": type(self.denoiser).__name__}
         if size := sum(tensor.numel() for _, tensor in tensors_of(getattr(self.denoiser, "network", None))):
             said["parameters"] = size
         if self.is_latent:
             said["codec"] = type(self.codec).__name__
-        said |= {
-            "sigma_data": self.sigma_data,
-            "classes": self.class_names or None,
-            "conditions": self.conditions or None,
-        }
+        said |= {"sigma_data": self.sigma_data, "classes": self.class_names or None}
+        said["conditions"] = self.conditions or None
         return {name: value for name, value in said.items() if value is not None}
 
     @property

@@ -10,6 +10,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor, nn
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint.models.diffusion import DiffusionModel
 from pyro_vipaint.models.priors.matched import MatchedPrior
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -47,6 +48,8 @@ class Approximation:
     y: Tensor
     prior: DiffusionPrior
     settings: Settings
+
+    __repr__, _repr_html_ = compact, as_html
 
     def draw(self, num_samples: int, callback: Callback | None = None) -> Draws:
         """Images and their latents: K - 1 network calls of the guide and those of the refinement."""

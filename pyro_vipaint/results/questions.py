@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint.checks import as_tensor
 from pyro_vipaint.diagnostics.coverage import credible_interval
 from pyro_vipaint.errors import InputError, instance, number, numbers
@@ -43,6 +44,8 @@ class Estimate:
 
     value: Tensor
     error: Tensor
+
+    __repr__, _repr_html_ = compact, as_html
 
 
 def expectation(samples: Tensor, f: Function) -> Estimate:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import JUDGING, SEEDS, child_seed, seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.checks import as_tensor, check_truth
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from pyro_vipaint.guides import LatentGuide
     from pyro_vipaint.models import DiffusionModel, DiffusionPrior
+    from pyro_vipaint.plotting import Animation
+    from pyro_vipaint.plotting.browser import Browser
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,13 @@ class Result:
     gradients: int = 0
     approximation: Approximation | None = None
     latents: dict[str, Tensor] | None = None
+
+    __repr__, _repr_html_ = compact, as_html
+
+    def _picture_html(self) -> str:
+        from pyro_vipaint.plotting import pictures_html
+
+        return pictures_html(self)
 
     @property
     def mask(self) -> Tensor | None:
@@ -265,3 +275,26 @@ class Result:
             truth = as_tensor("truth", truth)
             check_truth(truth, self.mean.shape)
         return contact_sheet(self, truth)
+
+    def animate(self) -> Animation:
+        """The samples one after the other, each fading into the next; ``.save("samples.gif")``, or ``.html``.
+
+        Raises:
+            InputError: the samples are no grey or colour images.
+        """
+        from pyro_vipaint.plotting import samples_animation
+
+        return samples_animation(self)
+
+    def browse(self, image: int = 0) -> Browser:
+        """A widget for notebooks: the samples, their quantiles by a slider, and a brush whose ``.mask`` Python reads.
+
+        Args:
+            image: which one.
+
+        Raises:
+            InputError: anywidget is not installed, there is no such image, or the samples are no pictures.
+        """
+        from pyro_vipaint.plotting import browse
+
+        return browse(self, image)

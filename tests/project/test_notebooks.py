@@ -60,6 +60,13 @@ def test_notebook_is_its_script(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_notebook_opens_with_a_question_and_ends_with_the_answer(name: str) -> None:
+    first, last = (source(notebook(name)[place]) for place in (0, -1))
+    assert re.match(r"# [^\n]+\?\n", first)
+    assert re.search(r"^## The answer$", last, re.M)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_notebook_was_executed_once_in_order(name: str) -> None:
     """Without errors and warnings; its outputs have a figure, are small and name no path of a machine."""
     counts = [cell["execution_count"] for cell in notebook(name) if cell["cell_type"] == "code"]
