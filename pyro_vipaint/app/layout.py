@@ -29,7 +29,8 @@ CSS = """
 .pixels img, .pixels canvas {image-rendering: pixelated}
 #shelf .grid-wrap, #drawn .grid-wrap {max-height: none; min-height: 0; height: auto !important}
 #shelf .grid-container {grid-template-columns: repeat(4, minmax(0, 1fr)) !important; height: auto !important}
-#drawn .grid-container {height: auto !important; grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)) !important}
+#drawn .grid-container {height: auto !important}
+#drawn .grid-container {grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)) !important}
 #shelf .thumbnail-item, #drawn .thumbnail-item {width: 100% !important; height: auto !important; aspect-ratio: 1}
 #status {min-height: 1.6rem}
 footer {display: none !important}

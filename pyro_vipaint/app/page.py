@@ -286,7 +286,11 @@ def _wire_run(
 
     def follow(request: gr.Request, *asked: Any) -> Iterator[dict[Any, Any]]:
         yield {running.start: gr.Button(interactive=False), running.cancel: gr.Button(interactive=True)}
-        drawn, over = 0, {running.start: gr.Button(interactive=True), running.cancel: gr.Button(interactive=False)}
+        drawn = 0
+        over: dict[Any, Any] = {
+            running.start: gr.Button(interactive=True),
+            running.cancel: gr.Button(interactive=False),
+        }
         try:
             for state in answers.states(request, *asked):
                 update: dict[Any, Any] = {running.status: _sentence(state)}

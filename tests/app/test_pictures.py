@@ -38,8 +38,14 @@ def test_colour_is_refused_or_turned_grey_when_told_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"colours\.png has colours and the prior is grey: tick"):
         pictures.read_upload(path, SHAPE)
     assert pictures.read_upload(path, SHAPE, grey=True)[0].shape == SHAPE
-    assert pictures.read_upload(path, (3, 16, 16))[0].permute(1, 2, 0).mul(127.5).add(127.5).round().byte().equal(
-        torch.from_numpy(COLOURS)
+    assert (
+        pictures.read_upload(path, (3, 16, 16))[0]
+        .permute(1, 2, 0)
+        .mul(127.5)
+        .add(127.5)
+        .round()
+        .byte()
+        .equal(torch.from_numpy(COLOURS))
     )
 
 
