@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import pyro_vipaint as vp
 from pyro_vipaint.app import views
 from pyro_vipaint.app.job import CORRECTIONS, FILE, OBJECTIVES, Job
-from pyro_vipaint.app.page import MORE, Done
+from pyro_vipaint.app.page import MORE, Done, Sessions
 from pyro_vipaint.app.run import SHOWN, load, run
 from pyro_vipaint.checks import guide_names
 from pyro_vipaint.errors import InputError
@@ -44,6 +45,11 @@ def run_lines(asked: Job, folder: Path, monkeypatch: pytest.MonkeyPatch, lines: 
     save_file(asked.problem, FILE)
     Path("repeat.py").write_text(lines or asked.lines(), encoding="utf-8")
     return runpy.run_path("repeat.py")
+
+
+def request(session: str) -> Any:
+    """What a page of a session sends."""
+    return SimpleNamespace(session_hash=session)
 
 
 def close(states: Any) -> None:
@@ -139,6 +145,18 @@ def test_one_run_at_a_time(tiny_prior: DiffusionPrior) -> None:
     assert next(third).phase == "cancelled"
     close(first)
     assert [state.phase for state in second][-1] == "done"
+
+
+def test_a_cancel_button_ends_the_run_of_its_own_session(tiny_prior: DiffusionPrior) -> None:
+    """Also one that still waits for its turn; a new run of the session is not cancelled, nor that of another one."""
+    sessions, mine, other = Sessions(), request("a"), request("b")
+    sessions.begin(mine)
+    sessions.begin(other)
+    sessions.cancel(mine)
+    assert last_state(job(), sessions.of(mine)).phase == "cancelled"
+    assert last_state(job(), sessions.of(other)).phase == "done"
+    sessions.begin(mine)
+    assert last_state(job(), sessions.of(mine)).phase == "done"
 
 
 def test_refusals(tmp_path: Path) -> None:
