@@ -14,5 +14,5 @@ likelihood = vp.Laplace(vp.Inpainting(masks), scale=0.2)
 keypoints = vp.keypoints(prior, noise_levels=[level * prior.sigma_data for level in (6.0, 3.0, 1.5, 0.9)])
 model = DiffusionModel(prior, likelihood, keypoints, class_labels=labels)
 guide = HierarchicalGuide(model, 0 * images)  # its means start at grey
-fit = vp.fit(model, guide, masks * images, vp.BetaELBO(), steps=60, keep=24, seed=0)
+fit = vp.fit(model, guide, masks * images, vp.BetaELBO(), steps=40, keep=20, seed=0)
 fit.animate().save(Path(__file__).with_suffix(".gif"))

@@ -19,7 +19,7 @@ model = DiffusionModel(prior, likelihood, vp.keypoints(prior, noise_levels=[0.5,
 one = HierarchicalGuide(model, vp.initial_latent(prior, likelihood, y), gamma_logit=1.0)
 several = MixtureGuide(model, prior.marginal(0.001).sample((1, 8)), num_components=8, gamma_logit=1.0)
 evidence = prior.log_evidence(likelihood, y).item()
-draws = {f"exact posterior: log p(y) = {evidence:.2f}": prior.posterior(likelihood, y).sample((1000,))}
+draws = {f"exact posterior: log p(y) = {evidence:.2f}": prior.posterior(likelihood, y).sample((1000,))[:, 0]}
 for guide in (one, several):
     vp.fit(model, guide, y, vp.BetaELBO(num_particles=16), steps=200, lr=0.1, lr_decay=0.1, seed=0)
     bound, error = elbo_estimate(log_weights(model, guide, y, 4000, seed=1))
