@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from pyro_vipaint.models.priors.kernels import bridge, relative
 from tests.networks import random_unet
 
 
-def prior_of(variance_type: str = "learned_range", channels: int = 2, **settings: int) -> DiffusionPrior:
+def prior_of(variance_type: Any = "learned_range", channels: int = 2, **settings: int) -> DiffusionPrior:
     scheduler = DDPMScheduler(variance_type=variance_type)
     return from_diffusers(SimpleNamespace(unet=random_unet(out_channels=channels, **settings), scheduler=scheduler))
 
@@ -41,7 +42,7 @@ def test_consecutive_steps_have_the_variance_of_diffusers() -> None:
 def test_between_the_bridge_and_the_forward_step(fraction: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a coarse step, the geometric mean of both variances; one call of the network."""
     prior, z = prior_of(), torch.randn(3, 2, 1, 8, 8)
-    kind = type(prior.denoiser)
+    kind: Any = type(prior.denoiser)
     real = kind.with_fraction
     monkeypatch.setattr(
         kind, "with_fraction", lambda *given, **named: (real(*given, **named)[0], torch.full_like(z, fraction))
