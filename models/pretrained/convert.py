@@ -459,13 +459,15 @@ def _write(prior: Conversion, path: Path, folder: Path) -> None:
     """Writes the folder of a prior.
 
     Raises:
-        InputError: a number of a weight is NaN or infinite.
+        InputError: a number of a weight is NaN or infinite, or no floating-point number.
     """
     from safetensors.torch import save_file
 
     for name, part in prior.parts.items():
         tensors = {entry: value.contiguous() for entry, value in part.tensors.items()}
         for entry, value in tensors.items():
+            if not value.is_floating_point():
+                raise InputError(f"{path}: {entry} is of {value.dtype}, not of floating-point numbers.")
             check_finite(path, entry, value)
         (folder / name).mkdir()
         _write_json(folder / name / "config.json", {"_class_name": part.kind, **part.config})
