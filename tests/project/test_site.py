@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -89,7 +89,7 @@ def test_the_site_builds(tmp_path: Path) -> None:
     run = subprocess.run([*command, str(DOCS), str(tmp_path / "html")], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     with (tmp_path / "html" / "objects.inv").open("rb") as file:
-        found = InventoryFile.load(file, "", lambda base, path: path)
+        found = InventoryFile.load(cast(Any, file), "", lambda base, path: path)
     known = {name for kind, names in found.items() if kind.startswith("py:") for name in names}
     assert not set(exported()) - known
     assert (tmp_path / "html" / "llms.txt").read_text(encoding="utf-8").startswith("# pyro_vipaint\n")
