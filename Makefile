@@ -55,7 +55,7 @@ notebooks: $(STAMP)
 	    --ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec; done
 
 docs: $(STAMP)
-	@$(BIN)/python -m sphinx -b html -E -q -W --keep-going $(ARGS) docs docs/_build/html
+	@$(BIN)/python -m sphinx -b html -E -q -W --keep-going -j auto $(ARGS) docs docs/_build/html
 	@echo "The site is at docs/_build/html/index.html."
 
 gallery: $(STAMP)

@@ -22,6 +22,7 @@ from pyro_vipaint.models.measurements.linalg import cgls, operator_norm
 from pyro_vipaint.models.measurements.masks import (
     MASKS,
     box,
+    composite,
     random_large,
     random_small,
     rotated_window,
@@ -39,6 +40,7 @@ from pyro_vipaint.models.measurements.operators import (
     pseudo_inverse,
 )
 from pyro_vipaint.models.measurements.super_resolution import SuperResolution
+from pyro_vipaint.models.pretrained.convert import convert
 from pyro_vipaint.models.pretrained.load import embedded_priors, from_diffusers, load_prior
 from pyro_vipaint.models.priors.classifier_free import GuidedNetwork
 from pyro_vipaint.models.priors.codecs import AutoencoderCodec, Codec, Identity
@@ -48,11 +50,13 @@ from pyro_vipaint.models.priors.denoisers import (
     EDMDenoiser,
     EpsilonDenoiser,
     FlowDenoiser,
+    LearnedRangeDenoiser,
     NetworkDenoiser,
     SampleDenoiser,
     VDenoiser,
     integer_timestep,
 )
+from pyro_vipaint.models.priors.learned import LearnedVariancePrior
 from pyro_vipaint.models.priors.marginal import DiffusionMarginal
 from pyro_vipaint.models.priors.matched import MatchedPrior, denoising_errors
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -79,7 +83,9 @@ __all__ = [
     "DataCovariance",
     "DiffusionMarginal",
     "MatchedPrior",
+    "LearnedVariancePrior",
     "denoising_errors",
+    "convert",
     "embedded_priors",
     "from_diffusers",
     "load_prior",
@@ -104,6 +110,7 @@ __all__ = [
     "EDMDenoiser",
     "EpsilonDenoiser",
     "FlowDenoiser",
+    "LearnedRangeDenoiser",
     "GuidedNetwork",
     "NetworkDenoiser",
     "SampleDenoiser",
@@ -138,6 +145,7 @@ __all__ = [
     # masks
     "MASKS",
     "box",
+    "composite",
     "random_large",
     "random_small",
     "rotated_window",

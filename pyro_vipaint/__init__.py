@@ -21,6 +21,7 @@ from pyro_vipaint.models.measurements.likelihoods import Gaussian, Laplace, Perc
 from pyro_vipaint.models.measurements.operators import Compose, Inpainting  # noqa: E402
 from pyro_vipaint.models.measurements.super_resolution import SuperResolution  # noqa: E402
 from pyro_vipaint.models.priors.schedules import keypoints  # noqa: E402
+from pyro_vipaint.prior_check import PriorCheck, check_prior, unfamiliar  # noqa: E402
 from pyro_vipaint.progress import progress_bar  # noqa: E402
 from pyro_vipaint.refinement import refine  # noqa: E402
 from pyro_vipaint.restoration import inpaint, restore  # noqa: E402
@@ -49,6 +50,7 @@ __all__ = [
     "NonFiniteError",
     "Perceptual",
     "Poisson",
+    "PriorCheck",
     "RenyiELBO",
     "RestorationResult",
     "Result",
@@ -57,6 +59,7 @@ __all__ = [
     "StickingTheLandingELBO",
     "SuperResolution",
     "check_operator",
+    "check_prior",
     "compare",
     "count_calls",
     "fit",
@@ -68,4 +71,5 @@ __all__ = [
     "restore",
     "sample",
     "smc",
+    "unfamiliar",
 ]

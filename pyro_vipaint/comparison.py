@@ -58,7 +58,8 @@ class Comparison:
 
     def _facts(self) -> dict[str, Any]:
         """What the comparison prints: how much is in it, and its best run by mean bound."""
-        names = {name: list(dict.fromkeys(self.table[name])) for name in ("guide", "objective", "seed", "image")}
+        table: Any = self.table
+        names = {name: list(dict.fromkeys(table[name])) for name in ("guide", "objective", "seed", "image")}
         said: dict[str, Any] = {"guides": names["guide"], "objectives": names["objective"]}
         said |= {"seeds": len(names["seed"]), "images": len(names["image"])}
         if self.table["bound"].notna().any():

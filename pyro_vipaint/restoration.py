@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ from torch import Tensor, nn
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.checks import check_guide, checked, checked_settings, masked, softened
+from pyro_vipaint.checks import check_guide, check_mask, checked, checked_settings, masked, softened
 from pyro_vipaint.corrections import Correction
 from pyro_vipaint.elbos import BetaELBO
 from pyro_vipaint.errors import InputError, choice, one_warning_each
 from pyro_vipaint.guides import HierarchicalGuide, TwistedGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
+from pyro_vipaint.models.measurements.masks import composite as composited
 from pyro_vipaint.models.measurements.operators import Operator
 from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.prior_check import warn_of_unfamiliar
 from pyro_vipaint.progress import Callback
 from pyro_vipaint.results.approximation import Approximation, model_of, picture_of
 from pyro_vipaint.results.result import Result
@@ -34,6 +37,7 @@ from pyro_vipaint.svi import DEFAULT_LR, fit
 GuideFactory = Callable[[DiffusionModel, Tensor], nn.Module]  # of this library, or of Pyro
 
 
+@one_warning_each()
 def inpaint(
     image: Tensor,
     mask: Tensor,
@@ -58,6 +62,8 @@ def inpaint(
     seed: int | None = None,
     callback: Callback | None = None,
     grey: bool = False,
+    composite: bool = False,
+    check: bool = False,
 ) -> Result:
     """``num_samples`` completions of each image, by VIPaint-``levels``: :func:`restore` with a mask.
 
@@ -72,16 +78,28 @@ def inpaint(
             ``noise``, at least that of the settings, by default .05; the likelihood is Gaussian then in both presets.
         grey: turn a picture in colour grey for a grey prior (ITU-R BT.601), and give a grey one equal channels for a
             prior in colour; otherwise it is refused.
+        composite: paste the observed pixels into the samples, blended by a soft mask
+            (:func:`pyro_vipaint.models.composite`); by default they stay draws of the posterior, and those of
+            ``result.sample`` always are.
+            :func:`pyro_vipaint.metrics.seam` measures the border.
+        check: warn, in one line, of a picture that the prior was not made for
+            (:func:`pyro_vipaint.unfamiliar`), at one more network call on N images.
     """
     y, operator, loaded = masked(image, mask, prior, device, grey)
     likelihood = softened(mask, operator, loaded, noise, settings)
     noise = noise if likelihood is None else None
-    return restore(
+    result = restore(
         y, operator, loaded, levels, num_samples, label=label, prompt=prompt, guidance_scale=guidance_scale,
         preset=preset, settings=settings, likelihood=likelihood, guide=guide, elbo=elbo, steps=steps, beta=beta,
         refine_steps=refine_steps, zeta=zeta, correction=correction, noise=noise, device=device, seed=seed,
         callback=callback,
     )  # fmt: skip
+    weights = check_mask(mask, loaded)
+    if check:
+        warn_of_unfamiliar(loaded, result.samples[0], weights)
+    if not composite:
+        return result
+    return replace(result, samples=composited(result.samples, result.observation, weights))
 
 
 @one_warning_each()

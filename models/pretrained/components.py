@@ -29,10 +29,14 @@ from pyro_vipaint.errors import InputError, in_one_line, whole
 from pyro_vipaint.models.pretrained.weights import Uninitialised, Weights, shown
 
 NETWORKS = {
-    "unet": ("UNet2DModel", "UNet2DConditionModel"),
+    "unet": ("UNet2DModel", "UNet2DConditionModel", "ResidualUNet", "LabelledUNet"),
     "transformer": ("SD3Transformer2DModel",),
     "vae": ("AutoencoderKL",),
     "vqvae": ("VQModel",),
+}
+OWN = {  # the networks that are ours, by module
+    "ResidualUNet": "pyro_vipaint.models.pretrained.networks.residual",
+    "LabelledUNet": "pyro_vipaint.models.pretrained.networks.labelled",
 }
 ENCODERS = {
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
@@ -109,7 +113,7 @@ def read_network(root: Path, kinds: tuple[str, ...], dtype: torch.dtype) -> nn.M
 
 
 def _read_diffusers(root: Path, kind: str, config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
-    model = getattr(import_module("diffusers"), kind)
+    model = getattr(import_module(OWN.get(kind, "diffusers")), kind)
     _check_types(model, config, root / "config.json")
     build = partial(model.from_config, config)
     weights = Weights.find(root, kind, "diffusion_pytorch_model")

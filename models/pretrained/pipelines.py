@@ -22,6 +22,7 @@ from pyro_vipaint.models.priors.denoisers import (
     EDMDenoiser,
     EpsilonDenoiser,
     FlowDenoiser,
+    LearnedRangeDenoiser,
     NetworkDenoiser,
     SampleDenoiser,
     VDenoiser,
@@ -38,9 +39,12 @@ BY_PREDICTION: dict[str, type[NetworkDenoiser]] = {
 CONDITIONS = {  # of each supported network, besides class labels
     "UNet2DModel": (),
     "UNet2DConditionModel": ("encoder_hidden_states",),
+    "ResidualUNet": (),
+    "LabelledUNet": (),
     "SD3Transformer2DModel": ("encoder_hidden_states", "pooled_projections"),
 }
 OTHER_CONDITIONS = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
+LEARNED = "learned_range"  # variance_type of schedulers for networks that also predict the variance
 MAX_SIDE = 4096  # pixels or latents along a side of an image
 STATED = ("prediction_type", "sigma_schedule", "timestep_type", "invert_sigmas")  # by the configuration of a scheduler
 ASK_FOR = {
@@ -61,7 +65,8 @@ def build_prior(
         InputError: parts are missing, are not supported, or do not fit each other.
     """
     module = parts.get("transformer", parts.get("unet"))
-    event_shape = _event_shape(module)
+    learned = getattr(parts.get("scheduler"), "config", {}).get("variance_type") == LEARNED
+    event_shape = _event_shape(module, 2 if learned else 1)
     num_classes = module.config.get("num_class_embeds") or 0
     details = {name: value for name, value in details.items() if value is not None}
     names, null_label = details.get("classes", []), details.get("null_label")
@@ -98,6 +103,7 @@ def build_prior(
         encode_text=encode_text,
         guided_by=tuple(null),
         conditions=needed,
+        familiar_error=details.get("familiar_error"),
     )
 
 
@@ -149,20 +155,22 @@ def build_denoiser(network: Any, scheduler: Any) -> NetworkDenoiser:
     elif hasattr(scheduler, "alphas_cumprod") and config.get("timestep_type", "discrete") == "discrete":
         if prediction in tuple(BY_PREDICTION):
             schedule = TableVP(scheduler.alphas_cumprod.tolist())
+            if config.get("variance_type") == LEARNED and prediction == "epsilon":
+                return LearnedRangeDenoiser(network, schedule, integer_timestep(schedule.num_steps))
             return BY_PREDICTION[prediction](network, schedule, integer_timestep(schedule.num_steps))
     stated = ", ".join(f"{name} {config[name]!s:.80}" for name in STATED if name in config)
     raise InputError(f"The scheduler {kind} with {stated or 'this configuration'} is not supported.")
 
 
-def _event_shape(module: Any) -> torch.Size:
-    """(C, H, W) of the latents; refuses networks that are not supported."""
+def _event_shape(module: Any, outputs: int = 1) -> torch.Size:
+    """(C, H, W) of the latents; refuses networks that are not supported, or have not ``outputs`` times C outputs."""
     kind, config = type(module).__name__, cast(Any, getattr(module, "config", {}))
     others = [name for name in OTHER_CONDITIONS if config.get(name) is not None]
     size = config.get("sample_size")
-    if kind not in CONDITIONS or others or size is None or config.in_channels != config.out_channels:
+    if kind not in CONDITIONS or others or size is None or config.out_channels != outputs * config.in_channels:
         raise InputError(
             f"The network is a {kind}{' with ' if others else ''}{' and '.join(others)}. Supported are "
-            f"{', '.join(CONDITIONS)} that state their sample_size, return as many channels as they take, and have no "
+            f"{', '.join(CONDITIONS)} that state their sample_size, return as many channels as they take (twice as many with a learnt variance), and have no "
             f"{', '.join(OTHER_CONDITIONS)}."
         )
     sides = size if isinstance(size, (tuple, list)) and len(size) == 2 else (size, size)

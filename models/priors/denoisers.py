@@ -85,11 +85,14 @@ class NetworkDenoiser(ABC):
             self.network.requires_grad_(False).eval()
 
     def __call__(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> Tensor:
+        return self._denoise(*self._flat(z_t, t, condition)).reshape(z_t.shape)
+
+    def _flat(self, z_t: Tensor, t: Tensor | float, condition: dict[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Latents, times and conditions with one batch dimension."""
         leading = z_t.shape[: z_t.ndim - self.event_dim]
         flat = z_t.reshape(-1, *z_t.shape[len(leading) :])
         times = as_time(t, flat.device).expand(leading).reshape(-1)
-        flat_condition = {name: flatten_condition(value, leading, flat.device) for name, value in condition.items()}
-        return self._denoise(flat, times, flat_condition).reshape(z_t.shape)
+        return flat, times, {name: flatten_condition(value, leading, flat.device) for name, value in condition.items()}
 
     @abstractmethod
     def _denoise(self, z_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
@@ -113,6 +116,25 @@ class EpsilonDenoiser(NetworkDenoiser):
     def _denoise(self, z_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
         epsilon, alpha, sigma = self._call(z_t, t, condition)
         return (z_t - sigma * epsilon) / alpha
+
+
+class LearnedRangeDenoiser(EpsilonDenoiser):
+    r"""For networks that predict the noise and a variance (Nichol & Dhariwal 2021): 2 C channels for C of ``z_t``.
+
+    With w the second half of the channels, f = (w + 1) / 2 places the log variance of a transition between its bounds
+    (Eq. 15 there); :class:`pyro_vipaint.models.LearnedVariancePrior` uses it.
+    """
+
+    def _denoise(self, z_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
+        output, alpha, sigma = self._call(z_t, t, condition)
+        return (z_t - sigma * output[:, : z_t.shape[1]]) / alpha
+
+    def with_fraction(self, z_t: Tensor, t: Tensor | float, **condition: Any) -> tuple[Tensor, Tensor]:
+        """E[z_0 given z_t], and f, both of the shape of ``z_t``: one network call."""
+        flat, times, given = self._flat(z_t, t, condition)
+        output, alpha, sigma = self._call(flat, times, given)
+        epsilon, variance = output.chunk(2, dim=1)
+        return ((flat - sigma * epsilon) / alpha).reshape(z_t.shape), ((variance + 1) / 2).reshape(z_t.shape)
 
 
 class VDenoiser(NetworkDenoiser):

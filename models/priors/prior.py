@@ -46,12 +46,15 @@ class DiffusionPrior:
         guided_by: names of the conditions that ``guidance_scale`` can weigh against a null condition.
         conditions: names of all conditions that the denoiser takes, besides ``guidance_scale``; others are refused.
             ``None``: the denoiser judges for itself.
+        familiar_error: the error of the denoiser that pictures of its kind stay below
+            (:func:`pyro_vipaint.unfamiliar`), where it was measured.
         data_covariance: covariance of the clean latents, where it is known
             (:mod:`pyro_vipaint.models.priors.covariance`).
         source: the name, folder or hub id from which :func:`pyro_vipaint.models.load_prior` makes it again.
 
     Raises:
-        InputError: ``sigma_data`` is not positive and finite, or ``data_covariance`` is for other events.
+        InputError: ``sigma_data`` or ``familiar_error`` is not positive and finite, or
+            ``data_covariance`` is for other events.
     """
 
     schedule: Schedule
@@ -65,12 +68,15 @@ class DiffusionPrior:
     guided_by: tuple[str, ...] = ()
     conditions: tuple[str, ...] | None = None
     data_covariance: DataCovariance | None = None
+    familiar_error: float | None = None
     source: str = ""
 
     __repr__, _repr_html_ = compact, as_html
 
     def __post_init__(self) -> None:
         number("sigma_data", self.sigma_data, positive=True)
+        if self.familiar_error is not None:
+            number("familiar_error", self.familiar_error, positive=True)
         check_covariance(self.data_covariance, self.event_shape)
 
     def _facts(self) -> dict[str, Any]:
@@ -112,13 +118,17 @@ class DiffusionPrior:
 
     def denoise(self, z_t: Tensor, t: Time, **condition: Any) -> Tensor:
         """E[z_0 given z_t], of the shape of ``z_t``: one network call, on twice the images with guidance."""
+        return self._called(self.denoiser, z_t, t, condition)
+
+    def _called(self, function: Callable[..., Any], z_t: Tensor, t: Time, condition: Mapping[str, Any]) -> Any:
+        """The output of a ``function`` that calls the network once: checked, and counted with its gradients."""
         check_given(self, condition)
         images = math.prod(z_t.shape[: z_t.ndim - self.event_dim])
         nfe = 2 * images if is_guided(condition) else images
         record_call(nfe)
-        x_hat = self.denoiser(z_t, as_time(t), **condition)
-        record_gradients(x_hat, nfe)
-        return x_hat
+        output = function(z_t, as_time(t), **condition)
+        record_gradients(output if isinstance(output, Tensor) else output[0], nfe)
+        return output
 
     def transition(self, z_t: Tensor, t: Time, s: Time, **condition: Any) -> Normal:
         """p_theta(z_s given z_t) for s < t, a Normal of the shape of ``z_t``: one network call."""

@@ -5,8 +5,8 @@ draws, the **score** of a truth t is how far it lies off, in spreads, and an int
 
 .. math:: e_{ij} = \frac{|t_{ij} - m_{ij}|}{s_{ij} \sqrt{1 + 1/S}}, \qquad
           m \pm \hat e\, s \sqrt{1 + 1/S}, \qquad
-          \hat e = \text{the } c\text{-quantile of } \sum_i \frac{1}{n + 1} \sum_{j \le M_i} \frac{1}{M_i} \delta_{e_{ij}}
-          + \frac{1}{n + 1} \delta_\infty.
+          \hat e = \text{the } c\text{-quantile of } \frac{1}{n + 1} \Big( \delta_\infty +
+          \sum_i \frac{1}{M_i} \sum_{j \le M_i} \delta_{e_{ij}} \Big).
 
 **What is guaranteed.** If the n problems and a new one are exchangeable (their images, masks and noise come from one
 source, in any order), and all are answered by the same method with the same number of draws, then
@@ -14,10 +14,10 @@ source, in any order), and all are answered by the same method with the same num
 .. math:: c \le P(t_j \in \text{its interval}) \le c + \frac{1}{n + 1} + \frac{1}{(n + 1) M}
 
 for j uniform among the M numbers of the new problem, over the calibration problems as well as the new one; the second
-half needs scores without ties. For M = 1 this is split conformal prediction: :math:`\hat e` is the score of rank
-:math:`\lceil (n + 1) c \rceil`, and the upper bound is c + 1 / (n + 1) (Vovk et al. 2005; Lei et al. 2018). M > 1 is its
-form for groups (Lee, Barber & Willett 2023): the numbers of one problem depend on each other, so that n counts
-problems and not numbers.
+half needs scores without ties and as many numbers in each problem. For M = 1 this is split conformal prediction:
+:math:`\hat e` is the score of rank :math:`\lceil (n + 1) c \rceil`, and the upper bound is c + 1 / (n + 1) (Vovk et al.
+2005; Lei et al. 2018). M > 1 is its form for groups (Lee, Barber & Willett 2023): the numbers of one problem depend on
+each other, so that n counts problems and not numbers.
 
 **What is not.** The coverage is that of problems on average: not given this image, not of all numbers at once, and not
 of each functional by itself where several are calibrated together. Nor does it move to other images: intervals
@@ -129,7 +129,7 @@ def _moments(draws: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _quantile(scores: Tensor, weights: Tensor, level: float) -> float:
-    """The smallest score below or at which weights of ``level`` lie; the weights of a unit mass, the rest at infinity."""
+    """The smallest score at or below which weights of ``level`` lie; infinite where all of them are less."""
     ordered, index = scores.sort()
     below = weights.double()[index].cumsum(0)
     place = int(torch.searchsorted(below, level - ROUNDING))

@@ -79,7 +79,7 @@ def save(result: Result, folder: Path, without: Collection[str]) -> None:
     }
     RESULT.check(folder)
     with RESULT.whole(folder) as new:
-        FILES.write(new, "Result", record, tensors)
+        FILES.write(new, "Result", record, {name: value.clone() for name, value in tensors.items()})  # none is shared
         result.fit.save_pretrained(new)
         guide.save_pretrained(new)
 
@@ -136,7 +136,10 @@ def _prior(folder: Path, record: Mapping[str, Any], device: torch.device) -> Dif
     if record["prior"] is None:
         raise InputError(f"{folder} holds a result without its prior: give load(folder, prior=…).")
     choice("precision of a prior", record["prior"]["dtype"], DTYPES)
-    return load_prior(record["prior"]["source"], device, dtype=getattr(torch, record["prior"]["dtype"]))
+    try:
+        return load_prior(record["prior"]["source"], device, dtype=getattr(torch, record["prior"]["dtype"]))
+    except InputError as error:
+        raise InputError(f"{error} The result in {folder} has this prior; or give load(folder, prior=…).") from error
 
 
 def _likelihood(folder: Path, record: Mapping[str, Any], read: Callable[..., Any]) -> Any:

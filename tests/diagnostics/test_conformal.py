@@ -92,7 +92,7 @@ def test_units_have_no_influence() -> None:
 
 
 def test_the_pixels_of_a_result() -> None:
-    """Samples around a mean that is right, with a third of the spread: the coverage of the hole goes from a third to c."""
+    """Samples around a mean that is right, with a third of the spread: plain intervals of the hole cover too little."""
     torch.manual_seed(0)
     shape, mask = (1, 4, 4), torch.arange(16).reshape(1, 4, 4) % 2
     mean = 0.2 * torch.randn(200, *shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,6 +24,7 @@ def test_the_course_of_a_fit_has_its_bound_its_terms_and_its_average() -> None:
     assert lines.keys() >= fit.terms.keys()
     for name, values in fit.terms.items():
         assert np.allclose(lines[name], values.mean(1))
+    shade: Any
     (shade,) = (patch for patch in left.patches if patch.get_label() == "guide averaged")
     assert (shade.get_x(), shade.get_x() + shade.get_width()) == (5.5, 9.5), "steps 6 to 9"
     assert not fitted().plot().axes[0].patches
@@ -29,7 +32,7 @@ def test_the_course_of_a_fit_has_its_bound_its_terms_and_its_average() -> None:
 
 def test_a_fit_without_terms_shows_its_objective() -> None:
     (axes,) = vp.Fit([3.0, 2.0, 1.0], {}, 1, 1, 0.1).plot().axes
-    assert list(axes.lines[0].get_ydata()) == [-3.0, -2.0, -1.0]
+    assert np.asarray(axes.lines[0].get_ydata()).tolist() == [-3.0, -2.0, -1.0]
 
 
 def test_one_bad_step_does_not_flatten_the_course() -> None:
@@ -57,6 +60,7 @@ def test_a_failure_is_a_triangle_at_the_edge_with_its_bound() -> None:
     (axes,) = comparison_figure(_table(good | {"lost": -54321.0})).axes
     low, high = axes.get_xlim()
     assert -102 < low < -101 and -99 < high < -98
+    triangle: Any
     (triangle,) = (line for line in axes.lines if line.get_marker() == "<")
     assert low <= triangle.get_xdata()[0] <= low + 0.2 and triangle.get_ydata()[0] == 3
     (text,) = (child for child in axes.get_children() if isinstance(child, Annotation))
@@ -68,7 +72,7 @@ def test_a_failure_is_a_triangle_at_the_edge_with_its_bound() -> None:
 def test_a_run_whose_k_hat_is_too_large_is_hollow() -> None:
     table = pd.concat([_table({"a": -1.0}), _table({"b": -2.0}, reliable=False)])
     (axes,) = comparison_figure(table).axes
-    hollow = [line.get_markerfacecolor() == "none" for line in axes.lines if len(line.get_xdata())]
+    hollow = [line.get_markerfacecolor() == "none" for line in axes.lines if np.size(line.get_xdata())]
     assert hollow == [False, True]
 
 

@@ -1,0 +1,276 @@
+"""Published checkpoints become priors that compute the same; pickles are read without being run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from pyro_vipaint.errors import InputError
+from pyro_vipaint.models import DiffusionPrior, convert, load_prior
+from pyro_vipaint.models.pretrained.convert import recognise
+from pyro_vipaint.models.pretrained.convert_files import read_checkpoint
+from tests.checkpoints import Bomb, as_adm, as_edm, edm_pickle, network, persistent, rows, torch_file
+
+ADM = {"image_size": 8, "num_head_channels": 4, "norm_groups": 2, "use_new_attention_order": True}
+SONG = {
+    "attention_head_dim": None, "num_heads": 1, "min_group_channels": 4, "norm_num_groups": 32, "scale_shift": False,
+    "skip_scale": math.sqrt(0.5), "norm_eps": 1e-6, "skip_kernels": True, "sines_first": True, "class_in_noise": True,
+    "endpoint": True, "up_attention": "last", "num_class_embeds": 4, "layers_per_block": 2,
+}  # fmt: skip
+FOURIER = {"noise_embedding": "fourier", "endpoint": False, "residual_inputs": True, "resample_filter": (1, 3, 3, 1)}
+
+
+def batch(classes: int = 0) -> tuple[Tensor, ...]:
+    x, t = torch.randn(3, 3, 8, 8), torch.tensor([0.1, 3.0, 41.5])
+    return (x, t, torch.arange(3) % classes) if classes else (x, t)
+
+
+def converted(folder: Path, tensors: Mapping[str, Tensor], config: Any = None) -> DiffusionPrior:
+    save_file(dict(tensors), folder / "file.safetensors")
+    convert(folder / "file.safetensors", folder / "prior", config=config)
+    return load_prior(folder / "prior")
+
+
+def predicted(prior: DiffusionPrior, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    return prior.denoiser.network(x, t, **({} if labels is None else {"class_labels": labels}))  # type: ignore[attr-defined]
+
+
+def kind(folder: Path) -> str:
+    return json.loads((folder / "prior" / "unet" / "config.json").read_text())["_class_name"]
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"scale_shift": False}, {"num_class_embeds": 4}, {"layers_per_block": 2, "attention_levels": (0, 1)},
+    {"block_out_channels": (8, 8, 16), "attention_levels": ()},
+], ids=str)  # fmt: skip
+def test_the_unet_of_diffusers_computes_what_ours_does(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Two implementations of one network, and the names of guided-diffusion between them."""
+    module = network(**settings)
+    prior, given = converted(tmp_path, as_adm(module), ADM), batch(settings.get("num_class_embeds", 0))
+    assert kind(tmp_path) == "UNet2DModel"
+    torch.testing.assert_close(predicted(prior, *given), module(*given).sample, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [
+    {"num_heads": 2, "attention_head_dim": None, "attention_levels": (0, 1)},
+    {"base_channels": 4, "norm_num_groups": 4, "noise_channels": 16},
+], ids=str)  # fmt: skip
+def test_ours_holds_what_diffusers_cannot(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Heads of several widths; a first layer of another width than the first level."""
+    module = network(**settings)
+    config = {"image_size": 8, "norm_groups": module.config["norm_num_groups"], "use_new_attention_order": True}
+    config |= {"num_heads": 2} if settings.get("num_heads") else {"num_head_channels": 4}
+    prior = converted(tmp_path, as_adm(module), config)
+    assert kind(tmp_path) == "ResidualUNet"
+    given = batch()
+    torch.testing.assert_close(predicted(prior, *given), module(*given).sample, atol=2e-6, rtol=1e-5)
+
+
+def test_the_order_of_query_key_and_value_is_an_argument(tmp_path: Path) -> None:
+    module, given = network(), batch()
+    for order in ("qkv", "head"):
+        folder = tmp_path / order
+        folder.mkdir()
+        config = {**ADM, "use_new_attention_order": order == "qkv"}
+        prior = converted(folder, as_adm(module, order), config)
+        torch.testing.assert_close(predicted(prior, *given), module(*given).sample, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, FOURIER, {"num_class_embeds": None, "class_in_noise": True}], ids=str)
+@pytest.mark.parametrize("pickled", [False, True])
+def test_networks_of_edm(tmp_path: Path, settings: dict[str, Any], pickled: bool) -> None:
+    """DDPM++ and NCSN++, with classes and without, from safetensors and from a pickle: nothing else is stated."""
+    module = network(**{**SONG, **settings})
+    classes = module.config["num_class_embeds"] or 0
+    given, tensors = batch(classes), as_edm(module)
+    if pickled:
+        (tmp_path / "network.pkl").write_bytes(edm_pickle({"ema": persistent(tensors, sigma_data=0.3)}))
+        assert convert(tmp_path / "network.pkl", tmp_path / "prior") == "edm"
+        prior = load_prior(tmp_path / "prior")
+    else:
+        prior = converted(tmp_path, tensors)
+    assert kind(tmp_path) == "ResidualUNet" and prior.sigma_data == (0.3 if pickled else 0.5)
+    torch.testing.assert_close(predicted(prior, *given), module(*given).sample, atol=2e-6, rtol=1e-5)
+    if classes:
+        assert len(prior.class_names) == classes - 1 and prior.guided_by == ("class_labels",)
+        none = torch.full((3,), classes - 1)
+        torch.testing.assert_close(
+            predicted(prior, *given[:2]), module(*given[:2], none).sample, atol=2e-6, rtol=1e-5
+        )
+
+
+def test_filters_of_ncsnpp_follow_the_kernel_as_one_strided_convolution() -> None:
+    """The resampled input of the residual encoder: kernel, then filter, without the padding in between."""
+    module, x = network(**{**SONG, **FOURIER}), torch.randn(2, 3, 8, 8)
+    conv, row = module.inputs[0], torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8  # type: ignore[index]
+    kernel = torch.zeros(8, 3, 6, 6)
+    for i in range(4):
+        for j in range(4):
+            kernel[:, :, i : i + 3, j : j + 3] += row[i] * row[j] * conv.weight
+    wanted = F.conv2d(x, kernel, conv.bias, stride=2, padding=2)
+    torch.testing.assert_close(module.shrink(conv(x), padding=0), wanted, atol=1e-6, rtol=1e-5)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("size", [4, 6])
+def test_up_is_the_adjoint_of_down(size: int) -> None:
+    from pyro_vipaint.models.pretrained.networks.residual import Resampling
+
+    for weights in ((1, 1), (1, 3, 3, 1)):
+        x, y = torch.randn(1, 2, size, size), torch.randn(1, 2, size // 2, size // 2)
+        down, up = Resampling(weights, up=False), Resampling(weights, up=True)
+        torch.testing.assert_close((down(x) * y).sum(), (x * up(y)).sum() / 4)
+
+
+WRITERS: dict[str, Callable[[dict[str, Tensor]], bytes]] = {
+    "zip": torch_file,
+    "legacy": lambda tensors: torch_file(tensors, legacy=True),
+    "a state_dict beside notes": lambda tensors: torch_file({"state_dict": tensors, "epoch": 3, "notes": {1, 2}}),
+    "EDM": lambda tensors: edm_pickle({"ema": persistent(tensors), "loss_fn": persistent({}, "EDMLoss")}),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_pickles_are_read_as_torch_reads_them(tmp_path: Path, write: Callable[[dict[str, Tensor]], bytes]) -> None:
+    """Views, types and shapes included."""
+    base = torch.randn(4, 6)
+    tensors = {"a": base, "b": base.T[1:], "c": torch.arange(3), "d.e": torch.randn(2).half(), "d.f": torch.tensor(3.0)}
+    if write is WRITERS["EDM"]:
+        tensors.pop("c")  # a parameter is of floating-point numbers
+    (tmp_path / "file").write_bytes(write(tensors))
+    found = read_checkpoint(tmp_path / "file").tensors
+    assert found.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert torch.equal(found[name], value) and found[name].dtype == value.dtype
+
+
+def _hostile(canary: Path) -> dict[str, bytes]:
+    bomb, good = Bomb(canary), as_adm(network())
+    inner = persistent(as_edm(network(**SONG)))
+    inner.state["forward"] = bomb
+    return {
+        "zip": torch_file({**good, "more": bomb}),
+        "legacy": torch_file({**good, "more": bomb}, legacy=True),
+        "a plain pickle": edm_pickle(bomb),
+        "beside the network of EDM": edm_pickle({"ema": persistent({}), "loss_fn": bomb}),
+        "in the state of a network of EDM": edm_pickle({"ema": inner}),
+        "eval": b"\x80\x04cbuiltins\neval\n(V1/0\ntR.",
+        "a name with a dot": b"\x80\x04\x8c\x05torch\x8c\x12_utils.os.getcwd()\x93)R.",
+        "inside the bytes of a storage": edm_pickle(0)[:2] + b"ctorch.storage\n_load_from_bytes\n(C"
+        + bytes([len(edm_pickle(bomb))]) + edm_pickle(bomb) + b"tR.",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _hostile(Path("canary")))
+def test_hostile_pickles_are_refused_and_not_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_bytes(_hostile(tmp_path / "ran")[name])
+    with pytest.raises(InputError, match=r"asks for '.*nothing in it was run"):
+        convert(tmp_path / "file", tmp_path / "prior")
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}
+
+
+def test_the_source_that_edm_pickles_with_a_network_is_ignored(tmp_path: Path) -> None:
+    module = persistent(as_edm(network(**SONG)))
+    module.source = f"open({str(tmp_path / 'ran')!r}, 'w')"
+    (tmp_path / "file").write_bytes(edm_pickle({"ema": module}))
+    convert(tmp_path / "file", tmp_path / "prior")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_notes_of_lightning_are_stubs(tmp_path: Path) -> None:
+    """The class of a callback is a key in the files of latent diffusion; it is neither imported nor read."""
+    class_name = b"cpytorch_lightning.callbacks.model_checkpoint\nModelCheckpoint\n"
+    content = torch_file({"state_dict": {"a": torch.ones(2)}, "callbacks": {"KEY": 1}}, legacy=True)
+    key = content.index(b"X\x03\x00\x00\x00KEY")
+    (tmp_path / "file").write_bytes(content[:key] + class_name + content[key + 8 :])
+    assert read_checkpoint(tmp_path / "file").tensors.keys() == {"a"}
+
+
+Change = Callable[[dict[str, Tensor]], Any]
+BROKEN: dict[str, tuple[Change, dict[str, Any], str]] = {
+    "a weight missing": (lambda w: w.pop("middle_block.0.in_layers.2.bias"), ADM, "missing"),
+    "a weight too many": (lambda w: w.update({"input_blocks.1.0.in_layers.2.more": torch.zeros(1)}), ADM, "more"),
+    "a stranger": (lambda w: w.update({"stranger": torch.zeros(1)}), ADM, "stranger"),
+    "of another shape": (lambda w: w.update({"out.2.weight": torch.zeros(3, 9, 3, 3)}), ADM, "conv_out"),
+    "NaN": (lambda w: w["out.2.bias"].fill_(math.nan), ADM, "NaN"),
+    "an unpublished network": (lambda w: None, {}, "--config"),
+    "heads that do not fit": (lambda w: None, {**ADM, "num_head_channels": 5}, "5"),
+    "another depth": (lambda w: None, {**ADM, "num_res_blocks": 7}, "num_res_blocks"),
+    "other widths": (lambda w: None, {**ADM, "model_channels": 8, "channel_mult": [1, 3]}, "widths"),
+    "another schedule": (lambda w: None, {**ADM, "noise_schedule": "warm"}, "linear"),
+    "a size that is a word": (lambda w: None, {**ADM, "image_size": "8"}, "image_size"),
+    "six channels of four": (lambda w: w.update({"out.2.weight": torch.zeros(5, 8, 3, 3), "out.2.bias": torch.zeros(5)}),
+                             ADM, "5 channels"),
+    "nothing known": (lambda w: w.clear() or w.update(a=torch.zeros(1)), ADM, "known kind"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_does_not_fit_is_refused_in_one_line_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    change, config, says = BROKEN[name]
+    tensors = as_adm(network())
+    change(tensors)
+    with pytest.raises(InputError, match=says):
+        converted(tmp_path, tensors, config)
+    assert {path.name for path in tmp_path.iterdir()} == {"file.safetensors"}
+
+
+def test_nothing_of_the_users_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "prior").mkdir()
+    (tmp_path / "prior" / "mine").touch()
+    with pytest.raises(InputError, match="not an empty folder"):
+        converted(tmp_path, as_adm(network()), ADM)
+    (tmp_path / "prior" / "mine").unlink()
+    assert converted(tmp_path / ".", as_adm(network()), ADM).event_shape == (3, 8, 8)
+
+
+def test_arguments_from_files(tmp_path: Path) -> None:
+    """JSON at its root and under constructor, and the authors' YAML, mean the same."""
+    files = {
+        "a.json": json.dumps(ADM),
+        "b.json": json.dumps({"constructor": {k: v for k, v in ADM.items() if k != "norm_groups"}, "norm_groups": 2}),
+        "c.yaml": yaml.safe_dump(ADM),
+    }
+    module, given = network(), batch()
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+        folder = tmp_path / f"{name} made"
+        folder.mkdir()
+        prior = converted(folder, as_adm(module), tmp_path / name)
+        torch.testing.assert_close(predicted(prior, *given), module(*given).sample, atol=2e-6, rtol=1e-5)
+
+
+def test_classes_of_imagenet_and_cifar_have_their_names(tmp_path: Path) -> None:
+    """In the order of the training sets: 207 is the golden retriever, 3 the cat."""
+    from pyro_vipaint.models.pretrained.convert import _classes
+
+    imagenet = _classes(1000, 64, null=True)
+    assert imagenet["classes"][207] == "golden retriever" and len(set(imagenet["classes"])) == 1000
+    assert imagenet["null_label"] == 1000
+    assert _classes(10, 32)["classes"][3] == "cat"
+
+
+def test_kinds_are_told_by_names() -> None:
+    signs = {
+        "edm": "model.map_layer0.weight", "adm": "input_blocks.0.0.weight", "sd": "joint_blocks.0.x",
+        "ldm": "model.diffusion_model.input_blocks.0.0.weight",
+    }  # fmt: skip
+    for wanted, name in signs.items():
+        assert recognise({name: torch.zeros(1)}) == wanted
+
+
+def test_rows_of_qkv_are_permuted_by_their_definition() -> None:
+    from pyro_vipaint.models.pretrained.convert_names import query_key_value
+
+    qkv = torch.arange(24.0)[:, None]
+    for order in ("qkv", "head", "channel"):
+        assert torch.equal(query_key_value(rows(qkv, 2, order), 2, order), qkv)
