@@ -4,7 +4,9 @@
 #   make test          the tests                              ARGS="-k guides -x"
 #   make test-slow     the tests marked slow
 #   make notebooks     executes notebooks/*.py into the .ipynb beside them   ARGS=03 executes one
+#   make gallery       executes docs/gallery/*.py, each of which draws the picture beside it   ARGS=poisson executes one
 #   make gpu-check     the checks of a machine with a GPU, six minutes   ARGS="--device cpu --tiny" tries them without one
+#   make docs          the site, written to docs/_build/html, without a network; warnings are errors
 #   make lint          ruff, its formatter, the order of imports, pyright
 #   make wheel-check   the wheel, in an empty environment, from another folder
 #   make clean         removes build products and caches; keeps the environment and the demo's output
@@ -20,7 +22,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-dev
 
-.PHONY: demo test test-slow gpu-check notebooks lint wheel-check clean venv
+.PHONY: demo test test-slow gpu-check notebooks gallery docs lint wheel-check clean venv
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
@@ -52,6 +54,14 @@ notebooks: $(STAMP)
 	    --ExecutePreprocessor.record_timing=False --ClearMetadataPreprocessor.enabled=True \
 	    --ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec; done
 
+docs: $(STAMP)
+	@$(BIN)/python -m sphinx -b html -E -q -W --keep-going -j auto $(ARGS) docs docs/_build/html
+	@echo "The site is at docs/_build/html/index.html."
+
+gallery: $(STAMP)
+	@set -e; for script in docs/gallery/$(or $(ARGS),[a-z]*).py; do \
+	  echo "Executing $$script ..."; MPLBACKEND=Agg $(BIN)/python "$$script"; done
+
 venv: $(STAMP)
 
 # The stamp is written last, so an interrupted installation is taken up again, in the same folder.
@@ -76,5 +86,5 @@ wheel-check:
 	  cd "$$folder"; "$$folder/venv/bin/python" -I "$(CURDIR)/.ci/smoke.py"
 
 clean:
-	rm -rf build dist pyro_vipaint.egg-info .pytest_cache .ruff_cache .coverage htmlcov
+	rm -rf build dist docs/_build docs/notebooks docs/api/generated docs/api/modules docs/api/*.rst pyro_vipaint.egg-info .pytest_cache .ruff_cache .coverage htmlcov
 	find . -path './$(VENV)' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

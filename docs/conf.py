@@ -36,7 +36,7 @@ extensions = [
     "site_check",
 ]
 root_doc = "index"
-exclude_patterns = ["_build", "**/.ipynb_checkpoints", "example_plugin/**/*.egg-info", "example_plugin/build"]
+exclude_patterns = ["_build", "**/.ipynb_checkpoints", "example_plugin/src"]
 templates_path: list[str] = []
 language = "en"
 smartquotes = False  # formulas and options stay as they are written

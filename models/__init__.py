@@ -22,6 +22,7 @@ from pyro_vipaint.models.measurements.linalg import cgls, operator_norm
 from pyro_vipaint.models.measurements.masks import (
     MASKS,
     box,
+    composite,
     random_large,
     random_small,
     rotated_window,
@@ -144,6 +145,7 @@ __all__ = [
     # masks
     "MASKS",
     "box",
+    "composite",
     "random_large",
     "random_small",
     "rotated_window",

@@ -265,6 +265,8 @@ print(f"gap, independent coordinates: {evidence - bound:.3f} ± {bound_se:.3f} n
 print(f"gap, correlated coordinates:  {correlated_gap:.3f} ± {correlated_se:.3f} nats")
 
 # %% [markdown]
+# ## The answer
+#
 # **Yes, the bound is true**: no fit above exceeds the evidence of its model by more than chance allows, with the exact
 # marginal or the estimated one. **It is as tight as the family allows**: within a few hundredths of a nat, with exact
 # means and spreads, where the family holds the posterior; about one nat below where coordinates are correlated and the

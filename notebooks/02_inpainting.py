@@ -29,6 +29,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pyro
 import torch
+from pyro.infer.inspect import get_model_relations
 
 import pyro_vipaint as vp
 from pyro_vipaint.demo import held_out_images
@@ -48,14 +49,21 @@ y = front * x
 print(f"{prior.class_names[label]}, {int(front.sum())} of {front.numel()} pixels observed, values in [-1, 1]")
 
 
-def show(pictures, titles, maximum=1.0, minimum=-1.0):
-    """Grey pictures in a row, of one scale."""
-    figure, axes = plt.subplots(1, len(pictures), figsize=(1.1 * len(pictures), 1.4), layout="constrained")
-    for panel, picture, title in zip(axes, pictures, titles, strict=True):
-        panel.imshow(picture.squeeze(), cmap="gray", vmin=minimum, vmax=maximum)
-        panel.set_title(title, fontsize=8)
+def show(pictures, titles, differences=()):
+    """Grey pictures in a row, each with a title; below the last of them differences, in colour."""
+    columns, rows = len(pictures), 2 if len(differences) else 1
+    size = (1.7 * columns, 1.8 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for panel, picture, title in zip(axes[0], pictures, titles, strict=True):
+        panel.imshow(picture.squeeze(), cmap="gray", vmin=-1, vmax=1)
+        panel.set_title(title, fontsize=9)
+    for panel, difference in zip(axes[-1, columns - len(differences) :], differences, strict=True):
+        shown = panel.imshow(difference.squeeze(), cmap="RdBu_r", vmin=-0.6, vmax=0.6)
+    if rows == 2:
+        figure.colorbar(shown, ax=axes[-1, -1], shrink=0.8)
+    for panel in axes.flat:
         panel.set_axis_off()
-    return figure
+    plt.show()
 
 
 # %% [markdown]
@@ -76,7 +84,31 @@ keypoints = vp.keypoints(prior, noise_levels=[level * prior.sigma_data for level
 model = DiffusionModel(prior, likelihood, keypoints, class_labels=label)
 start = vp.initial_latent(prior, likelihood, y, class_labels=label)
 guide = HierarchicalGuide(model, init=start)
+
+
+def chain(program):
+    """The sites of a Pyro program in the order in which they run; each depends on the one before."""
+    relations = get_model_relations(program, (y,))
+    return [(site, above, site in relations["observed"]) for site, above in relations["sample_sample"].items()]
+
+
+figure, axes = plt.subplots(1, 2, figsize=(8, 1.4), layout="constrained")
+for panel, (title, program) in zip(axes, {"model": model, "guide": guide}.items(), strict=True):
+    sites = chain(program)
+    assert [above for _, above, _ in sites] == [[], *([site] for site, *_ in sites[:-1])]
+    for place, (site, above, observed) in enumerate(sites):
+        grey = "lightgrey" if observed else "white"
+        panel.text(place, 0, site, ha="center", va="center", bbox={"boxstyle": "circle,pad=0.5", "fc": grey})
+        if above:
+            arrow = {"arrowstyle": "-|>", "shrinkA": 16, "shrinkB": 16, "color": "black"}
+            panel.annotate("", (place, 0), (place - 1, 0), arrowprops=arrow)
+    panel.set(xlim=(-0.5, 4.5), ylim=(-0.5, 0.5), title=title)
+    panel.set_axis_off()
+plt.show()
+
+# %%
 fit = vp.fit(model, guide, y, vp.BetaELBO(beta=1.0, num_particles=2), steps=50, seed=1)
+fit
 
 # %%
 terms = pd.DataFrame({name: values[:, 0] for name, values in fit.terms.items()})
@@ -117,18 +149,18 @@ mean, std = samples.mean(0), samples.std(0)
 with torch.no_grad():
     predicted = model.reconstruct(z[:1])
 show([z[0] / 3, predicted[0], samples[0], x], ["$z_1$ (a third)", r"$E[x \mid z_1]$", "refined", "truth"])
-plt.show()
 
 # %%
 observation = torch.where(front == 1, y, torch.full_like(y, -0.3))
-show([observation, *samples[:6]], ["observed", *[f"sample {i}" for i in range(1, 7)]])
-show([mean, *samples[6:]], ["mean", *[f"sample {i}" for i in range(7, 13)]])
-plt.show()
+for title, first, begin in (("observed", observation, 0), ("mean", mean, 4), ("truth", x, 8)):
+    drawn = samples[begin : begin + 4]
+    show([first, *drawn], [title, *(f"sample {begin + i}" for i in range(1, 5))], drawn - mean)
 
 # %% [markdown]
-# All twelve are boots that agree on the front and differ in the height of the shaft, its opening and the
-# brightness of the leather. The mean is a blur, not a boot: the right answer to squared error alone. Where the
-# posterior is uncertain the standard deviation says so, pixel by pixel.
+# Below each sample is what it has more (red) or less (blue) than the mean. All twelve are boots that agree on the front
+# and differ in the height of the shaft, its opening and the brightness of the leather. The mean is a blur, not a boot:
+# the right answer to squared error alone. Where the posterior is uncertain the standard deviation says so, pixel by
+# pixel.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.8), layout="constrained")
@@ -171,7 +203,13 @@ toe[..., :8] = 1
 names = ["Ankle boot", "Sneaker", "Sandal"]
 classes = torch.tensor([prior.class_names.index(name) for name in names])
 told = vp.inpaint(x.expand(3, -1, -1, -1), toe, prior, label=classes, num_samples=8, preset="pictures", seed=0)
-told.plot(x)
+told
+
+# %%
+boot, sneaker, sandal = told.mean
+titles = ["mean, Ankle boot", "mean, Sneaker", "mean, Sandal"]
+show([boot, sneaker, sandal], titles, [sneaker - boot, sandal - boot])
+show([*told.samples[:5, 2]], [f"a sandal, sample {i}" for i in range(1, 6)])
 
 # %%
 upper = told.samples[..., 6:13, 18:28].mean((-3, -2, -1))  # where a boot has its shaft, -1 is black
@@ -189,9 +227,10 @@ assert (by_label["error, observed"] < 0.05).all()
 by_label.round(3)
 
 # %% [markdown]
-# The label changes what is imagined behind the toe: some of the sandals have straps and openings where boots have
-# leather, and so their upper is darker on average. It does not overrule the data. Under every label the toe is the
-# one that was seen, a boot's, and most of the shoes built to fit it look like boots, the sneakers too.
+# The label changes what is imagined behind the toe (in colour: the mean less that of the ankle boot): some of the
+# sandals have straps and openings where boots have leather, and so their upper is darker on average. It does not
+# overrule the data. Under every label the toe is the one that was seen, a boot's, and most of the shoes built to fit it
+# look like boots, the sneakers too.
 #
 # ## What it cost
 #

@@ -263,6 +263,8 @@ for column, title in ((0, "observed"), (2, r"$E[x \mid z_1]$"), (5, "refined")):
 effect
 
 # %% [markdown]
+# ## The answer
+#
 # **Optimise the true bound, `BetaELBO` at $\beta = 1$**, unless there is a reason not to. All its estimators, Pyro's
 # included, reach the same place at the same cost.
 #

@@ -35,7 +35,7 @@ import torch
 import pyro_vipaint as vp
 from pyro_vipaint.cats.classifier import draw_labels, load_classifier, part_probabilities
 from pyro_vipaint.cats.parts import shipped_layers
-from pyro_vipaint.demo import held_out_cats
+from pyro_vipaint.demo import DEMO_CATS, held_out_cats
 from pyro_vipaint.diagnostics import part_scores, parts_posterior
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.metrics import lpips_distance
@@ -43,10 +43,17 @@ from pyro_vipaint.models import DiffusionModel, load_prior
 from pyro_vipaint.models.pretrained.load import weights_folder
 from pyro_vipaint.settings import default_settings
 
-plt.rcParams["figure.dpi"] = 80
+plt.rcParams.update({"figure.dpi": 80, "image.interpolation": "nearest"})
 pyro.set_rng_seed(0)
 
 SIGMA = 0.05  # of the observation's noise, images in [-1, 1]
+NAMES = {  # of the parts that the mask hides, ours; body and fur stay numbers
+    "eyes": ("round", "sleepy", "dots", "sad", "magnifier", "square", "closed", "staring", "small", "tall", "lashes",
+             "oval", "glasses", "worried", "sly"),
+    "mouth": ("happy", "wavy", "small o", "shout", "open", "half open", "curl", "tongue", "grin", "gasp"),
+    "accessory": ("red scarf", "bell", "collar", "headband", "red bow", "black hat", "headphones", "blue scarf",
+                  "barrel", "friend", "tag", "bandana", "blue bow", "red hat", "telephone", "nothing"),
+}  # fmt: skip
 prior = load_prior("cats64")
 layers = shipped_layers()
 classifier = load_classifier(weights_folder() / "cats64" / "classifier.safetensors")
@@ -59,25 +66,40 @@ print(
 )
 
 
-def show(pictures, titles=(), columns=8):
-    """Pictures (N, 3, H, W) in [-1, 1] in rows of ``columns``, with titles for the first of them."""
+def show(pictures, titles=(), below=(), columns=4):
+    """Pictures (N, 3, H, W) in [-1, 1] in rows of ``columns``, with titles, and the names of the parts below."""
     rows = -(-len(pictures) // columns)
-    size = (1.1 * columns, 1.2 * rows)
-    _, axes = plt.subplots(rows, columns, figsize=size, dpi=50, layout="constrained", squeeze=False)
+    size = (8 * min(columns / 4, 1), (8 / max(columns, 4) + 0.5) * rows)
+    _, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for panel in axes.flat:
-        panel.set_axis_off()
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_visible(False)
     for panel, picture in zip(axes.flat, pictures, strict=False):
         panel.imshow((picture.permute(1, 2, 0).clamp(-1, 1) + 1) / 2)
     for panel, title in zip(axes.flat, titles, strict=False):
-        panel.set_title(title, fontsize=10)
+        panel.set_title(title, fontsize=9)
+    for panel, parts in zip(axes.flat, below, strict=False):
+        panel.set_xlabel(parts, fontsize=8)
     plt.show()
+
+
+def sampled_labels(pictures):
+    """slot -> the class of each picture, drawn from what the classifier makes of it."""
+    return draw_labels(part_probabilities(classifier, pictures), torch.Generator().manual_seed(6))
+
+
+def named(labels):
+    """The names of the hidden parts of each picture, from the numbers of their classes by slot."""
+    chosen = ([names[number] for number in labels[slot].flatten().tolist()] for slot, names in NAMES.items())
+    return [f"{eyes} · {mouth}\n{accessory}" for eyes, mouth, accessory in zip(*chosen, strict=True)]
 
 
 # %% [markdown]
 # ## The exact posterior
 #
 # The enumeration takes about a second. Body and fur are visible, eyes and mouth are not. Five accessories are equally
-# probable; the others would reach into the visible part. Eight exact draws stand beside the truth.
+# probable; the others would reach into the visible part. Six exact draws stand beside the truth; below each picture are
+# the names of its eyes, its mouth and its accessory.
 
 # %%
 truth = parts_posterior(layers, y, mask, SIGMA)
@@ -91,8 +113,18 @@ print(
 table.round(2)
 
 # %%
-draws = layers.compose(truth.sample(8, torch.Generator().manual_seed(1))[:, 0])
-show(torch.cat([x, y, draws]), ["truth", "seen", *["exact draw"] * 8], columns=10)
+index = truth.sample(6, torch.Generator().manual_seed(1))[:, 0]  # the numbers of their parts
+
+
+def parts_of(index):
+    """slot -> the class of each picture, from its part numbers ``(N, 5)``."""
+    return {slot: layers.classes[slot][column] for slot, column in zip(layers.parts, index.T, strict=True)}
+
+
+names = named(parts_of(torch.cat([torch.tensor(DEMO_CATS[:1]), index])))
+titles = ["truth", "seen", *["exact draw"] * 6]
+show(torch.cat([x, y, layers.compose(index)]), titles, [names[0], "", *names[1:]])
+
 # %% [markdown]
 # ## The fit, step by step
 #
@@ -128,7 +160,8 @@ assert bounds[-1] < bounds[0]
 # %% [markdown]
 # ## Many completions
 #
-# Sixteen draws of the fitted posterior, refined from $T_s$ to 0 (as in Figure 7).
+# Sixteen draws of the fitted posterior, refined from $T_s$ to 0 (as in Figure 7). Eight are shown, with the parts that
+# a classifier sees in them.
 
 # %%
 NUM = 16
@@ -136,7 +169,7 @@ with vp.count_calls() as calls:
     z = vp.sample(guide, y, NUM, seed=4)
     correction = {name: getattr(settings, name) for name in ("zeta", "zeta_decay", "polyak")}
     samples = vp.refine(model, z, y, settings.refine_steps, **correction, seed=5)
-show(samples[:, 0], columns=8)
+show(samples[:8, 0], below=named(sampled_labels(samples))[:8])
 print(f"{calls.calls} network calls for {NUM} completions, after {fit.calls} of the fit")
 
 # %% [markdown]
@@ -149,11 +182,6 @@ print(f"{calls.calls} network calls for {NUM} completions, after {fit.calls} of 
 
 
 # %%
-def sampled_labels(pictures):
-    """slot -> the class of each picture, drawn from what the classifier makes of it."""
-    return draw_labels(part_probabilities(classifier, pictures), torch.Generator().manual_seed(6))
-
-
 def judged(pictures):
     """The scores by slot."""
     return part_scores(truth.marginals, sampled_labels(pictures)).drop(columns="image").set_index("slot")
@@ -162,25 +190,34 @@ def judged(pictures):
 def beside_exact(pictures):
     """Shares of the classes, exact and sampled."""
     labels = sampled_labels(pictures)
-    _, axes = plt.subplots(1, 5, figsize=(11, 2.2), layout="constrained", sharey=True)
-    for panel, (slot, p) in zip(axes, truth.marginals.items(), strict=True):
-        classes = torch.arange(p.shape[-1])
+    _, axes = plt.subplots(1, 3, figsize=(9, 3.6), layout="constrained", sharex=True)
+    for panel, (slot, names) in zip(axes, NAMES.items(), strict=True):
+        p, classes = truth.marginals[slot][0], torch.arange(len(names))
         share = torch.bincount(labels[slot][:, 0], minlength=len(classes)) / len(pictures)
-        panel.bar(classes - 0.2, p[0], 0.4, color="0.6", label="exact")
-        panel.bar(classes + 0.2, share, 0.4, color="tab:blue", label="completions")
-        panel.set(title=slot, xlabel="class")
-    axes[0].set_ylabel("probability")
+        panel.barh(classes - 0.2, p, 0.4, color="0.6", label="exact")
+        panel.barh(classes + 0.2, share, 0.4, color="tab:blue", label="completions")
+        panel.set(title=slot, xlabel="probability", yticks=classes)
+        panel.set_yticklabels(names, fontsize=8)
+        panel.invert_yaxis()
     axes[0].legend(fontsize=8)
     plt.show()
 
 
+def accessories(pictures):
+    """How many of the five accessories that y leaves open some completion has."""
+    possible = (truth.marginals["accessory"][0] > 0.1).nonzero()[:, 0]
+    return int(torch.isin(possible, sampled_labels(pictures)["accessory"]).sum())
+
+
 beside_exact(samples)
 scores = judged(samples)
+assert accessories(samples) < 5
+print(f"{accessories(samples)} of the five accessories")
 assert scores["agreement"].dropna().min() >= 0.8
 scores.round(2)
 
 # %% [markdown]
-# The visible parts are right. The open ones are not: eyes and mouths differ, but only two of five equally probable
+# The visible parts are right. The open ones are not: eyes and mouths differ, but not all of the five equally probable
 # accessories appear.
 #
 # ## Where the fit ends
@@ -193,14 +230,15 @@ scores.round(2)
 # %%
 early = replace(settings, noise_levels=(settings.noise_levels[0], 5.0), refine_steps=32)
 earlier = vp.inpaint(y, mask, prior, num_samples=NUM, settings=early, seed=3, device="cpu").samples
-show(earlier[:, 0])
+show(earlier[:8, 0], below=named(sampled_labels(earlier))[:8])
 beside_exact(earlier)
 scores_early = judged(earlier)
 assert scores_early.loc["accessory", "coverage"] > scores.loc["accessory", "coverage"]
+assert accessories(earlier) > accessories(samples) and scores_early.loc["body", "agreement"] == 1
 scores_early.round(2)
 
 # %% [markdown]
-# One more of the doubtful accessories appears, and every body is still the visible one: the refinement's steps are no
+# More of the doubtful accessories appear, and every body is still the visible one: the refinement's steps are no
 # longer than Polyak's, so that they do not change a sample that explains $y$ already. Over many cats with other masks a
 # fit that ends at 5 is as good as one that ends at 3, as for pictures
 # ([tuning](../docs/tuning.md#cats64-the-latent-prior)).
@@ -221,8 +259,9 @@ def with_weight(weight):
 
 in_paper = 0.64 * x[0].numel() / settings.scale
 plain, heavy = with_weight(0.0), with_weight(in_paper)
-titles = ["L1 + LPIPS", *[""] * 7, "L1", *[""] * 7, "as in the paper"]
-show(torch.cat([drawn[:8, 0] for drawn in (samples, plain, heavy)]), titles)
+titles = [name for name in ("L1 + LPIPS", "L1", "as in the paper") for _ in range(4)]
+first = torch.cat([drawn[:4, 0] for drawn in (samples, plain, heavy)])
+show(first, titles, named(sampled_labels(first)))
 print(f"the paper's ratio is {in_paper:.0f} nats per unit of LPIPS")
 exact = layers.compose(truth.sample(64, torch.Generator().manual_seed(8))[:, 0])[:, None]
 everything = {

@@ -21,9 +21,11 @@ from pyro_vipaint.models.measurements.likelihoods import Gaussian, Laplace, Perc
 from pyro_vipaint.models.measurements.operators import Compose, Inpainting  # noqa: E402
 from pyro_vipaint.models.measurements.super_resolution import SuperResolution  # noqa: E402
 from pyro_vipaint.models.priors.schedules import keypoints  # noqa: E402
+from pyro_vipaint.prior_check import PriorCheck, check_prior, unfamiliar  # noqa: E402
 from pyro_vipaint.progress import progress_bar  # noqa: E402
 from pyro_vipaint.refinement import refine  # noqa: E402
-from pyro_vipaint.restoration import Result, inpaint, restore  # noqa: E402
+from pyro_vipaint.restoration import inpaint, restore  # noqa: E402
+from pyro_vipaint.results import Result  # noqa: E402
 from pyro_vipaint.sampling import initial_latent, sample  # noqa: E402
 from pyro_vipaint.smc import SMC, smc  # noqa: E402
 from pyro_vipaint.svi import Fit, fit  # noqa: E402
@@ -48,6 +50,7 @@ __all__ = [
     "NonFiniteError",
     "Perceptual",
     "Poisson",
+    "PriorCheck",
     "RenyiELBO",
     "RestorationResult",
     "Result",
@@ -56,6 +59,7 @@ __all__ = [
     "StickingTheLandingELBO",
     "SuperResolution",
     "check_operator",
+    "check_prior",
     "compare",
     "count_calls",
     "fit",
@@ -67,4 +71,5 @@ __all__ = [
     "restore",
     "sample",
     "smc",
+    "unfamiliar",
 ]

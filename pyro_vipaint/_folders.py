@@ -37,12 +37,14 @@ class Results:
         names: a regular expression for the names of its files.
         report: the file that vouches for the others: it is removed first and moved last.
         lasting: what is written on its own and stays when the other files are replaced.
+        elsewhere: what to do where the folder is something else.
     """
 
     kind: str
     names: str
     report: str
     lasting: frozenset[str] = frozenset()
+    elsewhere: str = "name another folder with --out"
 
     def check(self, out: Path, overwrite: bool = False, *pictures: Path | None) -> None:
         """Refuses, before anything is computed, a path that cannot become a folder of results.
@@ -65,13 +67,14 @@ class Results:
                 out.stat()  # refuses a link that leads nowhere
         except OSError as error:
             reason = error.strerror or error
-            raise InputError(f"{out!s:.200} cannot be written ({reason}): name another folder with --out.") from error
+            raise InputError(f"{out!s:.200} cannot be written ({reason}): {self.elsewhere}.") from error
         for path in (picture.resolve() for picture in pictures if picture is not None):
             if path.parent == out.resolve():
-                raise InputError(f"{path} lies in the folder of the results: name another folder with --out.")
+                raise InputError(f"{path} lies in the folder of the results: {self.elsewhere}.")
         in_the_way = self._in_the_way(out, overwrite)
         if in_the_way:
-            todo = "name another folder with --out, or replace files of the same names with --overwrite"
+            replaced = ", or replace files of the same names with --overwrite" if "--out" in self.elsewhere else ""
+            todo = self.elsewhere + replaced
             name = min(in_the_way - {MARKER} or in_the_way)
             listed = f"no {MARKER} of such results lists (those of version 0.1 have none)"
             raise InputError(f"{out} holds {name!r}, which {listed}: {todo}.")
@@ -129,6 +132,10 @@ IMAGES = Results("images", r"report\.json|contact_sheet\.png|samples\.safetensor
 BENCHMARK = Results(
     "benchmark", r"report\.(md|html)|figure-[^/\\]*\.png|results\.parquet|cells", "report.md", frozenset({CELLS, TABLE})
 )
+RESULT = Results(
+    "result", r"(result|fit)\.(json|safetensors)|guide\.json|model\.safetensors", "result.json",
+    elsewhere="give save another folder",
+)  # fmt: skip
 
 
 def sample_names(num_samples: int, num_images: int) -> list[str]:
@@ -152,7 +159,7 @@ def _temporary(folder: Path) -> Iterator[Path]:
 def _settle(out: Path) -> None:
     """Moves the files of a run that was complete to their places, in place of those of the run before."""
     complete = out / COMPLETE
-    for results in (IMAGES, BENCHMARK):
+    for results in (IMAGES, BENCHMARK, RESULT):
         new = results.listed(complete)
         if new is None:
             continue

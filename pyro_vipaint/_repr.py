@@ -33,10 +33,10 @@ class Word(str):
     __repr__ = str.__str__
 
 
-def compact(value: Any) -> str:
-    """``value`` as ``Class(name=fact, …)``, at most 600 characters."""
-    named = facts(value)
-    texts = (_line(value, {name: brief(fact, room) for name, fact in named.items()}) for room in ROOMS)
+def compact(self: Any) -> str:
+    """The object as ``Class(name=fact, …)``, at most 600 characters."""
+    named = facts(self)
+    texts = (_line(self, {name: brief(fact, room) for name, fact in named.items()}) for room in ROOMS)
     text = ""
     for text in texts:
         if len(text) <= LONGEST:
@@ -44,15 +44,15 @@ def compact(value: Any) -> str:
     return text[: LONGEST - 2] + "…)"
 
 
-def as_html(value: Any) -> str:
-    """``value`` as a small table of facts, with its picture below where it has one."""
+def as_html(self: Any) -> str:
+    """The object as a small table of facts, with its picture below where it has one."""
     rows = "".join(
         f'<tr><td style="{CELL};opacity:.65">{escape(name.replace("_", " "))}</td>'
         f'<td style="{CELL}">{escape(brief(Word(fact) if isinstance(fact, str) else fact, HTML_ROOM))}</td></tr>'
-        for name, fact in facts(value).items()
+        for name, fact in facts(self).items()
     )
-    picture = value._picture_html() if hasattr(value, "_picture_html") else ""
-    return f'<div><b>{escape(type(value).__name__)}</b><table style="{STYLE}">{rows}</table>{picture}</div>'
+    picture = self._picture_html() if hasattr(self, "_picture_html") else ""
+    return f'<div><b>{escape(type(self).__name__)}</b><table style="{STYLE}">{rows}</table>{picture}</div>'
 
 
 def facts(value: Any) -> dict[str, Any]:
@@ -105,10 +105,11 @@ def _text(value: Any, room: int) -> str:
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         row = _row(value, room)
         return f"({row[1:-1]})" if isinstance(value, tuple) and len(value) <= SHOWN else row
-    if hasattr(value, "columns") and hasattr(value, "shape"):
-        return f"{type(value).__name__} of {value.shape[0]} rows and {value.shape[1]} columns"
     if type(value).__repr__ is compact:
         return _line(value, {name: brief(fact, max(room // 4, 12)) for name, fact in facts(value).items()})
+    columns: Any = getattr(value, "columns", None)  # of a table of pandas
+    if hasattr(columns, "__len__") and hasattr(value, "__len__"):
+        return f"{type(value).__name__} of {len(value)} rows and {len(columns)} columns"
     return type(value).__name__ if type(value).__repr__ is object.__repr__ else repr(value)
 
 

@@ -19,6 +19,7 @@ from pyro_vipaint._repr import as_html, compact
 from pyro_vipaint._torch import DIRECTIONS, JUDGING, SEEDS, child_seed, double, seeded
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.diagnostics import elbo_estimate, iwae_bound, pareto_k, sliced_wasserstein, weighted_draws
+from pyro_vipaint.diagnostics.pareto import pareto_threshold
 from pyro_vipaint.errors import InputError, NonFiniteError, described, instance, numbers, one_warning_each, whole
 from pyro_vipaint.guides.base import LatentGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     *("guide", "objective", "seed", "image"),
-    *("bound", "bound_se", "iwae", "gap", "k_hat", "distance"),
+    *("bound", "bound_se", "iwae", "gap", "k_hat", "reliable", "distance"),
     *("calls", "nfe", "gradients", "seconds", "note"),
 )
 NUM_DRAWS = 1000  # the default of the diagnostics; k-hat is then judged against 0.67
@@ -57,7 +58,8 @@ class Comparison:
 
     def _facts(self) -> dict[str, Any]:
         """What the comparison prints: how much is in it, and its best run by mean bound."""
-        names = {name: list(dict.fromkeys(self.table[name])) for name in ("guide", "objective", "seed", "image")}
+        table: Any = self.table
+        names = {name: list(dict.fromkeys(table[name])) for name in ("guide", "objective", "seed", "image")}
         said: dict[str, Any] = {"guides": names["guide"], "objectives": names["objective"]}
         said |= {"seeds": len(names["seed"]), "images": len(names["image"])}
         if self.table["bound"].notna().any():
@@ -67,10 +69,17 @@ class Comparison:
         return said | {"complete": self.complete}
 
     def _picture_html(self) -> str:
-        return self.summary().to_html(float_format="{:.4g}".format, border=0)
+        """The summary; an IWAE that cannot be trusted for all images and seeds has a mark."""
+        table = self.summary().round(4)
+        doubtful = table["reliable"] < 1
+        table["iwae"] = [f"{value:.4g}" + " †" * flag for value, flag in zip(table["iwae"], doubtful, strict=True)]
+        note = "<i>† k-hat forbids to trust this IWAE</i>" if doubtful.any() else ""
+        return table.to_html(float_format="{:.4g}".format, border=0) + note
 
     def summary(self) -> pd.DataFrame:
         """Means over seeds and images by guide and objective, best bound first; of ``k_hat`` the largest.
+
+        ``reliable`` is the share of images and seeds whose ``iwae`` can be trusted.
 
         ``bound_se`` is the Monte-Carlo error of the mean bound of these fits, sqrt(sum of squares) / number; it does
         not include the spread over seeds and images. Missing figures (NaN) are omitted.
@@ -103,6 +112,7 @@ def compare(
     batch_size: int | None = None,
     evidence: Tensor | None = None,
     posterior: Tensor | None = None,
+    evaluations: int | None = None,
     callback: Callback | None = None,
     progress: bool = False,
 ) -> Comparison:
@@ -134,6 +144,10 @@ def compare(
             refined; the gap to it may be negative.
         posterior: exact draws of E[z_0 given z_Ts], ``(S', N, *event)`` or flattened, ``(S', N, D)``, where they are
             known. Those of the prior itself are as close as its evidence.
+        evaluations: NFE that every fit may spend, in the place of ``steps``: each takes as many steps as they pay, so
+            that objectives of many draws are compared at the cost of those of few. A fit spends all of them where they
+            are a multiple of what a step costs, otherwise less by a part of one. That cost is counted on two steps of
+            another guide before each fit, which are in no row. Gradients do not count.
         callback: called after each run with its :class:`pyro_vipaint.progress.Progress`, phase ``compare``.
         progress: draw a bar, on a terminal or in a notebook.
 
@@ -141,6 +155,8 @@ def compare(
         The table has the columns ``guide``, ``objective``, ``seed``, ``image``; ``bound`` and ``bound_se``, the true
         (beta = 1) bound on log p(y) and its standard error, in nats; ``iwae``, the importance-weighted bound with S
         weights (an estimate where the marginal is estimated); ``gap`` = evidence - bound; ``k_hat``, Pareto's;
+        ``reliable``, 1 where ``k_hat`` is at most the threshold of :func:`pyro_vipaint.diagnostics.pareto_threshold`
+        (.7, or less for few draws: Vehtari et al. 2024) and 0 where ``iwae`` and its weights cannot be trusted;
         ``distance``, sliced Wasserstein to the exact posterior, in units of the latents; ``calls``, ``nfe``,
         ``gradients`` (images whose gradient was taken through the network) and ``seconds`` of the fit (over all
         images); and ``note``: why figures are missing (NaN).
@@ -163,6 +179,7 @@ def compare(
     wanted = "objectives such as BetaELBO()"
     _check_named("elbos", elbos, lambda elbo: hasattr(elbo, "loss_and_grads") and not isinstance(elbo, type), wanted)
     check_fit_numbers(steps, 0, lr, lr_decay)
+    whole("evaluations", 1 if evaluations is None else evaluations)
     whole("num_draws", num_draws)
     whole("batch_size", num_draws if batch_size is None else batch_size)
     instance("seeds", seeds, isinstance(seeds, Iterable), "a sequence of whole numbers")
@@ -179,8 +196,12 @@ def compare(
                 try:
                     with seeded(seed):
                         guide = build(model)
+                    if evaluations is not None:
+                        steps = _affordable(model, build, y, elbo, evaluations, seed)
                     with count_calls() as cost:
-                        fitted = fit(model, guide, y, copy.deepcopy(elbo), steps, lr, lr_decay=lr_decay, seed=seed)
+                        fitted = fit(
+                            model, guide, y, copy.deepcopy(elbo), steps, lr, lr_decay=lr_decay, seed=seed, keep=0
+                        )
                     figures |= {"calls": fitted.calls, "nfe": fitted.nfe, "gradients": cost.gradients}
                     figures["seconds"] = fitted.seconds
                     figures |= _judge(model, guide, y, seed, num_draws, batch_size, evidence, posterior)
@@ -194,6 +215,20 @@ def compare(
     except KeyboardInterrupt:
         complete = False
     return Comparison(pd.DataFrame(rows, columns=list(COLUMNS)), complete)
+
+
+def _affordable(model: DiffusionModel, build: Builder, y: Tensor, elbo: Any, evaluations: int, seed: int) -> int:
+    """The number of steps that ``evaluations`` pay: two steps that move nothing tell what the start and a step cost."""
+    spent: list[int] = []
+    with seeded(seed):
+        guide = build(model)
+        with count_calls() as cost:
+            fit(model, guide, y, copy.deepcopy(elbo), 2, 0.0, keep=0, callback=lambda _: spent.append(cost.nfe))
+    step = spent[1] - spent[0]
+    start = spent[0] - step
+    if evaluations < start + step:
+        raise InputError(f"evaluations={evaluations} pay no step: one costs {start + step}, so give at least as many.")
+    return (evaluations - start) // max(step, 1)
 
 
 @torch.no_grad()
@@ -216,7 +251,8 @@ def _judge(
         "bound": bound.estimate,
         "bound_se": bound.standard_error,
         "iwae": iwae_bound(draws.log_weights).estimate,
-        "k_hat": pareto_k(draws.log_weights),
+        "k_hat": (k_hat := pareto_k(draws.log_weights)),
+        "reliable": k_hat <= pareto_threshold(num_draws),
     }
     if evidence is not None:
         figures["gap"] = double(evidence).to(bound.estimate.device) - bound.estimate

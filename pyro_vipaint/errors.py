@@ -51,6 +51,11 @@ def one_warning_each() -> Iterator[set[str]]:
         _SAID.reset(token)
 
 
+def was_said(message: str) -> bool:
+    """Whether a surrounding :func:`one_warning_each` has seen the message."""
+    return message in (_SAID.get() or ())
+
+
 def warn_once(message: str, stacklevel: int = 3) -> None:
     """Warns, unless a surrounding :func:`one_warning_each` has seen the message."""
     said = _SAID.get()

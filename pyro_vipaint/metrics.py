@@ -245,6 +245,43 @@ def hidden_std(samples: Tensor, mask: Tensor) -> Tensor:
     return mean if len(samples) > 1 else torch.full_like(mean, math.nan)
 
 
+def seam(x: Tensor, mask: Tensor) -> Tensor:
+    r"""How visible the border of the hole is: the jump across it beyond the gradients on both sides, in [-2, 2].
+
+    For four neighbours a, b, c, d in a row or a column, of which a and b are observed and c and d hidden, or the other
+    way round,
+
+    .. math:: \mathrm{seam} = \mathrm{mean} \left( |x_b - x_c| - (|x_a - x_b| + |x_c - x_d|) / 2 \right)
+
+    over all such fours and channels. It is 0 in expectation where the border is like the picture around it, and h for a
+    step of height h between flat sides; below 0 the picture is smoother across the border than beside it.
+
+    Args:
+        x: images ``(..., C, H, W)`` in [-1, 1].
+        mask: 1 where observed, ``(N, 1, H, W)`` or another shape that broadcasts against ``x``; of a soft mask the
+            border is where it passes 1/2.
+
+    Returns:
+        One number for each image, of the leading shape of ``x``, in the units of images; NaN without a border.
+
+    Raises:
+        InputError: the shapes do not fit, or a value is infinite or NaN.
+    """
+    numbers("x", x, (..., "C", "H", "W"))
+    observed = numbers("mask", mask if mask.is_floating_point() else mask.float()) >= 1 / 2
+    x, observed = broadcast(images=x, mask=observed)
+    jumps = [_jumps(x.movedim(axis, -1), observed.movedim(axis, -1)) for axis in (-1, -2)]
+    return sum(jump for jump, _ in jumps) / sum(count for _, count in jumps)
+
+
+def _jumps(x: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of the terms of :func:`seam` along the last axis, and their number."""
+    steps, same = x.diff(dim=-1).abs(), observed[..., 1:] == observed[..., :-1]
+    border = same[..., :-2] & ~same[..., 1:-1] & same[..., 2:]
+    excess = steps[..., 1:-1] - (steps[..., :-2] + steps[..., 2:]) / 2
+    return torch.where(border, excess, 0.0).sum((-3, -2, -1)), border.sum((-3, -2, -1))
+
+
 def _is_observed(mask: Tensor) -> Tensor:
     """True where ``mask`` is not zero; refuses NaN."""
     return mask != 0 if isinstance(mask, Tensor) and not mask.is_floating_point() else numbers("mask", mask) != 0

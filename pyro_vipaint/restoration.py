@@ -8,98 +8,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.calls import count_calls
-from pyro_vipaint.checks import as_tensor, check_guide, check_truth, checked, checked_settings, masked, softened
+from pyro_vipaint.checks import check_guide, check_mask, checked, checked_settings, masked, softened
 from pyro_vipaint.corrections import Correction
 from pyro_vipaint.elbos import BetaELBO
 from pyro_vipaint.errors import InputError, choice, one_warning_each
 from pyro_vipaint.guides import HierarchicalGuide, TwistedGuide
 from pyro_vipaint.models.diffusion import DiffusionModel
-from pyro_vipaint.models.measurements.operators import Operator, observation_mask
-from pyro_vipaint.models.priors.matched import MatchedPrior
+from pyro_vipaint.models.measurements.masks import composite as composited
+from pyro_vipaint.models.measurements.operators import Operator
 from pyro_vipaint.models.priors.prior import DiffusionPrior
+from pyro_vipaint.prior_check import warn_of_unfamiliar
 from pyro_vipaint.progress import Callback
-from pyro_vipaint.refinement import refine
-from pyro_vipaint.sampling import initial_latent, sample
+from pyro_vipaint.results.approximation import Approximation, model_of, picture_of
+from pyro_vipaint.results.result import Result
+from pyro_vipaint.sampling import initial_latent
 from pyro_vipaint.settings import Settings
-from pyro_vipaint.svi import DEFAULT_LR, Fit, fit
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from pyro_vipaint.svi import DEFAULT_LR, fit
 
 GuideFactory = Callable[[DiffusionModel, Tensor], nn.Module]  # of this library, or of Pyro
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
-    """The result of :func:`inpaint` and :func:`restore`; images in [-1, 1], on the CPU.
-
-    Attributes:
-        samples: posterior samples, ``(S, N, C, H, W)``; observed pixels are not pasted into them.
-        observation: y, ``(N, *observation)``, zero where hidden; for a mask m ⊙ image.
-        operator: A.
-        fit: losses, terms and cost of phase 1.
-        settings: the numbers of this run.
-        calls: network calls of both phases.
-        nfe: images passed through the network in them.
-        seconds: wall time.
-        picture: y in the units of images, zero where hidden; that is y itself, but for counts.
-        gradients: images whose gradient was taken through the network.
-    """
-
-    samples: Tensor
-    observation: Tensor
-    operator: Operator
-    fit: Fit
-    settings: Settings
-    calls: int
-    nfe: int
-    seconds: float
-    picture: Tensor | None = None
-    gradients: int = 0
-
-    @property
-    def mask(self) -> Tensor | None:
-        """1 where the observation was observed, ``(N, …)``, broadcasts against it; None where all of it was."""
-        mask = observation_mask(self.operator)
-        if mask is None:
-            return None
-        mask = mask.cpu().float()
-        mask = mask.reshape((1,) * (self.observation.ndim - mask.ndim) + mask.shape)
-        return mask.expand(len(self.observation), *mask.shape[1:])
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean over samples, ``(N, C, H, W)``."""
-        return self.samples.mean(0)
-
-    @property
-    def std(self) -> Tensor:
-        """Standard deviation over samples, ``(N, C, H, W)``; zero for a single sample."""
-        return self.samples.std(0, correction=1 if len(self.samples) > 1 else 0)
-
-    def plot(self, truth: Any = None) -> Figure:
-        """The contact sheet, one row per image: truth where known, observation, mean, standard deviation, samples.
-
-        Raises:
-            InputError: the truth has another shape than the images; one truth may serve all of them.
-        """
-        from pyro_vipaint.plotting import contact_sheet
-
-        if truth is not None:
-            truth = as_tensor("truth", truth)
-            check_truth(truth, self.mean.shape)
-        return contact_sheet(self, truth)
-
-
+@one_warning_each()
 def inpaint(
     image: Tensor,
     mask: Tensor,
@@ -124,8 +62,12 @@ def inpaint(
     seed: int | None = None,
     callback: Callback | None = None,
     grey: bool = False,
+    composite: bool = False,
+    check: bool = False,
 ) -> Result:
     """``num_samples`` completions of each image, by VIPaint-``levels``: :func:`restore` with a mask.
+
+    The arguments that are not listed, and the errors, are those of :func:`restore`.
 
     Args:
         image: ``(C, H, W)`` or ``(N, C, H, W)`` floats in [-1, 1], a tensor or an array (for one channel ``(H, W)`` is
@@ -134,20 +76,30 @@ def inpaint(
             several images, and one image several masks. Floats between 0 and 1 make it soft: a pixel of m counts as one
             that was observed with the noise sigma / sqrt(m) (:func:`pyro_vipaint.models.soft_inpainting`), sigma being
             ``noise``, at least that of the settings, by default .05; the likelihood is Gaussian then in both presets.
-        prior, levels, num_samples, label, prompt, guidance_scale, preset, settings, guide, elbo, steps, beta,
-        refine_steps, zeta, correction, noise, device, seed, callback: as for :func:`restore`, and so are the errors.
         grey: turn a picture in colour grey for a grey prior (ITU-R BT.601), and give a grey one equal channels for a
             prior in colour; otherwise it is refused.
+        composite: paste the observed pixels into the samples, blended by a soft mask
+            (:func:`pyro_vipaint.models.composite`); by default they stay draws of the posterior, and those of
+            ``result.sample`` always are.
+            :func:`pyro_vipaint.metrics.seam` measures the border.
+        check: warn, in one line, of a picture that the prior was not made for
+            (:func:`pyro_vipaint.unfamiliar`), at one more network call on N images.
     """
     y, operator, loaded = masked(image, mask, prior, device, grey)
     likelihood = softened(mask, operator, loaded, noise, settings)
     noise = noise if likelihood is None else None
-    return restore(
+    result = restore(
         y, operator, loaded, levels, num_samples, label=label, prompt=prompt, guidance_scale=guidance_scale,
         preset=preset, settings=settings, likelihood=likelihood, guide=guide, elbo=elbo, steps=steps, beta=beta,
         refine_steps=refine_steps, zeta=zeta, correction=correction, noise=noise, device=device, seed=seed,
         callback=callback,
     )  # fmt: skip
+    weights = check_mask(mask, loaded)
+    if check:
+        warn_of_unfamiliar(loaded, result.samples[0], weights)
+    if not composite:
+        return result
+    return replace(result, samples=composited(result.samples, result.observation, weights))
 
 
 @one_warning_each()
@@ -236,36 +188,25 @@ def restore(
     with seeded(seed), count_calls() as count:
         # A prior and a measurement make a model,
         likelihood = problem.likelihood or numbers.likelihood(operator)
-        model = DiffusionModel(_with_covariance(prior, numbers), likelihood, numbers.keypoints(prior), **condition)
+        model = model_of(prior, likelihood, numbers, condition)
         # a guide approximates its posterior,
-        approximation = (guide or _default_guide(numbers))(
-            model, _start(prior, likelihood, y, numbers, guide, condition)
-        )
+        start = _start(prior, likelihood, y, numbers, guide, condition)
+        guide_of_y = (guide or _default_guide(numbers))(model, start)
         # an ELBO fits the guide,
         elbo = BetaELBO(numbers.beta, numbers.num_particles) if elbo is None else elbo
         fitted = fit(
-            model, approximation, y, elbo, numbers.steps, {**DEFAULT_LR, **numbers.lr},
+            model, guide_of_y, y, elbo, numbers.steps, {**DEFAULT_LR, **numbers.lr},
             lr_decay=numbers.lr_decay, average=numbers.average, callback=callback,
         )  # fmt: skip
         # a refinement finishes the samples.
-        z = sample(approximation, y, num_samples)
-        samples = refine(
-            DiffusionModel(prior, likelihood, model.keypoints, **condition), z, y, numbers.refine_steps,
-            zeta=numbers.zeta, zeta_decay=numbers.zeta_decay, polyak=numbers.polyak,
-            correction=numbers.correction, order=numbers.order, callback=callback,
-        )  # fmt: skip
+        approximation = Approximation(guide_of_y, model, y, prior, numbers)
+        samples, latents = approximation.draw(num_samples, callback)
     seconds = time.perf_counter() - begun
-    picture = likelihood.residual(y.new_zeros(len(y), *prior.image_shape), y).cpu()
+    picture = picture_of(prior, likelihood, y)
     return Result(
-        samples.cpu(), y.cpu(), operator, fitted, numbers, count.calls, count.nfe, seconds, picture, count.gradients
+        samples, y.cpu(), operator, fitted, numbers, count.calls, count.nfe, seconds, picture, count.gradients,
+        approximation, latents,
     )  # fmt: skip
-
-
-def _with_covariance(prior: DiffusionPrior, numbers: Settings) -> DiffusionPrior:
-    """The prior of the few levels of a twisted guide, whose transitions know which elements go together."""
-    covariance = prior.data_covariance
-    few = numbers.twist is not None and numbers.levels > 1
-    return prior if covariance is None or not few else MatchedPrior(prior, covariance)
 
 
 def _start(

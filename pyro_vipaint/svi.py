@@ -38,7 +38,9 @@ from pyro_vipaint.models.diffusion import DiffusionModel, predicted_images
 from pyro_vipaint.progress import Callback, Progress, showing
 
 if TYPE_CHECKING:
-    from arviz import InferenceData
+    from matplotlib.figure import Figure
+
+    from pyro_vipaint.plotting import Animation
 
 
 # mu, tau and gamma were tuned on fashion32. The others were not: a factor is a spread relative to sigma, and a weight
@@ -115,6 +117,24 @@ class Fit:
         """The terms averaged over the ``last`` steps, ``(N,)`` each: less noisy than one step, no further calls."""
         return {name: values[-last:].mean(0) for name, values in self.terms.items()}
 
+    def plot(self) -> Figure:
+        """The bound on log p(y) and its terms over the steps; the steps of the average are shaded."""
+        from pyro_vipaint.plotting import fit_figure
+
+        return fit_figure(self)
+
+    def animate(self) -> Animation:
+        """The images that the model predicted during the fit, beside the bound; ``.save("fit.gif")``, or ``.html``.
+
+        They are those that :func:`fit` kept on its way, so that no network call is made.
+
+        Raises:
+            InputError: the fit kept no pictures.
+        """
+        from pyro_vipaint.plotting import fit_animation
+
+        return fit_animation(self)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes ``fit.json`` and ``fit.safetensors`` into ``folder``: the record, and the state if there is one."""
         record: dict[str, Any] = {name: getattr(self, name) for name in ("losses", "calls", "nfe", "seconds")}
@@ -147,7 +167,7 @@ class Fit:
 
     def to_arviz(
         self, guide: Any, y: Tensor, num_samples: int = 1000, *, seed: int | None = None, batch_size: int | None = None
-    ) -> InferenceData:
+    ) -> Any:
         """Draws of ``guide`` on the model it was built on, with their weights and this fit's losses.
 
         See :func:`pyro_vipaint.diagnostics.to_arviz`, which also takes guides that are plain programs.

@@ -97,6 +97,24 @@ def observed_pixels(mask: Tensor) -> Tensor:
     return (mask >= FAINT).float()
 
 
+def composite(samples: Tensor, picture: Tensor, mask: Tensor) -> Tensor:
+    """The samples with the observed pixels in their places: m y + (1 - m) x, exact where m = 1, blended in between.
+
+    They are draws of the posterior no more: observed pixels lose the uncertainty that noise leaves them, and the border
+    of the hole may show (:func:`pyro_vipaint.metrics.seam`).
+
+    Args:
+        samples: x, ``(..., N, C, H, W)``.
+        picture: y, ``(N, C, H, W)``; values where the mask is 0 have no influence, and may be NaN.
+        mask: m in [0, 1], 1 = observed, ``(N, 1, H, W)`` or one that broadcasts.
+
+    Raises:
+        InputError: the mask holds something else.
+    """
+    weight = numbers("mask", mask.to(samples), low=0.0, high=1.0)
+    return weight * torch.where(weight > 0, picture.to(samples), 0.0) + (1 - weight) * samples
+
+
 def is_soft(mask: Tensor) -> bool:
     """Whether a mask of floats has values between 0 and 1 and none outside."""
     if not (mask.is_floating_point() and has_values(mask)):

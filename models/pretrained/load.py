@@ -2,7 +2,7 @@
 
 A folder holds a network (in ``unet/`` or ``transformer/``, or a UNet at the root), a scheduler (``scheduler/``), for
 latent priors an autoencoder (``vae/`` or ``vqvae/``), for text encoders and tokenizers, and optionally ``prior.json``
-with the entries that diffusers has no field for: ``sigma_data``, ``classes``, ``null_label``; and
+with the entries that diffusers has no field for: ``sigma_data``, ``classes``, ``null_label``, ``familiar_error``; and
 ``covariance.safetensors``, the covariance of the clean latents. What in it is opened, and what is refused, stands in
 docs/priors.md.
 """
@@ -42,7 +42,8 @@ WANTED = [
     "text_encoder*/model*.safetensors",
 ]
 UNWANTED = ["*.fp16*", "*non_ema*"]
-ENTRIES = ("sigma_data", "classes", "null_label", "kind", "event_shape")  # of prior.json; the last two are notes
+NOTES = ("kind", "event_shape")
+ENTRIES = ("sigma_data", "classes", "null_label", "familiar_error", *NOTES)  # of prior.json
 
 
 def weights_folder() -> Path:
@@ -94,7 +95,8 @@ def load_prior(
     for entry in details:
         choice(f"entry of {path},", entry, ENTRIES)
     prior = _built(str(folder), read_components(folder, target, dtype), details, Path(source).name, checkpointing)
-    return replace(prior, data_covariance=read_covariance(folder / COVARIANCE, prior.event_shape, target))
+    again = os.path.abspath(name) if os.path.isdir(name) and name not in embedded_priors() else name
+    return replace(prior, data_covariance=read_covariance(folder / COVARIANCE, prior.event_shape, target), source=again)
 
 
 def _plugged_in(name: str, device: torch.device, dtype: torch.dtype, checkpointing: bool) -> DiffusionPrior:
@@ -109,13 +111,13 @@ def _plugged_in(name: str, device: torch.device, dtype: torch.dtype, checkpointi
             raise plugins.broken(found("priors")[name], "priors", error) from error
     if isinstance(made, (str, os.PathLike)) and os.path.isdir(made):
         prior = load_prior(Path(made).absolute(), device, dtype=dtype, checkpointing=checkpointing)
-        return replace(prior, name=name)
+        return replace(prior, name=name, source=name)
     if not isinstance(made, DiffusionPrior):
         wanted = "a DiffusionPrior, a folder, or a function of the device that returns one of these"
         raise plugins.unusable("priors", name, made, wanted)
     if dtype != torch.float32 or checkpointing:
         raise InputError(f"The prior {name} is made by its package: omit dtype and checkpointing (--half).")
-    return replace(made, name=name)
+    return replace(made, name=name, source=name)
 
 
 def read_covariance(path: Path, event_shape: Sequence[int], device: torch.device) -> DataCovariance | None:

@@ -103,6 +103,7 @@ def build_prior(
         encode_text=encode_text,
         guided_by=tuple(null),
         conditions=needed,
+        familiar_error=details.get("familiar_error"),
     )
 
 

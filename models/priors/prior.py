@@ -46,11 +46,15 @@ class DiffusionPrior:
         guided_by: names of the conditions that ``guidance_scale`` can weigh against a null condition.
         conditions: names of all conditions that the denoiser takes, besides ``guidance_scale``; others are refused.
             ``None``: the denoiser judges for itself.
+        familiar_error: the error of the denoiser that pictures of its kind stay below
+            (:func:`pyro_vipaint.unfamiliar`), where it was measured.
         data_covariance: covariance of the clean latents, where it is known
             (:mod:`pyro_vipaint.models.priors.covariance`).
+        source: the name, folder or hub id from which :func:`pyro_vipaint.models.load_prior` makes it again.
 
     Raises:
-        InputError: ``sigma_data`` is not positive and finite, or ``data_covariance`` is for other events.
+        InputError: ``sigma_data`` or ``familiar_error`` is not positive and finite, or
+            ``data_covariance`` is for other events.
     """
 
     schedule: Schedule
@@ -64,30 +68,27 @@ class DiffusionPrior:
     guided_by: tuple[str, ...] = ()
     conditions: tuple[str, ...] | None = None
     data_covariance: DataCovariance | None = None
+    familiar_error: float | None = None
+    source: str = ""
 
     __repr__, _repr_html_ = compact, as_html
 
     def __post_init__(self) -> None:
         number("sigma_data", self.sigma_data, positive=True)
+        if self.familiar_error is not None:
+            number("familiar_error", self.familiar_error, positive=True)
         check_covariance(self.data_covariance, self.event_shape)
 
     def _facts(self) -> dict[str, Any]:
         """What the prior prints: shapes and names, no weights."""
-        said: dict[str, Any] = {
-            "name": self.name or None,
-            "event_shape": tuple(self.event_shape),
-            "schedule": self.schedule,
-        }
-        said["denoiser"] = type(self.denoiser).__name__
+        said: dict[str, Any] = {"name": self.name or None, "event_shape": tuple(self.event_shape)}
+        said |= {"schedule": self.schedule, "denoiser": type(self.denoiser).__name__}
         if size := sum(tensor.numel() for _, tensor in tensors_of(getattr(self.denoiser, "network", None))):
             said["parameters"] = size
         if self.is_latent:
             said["codec"] = type(self.codec).__name__
-        said |= {
-            "sigma_data": self.sigma_data,
-            "classes": self.class_names or None,
-            "conditions": self.conditions or None,
-        }
+        said |= {"sigma_data": self.sigma_data, "classes": self.class_names or None}
+        said["conditions"] = self.conditions or None
         return {name: value for name, value in said.items() if value is not None}
 
     @property

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import pyro_vipaint as vp
-from pyro_vipaint import corrections, guides
+from pyro_vipaint import corrections, plugins
+from pyro_vipaint.checks import guide_names
 from pyro_vipaint.errors import InputError, choice
 from pyro_vipaint.models import DiffusionPrior, embedded_priors
 
 OF_THE_PRESET = "of the preset"
 FIT_STEPS = 30  # of an annealed objective, whose weights need their number: the default of the preset for pictures
 ANNEALED_FROM = 10.0  # beta of an annealed objective at its first step
-GUIDES: dict[str, Callable[..., Any]] = {name: getattr(guides, name) for name in guides.__all__}
 OBJECTIVES = ("BetaELBO", "SampledELBO", "StickingTheLandingELBO", "RenyiELBO", "AnnealedELBO")
 CORRECTIONS = ("DPS", "PiGDM", "MMPS", "TMPD", "DDNM", "DiffPIR", "OptimalCovariance", "Wiener")
-FILE = "samples.safetensors"  # of the download, which holds the observation and the mask
+FILE = "problem.safetensors"  # of the download: the image, which is zero where it is hidden, and the mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +34,11 @@ class Job:
 
     Attributes:
         image: ``(C, H, W)`` in [-1, 1]; hidden pixels have no influence.
-        mask: ``(1, H, W)``, 1 = observed.
+        mask: ``(1, H, W)``, 1 = observed, 0 = hidden, soft between them.
         prior: the name of a shipped prior, or a folder.
         truth: the undamaged picture, where it is known.
-        label: the number of a class, or None.
-        guide, objective, correction: a name of ``GUIDES``, ``OBJECTIVES``, ``CORRECTIONS``, or ``OF_THE_PRESET``.
+        label: the name of a class, or None.
+        guide, objective, correction: one of ``guide_names()``, ``OBJECTIVES``, ``CORRECTIONS``, or ``OF_THE_PRESET``.
         beta, num_particles: of an objective that is not of the preset; RenyiELBO, which is importance weighted, and
             AnnealedELBO, which ends at 1, have no beta.
         levels, num_samples, prompt, preset, steps, refine_steps, seed: as for :func:`pyro_vipaint.inpaint`.
@@ -51,7 +51,7 @@ class Job:
     mask: Tensor
     prior: str
     truth: Tensor | None = None
-    label: int | None = None
+    label: str | None = None
     prompt: str | None = None
     levels: int = 4
     num_samples: int = 10
@@ -67,7 +67,7 @@ class Job:
 
     def __post_init__(self) -> None:
         check_source(self.prior)
-        choice("guide", self.guide, (OF_THE_PRESET, *GUIDES))
+        choice("guide", self.guide, (OF_THE_PRESET, *guide_names()))
         choice("objective", self.objective, (OF_THE_PRESET, *OBJECTIVES))
         choice("correction", self.correction, (OF_THE_PRESET, *CORRECTIONS))
         twisted = self.guide == OF_THE_PRESET and self.preset == "inference"
@@ -79,19 +79,24 @@ class Job:
     ) -> vp.Result:
         """Runs it with the loaded ``prior``."""
         values = {name: value for name, (_, value) in self._arguments().items()}
-        return vp.inpaint(self.image, self.mask, prior, device=device, callback=callback, **values)
+        return vp.inpaint(*self.problem.values(), prior, device=device, callback=callback, **values)
+
+    @property
+    def problem(self) -> dict[str, Tensor]:
+        """The tensors that ``FILE`` holds: nothing of what is hidden."""
+        return {"image": torch.where(self.mask > 0, self.image, 0.0), "mask": self.mask}
 
     def lines(self, questions: str = "") -> str:
         """Python that repeats the run beside the files of the download, and then asks ``questions``."""
         given = "".join(f"    {name}={text},\n" for name, (text, _) in self._arguments().items())
-        used = [name for name in ("corrections", "guides") if f"{name}." in given]
-        imports = f"from pyro_vipaint import {', '.join(used)}\n" if used else ""
+        imports = "from pyro_vipaint import corrections\n" if "corrections." in given else ""
+        torch_too = "import torch\n" if "torch." in questions else ""
         return (
-            "from safetensors.torch import load_file\n\n"
+            f"{torch_too}from safetensors.torch import load_file\n\n"
             f"import pyro_vipaint as vp\n{imports}\n"
-            f'saved = load_file("{FILE}")  # of the download\n'
+            f'problem = load_file("{FILE}")  # of the download\n'
             "result = vp.inpaint(\n"
-            f'    saved["observation"], saved["mask"], {_text(self.prior)},\n{given})\n{questions}'
+            f'    problem["image"], problem["mask"], {_text(self.prior)},\n{given})\n{questions}'
         )
 
     def _arguments(self) -> dict[str, tuple[str, Any]]:
@@ -102,7 +107,7 @@ class Job:
         }  # fmt: skip
         arguments = {name: (_text(value), value) for name, value in entries.items() if value is not None}
         if self.guide != OF_THE_PRESET:
-            arguments["guide"] = (f"guides.{self.guide}", GUIDES[self.guide])
+            arguments["guide"] = (_text(self.guide), self.guide)
         if self.objective != OF_THE_PRESET:
             arguments["elbo"] = self._elbo()
         if self.correction != OF_THE_PRESET:
@@ -123,19 +128,24 @@ class Job:
         return f"vp.{self.objective}({text})", getattr(vp, self.objective)(**given)
 
 
+def prior_names() -> list[str]:
+    """The names of priors, shipped and of plug-ins, the first of which the page begins with."""
+    return list(dict.fromkeys(["fashion32", *embedded_priors(), *plugins.found("priors")]))
+
+
 def _text(value: Any) -> str:
     """A number or a text as Python writes it, a text in double quotes."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def check_source(prior: Any) -> None:
-    """Refuses what is neither a shipped prior nor a folder: the page asks no hub.
+    """Refuses what is neither the name of a prior nor a folder: the page asks no hub.
 
     Raises:
         InputError: it is something else.
     """
-    if not isinstance(prior, str) or not (prior in embedded_priors() or os.path.isdir(prior)):
-        names = ", ".join(embedded_priors())
+    if not isinstance(prior, str) or not (prior in prior_names() or os.path.isdir(prior)):
+        names = ", ".join(prior_names())
         raise InputError(
             f"There is no prior {str(prior)!r:.80}: choose {names}, or the folder of a prior on this machine."
         )

@@ -22,6 +22,7 @@ MAX_PIXELS = 25_000_000  # of an upload: a camera's picture; 300 MB as three cha
 SIDE = 512  # pixels of the longer side of an enlarged picture, about
 COLOUR = 8 / 127.5  # channels of a grey picture differ by less after JPEG
 SOFTEST = 4.0  # pixels
+TRACE = 0.02  # of a blurred mask, this close to 0 or 1 counts as that
 
 
 def held_out_pictures(prior: str, num: int) -> tuple[Tensor, Tensor | None]:
@@ -153,4 +154,5 @@ def _blurred(mask: Tensor, std: float) -> Tensor:
     kernel = torch.exp(-(x**2) / (2 * std**2))
     kernel = (kernel / kernel.sum()).reshape(1, 1, 1, -1)
     padded = pad(mask[None], (radius,) * 4, mode="replicate")
-    return conv2d(conv2d(padded, kernel), kernel.transpose(2, 3))[0].clamp(0, 1)
+    soft = conv2d(conv2d(padded, kernel), kernel.transpose(2, 3))[0]
+    return torch.where(soft < TRACE, 0.0, torch.where(soft > 1 - TRACE, 1.0, soft))

@@ -168,6 +168,7 @@ def _work(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered (NaN|[+-]inf)")  # Pyro's; the error that follows says where
             result = job.call(replace(prior, denoiser=watched), callback, device)
+        watched.cancelled = Event()  # what is drawn from the fit later is not cancelled with the run
         reports.put(State("done", bounds=tuple(bounds), pictures=result.samples[:SHOWN, 0], result=result))
     except Cancelled:
         reports.put(State("cancelled", bounds=tuple(bounds), pictures=seen[1]))

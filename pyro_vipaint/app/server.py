@@ -156,9 +156,9 @@ def _policy() -> dict[str, Any]:
 def _looks() -> dict[str, Any]:
     import gradio as gr
 
-    from pyro_vipaint.app.page import CSS
+    from pyro_vipaint.app.layout import CSS
 
-    theme = gr.themes.Soft(
+    theme = gr.themes.Default(
         primary_hue=gr.themes.colors.blue, neutral_hue=gr.themes.colors.slate, font=FONTS, font_mono=FIXED
     )
     return {"theme": theme, "css": CSS}

@@ -13,10 +13,10 @@ from torch import Tensor
 
 import pyro_vipaint as vp
 from pyro_vipaint._torch import dtype_name
-from pyro_vipaint.app.job import Job
+from pyro_vipaint.app.job import FILE, Job
 from pyro_vipaint.app.pictures import enlarged, squares
 from pyro_vipaint.errors import InputError, number
-from pyro_vipaint.models import DiffusionPrior
+from pyro_vipaint.models import DiffusionPrior, load_prior
 from pyro_vipaint.plotting import to_picture
 from pyro_vipaint.settings import SIGMA
 
@@ -133,7 +133,8 @@ def exact_parts(job: Job, result: vp.Result) -> Parts | None:
     layers = shipped_layers(job.prior)
     posterior = parts_posterior(layers, job.image[None], job.mask[None], SIGMA)
     if job.label is not None and job.prior in PER_CLASS:
-        posterior = given_class(posterior, torch.tensor([job.label]), PER_CLASS[job.prior])
+        number = load_prior(job.prior).class_names.index(job.label)
+        posterior = given_class(posterior, torch.tensor([number]), PER_CLASS[job.prior])
     shares = part_probabilities(shipped_classifier(job.prior), result.samples[:, 0])
     exact = {slot: p[0].float() for slot, p in posterior.marginals.items()}
     return Parts(exact, {slot: p.mean(0) for slot, p in shares.items()})
@@ -196,7 +197,7 @@ def probability_sentence(result: vp.Result, region: Tensor, threshold: float) ->
     )
 
 
-def summary(job: Job, result: vp.Result) -> str:
+def summary(result: vp.Result) -> str:
     """Cost and bound of a run, in words."""
     bound = ""
     if result.fit.terms:
@@ -207,17 +208,20 @@ def summary(job: Job, result: vp.Result) -> str:
 
 def download(job: Job, result: vp.Result, prior: DiffusionPrior, folder: Path, lines: str) -> Path:
     """A zip file in ``folder`` of what ``vipaint inpaint`` writes, by the same code, and the ``lines``."""
+    from safetensors.torch import save_file
+
     from pyro_vipaint.cli.output import build_report, write_result
 
     truth = None if job.truth is None else job.truth[None]
-    labels = None if job.label is None else [job.label]
+    labels = None if job.label is None else [prior.class_names.index(job.label)]
     entries = dict.fromkeys(("image", "mask", "truth", "guidance_scale"))
-    entries |= {"invert_mask": False, "resize": False, "dtype": dtype_name(prior)}
+    entries |= {"invert_mask": False, "resize": False, "soft_mask": True, "grey": False, "dtype": dtype_name(prior)}
     entries |= {name: getattr(job, name) for name in ("prompt", "preset", "guide", "objective", "correction")}
     report = build_report(result, truth, job.seed, prior.name, labels) | entries
     out = folder / "results"
     write_result(out, result, report, truth)
     (out / LINES).write_text(lines, encoding="utf-8")
+    save_file({name: value.contiguous() for name, value in job.problem.items()}, out / FILE)
     path = folder / f"vipaint-{Path(job.prior).name}-{job.seed}.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for each in sorted(out.iterdir()):

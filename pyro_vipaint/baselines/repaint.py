@@ -13,7 +13,8 @@ the others are x_hat.
 Bias: the observed pixels are y itself, noise included. The hidden ones tend to the posterior of a y without noise as
 ``resamples`` grows, so that part of their shift is the noise of y and part is what ten passes have not yet harmonised.
 
-Differences
+Differences:
+
 - A jump is one draw from q(z_t given z_s); the authors draw its ten steps one by one. The distribution is the same.
 - The variance is that of the bridge (Eq. 3) for every prior; the authors' networks learned theirs, and they clamp
   predictions.

@@ -35,6 +35,12 @@ def inpaint(
     invert_mask: shared.InvertMask = False,
     soft_mask: shared.SoftMask = False,
     grey: shared.Grey = False,
+    composite: Annotated[
+        bool, typer.Option("--composite", help="Paste the observed pixels into the samples; the report has the seam.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Warn of a picture that the prior was not made for.")
+    ] = True,
     truth: shared.Truth = None,
     overwrite: shared.Overwrite = False,
 ) -> None:
@@ -54,11 +60,11 @@ def inpaint(
     pixels, weights = read_image(image, channels, size, grey), read_mask(mask, invert_mask, size, soft_mask)
     entries = {"image": str(image), "mask": str(mask), "truth": None if truth is None else str(truth)}
     entries |= {"invert_mask": invert_mask, "resize": resize}
-    entries |= {"soft_mask": soft_mask, "grey": grey}
+    entries |= {"soft_mask": soft_mask, "grey": grey, "composite": composite, "check": check}
     entries |= {"prompt": prompt, "guidance_scale": guidance_scale, "preset": preset, "guide": guide}
     call = partial(
         run, pixels, weights, loaded, levels, samples,
         label=number, prompt=prompt, guidance_scale=guidance_scale, preset=preset, guide=guide, steps=steps,
-        beta=beta, refine_steps=refine_steps, device=device, seed=seed,
+        beta=beta, refine_steps=refine_steps, device=device, seed=seed, check=check,
     )  # fmt: skip
-    run_and_write(call, true, out, seed, loaded, number, entries)
+    run_and_write(call, true, out, seed, loaded, number, entries, weights if composite else None)

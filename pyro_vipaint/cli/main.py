@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from pyro_vipaint.cli.app import app as page
 from pyro_vipaint.cli.bench import bench
+from pyro_vipaint.cli.check_prior import check_prior
 from pyro_vipaint.cli.convert import convert
 from pyro_vipaint.cli.inpaint import inpaint
 from pyro_vipaint.cli.options import Device, Out, Overwrite, Preset, Seed, console, errors, one_line_errors, preset_of
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.command()(inpaint)
 app.command()(restore)
 app.command()(bench)
+app.command()(check_prior)
 app.command()(page)
 app.command()(convert)
 
@@ -58,14 +60,14 @@ def demo(
     """Completes held-out images with a shipped prior and shows the bound that was reached."""
     from pyro_vipaint._folders import IMAGES
     from pyro_vipaint._torch import resolve_device
-    from pyro_vipaint.checks import check_prior
+    from pyro_vipaint.checks import check_prior as loaded_prior
     from pyro_vipaint.demo import demo_problem
     from pyro_vipaint.restoration import inpaint as run
 
     preset = preset_of(preset, None)
     IMAGES.check(out, overwrite)
     images, masks, labels = demo_problem(prior)
-    loaded = check_prior(prior, resolve_device(device))
+    loaded = loaded_prior(prior, resolve_device(device))
     call = partial(run, images, masks, loaded, label=labels, preset=preset, device=device, seed=seed)
     run_and_write(call, images, out, seed, loaded, labels, {"prompt": None, "guidance_scale": None, "preset": preset})
 

@@ -7,6 +7,7 @@ import math
 import platform
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from pyro_vipaint._torch import dtype_name
 from pyro_vipaint.checks import check_truth
 from pyro_vipaint.cli.options import console
 from pyro_vipaint.corrections import Correction
-from pyro_vipaint.models.measurements.operators import apply
+from pyro_vipaint.models.measurements.masks import composite
+from pyro_vipaint.models.measurements.operators import Inpainting, apply
 from pyro_vipaint.models.priors.prior import DiffusionPrior
 from pyro_vipaint.progress import progress_bar
-from pyro_vipaint.restoration import Result
+from pyro_vipaint.results import Result
 
 BOUND_STEPS = 10  # the last steps of the fit, over which the bound in the report is averaged
 PACKAGES = ("pyro-vipaint", "torch", "pyro-ppl", "diffusers", "lpips")
@@ -38,10 +40,12 @@ def run_and_write(
     prior: DiffusionPrior,
     label: Any,
     entries: dict[str, Any],
+    weights: Tensor | None = None,
 ) -> None:
     """Runs VIPaint with progress bars, writes the folder and prints the table.
 
-    ``run`` takes a ``callback``. The precision of the loaded ``prior`` and ``entries`` are added to the report.
+    ``run`` takes a ``callback``. The precision of the loaded ``prior`` and ``entries`` are added to the report. With
+    ``weights``, the mask, the observed pixels are pasted into the samples, and the report has the seam before, too.
 
     Raises:
         InputError: the truth has another shape than the images of the prior.
@@ -52,7 +56,13 @@ def run_and_write(
         result = run(callback=callback)
     labels = None if label is None else ([label] if isinstance(label, int) else label.tolist())
     with console.status("measuring and writing"):
+        seams = None if weights is None else _seams(result, weights)
+        if weights is not None:
+            result = replace(result, samples=composite(result.samples, result.observation, weights))
         report = build_report(result, truth, seed, prior.name, labels) | entries | {"dtype": dtype_name(prior)}
+        if seams is not None:
+            for image, before in zip(report["images"], seams.tolist(), strict=True):
+                image["seam_uncomposited"] = before
         write_result(out, result, report, truth)
     _print_table(report, out)
 
@@ -127,8 +137,15 @@ def build_report(
     }
 
 
+def _seams(result: Result, mask: Tensor) -> Tensor:
+    """The mean over samples of the seam, ``(N,)``."""
+    from pyro_vipaint.metrics import seam
+
+    return seam(result.samples, mask.to(result.samples)).mean(0)
+
+
 def measure(result: Result, truth: Tensor | None) -> list[dict[str, Any]]:
-    """One entry per image: bound and terms, error on the observation, diversity, and with a truth PSNR and LPIPS.
+    """One entry per image: bound and terms, error on the observation, diversity, seam, and with a truth PSNR and LPIPS.
 
     Diversity is that of hidden pixels, or of all pixels for an operator without a mask. LPIPS is omitted for images
     that AlexNet cannot take.
@@ -143,6 +160,8 @@ def measure(result: Result, truth: Tensor | None) -> list[dict[str, Any]]:
         whole = result.mask is None or result.mask.shape[-2:] != result.samples.shape[-2:]
         name = "std" if whole else "hidden_std"
         figures[name] = hidden_std(result.samples, torch.zeros(1) if whole else observed)
+    if isinstance(result.operator, Inpainting):
+        figures["seam"] = _seams(result, observed)
     if truth is not None:
         if takes_lpips(truth.shape):
             figures["lpips"] = lpips_distance(result.samples, truth).mean(0)

@@ -24,6 +24,7 @@ from pyro_vipaint.diagnostics.calibration import (
     sbc_of_guide,
     vsbc,
 )
+from pyro_vipaint.diagnostics.conformal import Conformal, conformalize
 from pyro_vipaint.diagnostics.coverage import coverage, credible_interval
 from pyro_vipaint.diagnostics.draws import WeightedDraws, weighted_draws
 from pyro_vipaint.diagnostics.evidence import Estimate, elbo_estimate, iwae_bound, log_weights, terms_by_level
@@ -54,6 +55,7 @@ __all__ = [
     "SBC", "sbc", "sbc_of_guide", "VSBC", "vsbc", "coordinates", "draw_latent_and_data", "log_likelihood",
     "rank_statistics", "rank_histogram", "chi_square_test", "ecdf_test", "ecdf_band", "symmetry_test",
     "energy_score", "lpips_energy_score", "error_over_spread", "interval_coverage", "Ratio",
+    "Conformal", "conformalize",
     "coverage", "credible_interval", "Accuracy", "c2st", "sliced_wasserstein", "wasserstein",
     "PartsPosterior", "parts_posterior", "part_scores", "is_shown", "total_variation", "expected_total_variation",
     "coverage_of_classes", "expected_coverage", "to_arviz",

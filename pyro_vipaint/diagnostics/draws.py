@@ -9,7 +9,7 @@ posterior. Guide and model run together, K + 1 network calls per batch. KL terms
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ import torch
 from pyro.distributions import Delta, Independent
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine.guide import GuideMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -59,6 +61,7 @@ def weighted_draws(
     *,
     seed: int | None = None,
     batch_size: int | None = None,
+    at: Mapping[str, Tensor] | None = None,
 ) -> WeightedDraws:
     """Runs guide and unscaled model on ``num_samples`` draws of each image: S × N × (K + 1) NFE.
 
@@ -70,6 +73,8 @@ def weighted_draws(
         seed: seed of these draws; it must differ from the seed of the fit, whose noise they would repeat. ``None``
             continues the global generator.
         batch_size: draws of each image in one pass; all of them if not given. It bounds the memory.
+        at: earlier draws of this guide by site, ``(num_samples, N, *event)``, at which the terms are taken, in the
+            place of new ones. For guides of this library.
 
     Raises:
         InputError: the guide is a point mass, has one density for all images together where N > 1, or was built on
@@ -85,7 +90,7 @@ def weighted_draws(
     size = num_samples if batch_size is None else whole("batch_size", batch_size)
     starts = range(0, whole("num_samples", num_samples), size)
     with seeded(seed), count_calls() as count:
-        parts = [_run(model, guide, y, min(size, num_samples - start)) for start in starts]
+        parts = [_run(model, guide, y, min(size, num_samples - start), _rows(at, start, size)) for start in starts]
     z = torch.cat([part for part, _ in parts])
     terms = {name: torch.cat([part[name] for _, part in parts]) for name in parts[0][1]}
     return WeightedDraws(z, terms, count.nfe)
@@ -102,9 +107,28 @@ def check_log_weights(log_weights: Tensor) -> Tensor:
     return numbers("log_weights", log_weights, ("S", "N"), least=1)
 
 
-def _run(model: Callable[..., Any], guide: Any, y: Tensor, count: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """z_Ts and the terms by site of ``count`` draws of each image."""
+def _rows(at: Mapping[str, Tensor] | None, start: int, size: int) -> dict[str, Tensor]:
+    return {} if at is None else {name: value[start : start + size] for name, value in at.items()}
+
+
+class _At(Messenger):
+    """Gives sites their ``values``; entered before a guide, which then sets their distributions."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Message) -> None:
+        if msg["name"] in self.values:
+            msg["value"], msg["done"] = self.values[str(msg["name"])], True
+
+
+def _run(
+    model: Callable[..., Any], guide: Any, y: Tensor, count: int, at: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """z_Ts and the terms by site of ``count`` draws of each image, or of those ``at`` which they are taken."""
     model, guide = (pyro.plate("draws", count, dim=-2)(program) for program in (model, guide))
+    guide = _At(at)(guide) if at else guide
     model_trace, guide_trace = get_importance_trace("flat", 2, model, guide, (y,), {})
     # A guide that consists of points has no density; one with auxiliary sites, from which points follow, has one.
     if all(_is_point(site["fn"]) for _, site in _sample_sites(guide_trace)):

@@ -27,6 +27,7 @@ from pyro_vipaint._files import read_image, read_mask
 from pyro_vipaint._torch import dtype_name
 from pyro_vipaint.cli.main import app
 from pyro_vipaint.demo import DEMOS, demo_problem, held_out_images
+from pyro_vipaint.metrics import seam
 from pyro_vipaint.models import load_prior
 from pyro_vipaint.models.measurements.masks import rotated_window
 from pyro_vipaint.settings import PRESETS
@@ -123,11 +124,16 @@ def test_one_line_on_a_narrow_terminal(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_real_process_is_quiet(folder: Path) -> None:
-    """A good run of a real process with the shipped prior writes its files, and not a word to stderr."""
+    """A good run of a real process with the shipped prior writes its files, and not a word to stderr.
+
+    Two halves are no piece of clothing: without ``--no-check`` one line says so.
+    """
     for name in ("image", "mask"):
         save(folder / f"{name}.png", np.kron(half(), np.ones((4, 4), dtype=np.uint8)))
     pictures = ("inpaint", folder / "image.png", "--mask", folder / "mask.png")
-    result = run_process(*pictures, "--out", folder / "out", "--truth", folder / "image.png", *QUICK)
+    told = run_process(*pictures, "--out", folder / "out", *QUICK)
+    assert told.stderr.count("\n") == 1 and "was not made for pictures like this one" in told.stderr
+    result = run_process(*pictures, "--no-check", "--out", folder / "out", "--truth", folder / "image.png", *QUICK)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert set(os.listdir(folder / "out")) == WRITTEN
@@ -240,7 +246,8 @@ def test_report_says_how(report: dict[str, Any], good_run: tuple[Path, Any, int]
     assert numbers == (STEPS, REFINE_STEPS, LEVELS) and report["preset"] == "inference"
     assert settings["beta"] == 1 and settings["sigma"] > 0 and set(settings["lr"]) == {"tau", "other"}
     assert settings["twist"].startswith("Wiener(") and "MMPS(iterations=2)" in settings["correction"]
-    assert report["network_calls"] == good_run[2] == STEPS * LEVELS + (LEVELS - 1) + REFINE_STEPS
+    assert report["network_calls"] == STEPS * LEVELS + (LEVELS - 1) + REFINE_STEPS
+    assert good_run[2] == report["network_calls"] + 1  # the check of the picture
     assert report["nfe"] >= report["network_calls"]
     assert report["seconds"] > 0
 
@@ -274,7 +281,7 @@ def test_the_report_of_a_plain_run(folder: Path) -> None:
     assert inpaint(folder, "--samples", 1).exit_code == 0
     report = json.loads((folder / "out" / "report.json").read_text())
     (image,) = report["images"]
-    assert image.keys() == {"bound", "terms", "observed_error"}
+    assert image.keys() == {"bound", "terms", "observed_error", "seam"}
     assert (report["labels"], report["dtype"]) == (None, "float32")
     assert dtype_name(load_prior("fashion32", dtype=torch.bfloat16)) == "bfloat16"
 
@@ -385,7 +392,7 @@ def no_space(*arguments: Any, **options: Any) -> None:
 
 
 PLACES = {
-    "refine": "pyro_vipaint.restoration.refine",
+    "refine": "pyro_vipaint.results.approximation.refine",
     "sheet": "matplotlib.figure.Figure.savefig",
     "report": "pyro_vipaint.cli.output._plain",
 }
@@ -519,3 +526,35 @@ def test_colour_is_refused_or_made_grey_when_told_so(folder: Path) -> None:
     with pytest.raises(vp.InputError, match=r"black.png is grey, the prior is in colour: --grey gives it three equal"):
         read_image(folder / "black.png", 3, grey=False)
     assert torch.equal(read_image(folder / "black.png", 3), read_image(folder / "equal.png", 3, grey=False))
+
+
+def test_composites_and_their_seams(folder: Path) -> None:
+    """Observed pixels are the picture's, the report has the seam before and after."""
+    assert inpaint(folder).exit_code == 0
+    plain, before = samples(folder), json.loads((folder / "out" / "report.json").read_text())
+    assert inpaint(folder, "--composite").exit_code == 0
+    pasted, after = samples(folder), json.loads((folder / "out" / "report.json").read_text())
+    weights, picture = read_mask(folder / "mask.png"), read_image(folder / "image.png", 1)
+    torch.testing.assert_close(pasted, torch.where(weights > 0, picture, plain))
+    (first,), (second,) = before["images"], after["images"]
+    assert first["seam"] == pytest.approx(float(seam(plain, weights).mean()))
+    assert second["seam"] == pytest.approx(float(seam(pasted, weights).mean()))
+    assert second["seam_uncomposited"] == first["seam"] and "seam_uncomposited" not in first
+
+
+def test_check_prior(folder: Path) -> None:
+    """A table and a verdict; exit code 1 where the prior does not fit, 2 where there are no pictures."""
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    empty = invoke("check-prior", pictures, "--prior", "tiny")
+    assert empty.exit_code == 2 and "holds no pictures" in empty.stderr
+    values = np.random.default_rng(0).normal(127.5, 64, (8, 8, 8)).clip(0, 255).astype(np.uint8)
+    for number, pixels in enumerate(values):
+        save(pictures / f"{number}.png", pixels)
+    result = invoke("check-prior", pictures, "--prior", "tiny", "--device", "cpu")
+    assert result.exit_code == 0 and "tiny fits these 8 pictures" in result.stdout, result.output
+    for number, pixels in enumerate(values):
+        save(pictures / f"{number}.png", 128 + pixels // 2)
+    result = invoke("check-prior", pictures, "--prior", "tiny", "--device", "cpu")
+    assert result.exit_code == 1 and "the pictures are on [0, 1]" in result.stdout, result.output
+    assert invoke("check-prior", folder / "image.png").exit_code == 2

@@ -17,7 +17,7 @@ import pyro_vipaint as vp
 from pyro_vipaint._torch import DIRECTIONS, JUDGING, child_seed
 from pyro_vipaint.comparison import COLUMNS
 from pyro_vipaint.corrections import DPS, MMPS
-from pyro_vipaint.diagnostics import elbo_estimate, log_weights, sliced_wasserstein, weighted_draws
+from pyro_vipaint.diagnostics import elbo_estimate, log_weights, pareto_threshold, sliced_wasserstein, weighted_draws
 from pyro_vipaint.guides import DeltaGuide, HierarchicalGuide, PriorGuide, TwistedGuide
 from pyro_vipaint.models import DiffusionModel, EmpiricalPrior, GaussianPrior
 from pyro_vipaint.progress import Progress
@@ -340,3 +340,45 @@ def test_a_likelihood_of_whole_images_is_compared_too() -> None:
     assert table["bound"].notna().all()
     with pytest.raises(vp.InputError, match="y has shape"):
         vp.compare(model, {"h": HierarchicalGuide}, {"beta": vp.BetaELBO()}, images[:2, 0], steps=1, num_draws=2)
+
+
+def test_fits_that_are_matched_spend_the_same_evaluations() -> None:
+    """One, four and twelve particles at 2 images and 3 calls a step: 144 evaluations are 24, 6 and 2 steps."""
+    elbos = {str(count): vp.BetaELBO(num_particles=count) for count in (1, 4, 12)}
+    guides: dict[str, Any] = {"prior": PriorGuide, "Pyro's": AutoNormal}
+    steps: dict[str, list[int]] = {}
+
+    def count(progress: Progress) -> None:
+        steps.setdefault(progress.note, [])
+
+    table = run(guides=guides, elbos=elbos, evaluations=144, steps=1, num_draws=20, callback=count).table
+    ours = table.query("guide == 'prior'")
+    assert set(ours["nfe"]) == {144} and len(steps) == 6
+    calls = {objective: set(rows["calls"]) for objective, rows in ours.groupby("objective")}
+    assert calls == {"1": {24 * 3}, "4": {6 * 3}, "12": {2 * 3}}
+    theirs = table.query('guide == "Pyro\'s"')  # whose first run makes the parameters and costs calls of its own
+    assert (theirs["nfe"] <= 144).all() and (theirs["nfe"] > 144 - 12 * 2 * 3).all()
+    matched = run(guides={"prior": PriorGuide}, elbos={"4": elbos["4"]}, evaluations=144, num_draws=20).table
+    alone = run(guides={"prior": PriorGuide}, elbos={"4": elbos["4"]}, steps=6, num_draws=20).table
+    assert list(matched["bound"]) == list(alone["bound"]), "the count of a step changes no draw"
+
+
+def test_evaluations_that_pay_no_step_are_named() -> None:
+    table = run(elbos={"beta": ELBOS["beta"]}, evaluations=23, num_draws=20).table
+    assert table["note"].str.contains("pay no step: one costs 24").all() and table["nfe"].isna().all()
+    with pytest.raises(vp.InputError, match="evaluations must be at least 1"):
+        run(evaluations=0)
+
+
+def test_an_iwae_that_k_hat_forbids_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the threshold for the number of draws, .5 for a hundred; the summary has the share, the page a mark."""
+    options = {"guides": {"prior": PriorGuide}, "elbos": {"beta": ELBOS["beta"]}, "steps": 1}
+    pages = {}
+    for k_hat, trusted in (((0.1, 0.51), [1, 0]), ((0.1, 0.5), [1, 1]), ((math.inf, 0.6), [0, 0])):
+        monkeypatch.setattr("pyro_vipaint.comparison.pareto_k", lambda weights, k=k_hat: torch.tensor(k))
+        comparison = run(**options)
+        assert list(comparison.table["reliable"]) == trusted
+        assert list(comparison.summary()["reliable"]) == [sum(trusted) / 2]
+        pages[tuple(trusted)] = "†" in comparison._repr_html_()
+    assert pages == {(1, 0): True, (1, 1): False, (0, 0): True}
+    assert pareto_threshold(DRAWS) == 0.5

@@ -111,7 +111,7 @@ def test_every_number_of_the_settings_reaches_its_phase(monkeypatch: pytest.Monk
         return vp.refine(model, z, y, steps, **named)
 
     monkeypatch.setattr("pyro_vipaint.restoration.fit", spy_fit)
-    monkeypatch.setattr("pyro_vipaint.restoration.refine", spy_refine)
+    monkeypatch.setattr("pyro_vipaint.results.approximation.refine", spy_refine)
     vp.inpaint(IMAGE, MASK, PRIOR, num_samples=1, settings=settings, seed=0)
     for name in vars(settings).keys() - {"noise_levels", "perceptual_weight", "sigma", "twist"}:
         expected = getattr(settings, name)
@@ -139,7 +139,7 @@ def test_the_guide_of_inference_is_that_of_its_settings(monkeypatch: pytest.Monk
         "pyro_vipaint.restoration.fit", lambda *args, **named: seen.append(args) or vp.fit(*args, **named)
     )
     monkeypatch.setattr(
-        "pyro_vipaint.restoration.refine",
+        "pyro_vipaint.results.approximation.refine",
         lambda *args, **named: seen.append((args, named)) or vp.refine(*args, **named),
     )
     vp.inpaint(IMAGE, MASK, KNOWN, num_samples=1, settings=settings, noise=0.4, seed=0)

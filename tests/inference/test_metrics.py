@@ -268,3 +268,23 @@ def test_a_first_use_in_inference_mode_leaves_lpips_differentiable() -> None:
     moved = x.clone().requires_grad_()
     metrics.perceptual_distance(moved, x.flip(-1)).sum().backward()
     assert moved.grad is not None and moved.grad.abs().sum() > 0
+
+
+def test_the_seam_is_the_step_across_the_border() -> None:
+    """Of a ramp it is 0, of a step between flat sides its height, with a ramp too; other pixels change nothing."""
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :4] = 1
+    ramp = torch.linspace(-0.5, 0.5, 8).expand(2, 1, 3, 8, 8)
+    assert metrics.seam(ramp, mask).shape == (2, 1)
+    torch.testing.assert_close(metrics.seam(ramp, mask), torch.zeros(2, 1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(metrics.seam(ramp - 0.25 * mask, mask), torch.full((2, 1), 0.25))
+    step = torch.rand(8, 8, generator=torch.Generator().manual_seed(0)).expand(1, 1, 8, 8).clone()
+    found, rows = metrics.seam(step, mask), step[0, 0]
+    step[..., 0], step[..., 7] = 5.0, -5.0
+    assert torch.equal(metrics.seam(step, mask), found)
+    by_hand = [abs(r[3] - r[4]) - (abs(r[2] - r[3]) + abs(r[4] - r[5])) / 2 for r in rows.tolist()]
+    torch.testing.assert_close(found, torch.tensor([sum(by_hand) / 8]))
+    turned = metrics.seam(step.mT, mask.mT)
+    torch.testing.assert_close(turned, found)
+    torch.testing.assert_close(metrics.seam(step, 1 - mask), found)
+    assert metrics.seam(step, torch.ones(1, 1, 8, 8)).isnan()

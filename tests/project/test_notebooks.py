@@ -14,7 +14,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
-LARGEST = 600_000  # bytes of a notebook, figures included
+LARGEST = 800_000  # bytes of a notebook, figures included
 RUN = """
 import runpy, sys, warnings
 warnings.filterwarnings("error", module="pyro_vipaint|__main__")
@@ -57,6 +57,13 @@ def test_notebook_is_its_script(name: str) -> None:
     script = jupytext.read(FOLDER / f"{name}.py")
     pairs = [(cell["cell_type"], source(cell)) for cell in script["cells"]]
     assert [(cell["cell_type"], source(cell)) for cell in notebook(name)] == pairs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_opens_with_a_question_and_ends_with_the_answer(name: str) -> None:
+    first, last = (source(notebook(name)[place]) for place in (0, -1))
+    assert re.match(r"# [^\n]+\?\n", first)
+    assert re.search(r"^## The answer$", last, re.M)
 
 
 @pytest.mark.parametrize("name", NAMES)
