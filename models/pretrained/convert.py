@@ -388,8 +388,9 @@ def _ldm(tensors: Tensors, arguments: Arguments) -> Conversion:
     known = LDM_NETWORKS.get(_signature(layout, table is not None), {})
     given = {**known, **arguments}
     inner = {**_inside(known, "unet_config", "params"), **_inside(arguments, "unet_config", "params")}
-    if "norm_groups" in given:
-        inner["norm_groups"] = given["norm_groups"]
+    for name in ("norm_groups", "image_size"):
+        if name in given:
+            inner.setdefault(name, given[name])
     _agree(inner, layout)
     facts = _adm_facts(inner)
     scale = given.get("scale_factor", 1.0) if factor is None or factor.is_meta else float(factor)
