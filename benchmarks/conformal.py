@@ -114,7 +114,8 @@ def lines(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """The lines of the table."""
     for method in dict.fromkeys(rows["method"]):
         for kind in KINDS:
-            here: Any = rows[(rows["method"] == method) & (rows["kind"] == kind)].sort_values(["image", "number"])
+            here: Any = rows[(rows["method"] == method) & (rows["kind"] == kind)]
+            here = here.sort_values(["image", "number"])
             calibrating, asked = here[here["image"] < CALIBRATION], here[here["image"] >= CALIBRATION]
             calibrated = calibrate(calibrating)
             spread = asked["std"] * (1 + 1 / NUM_SAMPLES) ** 0.5

@@ -174,15 +174,15 @@ def restore(
     Raises:
         InputError: an argument cannot be used; the message is one line that says what to do.
     """
-    guide = check_guide(guide)
+    family: GuideFactory | None = check_guide(guide)
     problem = checked(y, operator, prior, label, prompt, guidance_scale, noise, device, likelihood)
     if elbo is not None and beta is not None:
         raise InputError("The objective states beta: omit beta, or elbo.")
     changes = {"steps": steps, "beta": beta, "refine_steps": refine_steps, "zeta": zeta, "correction": correction}
-    preset = ("inference" if guide is None else "pictures") if preset is None else preset
+    preset = ("inference" if family is None else "pictures") if preset is None else preset
     numbers = checked_settings(problem, levels, num_samples, settings, noise, changes, preset)
     prior, y, condition = problem.prior, problem.y, problem.condition
-    for kind in numbers.lr if guide is None else ():
+    for kind in numbers.lr if family is None else ():
         choice("kind of parameters", kind, DEFAULT_LR)
     begun = time.perf_counter()
     with seeded(seed), count_calls() as count:
@@ -190,8 +190,8 @@ def restore(
         likelihood = problem.likelihood or numbers.likelihood(operator)
         model = model_of(prior, likelihood, numbers, condition)
         # a guide approximates its posterior,
-        start = _start(prior, likelihood, y, numbers, guide, condition)
-        guide_of_y = (guide or _default_guide(numbers))(model, start)
+        start = _start(prior, likelihood, y, numbers, family, condition)
+        guide_of_y = (family or _default_guide(numbers))(model, start)
         # an ELBO fits the guide,
         elbo = BetaELBO(numbers.beta, numbers.num_particles) if elbo is None else elbo
         fitted = fit(

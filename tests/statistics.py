@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,3 +30,17 @@ def assert_within(
 def mean_and_error(values: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
     """Mean over ``dim`` and its standard error."""
     return values.mean(dim), values.std(dim) / values.shape[dim] ** 0.5
+
+
+def psislw(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """ArviZ's smoothed log weights and k-hat, from log weights ``(…, S)``; ArviZ 1 takes them with the other sign."""
+    import arviz
+
+    values = log_weights.numpy().copy()
+    if hasattr(arviz, "psislw"):
+        found: Any = arviz.psislw(values)
+    else:
+        from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
+
+        found = array_stats.psislw(-values)
+    return torch.as_tensor(found[0]), torch.as_tensor(found[1])

@@ -354,6 +354,11 @@ def of_parts(here: Setting, guide: Any, draws: Tensor) -> Tensor:
     return per_image(posterior.log_evidence, posterior.entropy)
 
 
+def of_intervals(here: Setting, guide: Any, draws: Tensor) -> Tensor:
+    calibrated = diagnostics.conformalize(draws[1:], draws[0], 0.5)
+    return per_image(*(end.flatten(1).mean(1) for end in calibrated.interval(draws[1:])))
+
+
 def of_export(here: Setting, guide: Any, _: Tensor) -> Tensor:
     data: Any = diagnostics.to_arviz(here.model, guide, here.y, 8, losses=[1.0])
     return torch.as_tensor(data.posterior["z_Ts"].to_numpy()[0]).transpose(0, 1).flatten(1).mean(1, keepdim=True)
@@ -475,7 +480,7 @@ FITS = {
 PAIRED = [f"{family}, {objective}" for family, objective in zip(guides.__all__, OBJECTIVES, strict=False)]
 DIAGNOSTICS = {name: judged(number) for name, number in list(globals().items()) if name in (
     "of_weights", "of_smoothed", "of_resampled", "of_terms", "of_projections", "of_coverage", "of_calibration",
-    "of_simulations", "of_two_samples", "of_parts", "of_export",
+    "of_simulations", "of_two_samples", "of_parts", "of_intervals", "of_export",
 )}  # fmt: skip
 ADAPTIVE = 10**6  # these choose their steps by what they find, sample by sample: the host has to look
 WAITS = {  # beyond none, and one for the loss of a fit

@@ -1,4 +1,4 @@
-"""Hostile folders of saved guides and fits."""
+"""Hostile folders of saved guides, fits and results."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import pyro_vipaint as vp
 from pyro_vipaint.guides import HierarchicalGuide, MeanFieldGuide
 from tests.hostile import prior_folders as p
 from tests.hostile.harness import Case
-from tests.hostile.world import MODEL, SHAPE, fit, guide, model
+from tests.hostile.world import MODEL, PLAIN, SHAPE, fit, guide, inpaint, model
 
 GUIDE, PARAMETERS = "guide.json", "model.safetensors"
 FIT, TERMS = "fit.json", "fit.safetensors"
+RESULT, SAMPLES = "result.json", "result.safetensors"
 
 
 @cache
@@ -30,12 +31,24 @@ def template() -> Path:
     return folder
 
 
+@cache
+def result_template() -> Path:
+    """A saved result, without its prior."""
+    folder = Path(mkdtemp(prefix="hostile-result-"))
+    inpaint().save(folder, without=["prior"])
+    return folder
+
+
 def load_guide(folder: Path) -> HierarchicalGuide:
     return HierarchicalGuide.load(folder / "prior", MODEL)
 
 
 def load_fit(folder: Path) -> vp.Fit:
     return vp.Fit.load(folder / "prior")
+
+
+def load_result(folder: Path) -> vp.Result:
+    return vp.Result.load(folder / "prior", prior=PLAIN, device="cpu")
 
 
 def case(name: str, change: p.Change, says: str = "", load: Callable[[Path], Any] = load_guide) -> Case:
@@ -104,6 +117,24 @@ def cases() -> Iterator[Case]:
         yield case(f"fit: {name}", p.edited(FIT, **changes), says, load_fit)
 
 
+def of_result(name: str, change: p.Change, says: str = "") -> Case:
+    return Case(name, load_result, says, lambda folder: change(p.good(folder, result_template)))
+
+
+def result_cases() -> Iterator[Case]:
+    for name, content in p.JSONS.items():
+        yield of_result(f"{RESULT}: {name}", p.written(RESULT, content), f"{RESULT}|holds class None")
+    for name, content in p.BYTES.items():
+        yield of_result(f"{SAMPLES}: {name}", p.written(SAMPLES, content))
+    for file in (RESULT, SAMPLES):
+        yield of_result(f"{file}: a FIFO", p.fifo(file), file)
+        yield of_result(f"{file}: a pickle that runs code", lambda f, file=file: p.pickled(f, file), file)
+    yield Case(
+        "result: loaded (works)", load_result, arrange=lambda f: p.good(f, result_template),
+        works=lambda f, r: torch.equal(r.sample(2, seed=1).samples, inpaint().sample(2, seed=1).samples),
+    )  # fmt: skip
+
+
 def parameters(change: Callable[[dict[str, torch.Tensor]], Any]) -> p.Change:
     return p.tensors(change, PARAMETERS)
 
@@ -114,6 +145,7 @@ def first(weights: dict[str, torch.Tensor]) -> str:
 
 CASES = [
     *cases(),
+    *result_cases(),
     case("parameters: one missing", parameters(lambda w: {n: v for n, v in w.items() if n != first(w)}), "needs|holds"),
     case("parameters: a surplus one", parameters(lambda w: w | {"nu_1": torch.zeros(1)}), "nu_1"),
     case("parameters: NaN", parameters(lambda w: w | {first(w): w[first(w)] * float("nan")}), "finite|NaN"),

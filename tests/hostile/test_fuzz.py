@@ -34,7 +34,7 @@ from pyro_vipaint.bench import Store
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.models import load_prior
 from pyro_vipaint.models.pretrained.load import COVARIANCE
-from tests.hostile import benches, objects, pictures, prior_folders, results
+from tests.hostile import benches, checkpoints, objects, pictures, prior_folders, results
 from tests.hostile.command_line import FailedError, inpaint, restore
 from tests.hostile.command_line import pictures as lay_out
 from tests.hostile.harness import LONGEST, SECONDS, isolated, limit_memory
@@ -211,15 +211,37 @@ def of_covariance() -> Reader:
     return Reader(lambda: tensors(prior_folders.covariance()), read, holds)
 
 
-def of_object(file: str, kind: Callable[[bytes], Any], load: Callable[[Path], Any]) -> Reader:
+def of_checkpoint(kind: str) -> Reader:
     def read(folder: Path, content: bytes) -> Any:
-        (prior_folders.good(folder, objects.template) / file).write_bytes(content)
+        (folder / "file").write_bytes(content)
+        return checkpoints.run(folder)
+
+    def inputs() -> st.SearchStrategy[bytes]:
+        good = checkpoints.good_files()[kind]
+        return tensors(good) if kind == "safetensors" else st.one_of(mutated(good), st.binary(max_size=200))
+
+    return Reader(inputs, read, lambda prior: prior.event_shape[0] >= 1)
+
+
+def of_object(
+    file: str, kind: Callable[[bytes], Any], load: Callable[[Path], Any], template: Callable[[], Path] | None = None
+) -> Reader:
+    template = template or objects.template
+
+    def read(folder: Path, content: bytes) -> Any:
+        (prior_folders.good(folder, template) / file).write_bytes(content)
         return load(folder / "prior")
 
-    return Reader(lambda: kind((objects.template() / file).read_bytes()), read, _finite)
+    return Reader(lambda: kind((template() / file).read_bytes()), read, _finite)
+
+
+def of_result(file: str, kind: Callable[[bytes], Any]) -> Reader:
+    return of_object(file, kind, lambda folder: objects.load_result(folder.parent), objects.result_template)
 
 
 def _finite(thing: Any) -> bool:
+    if isinstance(thing, vp.Result):
+        return bool(thing.samples.isfinite().all())
     numbers = thing.parameters() if isinstance(thing, HierarchicalGuide) else thing.terms.values()
     return all(bool(value.isfinite().all()) for value in numbers)
 
@@ -303,11 +325,14 @@ READERS: dict[str, Reader] = {
     "scheduler_config.json": of_prior(prior_folders.SCHEDULER, jsons),
     "weights of a prior": of_prior(prior_folders.WEIGHTS, tensors),
     "covariance of a prior": of_covariance(),
+    **{f"checkpoint, {kind}": of_checkpoint(kind) for kind in ("safetensors", "zip", "legacy", "pickle of EDM")},
     "guide.json": of_object(objects.GUIDE, jsons, load_guide),
     "parameters of a guide": of_object(objects.PARAMETERS, tensors, load_guide),
     "values of a guide": of_object(objects.PARAMETERS, lambda good: values(objects.PARAMETERS), load_guide),
     "fit.json": of_object(objects.FIT, jsons, vp.Fit.load),
     "tensors of a fit": of_object(objects.TERMS, tensors, vp.Fit.load),
+    "result.json": of_result(objects.RESULT, jsons),
+    "tensors of a result": of_result(objects.SAMPLES, tensors),
     "marker of results": Reader(lambda: jsons(good_marker()), marked),
     "foreign report.json": Reader(
         lambda: st.tuples(st.sampled_from(["report.json", "report.md", MARKER]), jsons(good_marker())),

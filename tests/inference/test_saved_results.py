@@ -68,6 +68,7 @@ def same(first: vp.Result, loaded: vp.Result) -> None:
     again, new = first.sample(5, seed=3), loaded.sample(5, seed=3)
     assert torch.equal(again.samples, new.samples) and again.calls == new.calls
     assert torch.equal(again.samples, loaded.sample(5, seed=3).samples)
+    assert (first.latents is None) == (loaded.latents is None)
     if first.latents is not None and loaded.latents is not None:
         assert all(torch.equal(value, loaded.latents[name]) for name, value in first.latents.items())
 
@@ -137,15 +138,17 @@ def test_every_operator_and_likelihood(name: str, tmp_path: Path) -> None:
 def test_everything_public_can_be_saved() -> None:
     """The operators, likelihoods and corrections that there are; a new one is added to the list."""
     from pyro_vipaint import corrections, models
+    from pyro_vipaint.models.measurements.likelihoods import _Additive
+    from pyro_vipaint.models.measurements.operators import Broadcasting
 
     public = [getattr(vp, name) for name in vp.__all__] + [getattr(models, name) for name in models.__all__]
-    bases = (models.measurements.likelihoods._Additive, models.measurements.operators.Broadcasting)
+    bases = (_Additive, Broadcasting)
     found = {kind for kind in public if isinstance(kind, type) and issubclass(kind, bases)}
     found |= {
         kind for kind in vars(corrections).values()
         if isinstance(kind, type) and issubclass(kind, corrections.Correction) and kind is not corrections.Correction
     }  # fmt: skip
-    assert found - {models.measurements.operators.Broadcasting} == {*saving.CLASSES.values()} - {
+    assert found - {Broadcasting} == {*saving.CLASSES.values()} - {
         DataCovariance,
         Settings,
     }
@@ -347,9 +350,9 @@ def test_broken_folders_are_refused_in_one_line(name: str, tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     SAVED.save(tmp_path / "out", **WITHOUT)
     BROKEN[name](tmp_path / "out")
-    given = {} if name == "a prior by number" else {"prior": PRIOR}
+    prior = None if name == "a prior by number" else PRIOR
     with pytest.raises(vp.InputError) as error:
-        vp.Result.load(tmp_path / "out", **given)
+        vp.Result.load(tmp_path / "out", prior=prior)
     assert "\n" not in str(error.value) and os.listdir(tmp_path) == ["out"]
 
 

@@ -233,6 +233,22 @@ def test_the_tables_of_gaussian_mixtures() -> None:
     assert commits(text) == set(frame["commit"])
 
 
+def test_the_table_of_conformal_intervals() -> None:
+    """That of ``python -m benchmarks.conformal --report``; and a coverage by hand."""
+    from benchmarks.conformal import CALIBRATION, report
+
+    frame, text = rows("conformal"), named("truth.md")["conformal"]
+    assert table_lines(text) == table_lines(report(frame)) and commits(text) == set(frame["commit"])
+    last = frame[(frame["method"] == "VIPaint-4, pictures") & (frame["kind"] == "half")]
+    calibrating, asked = last[last["image"] < CALIBRATION], last[last["image"] >= CALIBRATION]
+    assert calibrating["image"].nunique() == asked["image"].nunique() == CALIBRATION
+    scores = ((calibrating["truth"] - calibrating["mean"]).abs() / calibrating["std"]).sort_values().to_numpy()
+    scale = scores[math.ceil(0.9 * 4 * (CALIBRATION + 1)) - 1]  # four halves, each a fourth of a problem
+    covered = ((asked["truth"] - asked["mean"]).abs() <= scale * asked["std"]).mean()
+    (line,) = (line for line in table_lines(text) if line[:2] == ["vipaint-4, pictures", "half"])
+    assert line[4].startswith(f"{covered:.3f}")
+
+
 def test_the_tables_of_truth() -> None:
     """Those of ``python -m benchmarks.truth --report``; the means of the held-out images also by hand."""
     from benchmarks.truth import report
