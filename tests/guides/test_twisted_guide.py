@@ -222,7 +222,7 @@ def test_a_fit_needs_no_further_calls_and_raises_the_bound_of_other_observations
 
 def test_sticking_the_landing_refuses_a_correction_before_any_call() -> None:
     model = DiffusionModel(four_pixels(), LIKELIHOOD, TIMES)
-    guide = TwistedGuide(model, correction=Wiener())
+    guide = TwistedGuide(model, correction=PiGDM())
     with vp.count_calls() as count, pytest.raises(vp.InputError, match="SampledELBO"):
         vp.fit(model, guide, BOTH, vp.StickingTheLandingELBO(), steps=1)
     assert count.calls == 0
