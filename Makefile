@@ -3,6 +3,7 @@
 #   make demo          the demo, written to demo-output/      ARGS="--seed 3" passes options on
 #   make test          the tests                              ARGS="-k guides -x"
 #   make test-slow     the tests marked slow
+#   make test-browser  the tests of the app in a Chromium, which are skipped where none is installed
 #   make notebooks     executes notebooks/*.py into the .ipynb beside them   ARGS=03 executes one
 #   make gallery       executes docs/gallery/*.py, each of which draws the picture beside it   ARGS=poisson executes one
 #   make gpu-check     the checks of a machine with a GPU, six minutes   ARGS="--device cpu --tiny" tries them without one
@@ -22,7 +23,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-dev
 
-.PHONY: demo test test-slow gpu-check notebooks gallery docs lint wheel-check clean venv
+.PHONY: demo test test-slow test-browser gpu-check notebooks gallery docs lint wheel-check clean venv
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
@@ -33,6 +34,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	@$(BIN)/python -m pytest -m slow -n 0 $(ARGS)
+
+test-browser: $(STAMP)
+	@$(BIN)/python -m pytest -m browser -n 0 $(ARGS)
 
 gpu-check: $(STAMP)
 	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)

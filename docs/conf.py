@@ -1,4 +1,4 @@
-"""The site: Sphinx with furo over the Markdown pages, the committed notebooks and the docstrings, built without a network.
+"""The site: Sphinx with furo over Markdown pages, committed notebooks and docstrings, built without a network.
 
 ``make docs`` writes it to ``docs/_build/html``. Formulas become MathML, so that no page loads anything from elsewhere.
 """
@@ -39,7 +39,7 @@ root_doc = "index"
 exclude_patterns = ["_build", "**/.ipynb_checkpoints", "example_plugin/src"]
 templates_path: list[str] = []
 language = "en"
-smartquotes = False  # formulas and options stay as they are written
+smartquotes_action = "D"  # -- is a dash; quotes stay as they are written
 highlight_language = "none"  # blocks without a language are formulas and trees
 suppress_warnings = ["config.cache", "autosummary.import_cycle"]
 

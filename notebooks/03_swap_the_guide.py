@@ -309,6 +309,7 @@ pictures
 # do not trust k-hat to tell that a mode is missing.
 #
 # On a picture no truth is known, and a short fit favours small families: twenty steps on one point that is diffused
-# give the highest bound, with samples that vary less. The bound counts the whole of 4096 latent numbers, of which the
-# hole is a part. So on a picture the bound does not choose a guide by itself: look at the samples too, and learn how
-# far a family can be trusted from a prior with known answers.
+# give the highest bound, with samples that vary less: the heel and the opening of the shaft, which the hierarchical
+# guide leaves open, are nearly settled. The bound counts the whole of 4096 latent numbers, of which the hole is a part.
+# So on a picture the bound does not choose a guide by itself: look at the samples too, and learn how far a family can
+# be trusted from a prior with known answers.

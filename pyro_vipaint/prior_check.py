@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyro_vipaint._repr import LONGEST, Word, brief
 from pyro_vipaint._torch import NOISE, SEEDS, child_seed, device_of
 from pyro_vipaint.checks import check_image, check_label
 from pyro_vipaint.checks import check_prior as loaded_prior
@@ -97,7 +98,7 @@ class PriorCheck:
         )
 
     def __repr__(self) -> str:
-        return f"<PriorCheck: {self.verdict}>"
+        return brief(Word(f"<PriorCheck: {self.verdict}>"), LONGEST)
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ EDM_WORDS = {
 }  # fmt: skip
 
 
-def network(**settings: Any) -> nn.Module:
+def network(**settings: Any) -> Any:
     """A random ``ResidualUNet`` on 8×8 with two levels, the second of which attends, with heads of 4 channels."""
     from pyro_vipaint.models.pretrained.networks.residual import ResidualUNet
 
@@ -56,7 +56,7 @@ def _split(name: str) -> tuple[str, str]:
     return layer, kind
 
 
-def as_adm(module: nn.Module, order: str = "qkv") -> dict[str, Tensor]:
+def as_adm(module: Any, order: str = "qkv") -> dict[str, Tensor]:
     """The weights under the names of guided-diffusion; rows of qkv in its new order, or with ``head`` in the old."""
     layers, found = module.config["layers_per_block"], {}
     attends = {name.split(".attention.")[0] for name in module.state_dict() if ".attention." in name}
@@ -100,7 +100,7 @@ def rows(qkv: Tensor, heads: int, order: str) -> Tensor:
     return written
 
 
-def as_edm(module: nn.Module) -> dict[str, Tensor]:
+def as_edm(module: Any) -> dict[str, Tensor]:
     """The weights under the names of EDM's SongUNet: one head; classes as a linear map, the last row its bias."""
     config, found = module.config, {}
     size, layers = config["sample_size"], config["layers_per_block"]

@@ -1,8 +1,8 @@
 """The reference: one page for every public name, one for every module that defines some, one list per package.
 
-The public names of a module are those of its ``__all__`` and those that it, or a module below it, defines. A name that a
-package before it in ``PACKAGES`` also has is the same object: its page points to the first one, so that each object is
-described once. The pages are written before Sphinx reads, and not committed.
+The public names of a module are those of its ``__all__`` and those that it, or a module below it, defines. A name that
+a package before it in ``PACKAGES`` also has is the same object: its page points to the first one, so that each object
+is described once. The pages are written before Sphinx reads, and not committed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.ext import autosummary
 
 DOCS = Path(__file__).parents[1]
 API = DOCS / "api"
@@ -32,6 +33,7 @@ PACKAGES = [
     "pyro_vipaint.metrics",
     "pyro_vipaint.bench",
     "pyro_vipaint.settings",
+    "pyro_vipaint.plotting",
     "pyro_vipaint.plugins",
     "pyro_vipaint.progress",
     "pyro_vipaint.demo",
@@ -111,6 +113,10 @@ def _data(value: Any, full: str) -> str:
     return f".. py:data:: {full}\n   :type: {type(value).__name__}\n\n   {'Entries: ' + names + '.' if names else ''}\n"
 
 
+def _back(package: str) -> str:
+    return f"A name of :doc:`{package} </api/{package}>`.\n\n"
+
+
 def name_page(full: str) -> str:
     value, described = entries()[full]
     package, _, name = full.rpartition(".")
@@ -118,10 +124,10 @@ def name_page(full: str) -> str:
     if full != described:
         kind = "class" if inspect.isclass(value) else "function" if inspect.isroutine(value) else "data"
         role = {"class": "class", "function": "func", "data": "data"}[kind]
-        return _title(name) + f".. py:{kind}:: {full}\n\n   The same object as :{role}:`{described}`.\n"
+        return f"{_title(name)}{_back(package)}.. py:{kind}:: {full}\n\n   The same object as :{role}:`{described}`.\n"
     page = f":doc:`{module} </{module_pages()[module].removesuffix('.rst')}>`" if module in modules() else ""
     source = f"\nDefined in {page}, whose page has the idea and the formulas.\n" if page else ""
-    return f"{_title(name)}.. currentmodule:: {package}\n\n{_directive(value, full)}{source}"
+    return f"{_title(name)}{_back(package)}.. currentmodule:: {package}\n\n{_directive(value, full)}{source}"
 
 
 def _table(names: list[str]) -> str:
@@ -139,18 +145,19 @@ def module_page(module: str) -> str:
 
 def package_page(package: str) -> str:
     names = [f"{package}.{name}" for name in packages()[package]]
-    pages = "".join(f"   generated/{name}\n" for name in names)
-    listed = f".. toctree::\n   :hidden:\n   :maxdepth: 1\n\n{pages}"
-    return f"{_title(package)}.. automodule:: {package}\n   :no-members:\n\n{_table(names)}\n{listed}"
+    return f"{_title(package)}.. automodule:: {package}\n   :no-members:\n\n{_table(names)}"
 
 
 def pages() -> dict[str, str]:
-    """Path below docs/api -> text, of all pages of the reference but the index, which is committed."""
+    """Path below docs/api -> text, of all pages of the reference but the index, which is committed.
+
+    The pages of names and modules are in no toctree: the navigation of every page would list all of them.
+    """
     found = {f"{package}.rst": package_page(package) for package in packages()}
-    found |= {f"generated/{full}.rst": name_page(full) for full in entries()}
-    found |= {f"modules/{module}.rst": module_page(module) for module in modules()}
-    listed = "".join(f"   modules/{module}\n" for module in modules())
-    found["modules.rst"] = f"{_title('The modules')}.. toctree::\n   :maxdepth: 1\n\n{listed}"
+    found |= {f"generated/{full}.rst": f":orphan:\n\n{name_page(full)}" for full in entries()}
+    found |= {f"modules/{module}.rst": f":orphan:\n\n{module_page(module)}" for module in modules()}
+    listed = "".join(f"- :doc:`{module} <modules/{module}>`\n" for module in modules())
+    found["modules.rst"] = f"{_title('The modules')}The ideas and formulas behind the names.\n\n{listed}"
     return found
 
 
@@ -181,6 +188,7 @@ def _escape_bars(app: Sphinx, what: str, name: str, value: Any, options: Any, li
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    autosummary.WELL_KNOWN_ABBREVIATIONS = (*autosummary.WELL_KNOWN_ABBREVIATIONS, "Eq.")  # ends no first sentence
     app.connect("builder-inited", _write)
     app.connect("autodoc-process-docstring", _escape_bars)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

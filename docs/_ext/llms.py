@@ -1,4 +1,4 @@
-"""llms.txt, the site for language models: its pages as a list with one line each; llms-full.txt, the short pages in full."""
+"""llms.txt, the site for language models: its pages with one line each; llms-full.txt, the short pages in full."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def _write(app: Sphinx, exception: Exception | None) -> None:
         if _is_prose(app, page):
             text = source.read_text(encoding="utf-8")
             sentence = _first_sentence(text)
-            groups["Pages"].append(f"- [{title}]({source.relative_to(out).as_posix()})" + f": {sentence}" * bool(sentence))
+            groups["Pages"].append(
+                f"- [{title}]({source.relative_to(out).as_posix()})" + f": {sentence}" * bool(sentence)
+            )
             full += [] if page in RECORDS else [text]
         elif page.startswith("notebooks/"):
             groups["Notebooks"].append(f"- [{title}]({page}.html)")

@@ -1,4 +1,4 @@
-"""Formulas as MathML, which browsers draw without a script: nothing is loaded, and a page without JavaScript has them."""
+"""Formulas as MathML, which browsers draw without a script: nothing is loaded from anywhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ log = logging.getLogger(__name__)
 
 def _mathml(latex: str, node: nodes.Node, **options: Any) -> str:
     try:
-        return convert(latex, **options)
+        result = convert(latex, **options)
+        if "<mi>&</mi>" in result:
+            raise ValueError("an & outside of a table")
+        return result
     except Exception as error:
         log.warning("no MathML for the formula %r: %r", latex, error, location=node)
         return html.escape(latex)
@@ -23,7 +26,7 @@ def _mathml(latex: str, node: nodes.Node, **options: Any) -> str:
 
 def _lines(latex: str) -> str:
     """Several lines of a displayed formula, aligned at their ``&``."""
-    return rf"\begin{{aligned}}{latex}\end{{aligned}}" if r"\\" in latex or "&" in latex else latex
+    return rf"\begin{{split}}{latex}\end{{split}}" if r"\\" in latex or "&" in latex else latex
 
 
 def _inline(self: Any, node: nodes.math) -> None:

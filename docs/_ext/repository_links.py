@@ -1,8 +1,8 @@
 """Links that work on a code host and in the site: a path of the repository becomes the page that shows the file.
 
 A page of docs/, a notebook or a page that stands for a file of the root keeps its relative links. When Sphinx reads it,
-``../notebooks/x.ipynb`` becomes the notebook's page, ``../guides/x.py`` the page of the module, and the files of the root
-the pages in ``STANDS_FOR``. Whatever else lies in the repository has no page, so that its link becomes plain text.
+``../notebooks/x.ipynb`` becomes the notebook's page, ``../guides/x.py`` the page of the module, and the files of the
+root the pages in ``STANDS_FOR``. Whatever else lies in the repository has no page, so that its link becomes plain text.
 """
 
 from __future__ import annotations

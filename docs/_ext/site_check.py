@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -38,21 +39,23 @@ class Page(HTMLParser):
 
 def faults(folder: Path) -> list[str]:
     """One line for each dead link and each thing that a page loads from elsewhere; none is right."""
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     pages = {}
-    for path in sorted(folder.rglob("*.html")):
-        pages[path.resolve()] = page = Page()
-        page.feed(path.read_text(encoding="utf-8"))
+    for name in sorted(files):
+        if name.endswith(".html"):
+            pages[name] = page = Page()
+            page.feed((folder / name).read_text(encoding="utf-8"))
     found = []
-    for path, page in pages.items():
-        name = path.relative_to(folder.resolve()).as_posix()
+    for name, page in pages.items():
         for link in sorted(page.links | page.loads):
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:
                 if link in page.loads and parts.scheme != "data":
                     found.append(f"{name}: loads {link} from elsewhere")
                 continue
-            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            if not target.exists():
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(parts.path)))
+            target = target if parts.path else name
+            if target not in files:
                 found.append(f"{name}: no file at {link}")
             elif name.startswith("_modules/"):
                 continue  # viewcode's way back is an anchor of the module that first named the object

@@ -1,4 +1,4 @@
-"""A small text-to-image pipeline, trained in a minute: faces of 16 × 16 pixels, with prompts for the colour of the hair.
+"""A small text-to-image pipeline, trained in a minute: faces of 16 × 16 pixels, with prompts for the hair's colour.
 
 It has the parts of Stable Diffusion without an autoencoder. The text encoder is that of CLIP with random weights; the
 network has cross-attention, and learns to read what the encoder makes of the words.

@@ -39,8 +39,8 @@ from pyro_vipaint.models.pretrained.convert_unets import Facts, Part, autoencode
 KINDS = ("auto", "edm", "adm", "ldm", "sd")
 Arguments = Mapping[str, Any]
 
-# Constructor arguments by (channels of the first layer, widths of levels, blocks on a level, levels that attend, whether it has
-# classes), of guided-diffusion's README and of the configuration of DPS for ffhq_10m.pt.
+# Constructor arguments by (channels of the first layer, widths of levels, blocks on a level, levels that attend,
+# whether it has classes), of guided-diffusion's README and of the configuration of DPS for ffhq_10m.pt.
 _WIDE = {"image_size": 256, "num_head_channels": 64, "noise_schedule": "linear"}
 ADM_NETWORKS: dict[tuple[Any, ...], dict[str, Any]] = {
     (192, (192, 384, 576, 768), 3, (1, 2, 3), True): {
@@ -257,7 +257,7 @@ def _agree(arguments: Arguments, layout: Mapping[str, Any]) -> None:
     if isinstance(factors, (list, tuple)) and isinstance(base, int):
         widths = [base * factor for factor in factors]
         if widths != layout["block_out_channels"]:
-            raise InputError(f"the widths of the levels are {layout['block_out_channels']}, not {str(widths):.80}.")
+            raise InputError(f"the widths of the levels are {layout['block_out_channels']}, not {widths!s:.80}.")
 
 
 def _signature(layout: Mapping[str, Any], classes: bool) -> tuple[Any, ...]:
@@ -300,7 +300,7 @@ def _edm(tensors: Tensors, arguments: Arguments) -> Conversion:
 
 
 def _class_table(weight: Tensor, shift: Tensor | None, factor: float) -> Tensor:
-    """The embedding of each one-hot label, and of none: the linear map of the labels at its 1 + L possible arguments."""
+    """The embedding of each one-hot label, and of none: a linear map of labels at its 1 + L possible arguments."""
     table = torch.cat([factor * weight.T, torch.zeros_like(weight[:, :1].T)])
     return table if shift is None else table + shift
 
@@ -334,7 +334,9 @@ def _adm(tensors: Tensors, arguments: Arguments) -> Conversion:
     part = unet(plain, facts)
     channels, predicted = layout["in_channels"], layout["out_channels"]
     if predicted not in (channels, 2 * channels):
-        raise InputError(f"the network predicts {predicted} channels of {channels}, neither noise nor noise and variance.")
+        raise InputError(
+            f"the network predicts {predicted} channels of {channels}, neither noise nor noise and variance."
+        )
     schedules = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
     stated = given.get("noise_schedule", "linear")  # the default of the repository
     choice("noise_schedule", stated, tuple(schedules))
@@ -386,13 +388,17 @@ def _ldm(tensors: Tensors, arguments: Arguments) -> Conversion:
     known = LDM_NETWORKS.get(_signature(layout, table is not None), {})
     given = {**known, **arguments}
     inner = {**_inside(known, "unet_config", "params"), **_inside(arguments, "unet_config", "params")}
-    if "norm_groups" in given:
-        inner["norm_groups"] = given["norm_groups"]
+    for name in ("norm_groups", "image_size"):
+        if name in given:
+            inner.setdefault(name, given[name])
     _agree(inner, layout)
     facts = _adm_facts(inner)
     scale = given.get("scale_factor", 1.0) if factor is None or factor.is_meta else float(factor)
     first = parts["first_stage_model."]
-    scale, side = number("scale_factor", scale, positive=True), _inside(given, "first_stage_config", "params", "ddconfig")
+    scale, side = (
+        number("scale_factor", scale, positive=True),
+        _inside(given, "first_stage_config", "params", "ddconfig"),
+    )
     side = _count(side, "resolution", 256)
     codec = autoencoder(first, facts.groups, scale, side)
     name = "vae" if codec.kind == "AutoencoderKL" else "vqvae"
@@ -402,7 +408,7 @@ def _ldm(tensors: Tensors, arguments: Arguments) -> Conversion:
 
 
 def _averaged(raw: Tensors, average: Tensors) -> Tensors:
-    """The averages of training (EMA) of the ``raw`` weights, with which the repository samples; these if there are none.
+    """The averages (EMA) of the ``raw`` weights, with which the repository samples; these if there are none.
 
     Raises:
         InputError: there is not one average for each weight.
@@ -443,7 +449,7 @@ def _classes(count: int, size: int, null: bool = False) -> dict[str, Any]:
 
 
 def _imagenet() -> list[str]:
-    """The names of ImageNet's classes in their common order, as torchvision has them; repeated ones get their number."""
+    """The names of ImageNet's classes in their common order, of torchvision; repeated ones get their number."""
     from torchvision.models import ResNet18_Weights
 
     names: list[str] = list(ResNet18_Weights.DEFAULT.meta["categories"])
@@ -454,13 +460,15 @@ def _write(prior: Conversion, path: Path, folder: Path) -> None:
     """Writes the folder of a prior.
 
     Raises:
-        InputError: a number of a weight is NaN or infinite.
+        InputError: a number of a weight is NaN or infinite, or no floating-point number.
     """
     from safetensors.torch import save_file
 
     for name, part in prior.parts.items():
         tensors = {entry: value.contiguous() for entry, value in part.tensors.items()}
         for entry, value in tensors.items():
+            if not value.is_floating_point():
+                raise InputError(f"{path}: {entry} is of {value.dtype}, not of floating-point numbers.")
             check_finite(path, entry, value)
         (folder / name).mkdir()
         _write_json(folder / name / "config.json", {"_class_name": part.kind, **part.config})

@@ -120,8 +120,8 @@ class Restricted(pickle.Unpickler):
             return type("Kept", (Kept,), {"name": name})
         if name not in ALLOWED:
             raise InputError(
-                f"the pickle asks for {name!r:.120}, which is neither a tensor nor a plain container: it is refused, and "
-                "nothing in it was run"
+                f"the pickle asks for {name!r:.120}, which is neither a tensor nor a plain container: it is refused, "
+                "and nothing in it was run"
             )
         return ALLOWED[name]
 

@@ -54,8 +54,8 @@ class Facts:
         if not (heads and channels % heads == 0 and (size is None or channels == heads * size)):
             how = f"{self.num_heads} heads" if size is None else f"heads of {size} channels"
             raise InputError(
-                f"an attention has {channels} channels, which {how} cannot share: state num_heads, num_head_channels or "
-                "channels_per_head by --config."
+                f"an attention has {channels} channels, which {how} cannot share: state num_heads, num_head_channels "
+                "or channels_per_head by --config."
             )
         return heads
 
@@ -90,7 +90,8 @@ class Part:
             name = differ[0]
             shapes = [tuple(shape) if shape is not None else "missing" for shape in (found.get(name), wanted.get(name))]
             raise InputError(
-                f"the weights do not fit a {self.kind}: {name} is {shapes[0]}, needed {shapes[1]}; {len(differ)} differ."
+                f"the weights do not fit a {self.kind}: {name} is {shapes[0]}, needed {shapes[1]}, "
+                f"one of {len(differ)} that differ."
             )
         return self
 
@@ -258,5 +259,3 @@ def _autoencoder_name(name: str, levels: int) -> str:
         if rest[1] in ("downsample", "upsample"):
             return f"{home}.{rest[1]}rs.0.conv.{rest[3]}"
     raise unknown(f"first_stage_model.{name}")
-
-

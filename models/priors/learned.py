@@ -1,7 +1,7 @@
 r"""Transitions whose variance the network has learnt (Nichol & Dhariwal 2021, Eq. 15).
 
-The variance of the bridge, v = sigma_{t|s}^2 sigma_s^2 / sigma_t^2, is right where the clean image is known; that of the
-forward step, sigma_{t|s}^2, where nothing is. The network places the log variance between them, by element:
+The variance of the bridge, v = sigma_{t|s}^2 sigma_s^2 / sigma_t^2, is right where the clean image is known; that of
+the forward step, sigma_{t|s}^2, where nothing is. The network places the log variance between them, by element:
 
 .. math:: \log \Sigma = f \log \sigma^2_{t|s} + (1 - f) \log v
 

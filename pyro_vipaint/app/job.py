@@ -19,6 +19,7 @@ from pyro_vipaint import corrections, plugins
 from pyro_vipaint.checks import guide_names
 from pyro_vipaint.errors import InputError, choice
 from pyro_vipaint.models import DiffusionPrior, embedded_priors
+from pyro_vipaint.progress import Callback
 
 OF_THE_PRESET = "of the preset"
 FIT_STEPS = 30  # of an annealed objective, whose weights need their number: the default of the preset for pictures
@@ -74,12 +75,10 @@ class Job:
         if self.objective == "StickingTheLandingELBO" and twisted:
             raise InputError("StickingTheLandingELBO needs a guide of its own: choose one, such as HierarchicalGuide.")
 
-    def call(
-        self, prior: DiffusionPrior, callback: vp.progress.Callback | None = None, device: str = "auto"
-    ) -> vp.Result:
+    def call(self, prior: DiffusionPrior, callback: Callback | None = None, device: str = "auto") -> vp.Result:
         """Runs it with the loaded ``prior``."""
         values = {name: value for name, (_, value) in self._arguments().items()}
-        return vp.inpaint(*self.problem.values(), prior, device=device, callback=callback, **values)
+        return vp.inpaint(self.problem["image"], self.mask, prior, device=device, callback=callback, **values)
 
     @property
     def problem(self) -> dict[str, Tensor]:

@@ -27,8 +27,9 @@ CSS = """
 .gradio-container {max-width: 1320px !important; margin: 0 auto !important}
 .step h3 {margin: 0}
 .pixels img, .pixels canvas {image-rendering: pixelated}
-#shelf .grid-wrap {max-height: none; min-height: 0; height: auto !important}
+#shelf .grid-wrap, #drawn .grid-wrap {max-height: none; min-height: 0; height: auto !important}
 #shelf .grid-container {grid-template-columns: repeat(4, minmax(0, 1fr)) !important; height: auto !important}
+#drawn .grid-container {height: auto !important}
 #drawn .grid-container {grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)) !important}
 #shelf .thumbnail-item, #drawn .thumbnail-item {width: 100% !important; height: auto !important; aspect-ratio: 1}
 #status {min-height: 1.6rem}
@@ -191,16 +192,16 @@ def lay_results() -> Results:
                 elem_classes="pixels", buttons=["fullscreen"],
             )  # fmt: skip
             more = gr.Button(f"Draw {MORE} more from the same fit", size="sm", elem_id="more")
-        with _tab("Mean and spread"), gr.Row():
+        with _tab("Spread"), gr.Row():
             mean, spread = _picture("Mean of the samples", 320), gr.Plot(show_label=False, elem_id="spread")
-        with _tab("Pixel intervals"):
+        with _tab("Intervals"):
             level = gr.Slider(50, 95, LEVEL, step=1, label="Level of the interval, %", elem_id="level")
             pixel = gr.Markdown(elem_id="pixel")
             with gr.Row():
                 names = {"lower": "Lower ends", "average": "Mean: click a pixel", "upper": "Upper ends"}
                 lower, average, upper = (_picture(text, 200, name) for name, text in names.items())
                 width = gr.Plot(show_label=False, min_width=280)
-        with _tab("A question"), gr.Row():
+        with _tab("Question"), gr.Row():
             with gr.Column(min_width=320):
                 region = _canvas("region", BLUE, 50)
             with gr.Column(min_width=320):
@@ -208,12 +209,12 @@ def lay_results() -> Results:
                 threshold = gr.Slider(-1, 1, 0, step=0.05, label="Threshold (−1 black, 1 white)", elem_id="threshold")
                 ask = gr.Button("How probable is it?", variant="primary", elem_id="ask")
                 answer = gr.Markdown(elem_id="answer")
-        with _tab("Parts, exactly"):
+        with _tab("Parts"):
             parts_text, parts = gr.Markdown(elem_id="parts"), gr.Plot(show_label=False)
         with _tab("Python"):
             gr.Markdown("These lines repeat the run bit for bit, beside the files of the download.")
             lines = gr.Code(language="python", interactive=False, show_label=False, elem_id="lines")
-        with _tab("Download"):
+        with _tab("Files"):
             gr.Markdown("What `vipaint inpaint` writes, by the same code, with the problem and the lines of Python.")
             files = gr.DownloadButton("Download the zip file", elem_id="download", variant="primary")
     return Results(

@@ -90,17 +90,23 @@ class Sessions:
 
     events: dict[str, Event] = field(default_factory=dict)
 
-    def begin(self, request: gr.Request) -> Event:
-        """The event that cancels the next run of a session."""
+    def begin(self, request: gr.Request) -> None:
+        """A run of a session is asked for; an earlier one that still goes ends."""
         self.cancel(request)
-        event = self.events[str(request.session_hash)] = Event()
-        return event
+        self.events[str(request.session_hash)] = Event()
+
+    def of(self, request: gr.Request) -> Event:
+        """The event that cancels the run of a session, whether it goes or waits for its turn."""
+        return self.events.setdefault(str(request.session_hash), Event())
 
     def cancel(self, request: gr.Request) -> None:
         """Ends the run of a session between two network calls."""
-        event = self.events.pop(str(request.session_hash), None)
-        if event is not None:
-            event.set()
+        self.of(request).set()
+
+    def end(self, request: gr.Request) -> None:
+        """The page of a session was closed."""
+        self.cancel(request)
+        del self.events[str(request.session_hash)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,11 +179,7 @@ class Answers:
 
     def states(self, request: gr.Request, *asked: Any) -> Iterator[State]:
         """The states of the run that the values of the page ask for, and its result in the last one."""
-        event = self.sessions.begin(request)
-        try:
-            yield from run(self.job(*asked), event, self.device)
-        finally:
-            event.set()
+        yield from run(self.job(*asked), self.sessions.of(request), self.device)
 
     def finished(self, done: Done | None) -> Done:
         """A result, refused where there is none."""
@@ -285,8 +287,11 @@ def _wire_run(
     }  # fmt: skip
 
     def follow(request: gr.Request, *asked: Any) -> Iterator[dict[Any, Any]]:
-        yield {running.start: gr.Button(interactive=False), running.cancel: gr.Button(interactive=True)}
-        drawn, over = 0, {running.start: gr.Button(interactive=True), running.cancel: gr.Button(interactive=False)}
+        drawn = 0
+        over: dict[Any, Any] = {
+            running.start: gr.Button(interactive=True),
+            running.cancel: gr.Button(interactive=False),
+        }
         try:
             for state in answers.states(request, *asked):
                 update: dict[Any, Any] = {running.status: _sentence(state)}
@@ -315,21 +320,21 @@ def _wire_run(
             results.lines: finished.lines(), results.files: answers.archive(finished),
         }  # fmt: skip
 
-    def begin() -> tuple[Any, ...]:
-        return gr.Image(visible=False), gr.Plot(visible=False), "Starting …"
+    def begin(request: gr.Request) -> dict[Any, Any]:
+        answers.sessions.begin(request)
+        return {
+            running.start: gr.Button(interactive=False), running.cancel: gr.Button(interactive=True),
+            running.preview: gr.Image(visible=False), running.bound: gr.Plot(visible=False),
+            running.status: "Starting …",
+        }  # fmt: skip
 
-    def cancelled(request: gr.Request) -> tuple[Any, ...]:
-        answers.sessions.cancel(request)
-        return gr.Button(interactive=True), gr.Button(interactive=False), WORDS["cancelled"]
-
-    begun = running.start.click(begin, None, [running.preview, running.bound, running.status], queue=False)
+    begun = running.start.click(begin, None, seen, queue=False)
     followed = begun.then(follow, [*asked, running.samples, *method], seen, **alone)
     followed.then(_one_line(show), [done, running.status], shown, **alone).then(
         _one_line(answers.interval), [done, results.level], ends, **alone
     )
-    cancels = [running.start, running.cancel, running.status]
-    running.cancel.click(cancelled, None, cancels, cancels=[followed], queue=False)
-    blocks.unload(answers.sessions.cancel)
+    running.cancel.click(answers.sessions.cancel, None, None, queue=False)
+    blocks.unload(answers.sessions.end)
     added = results.more.click(_one_line(answers.more), done, done, **{**alone, "show_progress": "minimal"})
     added.success(lambda: WORDS["done"], None, running.status, queue=False).success(
         _one_line(show), [done, running.status], shown, **alone

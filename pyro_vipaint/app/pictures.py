@@ -117,7 +117,8 @@ def painted(editor: Mapping[str, Any] | None, size: Sequence[int]) -> Tensor:
     """
     layers = [np.asarray(layer) for layer in (editor or {}).get("layers") or []]
     shares = [
-        adaptive_avg_pool2d(torch.from_numpy(layer[..., 3] / 255.0).float()[None], tuple(size)) for layer in layers
+        adaptive_avg_pool2d(torch.from_numpy(layer[..., 3] / 255.0).float()[None], (size[0], size[1]))
+        for layer in layers
     ]
     return torch.stack(shares).amax(0) if shares else torch.zeros(1, *size)
 

@@ -26,7 +26,7 @@ OFFLINE = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_SHARE": "False",
     "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "True",
     "DO_NOT_TRACK": "1",
 }
 POLICY = (  # Gradio's page has scripts and styles inside it, and loads workers and pictures from blobs

@@ -33,7 +33,7 @@ class Methods(dict[str, Method]):
         if name not in self:
             raise KeyError(name)
         method = plugins.load("baselines", name)
-        if not (callable(method) and hasattr(method, "applies") and hasattr(method, "numbers")):
+        if not all(hasattr(method, name) for name in ("applies", "numbers", "__call__")):
             raise plugins.unusable("baselines", name, method, "a Baseline of pyro_vipaint.bench, or a Method")
         return method
 

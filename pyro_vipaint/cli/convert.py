@@ -29,4 +29,6 @@ def convert(
     latent = f" from latents of {'×'.join(map(str, prior.event_shape))}" if prior.is_latent else ""
     labels = f", {classes} classes" if classes else ""
     null = " with a null label" if classes and "class_labels" in prior.guided_by else ""
-    console.print(f"{found}: images of {shape}{latent}{labels}{null}. Use it by --prior {to}", soft_wrap=True, markup=False)
+    console.print(
+        f"{found}: images of {shape}{latent}{labels}{null}. Use it by --prior {to}", soft_wrap=True, markup=False
+    )

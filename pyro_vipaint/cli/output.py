@@ -59,7 +59,9 @@ def run_and_write(
         seams = None if weights is None else _seams(result, weights)
         if weights is not None:
             result = replace(result, samples=composite(result.samples, result.observation, weights))
-        report = build_report(result, truth, seed, prior.name, labels) | entries | {"dtype": dtype_name(prior)}
+        report: dict[str, Any] = (
+            build_report(result, truth, seed, prior.name, labels) | entries | {"dtype": dtype_name(prior)}
+        )
         if seams is not None:
             for image, before in zip(report["images"], seams.tolist(), strict=True):
                 image["seam_uncomposited"] = before

@@ -33,6 +33,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
 from pyro_vipaint.elbos.base import WeightedELBO, latent_sites, sampled_term
+from pyro_vipaint.errors import InputError
 
 
 class SampledELBO(WeightedELBO):
@@ -60,7 +61,7 @@ class StickingTheLandingELBO(WeightedELBO):
     autoregressive flow that means inverting it, one pass per dimension.
 
     The guide's parameters must be known to Pyro, as parameters of a module or by ``pyro.param``; the score of others
-    stays in the gradient. A flow must have an inverse.
+    stays in the gradient. A flow must have an inverse. A guide with a ``correction`` is refused.
     """
 
     def _latent_term(self, model_site: Any, guide_site: Any) -> Tensor:
@@ -69,6 +70,11 @@ class StickingTheLandingELBO(WeightedELBO):
     def _get_trace(
         self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
     ) -> tuple[Trace, Trace]:
+        if getattr(poutine.unwrap(guide), "correction", None) is not None:
+            raise InputError(
+                f"{type(self).__name__} does not take a guide with a correction, whose graph runs through the network: "
+                "use SampledELBO or BetaELBO."
+            )
         model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
         with constant(_parameters(guide, model_trace, guide_trace)), poutine.block():
             for name, q in _posteriors(guide, model_trace, guide_trace, args, kwargs):

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,12 +17,12 @@ from safetensors.torch import load_file, save_file
 import pyro_vipaint as vp
 from pyro_vipaint.app import views
 from pyro_vipaint.app.job import CORRECTIONS, FILE, OBJECTIVES, Job
-from pyro_vipaint.app.page import MORE, Done
+from pyro_vipaint.app.page import MORE, Done, Sessions
 from pyro_vipaint.app.run import SHOWN, load, run
 from pyro_vipaint.checks import guide_names
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models import DiffusionPrior
-from tests.app.conftest import job
+from tests.app.conftest import SHAPE, job
 
 pytest.importorskip("gradio")
 ASKED: dict[str, dict[str, Any]] = {
@@ -44,6 +45,16 @@ def run_lines(asked: Job, folder: Path, monkeypatch: pytest.MonkeyPatch, lines: 
     save_file(asked.problem, FILE)
     Path("repeat.py").write_text(lines or asked.lines(), encoding="utf-8")
     return runpy.run_path("repeat.py")
+
+
+def request(session: str) -> Any:
+    """What a page of a session sends."""
+    return SimpleNamespace(session_hash=session)
+
+
+def close(states: Any) -> None:
+    """Takes no further states, as a page that was closed."""
+    states.close()
 
 
 @pytest.mark.parametrize("changes", ASKED.values(), ids=ASKED.keys())
@@ -85,7 +96,7 @@ def test_states(tiny_prior: DiffusionPrior) -> None:
     result = states[-1].result
     assert result is not None
     assert states[-1].bounds == pytest.approx([-float(sum(t[i] for t in result.fit.terms.values())) for i in range(2)])
-    assert all(s.pictures is None or s.pictures.shape[0] <= SHOWN and s.pictures.shape[1:] == (1, 8, 8) for s in states)
+    assert all(s.pictures.shape[1:] == SHAPE and len(s.pictures) <= SHOWN for s in states if s.pictures is not None)
     plain = vp.inpaint(asked.image, asked.mask, tiny_prior, 2, 6, preset="pictures", steps=2, refine_steps=2, seed=3)
     assert torch.equal(plain.samples, result.samples) and plain.calls == result.calls
 
@@ -117,7 +128,7 @@ def test_a_run_that_nobody_watches_ends(tiny_prior: DiffusionPrior) -> None:
     states = run(job(preset="pictures", steps=100_000), event)
     while next(states).phase == "loading":
         pass
-    states.close()  # type: ignore[attr-defined]
+    close(states)
     assert event.is_set()
     assert last_state(job()).phase == "done"
 
@@ -132,8 +143,20 @@ def test_one_run_at_a_time(tiny_prior: DiffusionPrior) -> None:
     assert next(third).phase == "waiting"
     event.set()
     assert next(third).phase == "cancelled"
-    first.close()  # type: ignore[attr-defined]
+    close(first)
     assert [state.phase for state in second][-1] == "done"
+
+
+def test_a_cancel_button_ends_the_run_of_its_own_session(tiny_prior: DiffusionPrior) -> None:
+    """Also one that still waits for its turn; a new run of the session is not cancelled, nor that of another one."""
+    sessions, mine, other = Sessions(), request("a"), request("b")
+    sessions.begin(mine)
+    sessions.begin(other)
+    sessions.cancel(mine)
+    assert last_state(job(), sessions.of(mine)).phase == "cancelled"
+    assert last_state(job(), sessions.of(other)).phase == "done"
+    sessions.begin(mine)
+    assert last_state(job(), sessions.of(mine)).phase == "done"
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -220,6 +220,14 @@ def test_a_fit_needs_no_further_calls_and_raises_the_bound_of_other_observations
     assert before + 1 < after < float(prior.log_evidence(LIKELIHOOD, other, TIMES))
 
 
+def test_sticking_the_landing_refuses_a_correction_before_any_call() -> None:
+    model = DiffusionModel(four_pixels(), LIKELIHOOD, TIMES)
+    guide = TwistedGuide(model, correction=PiGDM())
+    with vp.count_calls() as count, pytest.raises(vp.InputError, match="SampledELBO"):
+        vp.fit(model, guide, BOTH, vp.StickingTheLandingELBO(), steps=1)
+    assert count.calls == 0
+
+
 def test_the_chain_of_eq_12_with_gamma_one_is_the_sampler() -> None:
     """The same draws, densities and costs from the same noise; the other families differ at T_e alone."""
     model, zero = DiffusionModel(four_pixels(), LIKELIHOOD, TIMES), torch.zeros_like(BOTH)

@@ -196,7 +196,17 @@ def _resident(entry: str) -> float:
 
 def every_case() -> dict[str, list[Case]]:
     """The cases by area; every name is there once."""
-    from tests.hostile import api, benches, command_line, diagnostics, objects, pictures, prior_folders, results
+    from tests.hostile import (
+        api,
+        benches,
+        checkpoints,
+        command_line,
+        diagnostics,
+        objects,
+        pictures,
+        prior_folders,
+        results,
+    )
 
     areas = {
         "vp.inpaint, vp.restore": api.FACADE,
@@ -207,6 +217,7 @@ def every_case() -> dict[str, list[Case]]:
         "pictures and masks": pictures.CASES,
         "command line": command_line.CASES,
         "folders of priors": prior_folders.CASES,
+        "single-file checkpoints": checkpoints.CASES,
         "saved guides and fits": objects.CASES,
         "folders of results": results.CASES,
         "folders of benchmarks": benches.CASES,

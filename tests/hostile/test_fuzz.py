@@ -34,7 +34,7 @@ from pyro_vipaint.bench import Store
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.models import load_prior
 from pyro_vipaint.models.pretrained.load import COVARIANCE
-from tests.hostile import benches, objects, pictures, prior_folders, results
+from tests.hostile import benches, checkpoints, objects, pictures, prior_folders, results
 from tests.hostile.command_line import FailedError, inpaint, restore
 from tests.hostile.command_line import pictures as lay_out
 from tests.hostile.harness import LONGEST, SECONDS, isolated, limit_memory
@@ -211,6 +211,18 @@ def of_covariance() -> Reader:
     return Reader(lambda: tensors(prior_folders.covariance()), read, holds)
 
 
+def of_checkpoint(kind: str) -> Reader:
+    def read(folder: Path, content: bytes) -> Any:
+        (folder / "file").write_bytes(content)
+        return checkpoints.run(folder)
+
+    def inputs() -> st.SearchStrategy[bytes]:
+        good = checkpoints.good_files()[kind]
+        return tensors(good) if kind == "safetensors" else st.one_of(mutated(good), st.binary(max_size=200))
+
+    return Reader(inputs, read, lambda prior: prior.event_shape[0] >= 1)
+
+
 def of_object(
     file: str, kind: Callable[[bytes], Any], load: Callable[[Path], Any], template: Callable[[], Path] | None = None
 ) -> Reader:
@@ -313,6 +325,7 @@ READERS: dict[str, Reader] = {
     "scheduler_config.json": of_prior(prior_folders.SCHEDULER, jsons),
     "weights of a prior": of_prior(prior_folders.WEIGHTS, tensors),
     "covariance of a prior": of_covariance(),
+    **{f"checkpoint, {kind}": of_checkpoint(kind) for kind in ("safetensors", "zip", "legacy", "pickle of EDM")},
     "guide.json": of_object(objects.GUIDE, jsons, load_guide),
     "parameters of a guide": of_object(objects.PARAMETERS, tensors, load_guide),
     "values of a guide": of_object(objects.PARAMETERS, lambda good: values(objects.PARAMETERS), load_guide),

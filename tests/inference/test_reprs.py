@@ -100,6 +100,10 @@ def objects() -> dict[str, Any]:
         named[name] = getattr(models, name)()
     for name in ("EpsilonDenoiser", "FlowDenoiser", "SampleDenoiser", "VDenoiser"):
         named[name] = getattr(models, name)(Network(), schedule)
+    learned = DiffusionPrior(schedule, models.LearnedRangeDenoiser(Network(), schedule), SIZE)
+    named |= {"LearnedVariancePrior": models.LearnedVariancePrior(learned), "LearnedRangeDenoiser": learned.denoiser}
+    named["PriorCheck"] = vp.PriorCheck("fashion32", 9, comparison.table, {"as v": 0.5}, ("a fault " * 99,) * 9)
+    named["Conformal"] = diagnostics.Conformal(1.9, 0.9, 64, 10)
     for name in guides.__all__:
         named[name] = getattr(guides, name)(model, Y)
     for name in ("BetaELBO", "RenyiELBO", "SampledELBO", "StickingTheLandingELBO"):

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +20,7 @@ from pyro_vipaint.errors import InputError
 from pyro_vipaint.models import DiffusionPrior, convert, load_prior
 from pyro_vipaint.models.pretrained.convert import recognise
 from pyro_vipaint.models.pretrained.convert_files import read_checkpoint
+from tests import pipelines
 from tests.checkpoints import Bomb, as_adm, as_edm, edm_pickle, network, persistent, rows, torch_file
 
 ADM = {"image_size": 8, "num_head_channels": 4, "norm_groups": 2, "use_new_attention_order": True}
@@ -104,9 +106,7 @@ def test_networks_of_edm(tmp_path: Path, settings: dict[str, Any], pickled: bool
     if classes:
         assert len(prior.class_names) == classes - 1 and prior.guided_by == ("class_labels",)
         none = torch.full((3,), classes - 1)
-        torch.testing.assert_close(
-            predicted(prior, *given[:2]), module(*given[:2], none).sample, atol=2e-6, rtol=1e-5
-        )
+        torch.testing.assert_close(predicted(prior, *given[:2]), module(*given[:2], none).sample, atol=2e-6, rtol=1e-5)
 
 
 def test_filters_of_ncsnpp_follow_the_kernel_as_one_strided_convolution() -> None:
@@ -208,8 +208,9 @@ BROKEN: dict[str, tuple[Change, dict[str, Any], str]] = {
     "other widths": (lambda w: None, {**ADM, "model_channels": 8, "channel_mult": [1, 3]}, "widths"),
     "another schedule": (lambda w: None, {**ADM, "noise_schedule": "warm"}, "linear"),
     "a size that is a word": (lambda w: None, {**ADM, "image_size": "8"}, "image_size"),
-    "six channels of four": (lambda w: w.update({"out.2.weight": torch.zeros(5, 8, 3, 3), "out.2.bias": torch.zeros(5)}),
-                             ADM, "5 channels"),
+    "five channels of three": (
+        lambda w: w.update({"out.2.weight": torch.ones(5, 8, 3, 3), "out.2.bias": torch.ones(5)}), ADM, "5 channels",
+    ),
     "nothing known": (lambda w: w.clear() or w.update(a=torch.zeros(1)), ADM, "known kind"),
 }  # fmt: skip
 
@@ -274,3 +275,28 @@ def test_rows_of_qkv_are_permuted_by_their_definition() -> None:
     qkv = torch.arange(24.0)[:, None]
     for order in ("qkv", "head", "channel"):
         assert torch.equal(query_key_value(rows(qkv, 2, order), 2, order), qkv)
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_stable_diffusion_goes_through_the_reader_of_diffusers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pickled: bool
+) -> None:
+    """It is given safetensors and the folder of configurations only; what it makes is a prior."""
+    pytest.importorskip("transformers")
+    pipeline, seen = pipelines.stable_diffusion(), {}
+
+    def from_single_file(path: str, **given: Any) -> Any:
+        seen.update(given, tensors=load_file(path))
+        return pipeline
+
+    monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", from_single_file)
+    tensors = {"cond_stage_model.transformer.a": torch.ones(2)}
+    file, configs = tmp_path / ("file.ckpt" if pickled else "file.safetensors"), tmp_path / "configs"
+    configs.mkdir()
+    file.write_bytes(torch_file({"state_dict": tensors})) if pickled else save_file(tensors, file)
+    assert convert(file, tmp_path / "prior", config=configs) == "sd"
+    assert torch.equal(seen["tensors"]["cond_stage_model.transformer.a"], torch.ones(2))
+    assert seen["config"] == str(configs) and seen["local_files_only"]
+    prior = load_prior(tmp_path / "prior")
+    assert prior.is_latent and prior.encode_text is not None
+    assert not list((tmp_path / "prior").glob("checkpoint*"))

@@ -1,8 +1,8 @@
 r"""The residual UNet of score-based models, in all the forms of its published checkpoints.
 
 It has the blocks of DDPM++ and NCSN++ (Song et al. 2021), ADM (Dhariwal & Nichol 2021), EDM (Karras et al. 2022) and
-latent diffusion (Rombach et al. 2022). With a = silu(norm(x)) resampled, h = conv(a), and the embedding e of noise level
-and class:
+latent diffusion (Rombach et al. 2022). With a = silu(norm(x)) resampled, h = conv(a), and the embedding e of noise
+level and class:
 
 .. math:: y = s \, (\mathrm{skip}(x) + \mathrm{conv}(\mathrm{silu}(n))), \qquad
           n = \mathrm{norm}(h) (1 + e_1) + e_2 \quad \text{or} \quad \mathrm{norm}(h + e)
@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.unets.unet_2d import UNet2DOutput
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -235,7 +235,7 @@ class ResidualUNet(ModelMixin, ConfigMixin):
         else:
             half = self.config["noise_channels"] // 2
             steps = torch.arange(half, device=timestep.device) / (half - int(self.config["endpoint"]))
-            angles = timestep.float()[:, None] * 1e4 ** -steps
+            angles = timestep.float()[:, None] * 1e4**-steps
         waves = (angles.sin(), angles.cos()) if self.config["sines_first"] else (angles.cos(), angles.sin())
         noise = torch.cat(waves, dim=1).to(self.dtype)
         label = 0.0 if self.classes is None else self.classes(class_labels)
