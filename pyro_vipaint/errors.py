@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from difflib import get_close_matches
 from numbers import Real
-from reprlib import repr as brief
+from reprlib import repr as _limited
 from textwrap import shorten
 from typing import Any
 
@@ -24,6 +24,12 @@ MOST_STEPS = 10**6  # of a chain, a thousand times the longest default: its time
 MOST_RATE = 1e36  # of an optimiser, whose first steps divide it by as little as a hundredth, in float32
 _SAID: ContextVar[set[str] | None] = ContextVar("warnings of the outermost call", default=None)
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def brief(value: Any) -> str:
+    """A value in at most 120 characters; ``reprlib`` limits each level of a nested one alone."""
+    text = _limited(value)
+    return text if len(text) <= 120 else f"{text[:119]}…"
 
 
 class InputError(ValueError):

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vipaint.corrections import MMPS, ByLevel, Correction, Wiener
-from pyro_vipaint.errors import InputError, choice, instance, number, row, whole
+from pyro_vipaint.errors import InputError, brief, choice, instance, number, row, whole
 from pyro_vipaint.metrics import takes_lpips
 from pyro_vipaint.models.measurements.likelihoods import Gaussian, Laplace, Perceptual
 from pyro_vipaint.models.measurements.linalg import operator_norm
@@ -114,7 +114,7 @@ class Settings:
         check_fit_numbers(self.steps, self.average, self.lr, self.lr_decay)
         levels = [_positive("noise-levels", level) for level in row("noise-levels", self.noise_levels)]
         if not (levels or self.twist) or not all(low < high for high, low in pairwise(levels)):
-            raise InputError(f"noise-levels must decrease from T_e to T_s, not {levels}.")
+            raise InputError(f"noise-levels must decrease from T_e to T_s, not {brief(levels)}.")
         object.__setattr__(self, "noise_levels", tuple(levels))
 
     @property
