@@ -1,4 +1,4 @@
-r"""DING, inpainting with a Gaussian posterior in closed form at each step (Janati et al. 2025, arXiv 2512.18365).
+r"""DING, inpainting with a Gaussian posterior in closed form at each step (Moufad et al. 2025, arXiv 2512.18365).
 
 With :math:`\hat x_0, \hat x_1` the clean image and the noise that the network sees in z_t, a step to s is
 
