@@ -109,7 +109,20 @@ class LatentGuide(AutoMessenger):
                     "init of shape (N, *event), e.g. from pyro_vipaint.initial_latent, and give y as (N, ...) or "
                     "num_images=N."
                 )
-        super()._pyro_sample(msg)
+        prior = msg["fn"]
+        try:
+            super()._pyro_sample(msg)
+        except RuntimeError:
+            self._check_event(str(msg["name"]), prior)
+            raise
+
+    def _check_event(self, name: str, prior: Any) -> None:
+        """Refuses a posterior of elements in the place of one of events, which Pyro cannot expand."""
+        dim = len(getattr(self.get_posterior(name, prior), "event_shape", prior.event_shape))
+        if dim != prior.event_dim:
+            call = f"{type(self).__name__}.get_posterior({name!r}, prior)"
+            todo = "end with .to_event(prior.event_dim)"
+            raise InputError(f"{call} has an event of {dim} dimensions, the site one of {prior.event_dim}: {todo}.")
 
     def _pyro_post_sample(self, msg: Message) -> None:
         """Records the site. The observation is recorded here alone, a trace of the guide holds the latents only.

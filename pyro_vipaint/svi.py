@@ -91,7 +91,7 @@ class Fit:
         """What the fit prints; the bound is that of the last steps, each image's mean over them."""
         said: dict[str, Any] = {"steps": len(self.losses), "losses": self.losses}
         if self.terms:
-            said["bound"] = -torch.stack(list(self.final_terms().values())).sum(0)
+            said["bound, mean of the last 10 steps"] = -torch.stack(list(self.final_terms().values())).sum(0)
             said["terms"] = self.terms
         return said | {"calls": self.calls, "nfe": self.nfe, "seconds": round(self.seconds, 2)}
 

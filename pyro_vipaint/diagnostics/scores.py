@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pyro_vipaint._torch import seeded
 from pyro_vipaint.diagnostics.coverage import coverage
-from pyro_vipaint.errors import InputError, number, numbers, whole
+from pyro_vipaint.errors import InputError, instance, number, numbers, whole
 from pyro_vipaint.metrics import lpips_features
 from pyro_vipaint.models.measurements.blur import GaussianBlur
 
@@ -148,6 +148,8 @@ def _smooth(truth: Tensor, count: int, width: float, where: Tensor | None, seed:
 
 def _counted(samples: Tensor, truth: Tensor, where: Tensor | None) -> tuple[Tensor, Tensor]:
     """Draws ``(S, N, D)`` and truth ``(N, D)``, zero where elements do not count, which adds to no distance."""
+    for name, value in (("samples", samples), ("truth", truth)):
+        instance(name, value, isinstance(value, Tensor), "a tensor, such as result.samples")
     if samples.shape[1:] != truth.shape or len(samples) < 2:
         shapes = f"{tuple(samples.shape)} and {tuple(truth.shape)}"
         raise InputError(f"samples and truth must be (S, N, …) and (N, …) with S of 2 or more, not {shapes}.")

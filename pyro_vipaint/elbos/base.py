@@ -177,7 +177,17 @@ def site_terms(model_trace: Trace, guide_trace: Trace, latent_term: Callable[[An
     for name, site in model_trace.nodes.items():
         if site["type"] == "sample":
             terms[name] = -site["unscaled_log_prob"] if site["is_observed"] else latent_term(site, drawn[name])
+            if not site["is_observed"]:
+                _check_term(name, terms[name], drawn[name])
     return terms | {name: site["unscaled_log_prob"] for name, site in drawn.items() if name not in terms}
+
+
+def _check_term(name: str, term: Any, site: Any) -> None:
+    """Refuses a term of another shape: it would be summed, and divided by the particles, as if it were right."""
+    batch = tuple(site["value"].shape[: site["value"].ndim - site["fn"].event_dim])
+    if not isinstance(term, Tensor) or tuple(term.shape) != batch:
+        shape = tuple(term.shape) if isinstance(term, Tensor) else brief(term)
+        raise InputError(f"The term of {name} must be a tensor (particles, N), {batch}, not {shape}.")
 
 
 def latent_sites(trace: Trace) -> dict[str, Any]:

@@ -34,6 +34,8 @@ ASKED: dict[str, dict[str, Any]] = {
     **{name: {"correction": name} for name in CORRECTIONS if name != "Wiener"},  # Wiener needs a covariance
 }
 
+SLOW = list(ASKED)[4:]  # further guides, objectives and corrections
+
 
 def last_state(asked: Job, event: Event | None = None) -> Any:
     return list(run(asked, event or Event()))[-1]
@@ -57,7 +59,10 @@ def close(states: Any) -> None:
     states.close()
 
 
-@pytest.mark.parametrize("changes", ASKED.values(), ids=ASKED.keys())
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param(asked, id=name, marks=[pytest.mark.slow] if name in SLOW else []) for name, asked in ASKED.items()],
+)
 def test_the_lines_repeat_the_run(
     changes: dict[str, Any], tiny_prior: DiffusionPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -389,6 +389,7 @@ def test_an_image_in_two_cells_counts_once(copy: Path) -> None:
     assert frame["kernel_distance"].to_list() == pytest.approx([expected] * len(frame), rel=1e-7)
 
 
+@pytest.mark.slow
 def test_numbers_of_samples_have_pictures_of_their_own(copy: Path) -> None:
     """Two groups of one prior in a folder have figures of different names."""
     frame = run(replace(PLAN, tasks=("box",), num_samples=1), copy, local(), "cpu")
@@ -397,6 +398,7 @@ def test_numbers_of_samples_have_pictures_of_their_own(copy: Path) -> None:
     assert {section.name.split("-")[2] for section in sections} == {"1", "2"}
 
 
+@pytest.mark.slow
 def test_the_report_has_one_table_per_budget_and_its_pictures(finished: tuple[Path, pd.DataFrame]) -> None:
     out, frame = finished
     write_report(out, frame)

@@ -75,6 +75,7 @@ def test_variants_of_vipaint_differ_in_what_they_say() -> None:
     assert len({method.numbers() for method in table.values()}) == len(table)
 
 
+@pytest.mark.slow
 def test_exact_draws_score_as_expected_and_make_long_rows(tmp_path: Path) -> None:
     """Two cats and five slots: ten rows; total variation near its expectation, and no network call."""
     plan = replace(cats.PLAN, tasks=("lower third",), methods=(cats.EXACT,), num_images=2, num_samples=3)

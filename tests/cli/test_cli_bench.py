@@ -112,6 +112,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(options: list[str], message: s
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_failed_cells_are_reported_and_end_with_an_error(tmp_path: Path) -> None:
     """The budget is too small for VIPaint-4."""
     options = ["--method", "VIPaint-4", "--task", "box", "--budget", "1", "--images", "1", "--workers", "1"]

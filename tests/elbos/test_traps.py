@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from diffusers import UNet2DModel
 from pyro.distributions import Independent
@@ -97,3 +100,29 @@ def test_the_model_runs_forward_as_a_prior_predictive() -> None:
     std = (covariance.diagonal()[:6] + 0.1**2).sqrt()
     assert ((y.mean(0) - mean[:6]).abs() < 5 * std / 20_000**0.5).all()
     assert ((y.std(0) / std - 1).abs() < 5 / 40_000**0.5).all()
+
+
+@pytest.mark.parametrize("shape", ["one for each image", "one number"])
+def test_a_term_of_another_shape_is_refused(shape: str) -> None:
+    """It would be summed over the particles that it lacks, and the loss be wrong without a word."""
+
+    class Reduced(vp.BetaELBO):
+        def _latent_term(self, model_site: Any, guide_site: Any) -> Tensor:
+            term = super()._latent_term(model_site, guide_site)
+            return term.mean(0) if shape == "one for each image" else term.mean()
+
+    problem = diagonal_problem()
+    model = problem.model()
+    with pytest.raises(vp.InputError, match="must be a tensor"):
+        vp.fit(model, HierarchicalGuide(model, problem.y), problem.y, Reduced(num_particles=5), steps=1)
+
+
+def test_a_posterior_of_elements_is_refused_by_name() -> None:
+    class Elements(HierarchicalGuide):
+        def get_posterior(self, name: str, prior: Any) -> Any:
+            return Normal(prior.mean, torch.ones_like(prior.mean))
+
+    problem = diagonal_problem()
+    model = problem.model()
+    with pytest.raises(vp.InputError, match=r"Elements.get_posterior.*to_event"):
+        vp.fit(model, Elements(model, problem.y), problem.y, vp.BetaELBO(), steps=1)
