@@ -108,8 +108,9 @@ def _text(value: Any, room: int) -> str:
     if type(value).__repr__ is compact:
         return _line(value, {name: brief(fact, max(room // 4, 12)) for name, fact in facts(value).items()})
     columns: Any = getattr(value, "columns", None)  # of a table of pandas
+    rows: Any = value
     if hasattr(columns, "__len__") and hasattr(value, "__len__"):
-        return f"{type(value).__name__} of {len(value)} rows and {len(columns)} columns"
+        return f"{type(value).__name__} of {len(rows)} rows and {len(columns)} columns"
     return type(value).__name__ if type(value).__repr__ is object.__repr__ else repr(value)
 
 

@@ -271,7 +271,8 @@ def seam(x: Tensor, mask: Tensor) -> Tensor:
     observed = numbers("mask", mask if mask.is_floating_point() else mask.float()) >= 1 / 2
     x, observed = broadcast(images=x, mask=observed)
     jumps = [_jumps(x.movedim(axis, -1), observed.movedim(axis, -1)) for axis in (-1, -2)]
-    return sum(jump for jump, _ in jumps) / sum(count for _, count in jumps)
+    (down, of_down), (across, of_across) = jumps
+    return (down + across) / (of_down + of_across)
 
 
 def _jumps(x: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:

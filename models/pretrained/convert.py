@@ -233,7 +233,7 @@ def _count(arguments: Arguments, name: str, default: int | None = None) -> int:
     return whole(name, value, 1, MAX_ENTRY)
 
 
-def _groups(arguments: Arguments, default: tuple[int, int]) -> dict[str, int]:
+def _groups(arguments: Arguments, default: tuple[int, int]) -> dict[str, Any]:
     """The groups of norms: a number, or the rule of EDM in words, which is the default of EDM."""
     given = arguments.get("norm_groups")
     if given is None or isinstance(given, str):

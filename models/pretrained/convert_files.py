@@ -204,7 +204,8 @@ def read_legacy(file: IO[bytes], size: int) -> Any:
             storages[key] = torch.empty(count, dtype=dtype)
         return storages[key]
 
-    Restricted(file).load(), Restricted(file).load()
+    for _ in range(2):
+        Restricted(file).load()
     root = Restricted(file, storage).load()
     for key in Restricted(file).load():
         if int.from_bytes(file.read(8), "little") != len(storages[key]):

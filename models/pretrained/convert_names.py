@@ -102,7 +102,7 @@ def from_edm(tensors: Mapping[str, Tensor]) -> Tensors:
     Raises:
         InputError: a weight has no place in it.
     """
-    blocks = {found.group(1, 2, 3) for name in tensors if (found := EDM_BLOCK.fullmatch(name))}
+    blocks = {(found[1], found[2], found[3]) for name in tensors if (found := EDM_BLOCK.fullmatch(name))}
 
     def position(block: tuple[str, str, str]) -> tuple[int, int, int]:
         side, resolution, kind = block
@@ -132,7 +132,7 @@ def from_edm(tensors: Mapping[str, Tensor]) -> Tensors:
         found = EDM_BLOCK.fullmatch(name)
         if found is None:
             raise unknown(name)
-        block = found.group(1, 2, 3)
+        block = (found[1], found[2], found[3])
         if block[2] in ends or block[2] == "aux_residual":
             return f"{places[block]}.{found[4]}"
         layer, _, kind = found[4].rpartition(".")

@@ -225,7 +225,7 @@ class ResidualUNet(ModelMixin, ConfigMixin):
 
     def _run(self, block: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
         if torch.is_grad_enabled() and self.gradient_checkpointing:
-            return self._gradient_checkpointing_func(block, x, embedding)  # pyright: ignore[reportCallIssue]
+            return self._gradient_checkpointing_func(block, x, embedding)  # pyright: ignore[reportCallIssue, reportOptionalCall]
         return block(x, embedding)
 
     def _embed(self, timestep: Tensor, class_labels: Tensor | None) -> Tensor:
