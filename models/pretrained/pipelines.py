@@ -170,8 +170,7 @@ def _event_shape(module: Any, outputs: int = 1) -> torch.Size:
     if kind not in CONDITIONS or others or size is None or config.out_channels != outputs * config.in_channels:
         raise InputError(
             f"The network is a {kind}{' with ' if others else ''}{' and '.join(others)}. Supported are "
-            f"{', '.join(CONDITIONS)} that state their sample_size, return as many channels as they take (twice as "
-            "many with a learnt variance), and have no "
+            f"{', '.join(CONDITIONS)} with a sample_size, as many channels out as in (or twice as many) and no "
             f"{', '.join(OTHER_CONDITIONS)}."
         )
     sides = size if isinstance(size, (tuple, list)) and len(size) == 2 else (size, size)
