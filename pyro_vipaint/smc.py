@@ -149,7 +149,8 @@ class _Particles(Messenger):
             infer: Any = msg["infer"]
             self.z: Any = msg["value"]
             q: Any = msg["fn"]
-            self.log_weights = self.log_weights + (infer["prior"].log_prob(self.z) - q.log_prob(self.z)).to(self.log_weights)
+            ratio = infer["prior"].log_prob(self.z) - q.log_prob(self.z)
+            self.log_weights = self.log_weights + ratio.to(self.log_weights)
             self.above = self.levels[msg["name"]]
             if self.callback is not None:
                 done = list(self.levels).index(self.above.name) + 1
