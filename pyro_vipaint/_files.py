@@ -37,6 +37,7 @@ TEMPORARY = re.compile(rf"\..+\.(\d+)(?:-([0-9a-f]{{8}}))?{re.escape(PART)}")  #
 GREY = 0.01  # largest share of grey areas in a mask; smoothed and JPEG masks have up to .007, pictures .012 and more
 FLAT = 8 / 255  # of a soft mask, this close to black or white counts as that: JPEG leaves such traces beside an edge
 GREY_MODES = ("1", "L", "LA", "La", "F")  # of Pillow, besides those of deep whole numbers
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 Content = TypeVar("Content")
 
 
