@@ -55,6 +55,27 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(file: Path, shown: Path) -> Iterator[None]:
+    """Keeps other runs out while the block runs, and removes what killed ones left half-written beside ``file``.
+
+    The lock ends with the process.
+
+    Raises:
+        InputError: another run has it; the message names the folder ``shown``.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        lock = FileLock(file).acquire(blocking=False)
+    except Timeout:
+        wanted = "wait for it, or choose another folder"
+        raise InputError(f"Another run writes into {shown}: {wanted}. (If there is none, remove {file}.)") from None
+    with lock:
+        sweep(file.parent)
+        yield
+
+
 def own_ending() -> str:
     """The end of the names of temporary files and folders of this process."""
     return f"{os.getpid()}-{RUN}{PART}"

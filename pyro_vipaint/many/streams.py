@@ -61,9 +61,7 @@ class Streams(TorchFunctionMode):
         """Numbers of the shape of ``like``, those of each image from its generator."""
         axis = self._axis(like.shape, fill is Tensor.normal_)
         one = [1 if i == axis else size for i, size in enumerate(like.shape)]
-        parts = [
-            fill(like.new_empty(one), *args, **kwargs, generator=generator) for generator in self._generators
-        ]
+        parts = [fill(like.new_empty(one), *args, **kwargs, generator=generator) for generator in self._generators]
         return torch.cat(parts, axis)
 
     def _axis(self, shape: Sequence[int], normal: bool) -> int:
