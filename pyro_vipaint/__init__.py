@@ -15,6 +15,7 @@ from pyro_vipaint.calls import count_calls  # noqa: E402
 from pyro_vipaint.comparison import Comparison, compare  # noqa: E402
 from pyro_vipaint.elbos import AnnealedELBO, BetaELBO, RenyiELBO, SampledELBO, StickingTheLandingELBO  # noqa: E402
 from pyro_vipaint.errors import InputError, NonFiniteError  # noqa: E402
+from pyro_vipaint.many import inpaint_many  # noqa: E402
 from pyro_vipaint.models.measurements.blur import GaussianBlur, MotionBlur  # noqa: E402
 from pyro_vipaint.models.measurements.laws import check_operator  # noqa: E402
 from pyro_vipaint.models.measurements.likelihoods import Gaussian, Laplace, Perceptual, Poisson  # noqa: E402
@@ -65,6 +66,7 @@ __all__ = [
     "fit",
     "initial_latent",
     "inpaint",
+    "inpaint_many",
     "keypoints",
     "progress_bar",
     "refine",

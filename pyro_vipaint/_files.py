@@ -37,6 +37,7 @@ TEMPORARY = re.compile(rf"\..+\.(\d+)(?:-([0-9a-f]{{8}}))?{re.escape(PART)}")  #
 GREY = 0.01  # largest share of grey areas in a mask; smoothed and JPEG masks have up to .007, pictures .012 and more
 FLAT = 8 / 255  # of a soft mask, this close to black or white counts as that: JPEG leaves such traces beside an edge
 GREY_MODES = ("1", "L", "LA", "La", "F")  # of Pillow, besides those of deep whole numbers
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 Content = TypeVar("Content")
 
 
@@ -52,6 +53,27 @@ def write_whole(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(file: Path, shown: Path) -> Iterator[None]:
+    """Keeps other runs out while the block runs, and removes what killed ones left half-written beside ``file``.
+
+    The lock ends with the process.
+
+    Raises:
+        InputError: another run has it; the message names the folder ``shown``.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        lock = FileLock(file).acquire(blocking=False)
+    except Timeout:
+        wanted = "wait for it, or choose another folder"
+        raise InputError(f"Another run writes into {shown}: {wanted}. (If there is none, remove {file}.)") from None
+    with lock:
+        sweep(file.parent)
+        yield
 
 
 def own_ending() -> str:

@@ -24,6 +24,8 @@ from pyro_vipaint.errors import InputError
 MARKER, COMPLETE = ".vipaint.json", ".vipaint.new"
 REPORT, SHEET, SAMPLES = "report.json", "contact_sheet.png", "samples.safetensors"
 CELLS, TABLE = "cells", "results.parquet"
+PICTURES_OF, MANIFEST = "images", "manifest.csv"
+FOLDERS = (CELLS, PICTURES_OF)  # of results; their other names are those of files
 LONGEST = 2**20  # bytes of a marker, which lists file names
 SYSTEM = {".DS_Store", ".localized", "Thumbs.db", "desktop.ini", "lost+found"}  # nobody's: systems put them everywhere
 
@@ -82,7 +84,7 @@ class Results:
     def _in_the_way(self, out: Path, overwrite: bool) -> set[str]:
         found = {path.name for path in out.glob("*")} - SYSTEM
         same = {name for name in found if re.fullmatch(self.names, name)}
-        blocked = {name for name in same if (out / name).is_dir() != (name == CELLS)}
+        blocked = {name for name in same if (out / name).is_dir() != (name in FOLDERS)}
         if overwrite:
             return blocked
         listed = self.listed(out)
@@ -131,6 +133,9 @@ class Results:
 IMAGES = Results("images", r"report\.json|contact_sheet\.png|samples\.safetensors|(image_\d+_)?sample_\d+\.png", REPORT)
 BENCHMARK = Results(
     "benchmark", r"report\.(md|html)|figure-[^/\\]*\.png|results\.parquet|cells", "report.md", frozenset({CELLS, TABLE})
+)
+MANY = Results(
+    "many images", r"manifest\.csv|run\.json|images", MANIFEST, frozenset({MANIFEST, "run.json", PICTURES_OF})
 )
 RESULT = Results(
     "result", r"(result|fit)\.(json|safetensors)|guide\.json|model\.safetensors", "result.json",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,12 @@ def check_prior(prior: Any, device: torch.device, half: bool = False, checkpoint
         wanted = "a name, a folder or a DiffusionPrior of images (C, H, W)"
         raise InputError(f"The prior must be {wanted}, not {type(prior).__name__}{shape}; see from_diffusers.")
     return prior
+
+
+@lru_cache(maxsize=2)
+def warm_prior(name: str, device: str, half: bool = False, checkpointing: bool = False) -> DiffusionPrior:
+    """The prior of that name, loaded once in each process; arguments and errors are those of :func:`check_prior`."""
+    return check_prior(name, torch.device(device), half, checkpointing)
 
 
 def guide_names() -> list[str]:

@@ -22,7 +22,7 @@ class Progress(NamedTuple):
     """One finished step of a long call.
 
     Attributes:
-        phase: ``fit``, ``sample``, ``refine``, ``smc``, ``compare``, ``bench``, or the name of a baseline.
+        phase: ``fit``, ``sample``, ``refine``, ``smc``, ``compare``, ``bench``, ``many``, or the name of a baseline.
         step: number of finished steps, from 1.
         total: number of all steps; ``None`` where it is not known.
         loss: the objective of a fit at this step, summed over images, in nats.
@@ -50,6 +50,7 @@ TITLES = {
     "smc": "moving the particles",
     "compare": "comparing",
     "bench": "cells",
+    "many": "pictures",
 }
 
 

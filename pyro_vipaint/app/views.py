@@ -210,7 +210,7 @@ def download(job: Job, result: vp.Result, prior: DiffusionPrior, folder: Path, l
     """A zip file in ``folder`` of what ``vipaint inpaint`` writes, by the same code, and the ``lines``."""
     from safetensors.torch import save_file
 
-    from pyro_vipaint.cli.output import build_report, write_result
+    from pyro_vipaint.results.files import build_report, write_result
 
     truth = None if job.truth is None else job.truth[None]
     labels = None if job.label is None else [prior.class_names.index(job.label)]

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from pyro_vipaint._files import read_json, sweep, write_whole
+from pyro_vipaint._files import locked, read_json, sweep, write_whole
 from pyro_vipaint._folders import CELLS
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.work import Record
-from pyro_vipaint.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,19 +56,8 @@ class Store:
         Raises:
             InputError: another run has it.
         """
-        from filelock import FileLock, Timeout
-
-        file = self.folder / ".lock"
-        try:
-            lock = FileLock(file).acquire(blocking=False)
-        except Timeout:
-            wanted = "wait for it, or choose another folder"
-            raise InputError(
-                f"Another run writes into {self.out}: {wanted}. (If there is none, remove {file}.)"
-            ) from None
-        with lock:
-            for folder in (self.folder, self.out):
-                sweep(folder)
+        with locked(self.folder / ".lock", self.out):
+            sweep(self.out)
             yield
 
     def write(self, cell: Cell, record: Record) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vipaint._files import read_image
-from pyro_vipaint._torch import NOISE, child_seed, tensors_of
+from pyro_vipaint._files import PICTURES, read_image
+from pyro_vipaint._torch import NOISE, child_seed, fingerprint
 from pyro_vipaint.bench.grid import Cell
 from pyro_vipaint.bench.tasks import Task
 from pyro_vipaint.cats.parts import draw_held_out, has_layers
-from pyro_vipaint.checks import check_prior
+from pyro_vipaint.checks import warm_prior
 from pyro_vipaint.demo import held_out_images
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models import DiffusionPrior
@@ -25,7 +24,6 @@ from pyro_vipaint.models.measurements.operators import Inpainting, Operator
 
 DRAWN = 256  # held-out pictures of a layered prior
 SEEDS_APART = 100_000  # images of one seed before those of the next
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,24 +66,9 @@ class Trial:
 
 
 @lru_cache(maxsize=2)
-def warm_prior(name: str, device: str) -> DiffusionPrior:
-    """The prior, loaded once in each process."""
-    return check_prior(name, torch.device(device))
-
-
-@lru_cache(maxsize=2)
 def weights_of(name: str, device: str) -> str:
     """The fingerprint of the prior's weights."""
     return fingerprint(warm_prior(name, device))
-
-
-def fingerprint(part: Any) -> str:
-    """16 hexadecimal digits of all numbers in a tensor or in the networks of a prior, the same on every device."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors_of(part):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def load_trial(cell: Cell, task: Task, device: str) -> Trial:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,6 +55,7 @@ def bench(
     from pyro_vipaint._torch import resolve_device
     from pyro_vipaint.bench import METHODS, Plan, run, write_report
     from pyro_vipaint.bench import engine as make_engine
+    from pyro_vipaint.engines import default_workers
     from pyro_vipaint.models.measurements.masks import MASKS
 
     target = str(resolve_device(device))
@@ -64,7 +64,7 @@ def bench(
         tuple(_budget(text) for text in budget or ["100"]), images, samples, tuple(seed or [0]), chunk,
         None if pictures is None else str(pictures.resolve()),
     )  # fmt: skip
-    number = _workers(workers, target, threads)
+    number = default_workers(workers, target, threads)
     chosen = make_engine(engine, number, target, threads, address)
     with progress_bar(console=console) as callback:
         frame = run(
@@ -77,12 +77,6 @@ def bench(
 def _budget(text: str) -> int | None:
     number = int(text) if text.isdecimal() and len(text) <= DIGITS else text
     return None if text == OWN else whole(f"A budget that is not {OWN!r}", number, 0)
-
-
-def _workers(workers: int | None, device: str, threads: int) -> int:
-    """The number asked for; by default one on an accelerator, and on CPUs one per ``threads`` cores."""
-    default = max(1, (os.cpu_count() or 1) // whole("threads", threads)) if device == "cpu" else 1
-    return default if workers is None else whole("workers", workers)
 
 
 def _print_summary(frame: pd.DataFrame, plan: Plan, out: Path) -> bool:

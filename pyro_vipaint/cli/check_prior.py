@@ -25,9 +25,8 @@ def check_prior(
     """Denoises the first 64 PICTURES at five noise levels; exit code 1 where the prior does not fit them."""
     import torch
 
-    from pyro_vipaint._files import read_image
+    from pyro_vipaint._files import PICTURES, read_image
     from pyro_vipaint._torch import resolve_device
-    from pyro_vipaint.bench.trials import PICTURES
     from pyro_vipaint.checks import check_image
     from pyro_vipaint.checks import check_prior as loaded_prior
     from pyro_vipaint.prior_check import MOST

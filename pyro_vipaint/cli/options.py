@@ -69,6 +69,18 @@ SoftMask = Annotated[
 Grey = Annotated[
     bool, typer.Option("--grey", help="Turn colour grey for a grey prior; give grey equal channels for one in colour.")
 ]
+Labels = Annotated[
+    Path | None, typer.Option(help="Folder: CSV file with the columns file and label, a class by number or name.")
+]
+Keep = Annotated[str | None, typer.Option(help="Folder: all files of each result, or samples, which has no pictures.")]
+Batch = Annotated[int | None, typer.Option(help="Folder: most pictures in one network call; 1 by default.")]
+ManyEngine = Annotated[str | None, typer.Option(help="Folder: local, or ray for a Ray cluster.")]
+ManyWorkers = Annotated[int | None, typer.Option(help="Folder: processes, each with its prior; 1 by default.")]
+ManyThreads = Annotated[int | None, typer.Option(help="Folder: CPU threads per process.")]
+ManyAddress = Annotated[
+    str | None, typer.Option(help="Folder: address of the Ray cluster; by default one is started here.")
+]
+ManyRetry = Annotated[bool, typer.Option("--retry", help="Folder: try pictures that failed again.")]
 Truth = Annotated[Path | None, typer.Option(help="The undamaged picture, for comparison.")]
 
 

@@ -18,6 +18,7 @@ import torch
 from matplotlib.colors import to_hex
 
 import pyro_vipaint as vp
+from pyro_vipaint import engines
 from pyro_vipaint._torch import tensors_of
 from pyro_vipaint.bench import (
     METHODS,
@@ -27,12 +28,12 @@ from pyro_vipaint.bench import (
     Store,
     Suite,
     engine,
-    engines,
     methods,
     run,
     trials,
     write_report,
 )
+from pyro_vipaint.bench import engines as bench_engines
 from pyro_vipaint.bench import runner as bench_runner
 from pyro_vipaint.bench.engines import Engine, Finished
 from pyro_vipaint.bench.figures import quality_figure, sample_figure
@@ -470,11 +471,11 @@ def test_a_worker_that_dies_is_an_error_of_its_cell_and_the_others_are_computed(
 ) -> None:
     if name == "ray":
         pytest.importorskip("ray")
-    monkeypatch.setattr(engines, "compute", _die_at_three)
+    monkeypatch.setattr(bench_engines, "compute", _die_at_three)
     cells = [Cell("fashion32", "box", "DPS", budget, 0, 1, 1, 0) for budget in (2, 3, 4, 5, 6)]
     records = list(engine(name, workers, "cpu", 1)(cells, SUITE))
     errors = {cell.budget: record.plain["error"] for cell, record in records}
-    assert len(records) == 5 and errors == {2: None, 3: engines.ABRUPT, 4: None, 5: None, 6: None}
+    assert len(records) == 5 and errors == {2: None, 3: bench_engines.ABRUPT, 4: None, 5: None, 6: None}
 
 
 @pytest.mark.parametrize(
@@ -483,7 +484,7 @@ def test_a_worker_that_dies_is_an_error_of_its_cell_and_the_others_are_computed(
 )
 def test_a_cluster_that_is_too_small_is_refused(has: dict[str, float], message: str) -> None:
     with pytest.raises(vp.InputError, match=message):
-        engines._check_resources(has, workers=2, cpus=2, gpus=1)
+        engines.check_resources(has, workers=2, cpus=2, gpus=1)
 
 
 def _die_at_three(cell: Cell, **settings: Any) -> Record:

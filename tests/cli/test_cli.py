@@ -396,7 +396,7 @@ def no_space(*arguments: Any, **options: Any) -> None:
 PLACES = {
     "refine": "pyro_vipaint.results.approximation.refine",
     "sheet": "matplotlib.figure.Figure.savefig",
-    "report": "pyro_vipaint.cli.output._plain",
+    "report": "pyro_vipaint.results.files._plain",
 }
 
 
