@@ -62,6 +62,7 @@ def load_prior(
     *,
     dtype: torch.dtype = torch.float32,
     checkpointing: bool = False,
+    tile: int | None = None,
 ) -> DiffusionPrior:
     """A prior by its shipped name or that of a plug-in, from a local folder, or by a hub id ``owner/name``.
 
@@ -75,6 +76,8 @@ def load_prior(
         dtype: the floating-point type in which denoiser, autoencoder and text encoders compute: ``torch.bfloat16``
             halves the memory, on devices that have it. Latents, images and the algebra of the diffusion keep theirs.
         checkpointing: recompute the activations of denoiser and decoder instead of keeping them for the gradient.
+        tile: decode by overlapping tiles of this side, in latents: the gradient of a decoder then needs the memory of
+            one tile, and colours differ a little between tiles (docs/priors.md). ``None`` decodes as a whole.
 
     Raises:
         InputError: there is no such prior, the hub cannot be reached, or a file in the folder is not what it must be.
@@ -88,18 +91,20 @@ def load_prior(
         raise InputError(f"dtype must be a floating-point type such as torch.float32, not {dtype!r}.")
     name, target = os.fspath(source), resolve_device(device)
     if name not in embedded_priors() and name in found("priors"):
-        return _plugged_in(name, target, dtype, checkpointing)
+        return _plugged_in(name, target, dtype, checkpointing, tile)
     folder = _folder(name)
     path = folder / "prior.json"
     details = read_json(path, most=MAX_CONFIG) if os.path.lexists(path) else {}
     for entry in details:
         choice(f"entry of {path},", entry, ENTRIES)
-    prior = _built(str(folder), read_components(folder, target, dtype), details, Path(source).name, checkpointing)
+    prior = _built(str(folder), read_components(folder, target, dtype), details, Path(source).name, checkpointing, tile)
     again = os.path.abspath(name) if os.path.isdir(name) and name not in embedded_priors() else name
     return replace(prior, data_covariance=read_covariance(folder / COVARIANCE, prior.event_shape, target), source=again)
 
 
-def _plugged_in(name: str, device: torch.device, dtype: torch.dtype, checkpointing: bool) -> DiffusionPrior:
+def _plugged_in(
+    name: str, device: torch.device, dtype: torch.dtype, checkpointing: bool, tile: int | None
+) -> DiffusionPrior:
     """The prior of a plug-in, which is one, or a folder, or a function of the device that returns one of these."""
     from pyro_vipaint.models.priors.prior import DiffusionPrior
 
@@ -110,13 +115,13 @@ def _plugged_in(name: str, device: torch.device, dtype: torch.dtype, checkpointi
         except (Exception, SystemExit) as error:  # other people's code raises anything
             raise plugins.broken(found("priors")[name], "priors", error) from error
     if isinstance(made, (str, os.PathLike)) and os.path.isdir(made):
-        prior = load_prior(Path(made).absolute(), device, dtype=dtype, checkpointing=checkpointing)
+        prior = load_prior(Path(made).absolute(), device, dtype=dtype, checkpointing=checkpointing, tile=tile)
         return replace(prior, name=name, source=name)
     if not isinstance(made, DiffusionPrior):
         wanted = "a DiffusionPrior, a folder, or a function of the device that returns one of these"
         raise plugins.unusable("priors", name, made, wanted)
-    if dtype != torch.float32 or checkpointing:
-        raise InputError(f"The prior {name} is made by its package: omit dtype and checkpointing (--half).")
+    if dtype != torch.float32 or checkpointing or tile is not None:
+        raise InputError(f"The prior {name} is made by its package: omit dtype, checkpointing and tile (--half).")
     return replace(made, name=name, source=name)
 
 
@@ -172,14 +177,14 @@ def _folder(name: str) -> Path:
     )
 
 
-def from_diffusers(pipeline: Any, *, checkpointing: bool = False) -> DiffusionPrior:
+def from_diffusers(pipeline: Any, *, checkpointing: bool = False, tile: int | None = None) -> DiffusionPrior:
     """The prior of a diffusers pipeline; its networks are frozen and keep their device and dtype.
 
     Args:
         pipeline: with ``scheduler``; ``unet`` (``UNet2DModel``, ``UNet2DConditionModel``) or ``transformer``
             (``SD3Transformer2DModel``); for latent priors ``vae`` or ``vqvae``; for text its encoders and tokenizers.
             The pipelines of DDPM, DDIM, LDM, Stable Diffusion and Stable Diffusion 3 have these parts.
-        checkpointing: as for :func:`load_prior`.
+        checkpointing, tile: as for :func:`load_prior`.
 
     Raises:
         InputError: it is not a pipeline, or a part of it is missing or not supported.
@@ -191,14 +196,14 @@ def from_diffusers(pipeline: Any, *, checkpointing: bool = False) -> DiffusionPr
             f"{kind}: from_diffusers takes a pipeline with a unet or transformer and a scheduler, such as "
             "DDPMPipeline(unet, scheduler); load_prior takes folders and hub ids."
         )
-    return _built(kind, {name: part for name, part in parts.items() if part is not None}, {}, kind, checkpointing)
+    return _built(kind, {name: part for name, part in parts.items() if part is not None}, {}, kind, checkpointing, tile)
 
 
 def _built(
-    owner: str, parts: dict[str, Any], details: dict[str, Any], name: str, checkpointing: bool
+    owner: str, parts: dict[str, Any], details: dict[str, Any], name: str, checkpointing: bool, tile: int | None
 ) -> DiffusionPrior:
     """:func:`build_prior`, whose errors name the ``owner`` of the parts."""
     try:
-        return build_prior(parts, details, name, checkpointing)
+        return build_prior(parts, details, name, checkpointing, tile)
     except InputError as error:
         raise InputError(f"{owner}: {error}") from error

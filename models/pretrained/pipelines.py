@@ -55,7 +55,7 @@ ASK_FOR = {
 
 
 def build_prior(
-    parts: Mapping[str, Any], details: Mapping[str, Any], name: str, checkpointing: bool = False
+    parts: Mapping[str, Any], details: Mapping[str, Any], name: str, checkpointing: bool = False, tile: int | None = None
 ) -> DiffusionPrior:
     """The prior made of the ``parts`` of a pipeline, frozen; arguments as for :func:`from_diffusers` and the prior.
 
@@ -80,7 +80,7 @@ def build_prior(
         whole(f"null_label in prior.json, for {num_classes} classes,", null_label, 0, num_classes - 1)
     if details.get("event_shape", list(event_shape)) != list(event_shape):
         raise InputError(f"prior.json states event_shape {details['event_shape']!r:.80}, the network {event_shape}.")
-    codec = build_codec(parts, event_shape, checkpointing)
+    codec = build_codec(parts, event_shape, checkpointing, tile)
     freeze(module, checkpointing)
     needed = CONDITIONS[type(module).__name__]
     encode_text = text_encoder(parts) if needed else None
@@ -115,10 +115,14 @@ def _null_text(encode_text: EncodeText) -> dict[str, Tensor]:
         raise in_one_line("The text encoders do not fit their tokenizers", error) from error
 
 
-def build_codec(parts: Mapping[str, Any], event_shape: torch.Size, checkpointing: bool = False) -> Codec:
+def build_codec(
+    parts: Mapping[str, Any], event_shape: torch.Size, checkpointing: bool = False, tile: int | None = None
+) -> Codec:
     """The codec of the autoencoder among ``parts``, with the factors of its configuration; pixels if there is none."""
     autoencoder = parts.get("vae", parts.get("vqvae"))
     if autoencoder is None:
+        if tile is not None:
+            raise InputError("The prior is one of pixels, which are not decoded: omit tile.")
         return Identity()
     config = autoencoder.config
     channels = config.get("vq_embed_dim") or config.latent_channels
@@ -132,7 +136,7 @@ def build_codec(parts: Mapping[str, Any], event_shape: torch.Size, checkpointing
     scale = number("scaling_factor of the autoencoder", config.scaling_factor, positive=True)
     shift = number("shift_factor of the autoencoder", config.get("shift_factor") or 0.0, signed=True)
     freeze(autoencoder, checkpointing)
-    return AutoencoderCodec(autoencoder, scale, shift)
+    return AutoencoderCodec(autoencoder, scale, shift, tile)
 
 
 def build_denoiser(network: Any, scheduler: Any) -> NetworkDenoiser:

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint._repr import as_html, compact
+from pyro_vipaint.errors import whole
+from pyro_vipaint.models.priors.tiles import decode_by_tiles
 
+SMALLEST_TILE = 4  # latents, a quarter of which is the overlap
 EVENT_DIM = 3  # images and their latents are (C, H, W)
 PIXELS_AT_ONCE = 2**16  # image pixels in one pass on a CPU, so that they fit its cache: 1.3 times as fast as 2**18
 
@@ -59,15 +62,23 @@ class AutoencoderCodec:
         autoencoder: the network; with n blocks its latents have 1 / 2^(n-1) of the image's height and width.
         scaling_factor: scales the latents to unit variance; ``scaling_factor`` of the autoencoder's configuration.
         shift_factor: the mean of the latents; 0 unless the configuration states one.
+        tile: decode by overlapping tiles of this side, in latents, at least 4 (:mod:`.tiles`): the gradient needs the
+            memory of one tile. ``None`` decodes the latent as a whole.
+
+    Raises:
+        InputError: ``tile`` is no such number.
     """
 
     autoencoder: Any
     scaling_factor: float
     shift_factor: float = 0.0
+    tile: int | None = None
 
     __repr__, _repr_html_ = compact, as_html
 
     def __post_init__(self) -> None:
+        if self.tile is not None:
+            whole("tile", self.tile, SMALLEST_TILE)
         self.autoencoder.requires_grad_(False).eval()
 
     @property
@@ -94,6 +105,11 @@ class AutoencoderCodec:
         return encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
 
     def _decode(self, z: Tensor) -> Tensor:
+        if self.tile is None:
+            return self._decode_whole(z)
+        return decode_by_tiles(self._decode_whole, z, self.tile, self.downsampling)
+
+    def _decode_whole(self, z: Tensor) -> Tensor:
         return self.autoencoder.decode(z).sample
 
     def _flat(self, network: Callable[[Tensor], Tensor], value: Tensor, pixels: int) -> Tensor:

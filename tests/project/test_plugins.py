@@ -111,7 +111,7 @@ def test_guides_and_methods_by_name() -> None:
         (lambda: load_prior("absent"), "package bad-package cannot be used: ModuleNotFoundError"),
         (lambda: load_prior("failing"), "package good-package cannot be used: OSError: the disk is gone"),
         (lambda: load_prior("number"), "package good-package must be a DiffusionPrior, a folder, or a function"),
-        (lambda: load_prior("good", checkpointing=True), "omit dtype and checkpointing"),
+        (lambda: load_prior("good", checkpointing=True), "omit dtype, checkpointing and tile"),
         (lambda: load_prior("goood"), "use one of cats64, faces32, fashion32, .*good"),
         (lambda: check_guide("bad"), "package bad-package cannot be used"),
         (lambda: check_guide("number"), "package good-package must be a class of guides .*, not 3"),
