@@ -1,4 +1,4 @@
-"""What many images cost: throughput of one worker and of two, bytes and the caller's own time, and 10^6 images from these.
+"""What many images cost: throughput of one worker and of two, bytes, the caller's own time, and 10^6 images from these.
 
     python -m benchmarks.many_images                 # measures on a machine that does nothing else: about 12 minutes
     python -m benchmarks.many_images --report        # prints the tables from the rows

@@ -32,7 +32,7 @@ from pyro_vipaint.models import load_prior
 from pyro_vipaint.models.measurements.masks import rotated_window
 from pyro_vipaint.settings import PRESETS
 from tests.cli.conftest import PICTURES, QUICK, SIZE, WRITTEN, assert_refused, load_tiny
-from tests.pictures import half, save
+from tests.pictures import half, ramp, save
 
 LEVELS, SAMPLES, STEPS, REFINE_STEPS = 2, 2, 2, 2  # those of QUICK
 
