@@ -32,7 +32,7 @@ from pyro_vipaint.models import load_prior
 from pyro_vipaint.models.measurements.masks import rotated_window
 from pyro_vipaint.settings import PRESETS
 from tests.cli.conftest import PICTURES, QUICK, SIZE, WRITTEN, assert_refused, load_tiny
-from tests.pictures import half, save
+from tests.pictures import half, ramp, save
 
 LEVELS, SAMPLES, STEPS, REFINE_STEPS = 2, 2, 2, 2  # those of QUICK
 
@@ -560,3 +560,25 @@ def test_check_prior(folder: Path) -> None:
     result = invoke("check-prior", pictures, "--prior", "tiny", "--device", "cpu")
     assert result.exit_code == 1 and "the pictures are on [0, 1]" in result.stdout, result.output
     assert invoke("check-prior", folder / "image.png").exit_code == 2
+
+
+def test_a_folder_is_completed_and_its_failures_are_told(folder: Path) -> None:
+    """Exit code 1 with the first failure in one line; the same command again computes nothing and says the same."""
+    many = folder / "many"
+    many.mkdir()
+    for name in ("a", "b"):
+        save(many / f"{name}.png", ramp())
+    (many / "c.png").write_text("no")
+    arguments = (many, "--mask", folder / "mask.png", "--prior", "tiny", "--out", folder / "out", *QUICK)
+    first = invoke("inpaint", *arguments)
+    before = {path: path.stat().st_mtime_ns for path in (folder / "out" / "images").rglob("*")}
+    assert first.exit_code == 1 and "3 pictures, 1 of them failed (--retry tries them again)" in first.stdout
+    assert first.stderr.startswith("The first failure: c: ") and first.stderr.count("\n") == 1
+    assert set(os.listdir(folder / "out" / "images" / "a")) == WRITTEN
+    again = invoke("inpaint", *arguments)
+    assert again.exit_code == 1 and before == {
+        path: path.stat().st_mtime_ns for path in (folder / "out" / "images").rglob("*")
+    }
+    (many / "c.png").unlink()
+    save(many / "c.png", ramp())
+    assert invoke("inpaint", *arguments, "--retry").exit_code == 0

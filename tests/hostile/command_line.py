@@ -84,6 +84,20 @@ def inpaint(
     return run("inpaint", *paths, "--prior", "tiny", *QUICK, *options)
 
 
+def folder_of(folder: Path) -> None:
+    """Pictures of which one is broken, in a folder of their own."""
+    pictures(folder)
+    (folder / "many" / "deep").mkdir(parents=True)
+    save(folder / "many" / "a.png", ramp())
+    save(folder / "many" / "deep" / "b.png", ramp())
+    (folder / "many" / "broken.png").write_text("not a picture")
+
+
+def many(folder: Path, *options: object, mask: object = "mask.png", run: Run = vipaint) -> str:
+    paths = [folder / "many", "--mask", folder / str(mask), "--out", folder / "out"]
+    return run("inpaint", *paths, "--prior", "tiny", *QUICK, *options)
+
+
 def restore(folder: Path, *options: object, image: str = "small.png", run: Run = vipaint) -> str:
     return run("restore", folder / image, "--out", folder / "out", "--prior", "tiny", *QUICK, *options)
 
@@ -244,7 +258,54 @@ BENCH: dict[str, tuple[tuple[object, ...], str]] = {
 }
 
 
+MANY: dict[str, tuple[tuple[object, ...], str]] = {
+    "batch 0": (("--batch", 0), "batch"),
+    "batch 10^9": (("--batch", 10**9), "batch"),
+    "batch a word": (("--batch", "all"), "batch"),
+    "engine unknown": (("--engine", "slurm"), "local"),
+    "workers 0": (("--workers", 0), "workers"),
+    "workers 10^6": (("--workers", 10**6), "workers"),
+    "threads 0": (("--threads", 0), "threads"),
+    "address without ray": (("--address", "localhost:1"), "ray"),
+    "keep unknown": (("--keep", "some"), "all"),
+    "labels missing": (("--labels", "/nowhere.csv"), "exist"),
+    "labels a folder": (("--labels", "/"), "file"),
+    "labels a program": (("--labels", __file__), "columns"),
+    "label and labels": (("--label", 0, "--labels", __file__), "label"),
+    "label unknown": (("--label", "Bagg"), "cat|label"),
+    "mask unknown": (("--mask", "bix"), "box"),
+    "mask a text": (("--mask", __file__), "picture"),
+    "truth": (("--truth", __file__), "truth"),
+    "samples 0": (("--samples", 0), "samples"),
+    "seed 2^64": (("--seed", 2**64), "seed"),
+    "guide of the whole batch": (("--guide", "FlowGuide", "--batch", 2), "batch"),
+    "guidance without a null label": (("--label", 0, "--guidance-scale", 2), "null|guid"),
+    "prior unknown": (("--prior", "fashion"), "fashion32"),
+    "device unknown": (("--device", "abacus"), "device"),
+    "out a file": (("--out", __file__), "writ|folder"),
+}
+ALONE: dict[str, tuple[object, ...]] = {
+    name: (f"--{name}", value) for name, value in {"workers": 2, "batch": 2, "engine": "local", "keep": "all"}.items()
+}
+
+
+def some_done(folder: Path, output: str) -> bool:
+    """Every picture has its row, the broken one too, which ends the command with 1, and the others their results."""
+    rows = (folder / "out" / "manifest.csv").read_text().splitlines()
+    return len(rows) == 3 and (folder / "out" / "images" / "deep" / "b" / "report.json").exists()
+
+
+def without_the_broken(folder: Path) -> None:
+    folder_of(folder)
+    (folder / "many" / "broken.png").unlink()
+
+
 def commands() -> Iterator[Case]:
+    for name, (options, says) in MANY.items():
+        yield Case(f"inpaint a folder: {name}", lambda f, o=options: many(f, *o), says, folder_of)
+    for name, options in ALONE.items():
+        yield Case(f"inpaint: {name} without a folder", lambda f, o=options: inpaint(f, *o), "folder", pictures)
+
     for name, (options, says) in OPTIONS.items():
         yield Case(f"inpaint: {name}", lambda f, o=options: inpaint(f, *o), says, pictures)
     for name, (files, options, says) in FILES.items():
@@ -272,6 +333,11 @@ CASES = [
          lambda f: inpaint(f, "--preset", "pictures", "--beta", "1e38", "--steps", 3), "step",
          pictures,
          error=FailedError, calls=99),
+    Case("inpaint a folder: without pictures", lambda f: vipaint("inpaint", f / "folder", "--mask", f / "mask.png",
+         "--out", f / "out", "--prior", "tiny", *QUICK), "pictures", pictures),
+    Case("inpaint a folder: into itself", lambda f: many(f, "--out", f / "many" / "out"), "other|lie", folder_of),
+    Case("inpaint a folder: masks are missing", lambda f: many(f, mask="folder"), "pictures", folder_of),
+    Case("inpaint a folder: works", lambda f: many(f, "--batch", 2), arrange=without_the_broken, works=some_done),
     Case("inpaint: a colour picture (works)", lambda f: inpaint(f, image="colour.png"), arrange=pictures,
          works=in_order),
     Case("inpaint: resized (works)", lambda f: inpaint(f, "--resize", image="wide.png"), arrange=pictures,
