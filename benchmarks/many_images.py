@@ -107,7 +107,7 @@ def measure(images: int, rounds: int, engine: str, samples: int, refine_steps: i
     return pd.DataFrame(rows)
 
 
-def report(frame: pd.DataFrame) -> str:
+def report(frame: Any) -> str:
     """The tables in Markdown, and the arithmetic of 10^6 images."""
     runs = frame[frame["keep"] == "all"]
     rate = runs.groupby("workers")["rate"].median()

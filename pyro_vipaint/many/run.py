@@ -18,7 +18,7 @@ from pyro_vipaint._torch import SEEDS, fingerprint, resolve_device
 from pyro_vipaint.checks import check_guide, check_prior, checked, checked_settings, warm_prior
 from pyro_vipaint.engines import Engine
 from pyro_vipaint.engines import engine as engine_of
-from pyro_vipaint.errors import InputError, choice, instance, whole
+from pyro_vipaint.errors import InputError, choice, instance, one_warning_each, whole
 from pyro_vipaint.many.pictures import Picture, Pictures, Reading, pictures_of, seed_of
 from pyro_vipaint.many.store import Store
 from pyro_vipaint.many.work import DONE, Job, Outcome, compute, failed, told
@@ -38,6 +38,7 @@ BY_IMAGE = ("DeltaGuide", "FeatureGuide", "HierarchicalGuide", "LowRankGuide", "
 ABRUPT = "the worker ended abruptly, perhaps for lack of memory: try --retry with a smaller --batch"
 
 
+@one_warning_each()
 def inpaint_many(
     images: Any,
     mask: Any = None,

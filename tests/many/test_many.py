@@ -74,7 +74,7 @@ def mask() -> Tensor:
     return (torch.from_numpy(half()) > 127).float()[None]
 
 
-def by_name(frame: pd.DataFrame) -> pd.DataFrame:
+def by_name(frame: Any) -> Any:
     """What two runs of the same work agree in."""
     return frame.set_index("name").sort_index().drop(columns=["seconds", "file"])
 
@@ -86,7 +86,7 @@ def by_name(frame: pd.DataFrame) -> pd.DataFrame:
 def test_a_result_is_that_of_inpaint_with_the_seed_of_the_manifest(
     pictures: Path, tmp_path: Path, guide: str | None
 ) -> None:
-    frame = vp.inpaint_many(pictures, tmp_path / "mask.png", out=tmp_path / "out", guide=guide, label="dog", **FEW)
+    frame: Any = vp.inpaint_many(pictures, tmp_path / "mask.png", out=tmp_path / "out", guide=guide, label="dog", **FEW)
     assert frame["name"].tolist() == NAMES and (frame["status"] == "done").all() and frame["seed"].is_unique
     assert (frame["label"] == 1).all() and frame["file"].tolist() == [f"{name}.png" for name in NAMES]
     for name, seed in zip(frame["name"], frame["seed"], strict=True):
@@ -179,7 +179,7 @@ def test_masks_of_a_folder_go_with_the_names_and_drawn_ones_with_the_seeds(pictu
         path = tmp_path / "masks" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         save(path, np.roll(half(), number, axis=1))
-    frame = vp.inpaint_many(pictures, tmp_path / "masks", out=tmp_path / "out", **FEW).set_index("name")
+    frame: Any = vp.inpaint_many(pictures, tmp_path / "masks", out=tmp_path / "out", **FEW).set_index("name")
     assert frame["status"].to_dict() == dict.fromkeys(NAMES[:-1], "done") | {"e": "failed"}
     assert "has no mask e" in frame.loc["e", "error"]
     for number, name in enumerate(NAMES[:-1]):
@@ -220,6 +220,8 @@ def stop_after(number: int) -> Any:
 
 
 def test_an_interrupted_run_ends_as_an_undisturbed_one_and_repeats_nothing(pictures: Path, tmp_path: Path) -> None:
+    whole: Any
+    again: Any
     with vp.count_calls() as all_calls:
         whole = vp.inpaint_many(pictures, mask(), out=tmp_path / "whole", **FEW)
     for number in (2, 3):
@@ -258,20 +260,20 @@ def test_a_damaged_line_is_named_and_computed_again(pictures: Path, tmp_path: Pa
 
 def test_a_bad_picture_is_a_row_and_tried_again_when_asked(pictures: Path, tmp_path: Path) -> None:
     (pictures / "b.png").write_text("no picture")
-    frame = vp.inpaint_many(pictures, mask(), out=tmp_path / "out", batch=5, **FEW).set_index("name")
+    frame: Any = vp.inpaint_many(pictures, mask(), out=tmp_path / "out", batch=5, **FEW).set_index("name")
     assert frame["status"].value_counts().to_dict() == {"done": 4, "failed": 1}
     assert "cannot be read as a picture" in frame.loc["b", "error"] and frame.loc["b", "outputs"] == ""
     assert not (tmp_path / "out" / "images" / "b").exists()
     save(pictures / "b.png", ramp())
     for retry, wanted in ((False, "failed"), (True, "done")):
-        frame = vp.inpaint_many(pictures, mask(), out=tmp_path / "out", batch=5, retry=retry, **FEW)
+        frame: Any = vp.inpaint_many(pictures, mask(), out=tmp_path / "out", batch=5, retry=retry, **FEW)
         assert frame.set_index("name").loc["b", "status"] == wanted
 
 
 def test_a_batch_that_fails_fails_for_its_culprit_alone(pictures: Path, tmp_path: Path) -> None:
     data = rows(pictures)
     data[2][1][..., 0] = torch.nan  # an observed pixel
-    frame = vp.inpaint_many(data, mask(), out=tmp_path / "out", batch=5, **FEW).set_index("name")
+    frame: Any = vp.inpaint_many(data, mask(), out=tmp_path / "out", batch=5, **FEW).set_index("name")
     assert frame["status"].to_dict() == dict.fromkeys(NAMES, "done") | {"deep/c": "failed"}
     assert "finite" in frame.loc["deep/c", "error"]
 
@@ -297,7 +299,7 @@ def test_a_data_set_with_names_is_read_where_something_is_missing(pictures: Path
     data = Lazy(rows(pictures), broken=1)
     for reads in ([0, 1, 2, 3, 4], []):
         data.read.clear()
-        frame = vp.inpaint_many(data, mask(), out=tmp_path / "out", **FEW)
+        frame: Any = vp.inpaint_many(data, mask(), out=tmp_path / "out", **FEW)
         assert data.read == reads
     assert frame["error"][1].startswith("OSError: the disk is gone")
 
@@ -382,7 +384,7 @@ def test_two_runs_at_a_time_do_not_share_a_folder(pictures: Path, tmp_path: Path
 def test_a_worker_that_dies_is_a_row(monkeypatch: pytest.MonkeyPatch, pictures: Path, tmp_path: Path) -> None:
     """The engine's answer for it is that of ``_lost``; tests/bench holds the engines to it."""
     monkeypatch.setattr(many_run, "compute", lambda batch, job: many_run._lost(batch))
-    frame = vp.inpaint_many(pictures, mask(), out=tmp_path / "out", **FEW)
+    frame: Any = vp.inpaint_many(pictures, mask(), out=tmp_path / "out", **FEW)
     assert (frame["status"] == "failed").all() and frame["error"].str.contains("smaller --batch").all()
 
 
@@ -429,8 +431,10 @@ def test_a_hundred_pictures_killed_twice_lose_and_repeat_nothing(options: list[s
     subprocess.run(command(pictures, out, *options), check=True, capture_output=True)
     assert before.items() <= finished(out).items() and len(finished(out)) == 100
     subprocess.run(command(pictures, tmp_path / "one"), check=True, capture_output=True)
-    tables = [pd.read_csv(folder / "manifest.csv").drop(columns="seconds") for folder in (out, tmp_path / "one")]
-    pd.testing.assert_frame_equal(*tables)
+    tables: list[Any] = [
+        pd.read_csv(folder / "manifest.csv").drop(columns="seconds") for folder in (out, tmp_path / "one")
+    ]
+    pd.testing.assert_frame_equal(tables[0], tables[1])
     assert tables[0]["name"].tolist() == HUNDRED and (tables[0]["status"] == "done").all()
     for name in HUNDRED:
         assert torch.equal(samples(out, name), samples(tmp_path / "one", name))
