@@ -22,6 +22,7 @@ its row has the limit for a peak and no seconds. Seconds are of one step, a seco
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -224,14 +225,23 @@ def guard(most: float) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def in_process(case: Case, device: str, most: float, small: bool, limit: float | None = None) -> dict[str, Any]:
-    """The row of a case, measured by a process of its own; ``error`` where it failed or took longer than ``limit``."""
+def measure_here(names: Sequence[str], device: torch.device) -> Iterator[dict[str, Any]]:
+    """The rows of all cases, measured in this process: on CUDA, where peaks are counted anew; a failure is a row."""
+    for case in cases(names):
+        try:
+            yield measure(case, device)
+        except torch.cuda.OutOfMemoryError:
+            yield {**asdict(case), "error": "out of memory"}
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def in_process(case: Case, device: str, most: float, small: bool) -> dict[str, Any]:
+    """The row of a case, measured by a process of its own; ``error`` where it failed."""
     command = [sys.executable, "-m", "benchmarks.full_size", "--case", json.dumps(asdict(case)), "--device", device,
                "--most", str(most), *(["--tiny"] if small else [])]  # fmt: skip
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        return {**asdict(case), "error": f"stopped after {limit:.0f} s"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == TOO_LARGE or "out of memory" in done.stderr:
         return {**asdict(case), "peak": int(most * GIB), "seconds": None, "device": device}
     lines = [line for line in (done.stdout if not done.returncode else done.stderr).splitlines() if line.strip()]
@@ -329,6 +339,7 @@ def main() -> None:
     parser.add_argument("--most", type=float, default=14.0, help="GiB that a process may hold, on a CPU")
     parser.add_argument("--tiny", action="store_true", help="networks of a few channels")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--here", action="store_true", help="measure all in this process and print rows of JSON")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     console = Console(width=140, highlight=False)
@@ -340,6 +351,10 @@ def main() -> None:
         if device.type == "cpu":
             guard(chosen.most * GIB)
         print(json.dumps(measure(Case(**json.loads(chosen.case)), device)))
+        return
+    if chosen.here:
+        for row in measure_here(chosen.only, torch.device(chosen.device)):
+            print(json.dumps(row), flush=True)
         return
     if chosen.tiny and chosen.out == RESULTS:
         parser.error("--tiny measures nothing of worth: name another file by --out.")
