@@ -16,7 +16,8 @@ The networks of :mod:`benchmarks.published` have random weights. One image, one 
 Every row is a process of its own. *Peak* is what it held at most during the step, weights and PyTorch included: on a
 CPU the resident set (``VmHWM``, reset before the step), on CUDA ``torch.cuda.max_memory_allocated``, from which PyTorch
 itself is missing. ``before`` is what it held before the step. A process that grows beyond ``--most`` GiB ends itself;
-its row has the limit for a peak and no seconds. Seconds are of one step, a second one where the first took less than ten.
+its row has the limit for a peak and no seconds. Seconds are of one step; of a second one where the first took less
+than ten.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "full_size.parquet"
 SVI, REFINEMENT, DECODER = "SVI step", "refinement step", "decoder, {} pixels"
 DECODER_OF = "stable-diffusion-1.5"
+TINY_SIDES, TINY_TILE = (64, 96), 5
 SIDES, TILE = (512, 768), 40  # pixels; latents, of which two overlap 512 pixels by a quarter
 HALF = ("stable-diffusion-1.5", "stable-diffusion-3.5-medium", "guided-diffusion-imagenet256-uncond")  # in bfloat16
 GIB = 2**30
@@ -68,16 +70,17 @@ class Case:
     tile: int = 0
 
 
-def cases(names: Sequence[str]) -> Iterator[Case]:
-    """All of them: the small networks first."""
+def cases(names: Sequence[str], small: bool = False) -> Iterator[Case]:
+    """All of them; the autoencoder decodes ``small`` images in a trial."""
     for name in names:
         dtype = "bfloat16" if name in HALF else "float32"
         for work in (REFINEMENT, SVI):
             yield from (Case(name, work, dtype, on) for on in (True, False))
     if DECODER_OF in names:
-        for side in SIDES:
+        tile = TINY_TILE if small else TILE
+        for side in TINY_SIDES if small else SIDES:
             work = DECODER.format(side)
-            yield from (Case(DECODER_OF, work, "float32", *how) for how in ((True, TILE), (True, 0), (False, 0)))
+            yield from (Case(DECODER_OF, work, "float32", *how) for how in ((True, tile), (True, 0), (False, 0)))
 
 
 def tiny(name: str) -> None:
@@ -225,9 +228,9 @@ def guard(most: float) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def measure_here(names: Sequence[str], device: torch.device) -> Iterator[dict[str, Any]]:
+def measure_here(names: Sequence[str], device: torch.device, small: bool) -> Iterator[dict[str, Any]]:
     """The rows of all cases, measured in this process: on CUDA, where peaks are counted anew; a failure is a row."""
-    for case in cases(names):
+    for case in cases(names, small):
         try:
             yield measure(case, device)
         except torch.cuda.OutOfMemoryError:
@@ -273,7 +276,7 @@ def measure_missing(names: Sequence[str], device: str, most: float, small: bool,
     """Measures the cases of these networks that have no row on this device."""
     rows, here = read_rows(out), named(torch.device(device))
     done = set() if rows.empty else {_key(row) for row in rows.to_dict("records") if row["device"] == here}
-    for case in cases(names):
+    for case in cases(names, small):
         if _key(asdict(case)) in done:
             continue
         row = in_process(case, device, most, small)
@@ -304,7 +307,9 @@ def step_table(rows: pd.DataFrame) -> str:
         f"{work}{', checkpointing' if on else ''}" for work in ("SVI", "refinement") for on in (False, True)
     )
     lines = [head + " |", "|---|---:|---|---:|---:|---:|---:|"]
-    for (network, dtype), here in rows.groupby(["network", "dtype"], sort=False):
+    for (network, dtype), here in sorted(
+        rows.groupby(["network", "dtype"]), key=lambda group: list(published.PUBLISHED).index(group[0][0])
+    ):
         count = f"{here['parameters'].dropna().iloc[0] / 1e6:.1f}"
         found = [_cell(here, work, on, 0) for work in (SVI, REFINEMENT) for on in (False, True)]
         lines.append(f"| {network} | {count} | {dtype} | {' | '.join(found)} |")
@@ -353,7 +358,7 @@ def main() -> None:
         print(json.dumps(measure(Case(**json.loads(chosen.case)), device)))
         return
     if chosen.here:
-        for row in measure_here(chosen.only, torch.device(chosen.device)):
+        for row in measure_here(chosen.only, torch.device(chosen.device), chosen.tiny):
             print(json.dumps(row), flush=True)
         return
     if chosen.tiny and chosen.out == RESULTS:

@@ -253,9 +253,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="fewer tests, one image, one repeat")
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
     parser.add_argument("--truth", action="store_true", help="also the tables of truth on ten times the draws")
-    parser.add_argument(
-        "--train", help="also a recipe with its arguments, e.g. 'recipes.fashion32.train --data FOLDER'"
-    )
+    parser.add_argument("--train", help="also a recipe, e.g. 'recipes.fashion32.train --data FOLDER'")
     parser.add_argument("--longest", type=float, default=3600.0, help="seconds of --truth and of --train at most")
     parser.add_argument("--out", type=Path, default=Path("gpu-check.json"), help="the JSON file")
     arguments = parser.parse_args()

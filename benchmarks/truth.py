@@ -88,7 +88,7 @@ def methods() -> dict[str, Method]:
 
 
 def plan(name: str, only: tuple[str, ...], images: int | None = None) -> Plan:
-    """A plan with its methods; draws of the prior may be more ``images`` or fewer, held-out ones are those there are."""
+    """A plan with its methods; ``images`` is the number of draws of a prior, and not that of held-out images."""
     wanted = methods() if name == "held-out" else FEW
     chosen = [method for method in wanted if method.startswith(only)]
     chosen_plan = replace(PLANS[name], methods=tuple(chosen))
