@@ -16,8 +16,8 @@ The networks of :mod:`benchmarks.published` have random weights. One image, one 
 Every row is a process of its own. *Peak* is what it held at most during the step, weights and PyTorch included: on a
 CPU the resident set (``VmHWM``, reset before the step), on CUDA ``torch.cuda.max_memory_allocated``, from which PyTorch
 itself is missing. ``before`` is what it held before the step. A process that grows beyond ``--most`` GiB ends itself;
-its row has the limit for a peak and no seconds. Seconds are of one step; of a second one where the first took less
-than ten.
+its row has the limit for a peak and no seconds. Seconds are of one step, of a second
+one where the first took less than ten: on a CPU those of the processor, since other work may run beside it.
 """
 
 from __future__ import annotations
@@ -181,12 +181,13 @@ def measure(case: Case, device: torch.device) -> dict[str, Any]:
 
 
 def timed(step: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one step, until the device has finished."""
-    begun = time.perf_counter()
+    """Seconds of one step: processor time on a CPU, wall time until CUDA has finished."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    begun = clock()
     step()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - begun
+    return clock() - begun
 
 
 def named(device: torch.device) -> str:

@@ -1,8 +1,9 @@
-"""Decoding by tiles: the weights sum to one, and a decoder that sees no farther than its tiles allow is decoded exactly."""
+"""Decoding by tiles: the weights sum to one, and a decoder that sees no farther than they allow is decoded exactly."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +27,7 @@ def test_tiles_cover_and_their_weights_sum_to_one(size: int, tile: int, factor: 
     """Neighbours overlap by a quarter or more; within a quarter of the overlap from an edge inside nothing counts."""
     starts = tile_starts(size, tile)
     assert starts[0] == 0 and starts[-1] == size - tile
-    steps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(starts)]
     assert all(0 < step <= tile - tile // 4 for step in steps)
     total, weights = torch.zeros(size * factor), ramps(starts, tile, factor, torch.zeros(1))
     for start, weight in zip(starts, weights, strict=True):
