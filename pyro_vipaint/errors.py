@@ -62,14 +62,26 @@ def was_said(message: str) -> bool:
     return message in (_SAID.get() or ())
 
 
-def warn_once(message: str, stacklevel: int = 3) -> None:
-    """Warns, unless a surrounding :func:`one_warning_each` has seen the message."""
+def warn_once(message: str) -> None:
+    """Warns at the line that called the library, unless a surrounding :func:`one_warning_each` has seen the message."""
     said = _SAID.get()
     if said is not None and message in said:
         return
     if said is not None:
         said.add(message)
-    warnings.warn(message, UserWarning, stacklevel=stacklevel)
+    warnings.warn(message, UserWarning, stacklevel=_depth_of_the_caller())
+
+
+def _depth_of_the_caller() -> int:
+    """The ``stacklevel`` of :func:`warn_once` for the nearest frame outside the library and what it calls itself by."""
+    depth, frame = 2, sys._getframe(2)
+    while frame.f_back is not None and _is_internal(frame.f_globals.get("__name__", "")):
+        depth, frame = depth + 1, frame.f_back
+    return depth
+
+
+def _is_internal(module: str) -> bool:
+    return module.partition(".")[0] in ("pyro_vipaint", "pyro", "torch", "contextlib")
 
 
 def whole(name: str, value: Any, least: int = 1, most: float = COUNTABLE) -> int:
@@ -131,9 +143,16 @@ def choice(kind: str, value: Any, known: Iterable[str]) -> None:
     """
     names = tuple(known)
     if value not in names:
-        nearest = "".join(f" The nearest is {name}." for name in get_close_matches(str(value), names, 1))
+        nearest = "".join(f" The nearest is {name}." for name in _nearest(str(value), names))
         listed = shorten(", ".join(names), 500, placeholder=" …")  # a prior may have a thousand classes
         raise InputError(f"There is no {kind} {brief(value)}: choose from {listed}.{nearest}")
+
+
+def _nearest(value: str, names: Sequence[str]) -> list[str]:
+    """At most one name: one that holds the other, as Bag and handbag, before one of similar letters."""
+    lower, text = {name.lower(): name for name in names}, value.lower()
+    held = [name for key, name in lower.items() if min(len(key), len(text)) >= 3 and (key in text or text in key)]
+    return held[:1] or [lower[key] for key in get_close_matches(text, lower, 1)]
 
 
 def instance(name: str, value: Any, usable: bool, wanted: str) -> None:

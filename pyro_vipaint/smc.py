@@ -32,7 +32,7 @@ from pyro.poutine.runtime import Message
 from torch import Tensor
 
 from pyro_vipaint._repr import as_html, compact
-from pyro_vipaint._torch import seeded
+from pyro_vipaint._torch import seeded, widest
 from pyro_vipaint.calls import count_calls
 from pyro_vipaint.corrections import pixel_variance
 from pyro_vipaint.diagnostics.importance import effective_sample_size, systematic_indices
@@ -131,7 +131,7 @@ class _Particles(Messenger):
         self.levels = {level.name: level for level in model.levels}
         self.above: Level | None = None
         self.threshold, self.twist = threshold, _Twist(model, y)
-        self.log_weights = torch.zeros(count, len(y), dtype=torch.float64, device=y.device)
+        self.log_weights = torch.zeros(count, len(y), dtype=widest(y.device), device=y.device)
         self.log_twist, self.log_evidence = torch.zeros_like(self.log_weights), torch.zeros_like(self.log_weights[0])
         self.resampled = torch.zeros(len(y), dtype=torch.long, device=y.device)
 
@@ -149,7 +149,8 @@ class _Particles(Messenger):
             infer: Any = msg["infer"]
             self.z: Any = msg["value"]
             q: Any = msg["fn"]
-            self.log_weights = self.log_weights + (infer["prior"].log_prob(self.z) - q.log_prob(self.z)).double()
+            ratio = infer["prior"].log_prob(self.z) - q.log_prob(self.z)
+            self.log_weights = self.log_weights + ratio.to(self.log_weights)
             self.above = self.levels[msg["name"]]
             if self.callback is not None:
                 done = list(self.levels).index(self.above.name) + 1
@@ -157,8 +158,9 @@ class _Particles(Messenger):
 
     def observe(self, log_twist: Tensor) -> None:
         """Replaces the last twist in the weights by this one, ``(particles, N)``."""
-        self.log_weights = self.log_weights + log_twist.double() - self.log_twist
-        self.log_twist = log_twist.double()
+        log_twist = log_twist.to(self.log_weights)
+        self.log_weights = self.log_weights + log_twist - self.log_twist
+        self.log_twist = log_twist
 
     def evidence(self) -> Tensor:
         """The estimate of log p(y) at this point."""

@@ -110,7 +110,8 @@ def _directive(value: Any, full: str) -> str:
 def _data(value: Any, full: str) -> str:
     """A table of the library by its names, or a value by its type."""
     names = ", ".join(f"``{key}``" for key in value) if isinstance(value, dict) else ""
-    return f".. py:data:: {full}\n   :type: {type(value).__name__}\n\n   {'Entries: ' + names + '.' if names else ''}\n"
+    entries = f"Entries: {names}." if names else ""
+    return f".. py:data:: {full.rpartition('.')[2]}\n   :type: {type(value).__name__}\n\n   {entries}\n"
 
 
 def _back(package: str) -> str:

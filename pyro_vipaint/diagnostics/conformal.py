@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vipaint._torch import double
 from pyro_vipaint.errors import InputError, broadcast, instance, number, numbers
 
 ROUNDING = 1e-9  # of a sum of weights
@@ -102,10 +103,10 @@ def conformalize(samples: Any, truth: Tensor, level: float = 0.9, where: Tensor 
         raise InputError(f"A level of {level:g} needs {needed} problems whose truth is known, not {count}: give more.")
     center, spread = _moments(draws)
     error = (truth - center).abs()
-    scores = torch.where(error == 0, 0.0, error / spread).double().reshape(count, -1)
+    scores = double(torch.where(error == 0, 0.0, error / spread)).reshape(count, -1)
     counted = torch.ones_like(scores, dtype=torch.bool)
     if where is not None:
-        counted = (broadcast(truth.shape, where=where)[0] != 0).reshape(count, -1)
+        counted = (broadcast(truth.shape, where=where)[0] != 0).reshape(count, -1).to(scores.device)
     sizes = counted.sum(1, keepdim=True)
     if (sizes == 0).any():
         raise InputError("A problem has no number that counts: where is zero in all of it.")
@@ -131,6 +132,6 @@ def _moments(draws: Tensor) -> tuple[Tensor, Tensor]:
 def _quantile(scores: Tensor, weights: Tensor, level: float) -> float:
     """The smallest score at or below which weights of ``level`` lie; infinite where all of them are less."""
     ordered, index = scores.sort()
-    below = weights.double()[index].cumsum(0)
+    below = double(weights)[index].cumsum(0)
     place = int(torch.searchsorted(below, level - ROUNDING))
     return float(ordered[place]) if place < len(ordered) else math.inf

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pyro_vipaint._repr import as_html, compact
-from pyro_vipaint._torch import double, seeded
+from pyro_vipaint._torch import seeded, widest
 from pyro_vipaint.diagnostics.draws import check_log_weights, weighted_draws
 from pyro_vipaint.diagnostics.pareto import pareto_smooth
 from pyro_vipaint.errors import whole
@@ -95,7 +95,7 @@ def systematic_indices(log_weights: Tensor, num_samples: int) -> Tensor:
     There is one uniform offset per image: draw s has floor or ceil of num_samples × w_s copies, w_s normalised.
     """
     count, images = log_weights.shape
-    cumulative = double(log_weights).softmax(0).cumsum(0).T.contiguous()
-    steps = torch.arange(num_samples, dtype=torch.float64, device=cumulative.device)
-    position = (steps + torch.rand(images, 1, dtype=torch.float64, device=cumulative.device)) / num_samples
+    kind: Any = {"dtype": widest(log_weights.device), "device": log_weights.device}
+    cumulative = log_weights.to(kind["dtype"]).softmax(0).cumsum(0).T.contiguous()
+    position = (torch.arange(num_samples, **kind) + torch.rand(images, 1, **kind)) / num_samples
     return torch.searchsorted(cumulative, position, right=True).clamp(max=count - 1).T

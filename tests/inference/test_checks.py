@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from pyro_vipaint.checks import check_prior, check_truth, checked, checked_setti
 from pyro_vipaint.corrections import ByLevel, PiGDM, Wiener
 from pyro_vipaint.demo import held_out_images
 from pyro_vipaint.diagnostics.draws import weighted_draws
+from pyro_vipaint.errors import choice
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.models import MASKS, DiffusionModel, DiffusionPrior, GaussianPrior
 from pyro_vipaint.models.exact.gaussian import GaussianDenoiser
@@ -121,6 +123,28 @@ def test_models_take_the_names_of_classes() -> None:
         assert model.condition["class_labels"].tolist() == numbers
     with pytest.raises(vp.InputError, match=r"There is no class 'brigt': choose from dark, bright. The nearest is"):
         DiffusionModel(LABELLED, vp.Gaussian(vp.Inpainting(MASK)), (0.5,), class_labels=["dark", "brigt"])
+
+
+@pytest.mark.parametrize(
+    ("value", "nearest"), [("handbag", "Bag"), ("boot", "Ankle boot"), ("SANDALS", "Sandal"), ("sneeker", "Sneaker")]
+)
+def test_the_nearest_name_is_one_that_holds_the_other(value: str, nearest: str) -> None:
+    names = ("T-shirt/top", "Sandal", "Sneaker", "Bag", "Ankle boot")
+    with pytest.raises(vp.InputError, match=f"The nearest is {nearest}\\."):
+        choice("class", value, names)
+
+
+def test_a_warning_names_the_line_that_called_the_library() -> None:
+    """Not a line of the library, whose depth a user does not know."""
+    quick: dict[str, Any] = {"levels": 1, "num_samples": 1, "steps": 1, "refine_steps": 1, "device": "cpu"}
+    everywhere, image = vp.Inpainting(torch.ones(1, 8, 8)), (IMAGE + 0.8) / 1.6
+    for call in (
+        lambda: vp.restore(image, everywhere, PLAIN, **quick),
+        lambda: dps(PLAIN, vp.Gaussian(everywhere, 0.1), image[None], 1, 2),
+    ):
+        with pytest.warns(UserWarning) as caught:
+            call()
+        assert [Path(each.filename).name for each in caught] == [Path(__file__).name]
 
 
 def test_colour_becomes_grey_when_told_so() -> None:
