@@ -293,7 +293,7 @@ def _key(row: dict[str, Any]) -> Case:
     return Case(row["network"], row["work"], row["dtype"], bool(row["checkpointing"]), int(row["tile"]))
 
 
-def report(rows: pd.DataFrame) -> str:
+def report(rows: Any) -> str:
     """The tables in Markdown, one of steps and one of the decoder for each device."""
     tables = []
     for device, here in rows.groupby("device", sort=False):
@@ -302,7 +302,7 @@ def report(rows: pd.DataFrame) -> str:
     return "\n\n".join(tables)
 
 
-def step_table(rows: pd.DataFrame) -> str:
+def step_table(rows: Any) -> str:
     """One line per network: peak and seconds of both works, without and with checkpointing."""
     head = "| network | parameters, 10⁶ | dtype | " + " | ".join(
         f"{work}{', checkpointing' if on else ''}" for work in ("SVI", "refinement") for on in (False, True)
@@ -317,7 +317,7 @@ def step_table(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def decoder_table(rows: pd.DataFrame) -> str:
+def decoder_table(rows: Any) -> str:
     """One line per size: as a whole, with checkpointing, and by tiles."""
     lines = ["| image | as a whole | checkpointing | by tiles |", "|---|---:|---:|---:|"]
     for work in dict.fromkeys(rows["work"]):
@@ -327,9 +327,9 @@ def decoder_table(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _cell(rows: pd.DataFrame, work: str, checkpointing: bool, tile: int) -> str:
+def _cell(rows: Any, work: str, checkpointing: bool, tile: int) -> str:
     chosen = rows["work"].eq(work) & rows["checkpointing"].eq(checkpointing) & rows["tile"].eq(tile)
-    here: list[dict[str, Any]] = rows[chosen].to_dict("records")  # pyright: ignore[reportAssignmentType]
+    here = rows[chosen].to_dict("records")
     if not here:
         return "–"
     peak, seconds = here[0]["peak"] / GIB, here[0]["seconds"]

@@ -1,4 +1,4 @@
-"""The published networks at full size: their arguments, the trial of the machinery, and the tables of docs/priors.md."""
+"""The published networks at full size: their arguments, a trial of the machinery, the tables of docs/priors.md."""
 
 from __future__ import annotations
 
