@@ -16,12 +16,14 @@ The networks of :mod:`benchmarks.published` have random weights. One image, one 
 Every row is a process of its own. *Peak* is what it held at most during the step, weights and PyTorch included: on a
 CPU the resident set (``VmHWM``, reset before the step), on CUDA ``torch.cuda.max_memory_allocated``, from which PyTorch
 itself is missing. ``before`` is what it held before the step. A process that grows beyond ``--most`` GiB ends itself;
-its row has the limit for a peak and no seconds. Seconds are of one step, a second one where the first took less than ten.
+its row has the limit for a peak and no seconds. Seconds are of one step, of a second
+one where the first took less than ten: on a CPU those of the processor, since other work may run beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -49,6 +51,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "full_size.parquet"
 SVI, REFINEMENT, DECODER = "SVI step", "refinement step", "decoder, {} pixels"
 DECODER_OF = "stable-diffusion-1.5"
+TINY_SIDES, TINY_TILE = (64, 96), 5
 SIDES, TILE = (512, 768), 40  # pixels; latents, of which two overlap 512 pixels by a quarter
 HALF = ("stable-diffusion-1.5", "stable-diffusion-3.5-medium", "guided-diffusion-imagenet256-uncond")  # in bfloat16
 GIB = 2**30
@@ -67,16 +70,17 @@ class Case:
     tile: int = 0
 
 
-def cases(names: Sequence[str]) -> Iterator[Case]:
-    """All of them: the small networks first."""
+def cases(names: Sequence[str], small: bool = False) -> Iterator[Case]:
+    """All of them; the autoencoder decodes ``small`` images in a trial."""
     for name in names:
         dtype = "bfloat16" if name in HALF else "float32"
         for work in (REFINEMENT, SVI):
             yield from (Case(name, work, dtype, on) for on in (True, False))
     if DECODER_OF in names:
-        for side in SIDES:
+        tile = TINY_TILE if small else TILE
+        for side in TINY_SIDES if small else SIDES:
             work = DECODER.format(side)
-            yield from (Case(DECODER_OF, work, "float32", *how) for how in ((True, TILE), (True, 0), (False, 0)))
+            yield from (Case(DECODER_OF, work, "float32", *how) for how in ((True, tile), (True, 0), (False, 0)))
 
 
 def tiny(name: str) -> None:
@@ -177,12 +181,13 @@ def measure(case: Case, device: torch.device) -> dict[str, Any]:
 
 
 def timed(step: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one step, until the device has finished."""
-    begun = time.perf_counter()
+    """Seconds of one step: processor time on a CPU, wall time until CUDA has finished."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    begun = clock()
     step()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - begun
+    return clock() - begun
 
 
 def named(device: torch.device) -> str:
@@ -224,14 +229,23 @@ def guard(most: float) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def in_process(case: Case, device: str, most: float, small: bool, limit: float | None = None) -> dict[str, Any]:
-    """The row of a case, measured by a process of its own; ``error`` where it failed or took longer than ``limit``."""
+def measure_here(names: Sequence[str], device: torch.device, small: bool) -> Iterator[dict[str, Any]]:
+    """The rows of all cases, measured in this process: on CUDA, where peaks are counted anew; a failure is a row."""
+    for case in cases(names, small):
+        try:
+            yield measure(case, device)
+        except torch.cuda.OutOfMemoryError:
+            yield {**asdict(case), "error": "out of memory"}
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def in_process(case: Case, device: str, most: float, small: bool) -> dict[str, Any]:
+    """The row of a case, measured by a process of its own; ``error`` where it failed."""
     command = [sys.executable, "-m", "benchmarks.full_size", "--case", json.dumps(asdict(case)), "--device", device,
                "--most", str(most), *(["--tiny"] if small else [])]  # fmt: skip
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        return {**asdict(case), "error": f"stopped after {limit:.0f} s"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == TOO_LARGE or "out of memory" in done.stderr:
         return {**asdict(case), "peak": int(most * GIB), "seconds": None, "device": device}
     lines = [line for line in (done.stdout if not done.returncode else done.stderr).splitlines() if line.strip()]
@@ -263,7 +277,7 @@ def measure_missing(names: Sequence[str], device: str, most: float, small: bool,
     """Measures the cases of these networks that have no row on this device."""
     rows, here = read_rows(out), named(torch.device(device))
     done = set() if rows.empty else {_key(row) for row in rows.to_dict("records") if row["device"] == here}
-    for case in cases(names):
+    for case in cases(names, small):
         if _key(asdict(case)) in done:
             continue
         row = in_process(case, device, most, small)
@@ -279,7 +293,7 @@ def _key(row: dict[str, Any]) -> Case:
     return Case(row["network"], row["work"], row["dtype"], bool(row["checkpointing"]), int(row["tile"]))
 
 
-def report(rows: pd.DataFrame) -> str:
+def report(rows: Any) -> str:
     """The tables in Markdown, one of steps and one of the decoder for each device."""
     tables = []
     for device, here in rows.groupby("device", sort=False):
@@ -288,20 +302,22 @@ def report(rows: pd.DataFrame) -> str:
     return "\n\n".join(tables)
 
 
-def step_table(rows: pd.DataFrame) -> str:
+def step_table(rows: Any) -> str:
     """One line per network: peak and seconds of both works, without and with checkpointing."""
     head = "| network | parameters, 10⁶ | dtype | " + " | ".join(
         f"{work}{', checkpointing' if on else ''}" for work in ("SVI", "refinement") for on in (False, True)
     )
     lines = [head + " |", "|---|---:|---|---:|---:|---:|---:|"]
-    for (network, dtype), here in rows.groupby(["network", "dtype"], sort=False):
+    for (network, dtype), here in sorted(
+        rows.groupby(["network", "dtype"]), key=lambda group: list(published.PUBLISHED).index(group[0][0])
+    ):
         count = f"{here['parameters'].dropna().iloc[0] / 1e6:.1f}"
         found = [_cell(here, work, on, 0) for work in (SVI, REFINEMENT) for on in (False, True)]
         lines.append(f"| {network} | {count} | {dtype} | {' | '.join(found)} |")
     return "\n".join(lines)
 
 
-def decoder_table(rows: pd.DataFrame) -> str:
+def decoder_table(rows: Any) -> str:
     """One line per size: as a whole, with checkpointing, and by tiles."""
     lines = ["| image | as a whole | checkpointing | by tiles |", "|---|---:|---:|---:|"]
     for work in dict.fromkeys(rows["work"]):
@@ -311,9 +327,9 @@ def decoder_table(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _cell(rows: pd.DataFrame, work: str, checkpointing: bool, tile: int) -> str:
+def _cell(rows: Any, work: str, checkpointing: bool, tile: int) -> str:
     chosen = rows["work"].eq(work) & rows["checkpointing"].eq(checkpointing) & rows["tile"].eq(tile)
-    here: list[dict[str, Any]] = rows[chosen].to_dict("records")  # pyright: ignore[reportAssignmentType]
+    here = rows[chosen].to_dict("records")
     if not here:
         return "–"
     peak, seconds = here[0]["peak"] / GIB, here[0]["seconds"]
@@ -329,6 +345,7 @@ def main() -> None:
     parser.add_argument("--most", type=float, default=14.0, help="GiB that a process may hold, on a CPU")
     parser.add_argument("--tiny", action="store_true", help="networks of a few channels")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--here", action="store_true", help="measure all in this process and print rows of JSON")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     console = Console(width=140, highlight=False)
@@ -340,6 +357,10 @@ def main() -> None:
         if device.type == "cpu":
             guard(chosen.most * GIB)
         print(json.dumps(measure(Case(**json.loads(chosen.case)), device)))
+        return
+    if chosen.here:
+        for row in measure_here(chosen.only, torch.device(chosen.device), chosen.tiny):
+            print(json.dumps(row), flush=True)
         return
     if chosen.tiny and chosen.out == RESULTS:
         parser.error("--tiny measures nothing of worth: name another file by --out.")

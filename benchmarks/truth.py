@@ -87,11 +87,12 @@ def methods() -> dict[str, Method]:
     }  # fmt: skip
 
 
-def plan(name: str, only: tuple[str, ...]) -> Plan:
-    """A plan with its methods."""
+def plan(name: str, only: tuple[str, ...], images: int | None = None) -> Plan:
+    """A plan with its methods; ``images`` is the number of draws of a prior, and not that of held-out images."""
     wanted = methods() if name == "held-out" else FEW
     chosen = [method for method in wanted if method.startswith(only)]
-    return replace(PLANS[name], methods=tuple(chosen))
+    chosen_plan = replace(PLANS[name], methods=tuple(chosen))
+    return chosen_plan if images is None or name == "held-out" else replace(chosen_plan, num_images=images)
 
 
 def report(rows: pd.DataFrame) -> str:
@@ -154,16 +155,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="run the methods whose names begin with one of these")
     parser.add_argument("--out", type=Path, default=Path("truth"), help="folder of cells and results.parquet")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--images", type=int, help="number of draws of a prior; held-out images stay 32")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--report", action="store_true", help="run nothing and report the shipped rows")
     chosen = parser.parse_args()
     if chosen.report:
         rows = pd.read_parquet(RESULTS / "truth.parquet")
     else:
-        rows, local = pd.DataFrame(), engine("local", chosen.workers, "cpu", 1)
+        rows, local = pd.DataFrame(), engine("local", chosen.workers, chosen.device, 1)
         for name in chosen.plans:
             with progress_bar() as callback:
-                asked = plan(name, tuple(chosen.only))
-                rows = run(asked, chosen.out, local, "cpu", callback, suite=Suite(methods()))
+                asked = plan(name, tuple(chosen.only), chosen.images)
+                rows = run(asked, chosen.out, local, chosen.device, callback, suite=Suite(methods()))
     print(report(rows))
 
 

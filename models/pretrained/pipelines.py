@@ -55,7 +55,11 @@ ASK_FOR = {
 
 
 def build_prior(
-    parts: Mapping[str, Any], details: Mapping[str, Any], name: str, checkpointing: bool = False, tile: int | None = None
+    parts: Mapping[str, Any],
+    details: Mapping[str, Any],
+    name: str,
+    checkpointing: bool = False,
+    tile: int | None = None,
 ) -> DiffusionPrior:
     """The prior made of the ``parts`` of a pipeline, frozen; arguments as for :func:`from_diffusers` and the prior.
 

@@ -1,7 +1,7 @@
 r"""A decoder on overlapping tiles of a latent: the memory of its gradient is that of one tile.
 
-Tiles of side n overlap by o = n / 4 or more, and each weighs the image by a product of ramps, so that the weights sum to
-one at every pixel. With the distance d of a pixel from the edge of its tile, in latents,
+Tiles of side n overlap by o = n / 4 or more. Each weighs the image by a product of ramps, and the weights sum to one at
+every pixel. With the distance d of a pixel from the edge of its tile, in latents,
 
 .. math:: w(d) = \min\Big(1, \max\Big(0, \frac{d - o/4}{o/2}\Big)\Big),
 
