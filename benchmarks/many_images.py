@@ -1,6 +1,6 @@
 """What many images cost: throughput of one worker and of two, bytes, the caller's own time, and 10^6 images from these.
 
-    python -m benchmarks.many_images                 # measures on a machine that does nothing else: about 12 minutes
+    python -m benchmarks.many_images                 # measures on a machine that does nothing else: about 15 minutes
     python -m benchmarks.many_images --report        # prints the tables from the rows
 
 A round completes the same held-out images of fashion32 with the defaults, one thread per worker, by one Ray worker and
@@ -103,7 +103,8 @@ def measure(images: int, rounds: int, engine: str, samples: int, refine_steps: i
                 rows.append(row | {"round": number, "own_seconds": own, "commit": commit.stdout.strip()})
                 print(pd.DataFrame(rows[-1:]).to_string(header=len(rows) == 1, index=False), flush=True)
         few = paint(Path(folder) / "few", 4)
-        rows.append(run(few, 1, "local", "samples", **numbers) | {"round": -1, "own_seconds": own})
+        row = run(few, 1, "local", "samples", **numbers)
+        rows.append(row | {"round": -1, "own_seconds": own, "commit": commit.stdout.strip()})
     return pd.DataFrame(rows)
 
 

@@ -270,3 +270,14 @@ def test_the_tables_of_faces() -> None:
     frame, text = rows("faces"), named("truth.md")["faces"]
     assert table_lines(text) == table_lines(report(frame))
     assert commits(text) == set(frame["commit"])
+
+
+def test_the_tables_of_many_images() -> None:
+    """Those of ``python -m benchmarks.many_images --report``; the gain of a second worker also by hand."""
+    from benchmarks.many_images import report
+
+    frame, text = rows("many_images"), named("many_images.md")["many images"]
+    assert table_lines(text) == table_lines(report(frame))
+    assert commits(text) == set(frame["commit"])
+    runs = frame[frame["keep"] == "all"].set_index(["round", "workers"])["rate"].unstack()
+    assert f"paired by round: {(runs[2] / runs[1]).median():.2f} (" in text
