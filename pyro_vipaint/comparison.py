@@ -65,7 +65,7 @@ class Comparison:
         if self.table["bound"].notna().any():
             best = self.summary()["bound"]
             said["best"] = f"{' with '.join(map(str, best.index[0]))}, bound {best.iloc[0]:.2f} nats"
-        said["failed"] = int((self.table.groupby(["guide", "objective", "seed"])["note"].first() != "").sum())
+        said["failed"] = int((table.groupby(["guide", "objective", "seed"])["note"].first() != "").sum())
         return said | {"complete": self.complete}
 
     def _picture_html(self) -> str:

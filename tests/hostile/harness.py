@@ -6,7 +6,7 @@ A case prepares files (``arrange``), tries one thing (``act``), and is right if
   line of at most :data:`LONGEST` characters in which the regular expression ``says`` is found, without a network call;
 - or, for an odd but legitimate input, ``works`` holds for what it returns;
 
-within :data:`SECONDS` and :data:`MEBIBYTES` of memory beyond what was in use before; and what is refused leaves every
+within :data:`SECONDS` of its processor and :data:`MEBIBYTES` of memory beyond what was in use before; and what is refused leaves every
 file as it was, and no new one. A command's exit code and line on stderr are turned into the same errors.
 """
 
@@ -75,7 +75,7 @@ def working(table: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]) ->
 
 
 def tried(case: Case) -> Outcome:
-    """The outcome of a case; one that was too slow is tried once more, since other processes may have been at work."""
+    """The outcome of a case; one that was too slow is tried once more, since other processes may have emptied its caches."""
     outcome = _in_a_child(case)
     return _in_a_child(case) if outcome.seconds > SECONDS else outcome
 
@@ -119,13 +119,13 @@ def _tried(case: Case) -> Outcome:
             return Outcome(f"could not be arranged: {type(error).__name__} {error}", 0.0, 0.0)
         before = snapshot(folder)
         limit_memory()
-        resident, begun, result, error = _resident("VmRSS"), time.perf_counter(), None, None
+        resident, begun, result, error = _resident("VmRSS"), time.process_time(), None, None
         with vp.count_calls() as count:
             try:
                 result = case.act(folder)
             except Exception as caught:
                 error = caught
-        seconds, mebibytes = time.perf_counter() - begun, max(0.0, _resident("VmHWM") - resident)
+        seconds, mebibytes = time.process_time() - begun, max(0.0, _resident("VmHWM") - resident)
         fault = _fault(case, folder, result, error, count.calls)
         if not fault and case.works is None:
             fault = changes(before, snapshot(folder))

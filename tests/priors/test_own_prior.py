@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import pyro_vipaint as vp
-from benchmarks import memory
 from tests.networks import random_unet
 from tests.pipelines import random_vae
 
@@ -82,36 +81,3 @@ def test_its_own_codec_takes_part(ten_lines: dict[str, Any]) -> None:
 
 
 # single files: opened once
-
-
-# memory
-
-
-@pytest.mark.slow
-def test_its_memory_table_is_that_of_the_results() -> None:
-    """The rows in the document are those of the benchmark's file, and its line meets the held-out width."""
-    rows = memory.read_rows()
-    assert memory.table(rows).split("\n\n")[0] in DOCUMENT.read_text(encoding="utf-8")
-    (check,) = (row for row in rows if row["fraction"] == memory.HELD_OUT)
-    for on in (False, True):
-        assert memory.line(rows, on, memory.HELD_OUT) == pytest.approx(check["peak"][on], rel=1e-3)
-
-
-@pytest.mark.slow
-def test_checkpointing_repeats_the_forward_pass() -> None:
-    """Three passes instead of two: a second forward pass beside the first and the backward pass to the input."""
-    plain, again = (memory.operations(memory.FITTED[0], on) for on in (False, True))
-    assert 1.3 < again / plain < 1.5
-
-
-def test_the_peak_is_what_is_alive_at_one_time() -> None:
-    """Two MiB of three are alive together; earlier tensors do not count."""
-    before = torch.ones(2**20)
-
-    def step() -> None:
-        first = torch.zeros(2**18)
-        del first
-        both = torch.zeros(2**18), torch.zeros(2**18)
-        assert before.sum() + both[0][0] > 0
-
-    assert memory.peak_bytes(step, "cpu") == pytest.approx(2 * 2**20, rel=0.01)
