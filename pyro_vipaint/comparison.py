@@ -63,7 +63,7 @@ class Comparison:
         said: dict[str, Any] = {"guides": names["guide"], "objectives": names["objective"]}
         said |= {"seeds": len(names["seed"]), "images": len(names["image"])}
         if self.table["bound"].notna().any():
-            best = self.summary()["bound"]
+            best: Any = self.summary()["bound"]
             said["best"] = f"{' with '.join(map(str, best.index[0]))}, bound {best.iloc[0]:.2f} nats"
         said["failed"] = int((table.groupby(["guide", "objective", "seed"])["note"].first() != "").sum())
         return said | {"complete": self.complete}

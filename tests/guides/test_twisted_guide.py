@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -308,3 +309,30 @@ def test_what_a_covariance_cannot_do_is_refused() -> None:
         vp.sample(guide, Y, 2)
     with pytest.raises(vp.InputError, match=r"a DataCovariance of events \(1, 2, 2\)"):
         replace(prior.diffusion(), data_covariance=DataCovariance(torch.eye(3)[:1], torch.ones(1), 0.1))
+
+
+def test_what_is_learnt_on_some_observations_serves_others(tmp_path: Path) -> None:
+    """Fitted, saved and loaded on another mask and another number of images, w and tau save over a nat of each gap."""
+    std = torch.linspace(0.4, 1.0, 8)
+    prior = GaussianPrior.diagonal(torch.zeros(8), std)
+    keypoints = vp.keypoints(prior, noise_levels=[20.0, 3.0, 1.0, 0.3])
+
+    def problem(mask: Tensor, images: int, seed: int) -> tuple[DiffusionModel, Tensor]:
+        likelihood = vp.Gaussian(vp.Inpainting(mask), sigma=0.2)
+        x, noise = torch.randn(2, images, 8, generator=torch.Generator().manual_seed(seed))
+        return DiffusionModel(prior, likelihood, keypoints), mask * (std * x + 0.2 * noise)
+
+    mask = torch.tensor([1.0, 0.0] * 4)
+    model, y = problem(mask, 16, 0)
+    guide = TwistedGuide(model, correction=PiGDM())
+    vp.fit(model, guide, y, vp.BetaELBO(num_particles=2), steps=60, lr=0.05, seed=0)
+    guide.save_pretrained(tmp_path)
+    other, y = problem(1 - mask, 3, 5)
+    loaded = TwistedGuide.load(tmp_path, other, PiGDM())
+    evidence = prior.log_evidence(other.likelihood, y, keypoints)
+    plain, learnt = (
+        evidence - log_weights(other, each, y, 500, seed=1).mean(0)
+        for each in (TwistedGuide(other, correction=PiGDM()), loaded)
+    )
+    assert (learnt > 0).all()
+    assert (learnt < plain - 1).all()

@@ -117,6 +117,12 @@ def patched(name: str, value: Any) -> Callable[[Path], Any]:
     return act
 
 
+def without_a_report(folder: Path) -> str:
+    """The command that finishes a benchmark; its figures are left out, which take matplotlib most of the limit."""
+    with patch("pyro_vipaint.bench.write_report"):
+        return command(folder, "--images", 2, "--samples", 2, "--chunk", 1)
+
+
 def fifo(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
@@ -227,8 +233,7 @@ CASES = [
     Case("cells of other pictures", patched("_pictures_of", lambda *_: "0" * 16), "pictures", finished),
     Case("command: a folder of the user's", lambda f: command(f), "overwrite|holds",
          lambda f: ((f / "out").mkdir(), (f / "out" / "mine.txt").write_text("mine"))),
-    Case("command: a damaged cell (works)", lambda f: command(f, "--images", 2, "--samples", 2, "--chunk", 1),
-         arrange=damaged("{"), works=lambda f, o: "rows" in o),
+    Case("command: a damaged cell (works)", without_a_report, arrange=damaged("{"), works=lambda f, o: "rows" in o),
     Case("command: a seed out of range leaves the folder good (works)", lambda f: _after_bad_seed(f),
          arrange=finished, works=complete),
     Case("store: a folder that is not there (works)", lambda f: Store(f / "none").table(), works=lambda f, t: t.empty),

@@ -6,8 +6,8 @@ A case prepares files (``arrange``), tries one thing (``act``), and is right if
   line of at most :data:`LONGEST` characters in which the regular expression ``says`` is found, without a network call;
 - or, for an odd but legitimate input, ``works`` holds for what it returns;
 
-within :data:`SECONDS` of its processor and :data:`MEBIBYTES` of memory beyond what was in use before; and what is refused leaves every
-file as it was, and no new one. A command's exit code and line on stderr are turned into the same errors.
+within :data:`SECONDS` of processor time and :data:`MEBIBYTES` of memory beyond what was in use before; and what is
+refused leaves every file as it was, and no new one. A command's exit code and line on stderr are turned into the same errors.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def working(table: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]) ->
 
 
 def tried(case: Case) -> Outcome:
-    """The outcome of a case; one that was too slow is tried once more, since other processes may have emptied its caches."""
+    """The outcome of a case; one that was too slow is tried once more: others may have emptied its caches."""
     outcome = _in_a_child(case)
     return _in_a_child(case) if outcome.seconds > SECONDS else outcome
 
