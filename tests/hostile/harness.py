@@ -7,7 +7,8 @@ A case prepares files (``arrange``), tries one thing (``act``), and is right if
 - or, for an odd but legitimate input, ``works`` holds for what it returns;
 
 within :data:`SECONDS` of processor time and :data:`MEBIBYTES` of memory beyond what was in use before; and what is
-refused leaves every file as it was, and no new one. A command's exit code and line on stderr are turned into the same errors.
+refused leaves every file as it was, and no new one. A command's exit code and line on stderr are turned into the same
+errors.
 """
 
 from __future__ import annotations
