@@ -48,6 +48,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pyro_vipaint as vp
+from benchmarks.gpu_speed import seconds
 from benchmarks.overhead import RecordingDenoiser
 from pyro_vipaint._files import write_whole
 from pyro_vipaint.demo import demo_problem
@@ -121,16 +122,6 @@ def precision(name: str) -> Iterator[torch.dtype]:
         yield PRECISIONS[name]
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-
-
-def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call, until the device has finished."""
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    synchronize()
-    begun = time.perf_counter()
-    function()
-    synchronize()
-    return time.perf_counter() - begun
 
 
 def works(prior: DiffusionPrior, device: torch.device, size: Size) -> dict[str, tuple[Callable[[], object], int]]:

