@@ -27,8 +27,10 @@ GRADIENTS_BELOW = 2.25  # noise level below which its corrections take gradients
 SIGMA = 0.05  # of the noise of y, at least: the paper's value
 INFERENCE_STEPS, INFERENCE_STEPS_FROM_NOISE = 19, 25  # of the refinement
 START, STOP = 3.0, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data's standard deviation
-LATENT_START, LATENT_STOP = 12.0, 3.0  # of latent priors, with both presets
-LATENT_FIT_CALLS = 120  # network calls of their fit, at least one step of MAX_LEVELS
+LATENT = {  # of latent priors by preset: noise levels of T_e and T_s, network calls of the fit, refinement steps
+    "inference": (24.0, 8.0, 60, 60),
+    "pictures": (12.0, 3.0, 120, 22),
+}
 KINDS = ("mu", "tau", "gamma")  # the parameters of HierarchicalGuide
 FIT_SHARE = 0.4  # of a budget
 RESTORATION_SCALE, RESTORATION_STEPS, RESTORATION_REFINE_STEPS, RESTORATION_ZETA = 0.05, 15, 34, 2.0  # docs/tuning.md
@@ -140,24 +142,36 @@ class Settings:
 def default_settings(levels: int = 4, latent: bool = False, preset: str = "inference") -> Settings:
     """The settings of VIPaint-``levels`` for pixel priors, or for latent ones; noise levels spaced geometrically.
 
-    ``inference`` was tuned by proper scores and calibration, ``pictures`` by the mean LPIPS to the truth, which rewards
-    draws that are too alike (docs/truth.md). Latent priors have one preset under both names.
+    ``inference`` was tuned by proper scores, calibration and exact posteriors, ``pictures`` by the mean LPIPS to the
+    truth, which rewards draws that are too alike (docs/truth.md).
 
     Raises:
         InputError: fewer than one level or more than ``MAX_LEVELS``, or no such preset.
     """
     choice("preset", preset, PRESETS)
-    if preset == "inference" and not latent:
-        return inference_settings(levels)
-    gaps = whole("levels", levels, most=MAX_LEVELS) - 1
-    start, stop = (LATENT_START, LATENT_STOP) if latent else (START, STOP)
-    noise_levels = (*(start * (stop / start) ** (i / gaps) for i in range(levels)),) if gaps else (stop,)
-    if not latent:
-        return Settings(noise_levels)
+    if latent:
+        return latent_settings(levels, preset)
+    return inference_settings(levels) if preset == "inference" else Settings(_geometric(levels, START, STOP))
+
+
+def latent_settings(levels: int = 4, preset: str = "inference") -> Settings:
+    """The presets for latent priors, whose guide is fitted in both.
+
+    The fit of that for inference ends early, so that the refinement decides on parts that cover many latents, and the
+    refinement is longer.
+    """
+    choice("preset", preset, PRESETS)
+    start, stop, calls, refine_steps = LATENT[preset]
     return Settings(
-        noise_levels, perceptual_weight=2000.0, steps=LATENT_FIT_CALLS // (levels + 1),
-        refine_steps=22, zeta=8.0, zeta_decay=0.0625, polyak=1.0,
+        _geometric(levels, start, stop), perceptual_weight=2000.0, steps=max(1, calls // (levels + 1)),
+        refine_steps=refine_steps, zeta=8.0, zeta_decay=0.0625, polyak=1.0,
     )  # fmt: skip
+
+
+def _geometric(levels: int, start: float, stop: float) -> tuple[float, ...]:
+    """As many noise levels from ``start`` to ``stop``; ``stop`` alone for one."""
+    gaps = whole("levels", levels, most=MAX_LEVELS) - 1
+    return (*(start * (stop / start) ** (i / gaps) for i in range(levels)),) if gaps else (stop,)
 
 
 def inference_settings(levels: int = 4) -> Settings:

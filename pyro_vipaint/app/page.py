@@ -263,6 +263,66 @@ def _wire_picture(
     guide.change(lambda family: PRESETS[family != OF_THE_PRESET], guide, running.preset, **quick)  # one fits, one not
 
 
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What the page shows of a run: when it begins, while it goes, and when it is done."""
+
+    answers: Answers
+    running: Run
+    results: Results
+    done: gr.State
+
+    def begin(self, request: gr.Request) -> dict[Any, Any]:
+        """A new run takes the place of the last one."""
+        running = self.running
+        self.answers.sessions.begin(request)
+        return {
+            running.start: gr.Button(interactive=False), running.cancel: gr.Button(interactive=True),
+            running.preview: gr.Image(visible=False), running.bound: gr.Plot(visible=False),
+            running.status: "Starting …",
+        }  # fmt: skip
+
+    def follow(self, request: gr.Request, *asked: Any) -> Iterator[dict[Any, Any]]:
+        """Each state of the run; last, an error or none, and the buttons as they were."""
+        running, drawn = self.running, 1
+        over: dict[Any, Any] = {
+            running.start: gr.Button(interactive=True), running.cancel: gr.Button(interactive=False),
+        }  # fmt: skip
+        try:
+            for state in self.answers.states(request, *asked):
+                yield self._update(state, drawn, asked)
+                drawn = max(drawn, len(state.bounds))
+        except Exception as error:
+            over[running.status] = _error(error)
+        yield over
+
+    def _update(self, state: State, drawn: int, asked: Sequence[Any]) -> dict[Any, Any]:
+        """What has changed where ``drawn`` steps of the fit are in the curve."""
+        update: dict[Any, Any] = {self.running.status: _sentence(state)}
+        if state.pictures is not None:
+            update[self.running.preview] = gr.Image(views.row(state.pictures), visible=True)
+        if len(state.bounds) > drawn:
+            update[self.running.bound] = gr.Plot(views.bound_figure(state.bounds), visible=True)
+        if state.result is not None:
+            update[self.done] = Done(self.answers.job(*asked), state.result)
+        return update
+
+    def show(self, finished: Done | None, status: str) -> dict[Any, Any]:
+        """The tabs, of a run that was not cancelled."""
+        results = self.results
+        if finished is None or status != WORDS["done"]:
+            return {results.tabs: gr.skip()}
+        job, result = finished.job, finished.result
+        figure, text = _parts(job, result)
+        return {
+            results.tabs: gr.Tabs(visible=True), self.running.status: views.summary(result),
+            results.samples: views.gallery(result), results.mean: enlarged(result.mean[0]),
+            results.spread: views.spread_figure(result), results.region: enlarged(result.mean[0]), results.answer: "",
+            results.parts: gr.Plot(figure, visible=figure is not None), results.parts_text: text,
+            results.lines: finished.lines(), results.files: self.answers.archive(finished),
+        }  # fmt: skip
+
+
 def _wire_run(
     blocks: gr.Blocks,
     answers: Answers,
@@ -274,6 +334,7 @@ def _wire_run(
 ) -> None:
     """The third step and the tabs: whatever uses the library goes one after another."""
     chosen, done = states
+    page = Shown(answers, running, results, done)
     method = [getattr(running.method, each.name) for each in fields(running.method)]
     asked = [chosen, hole.editor, hole.softness, picture.prior, running.label, running.prompt, running.preset]
     seen = [running.start, running.cancel, running.status, running.preview, running.bound, done]
@@ -285,59 +346,16 @@ def _wire_run(
     alone: dict[str, Any] = {
         "concurrency_id": "library", "concurrency_limit": 1, "show_progress": "hidden", "api_visibility": "private",
     }  # fmt: skip
-
-    def follow(request: gr.Request, *asked: Any) -> Iterator[dict[Any, Any]]:
-        drawn = 0
-        over: dict[Any, Any] = {
-            running.start: gr.Button(interactive=True),
-            running.cancel: gr.Button(interactive=False),
-        }
-        try:
-            for state in answers.states(request, *asked):
-                update: dict[Any, Any] = {running.status: _sentence(state)}
-                if state.pictures is not None:
-                    update[running.preview] = gr.Image(views.row(state.pictures), visible=True)
-                if len(state.bounds) > max(drawn, 1):
-                    drawn = len(state.bounds)
-                    update[running.bound] = gr.Plot(views.bound_figure(state.bounds), visible=True)
-                if state.result is not None:
-                    update[done] = Done(answers.job(*asked), state.result)
-                yield update
-        except Exception as error:
-            over[running.status] = _error(error)
-        yield over
-
-    def show(finished: Done | None, status: str) -> dict[Any, Any]:
-        if finished is None or status != WORDS["done"]:
-            return {results.tabs: gr.skip()}
-        job, result = finished.job, finished.result
-        figure, text = _parts(job, result)
-        return {
-            results.tabs: gr.Tabs(visible=True), running.status: views.summary(result),
-            results.samples: views.gallery(result), results.mean: enlarged(result.mean[0]),
-            results.spread: views.spread_figure(result), results.region: enlarged(result.mean[0]), results.answer: "",
-            results.parts: gr.Plot(figure, visible=figure is not None), results.parts_text: text,
-            results.lines: finished.lines(), results.files: answers.archive(finished),
-        }  # fmt: skip
-
-    def begin(request: gr.Request) -> dict[Any, Any]:
-        answers.sessions.begin(request)
-        return {
-            running.start: gr.Button(interactive=False), running.cancel: gr.Button(interactive=True),
-            running.preview: gr.Image(visible=False), running.bound: gr.Plot(visible=False),
-            running.status: "Starting …",
-        }  # fmt: skip
-
-    begun = running.start.click(begin, None, seen, queue=False)
-    followed = begun.then(follow, [*asked, running.samples, *method], seen, **alone)
-    followed.then(_one_line(show), [done, running.status], shown, **alone).then(
+    begun = running.start.click(page.begin, None, seen, queue=False)
+    followed = begun.then(page.follow, [*asked, running.samples, *method], seen, **alone)
+    followed.then(_one_line(page.show), [done, running.status], shown, **alone).then(
         _one_line(answers.interval), [done, results.level], ends, **alone
     )
     running.cancel.click(answers.sessions.cancel, None, None, queue=False)
     blocks.unload(answers.sessions.end)
     added = results.more.click(_one_line(answers.more), done, done, **{**alone, "show_progress": "minimal"})
     added.success(lambda: WORDS["done"], None, running.status, queue=False).success(
-        _one_line(show), [done, running.status], shown, **alone
+        _one_line(page.show), [done, running.status], shown, **alone
     ).success(_one_line(answers.interval), [done, results.level], ends, **alone)
     results.level.release(_one_line(answers.interval), [done, results.level], ends, **alone)
     results.average.select(_one_line(answers.pixel), [done, results.level], results.pixel, **alone)

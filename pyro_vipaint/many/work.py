@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from pyro_vipaint.checks import warm_prior
 from pyro_vipaint.errors import InputError, NonFiniteError
 from pyro_vipaint.many.pictures import Picture
 from pyro_vipaint.many.streams import Streams
-from pyro_vipaint.metrics import lpips_distance
+from pyro_vipaint.metrics import SMALLEST_SIDE, lpips_distance
 from pyro_vipaint.models.measurements.masks import composite
 from pyro_vipaint.models.measurements.operators import Inpainting
 from pyro_vipaint.models.priors.prior import DiffusionPrior
@@ -152,10 +153,16 @@ def _inpainted(batch: Sequence[Picture], masks: Tensor, job: Job, prior: Diffusi
 
 
 def _streams(seeds: list[int], job: Job, prior: DiffusionPrior) -> AbstractContextManager[Any]:
-    if job.settings.perceptual_weight > 0:  # LPIPS is filled with random numbers when it is first made
-        x = torch.zeros(1, 1, *prior.image_shape, device=job.device)
-        lpips_distance(x, x[0])
+    if job.settings.perceptual_weight > 0:
+        _make_lpips(job.device)
     return Streams(seeds, prior.event_shape, torch.device(job.device))
+
+
+@cache
+def _make_lpips(device: str) -> None:
+    """Once in a process, outside the streams: LPIPS is filled with random numbers when it is made."""
+    x = torch.zeros(1, 3, SMALLEST_SIDE, SMALLEST_SIDE, device=device)
+    lpips_distance(x, x)
 
 
 def _of(result: Result, masks: Tensor, n: int) -> Result:

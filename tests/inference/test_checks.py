@@ -611,7 +611,7 @@ def test_auto_is_the_device_of_a_loaded_prior() -> None:
 
 @pytest.mark.parametrize(
     ("latent", "preset", "start", "stop"),
-    [(False, "pictures", 3.0, 0.9), (True, "pictures", 12.0, 3.0), (True, "inference", 12.0, 3.0)],
+    [(False, "pictures", 3.0, 0.9), (True, "pictures", 12.0, 3.0), (True, "inference", 24.0, 8.0)],
 )
 def test_default_noise_levels_fall_geometrically_to_the_last(
     latent: bool, preset: str, start: float, stop: float
