@@ -10,9 +10,9 @@ A plan of :mod:`pyro_vipaint.bench`. Cats are held-out combinations of parts, ob
 its probabilities (:func:`draw_labels`). *Exact draws* are pictures of parts drawn from the exact posterior, judged in
 the same way: where they miss the expectation, the classifier errs. *VIPaint-K* has the preset for inference;
 *VIPaint-2, 120 steps* refines in twice as many steps, *VIPaint-2, L1* omits the perceptual term, and *VIPaint-4,
-mixture* has a mixture of four hierarchical guides, as many particles and a quarter of the steps of the fit. *Warm start* is VIPaint's start and refinement without a fit, with the NFE of
-VIPaint-2. DPS has the NFE of VIPaint-4 and the zeta that was best in LPIPS on other cats. docs/tuning.md has the record
-of what was tuned.
+mixture* has a mixture of four hierarchical guides, as many particles and a quarter of the steps of the fit. *Warm
+start* is VIPaint's start and refinement without a fit, with the NFE of VIPaint-2. DPS has the NFE of VIPaint-4 and the
+zeta that was best in LPIPS on other cats. docs/tuning.md has the record of what was tuned.
 
 Rows are per image and slot. Columns: LPIPS to the truth (mean over samples, then over cats), total variation (mean over
 slots), agreement in shown slots, coverage in open ones (:mod:`pyro_vipaint.cats.scores`), each beside its expectation
