@@ -28,7 +28,7 @@ SIGMA = 0.05  # of the noise of y, at least: the paper's value
 INFERENCE_STEPS, INFERENCE_STEPS_FROM_NOISE = 19, 25  # of the refinement
 START, STOP = 3.0, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data's standard deviation
 LATENT = {  # of latent priors by preset: noise levels of T_e and T_s, network calls of the fit, refinement steps
-    "inference": (24.0, 8.0, 60, 60),
+    "inference": (24.0, 8.0, 240, 60),
     "pictures": (12.0, 3.0, 120, 22),
 }
 KINDS = ("mu", "tau", "gamma")  # the parameters of HierarchicalGuide
@@ -157,8 +157,8 @@ def default_settings(levels: int = 4, latent: bool = False, preset: str = "infer
 def latent_settings(levels: int = 4, preset: str = "inference") -> Settings:
     """The presets for latent priors, whose guide is fitted in both.
 
-    The fit of that for inference ends early, so that the refinement decides on parts that cover many latents, and the
-    refinement is longer.
+    That for inference takes more than twice as many network calls: its fit ends early, so that the refinement decides
+    on parts that cover many latents, and both are longer, so that fewer draws lose what is visible.
     """
     choice("preset", preset, PRESETS)
     start, stop, calls, refine_steps = LATENT[preset]
