@@ -85,7 +85,8 @@ def nfe_per_sample(settings: Settings, num_samples: int) -> int:
     """NFE of one sample of VIPaint, rounded up, with its share of the fit."""
     levels, fitted = settings.levels, settings.twist is None
     fit = fitted + settings.steps * (levels + fitted) * settings.num_particles
-    return math.ceil(fit / num_samples + levels - 1 + settings.refine_steps)
+    drawn = settings.drawn(num_samples)
+    return math.ceil((fit + drawn * (levels - 1 + settings.refine_steps)) / num_samples)
 
 
 def command(text: str, plan: Plan, suite: Callable[[int], Suite], report: Callable[[Any], str], shipped: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -40,7 +41,7 @@ _positive = partial(number, positive=True)
 RULES: dict[str, Callable[[str, Any], object]] = {  # of the single numbers of the settings
     **dict.fromkeys(("num_particles", "refine_steps"), whole),
     **dict.fromkeys(("scale", "beta", "tau_scale"), _positive),
-    **dict.fromkeys(("perceptual_weight", "zeta", "zeta_decay"), number),
+    **dict.fromkeys(("perceptual_weight", "zeta", "zeta_decay", "spare"), number),
     "gamma_logit": partial(number, signed=True),
     **dict.fromkeys(("polyak", "sigma"), lambda name, value: None if value is None else _positive(name, value)),
     **dict.fromkeys(("twist", "correction"), lambda name, value: _correction(name, value)),
@@ -83,6 +84,8 @@ class Settings:
             the place of the hierarchical guide. The transitions have the covariance of the prior's images.
         correction: of the refinement; ``None`` is DPS with ``zeta``.
         order: of the refinement with a ``correction``.
+        spare: further draws, as a share of those that are asked for; the draws that explain y worst make room for them
+            (:func:`pyro_vipaint.results.approximation.explaining`).
 
     Raises:
         InputError: a number cannot be used, or the noise levels do not fall.
@@ -107,6 +110,7 @@ class Settings:
     twist: Correction | None = None
     correction: Correction | None = None
     order: int = 1
+    spare: float = 0.0
 
     def __post_init__(self) -> None:
         for name, rule in RULES.items():
@@ -123,6 +127,10 @@ class Settings:
     def levels(self) -> int:
         """K."""
         return len(self.noise_levels) + (self.twist is not None)
+
+    def drawn(self, num_samples: int) -> int:
+        """How many samples are drawn where ``num_samples`` are asked for."""
+        return num_samples + math.ceil(self.spare * num_samples)
 
     def likelihood(self, operator: Operator) -> Gaussian | Laplace:
         """p(y | x) for y = A(x): Gaussian with ``sigma``, or Laplace, with the perceptual factor if it has a weight."""
@@ -206,13 +214,13 @@ def within(settings: Settings, nfe: int, num_samples: int) -> Settings:
     Raises:
         InputError: fewer NFE than one step of the fit and one of the refinement take.
     """
-    levels, total, fits = settings.levels, nfe * num_samples, settings.twist is None
+    levels, fits, drawn, total = settings.levels, settings.twist is None, settings.drawn(num_samples), nfe * num_samples
     step, start = (levels + fits) * settings.num_particles, int(fits)
-    most = max(1, min(int(FIT_SHARE * total), total - start - levels * num_samples) // step)
+    most = max(1, min(int(FIT_SHARE * total), total - start - levels * drawn) // step)
     steps = most if fits else min(most, settings.steps)
-    refine_steps = (total - steps * step - start) // num_samples - (levels - 1)
+    refine_steps = (total - steps * step - start) // drawn - (levels - 1)
     if refine_steps < 1:
-        least = -(-(step + start) // num_samples) + levels
+        least = math.ceil((step + start + levels * drawn) / num_samples)
         raise InputError(f"VIPaint-{levels} needs {least} NFE per sample, the budget is {nfe}.")
     return replace(settings, steps=steps, refine_steps=refine_steps, average=min(settings.average, steps))
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from pyro_vipaint.progress import Callback
 from pyro_vipaint.refinement import refine
 from pyro_vipaint.sampling import sample
 from pyro_vipaint.settings import Settings
+
+TOLERANCE = 0.05  # of |y - A x| above the least, among draws that explain y alike: docs/tuning.md
 
 
 class Draws(NamedTuple):
@@ -52,10 +55,13 @@ class Approximation:
     __repr__, _repr_html_ = compact, as_html
 
     def draw(self, num_samples: int, callback: Callback | None = None) -> Draws:
-        """Images and their latents: K - 1 network calls of the guide and those of the refinement."""
+        """Images and their latents: K - 1 network calls of the guide and those of the refinement.
+
+        With ``settings.spare`` more are drawn, and those are left out that explain y worst.
+        """
         numbers, model = self.settings, self.model
         with _Record() as record:
-            z = sample(self.guide, self.y, num_samples)
+            z = sample(self.guide, self.y, numbers.drawn(num_samples))
         samples = refine(
             DiffusionModel(self.prior, model.likelihood, model.keypoints, **model.condition), z, self.y,
             numbers.refine_steps, zeta=numbers.zeta, zeta_decay=numbers.zeta_decay, polyak=numbers.polyak,
@@ -63,7 +69,33 @@ class Approximation:
         )  # fmt: skip
         known = hasattr(self.guide, "sample_latents")
         latents = {name: value.detach().cpu() for name, value in record.values.items()} if known else None
-        return Draws(samples.cpu(), latents)
+        if len(samples) == num_samples:
+            return Draws(samples.cpu(), latents)
+        likelihood: Any = model.likelihood
+        kept = explaining(likelihood.residual(samples, self.y), num_samples).cpu()
+        chosen = None if latents is None else {name: _at(value, kept) for name, value in latents.items()}
+        return Draws(_at(samples.cpu(), kept), chosen)
+
+
+def explaining(residual: Tensor, count: int) -> Tensor:
+    """Which ``count`` draws of each image to keep, ``(count, N)``, in their order: those that explain y.
+
+    The first of the draws whose |y - A x| is within :data:`TOLERANCE` of the least of their image, and where these are
+    too few, the nearest of the others. Draws that all explain y are kept as they come, whatever they have in the hole.
+
+    Args:
+        residual: y - A x of S draws of each image, ``(S, N, *observation)``.
+        count: at most S.
+    """
+    misfit = residual.flatten(2).norm(dim=-1)
+    least = (1 + TOLERANCE) * misfit.min(0).values
+    order = torch.maximum(misfit, least).sort(stable=True, dim=0).indices
+    return order[:count].sort(0).values
+
+
+def _at(draws: Tensor, index: Tensor) -> Tensor:
+    """``draws[index[s, n], n]``, for draws ``(S, N, *event)``."""
+    return draws[index, torch.arange(index.shape[1])]
 
 
 def model_of(prior: DiffusionPrior, likelihood: Any, numbers: Settings, condition: Mapping[str, Any]) -> DiffusionModel:

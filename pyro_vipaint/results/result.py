@@ -186,6 +186,9 @@ class Result:
     def log_weights(self, *, seed: int | None = None, batch_size: int | None = None) -> Tensor:
         """log p(z, y) - log q(z) of the latents behind the samples, ``(S, N)``, in nats: S × N × (K + 1) NFE.
 
+        With ``settings.spare`` the samples are a choice, and the mean of their weights estimates no evidence: for that
+        :func:`pyro_vipaint.diagnostics.log_weights` draws from ``guide`` anew.
+
         Args:
             seed: of the estimate of log p(z_Te) where it is not exact; ``None`` continues the global generator.
             batch_size: samples in one pass; all if not given.

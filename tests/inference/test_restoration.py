@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import pyro_vipaint as vp
 from pyro_vipaint.corrections import PiGDM
 from pyro_vipaint.models import DataCovariance, GaussianPrior
 from pyro_vipaint.models.measurements.operators import Operator, apply
-from pyro_vipaint.settings import PRESETS, SIGMA, default_settings, restoration_settings, settings_for
+from pyro_vipaint.results.approximation import explaining
+from pyro_vipaint.settings import PRESETS, SIGMA, default_settings, restoration_settings, settings_for, within
 
 QUICK: dict[str, Any] = {"levels": 2, "num_samples": 2, "steps": 2, "refine_steps": 2, "seed": 0, "device": "cpu"}
 SHAPE = (1, 8, 8)
@@ -202,6 +204,55 @@ def test_latent_priors_have_a_fitted_guide_in_both_presets() -> None:
         settings = settings_for(4, latent, vp.Inpainting(MASK), images(), preset)
         expected = replace(default_settings(4, True, preset), perceptual_weight=settings.perceptual_weight)
         assert settings == expected and settings.twist is None and settings.correction is None
+
+
+# spare draws
+
+
+def test_spare_draws_make_room_for_those_that_explain_y() -> None:
+    """A run with three spares of six is one of nine, less the three worst of each image, latents and all."""
+    y, operator = images() * MASK, vp.Inpainting(MASK)
+    settings = replace(default_settings(2, preset="pictures"), steps=2, refine_steps=2)
+    run = partial(vp.restore, y, operator, PRIOR, seed=0, device="cpu")
+    chosen = run(num_samples=6, settings=replace(settings, spare=0.5))
+    whole = run(num_samples=9, settings=settings)
+    assert (chosen.calls, chosen.nfe, chosen.gradients) == (whole.calls, whole.nfe, whole.gradients)
+    assert chosen.latents is not None and whole.latents is not None
+    for n in range(2):
+        misfit = [float(((sample - y[n]) * MASK).square().sum().sqrt()) for sample in whole.samples[:, n]]
+        worst = sorted(range(9), key=lambda s: max(misfit[s], 1.05 * min(misfit)))[6:]
+        left = [s for s in range(9) if s not in worst]
+        assert torch.equal(chosen.samples[:, n], whole.samples[left, n])
+        for name, latents in chosen.latents.items():
+            assert torch.equal(latents[:, n], whole.latents[name][left, n])
+    assert chosen.sample(4, seed=1).samples.shape == (4, 2, *SHAPE)
+
+
+def test_draws_that_explain_y_alike_stay_as_they_come() -> None:
+    """By image: within a twentieth of the least the first stay; then the nearest; all that is left, in order."""
+    misfit = torch.tensor([[1.04, 9.0], [1.0, 2.0], [1.2, 1.0], [1.05, 3.0], [1.06, 1.0]])
+    residual = misfit[..., None, None] * torch.tensor([0.6, -0.8])
+    assert explaining(residual, 3).T.tolist() == [[0, 1, 3], [1, 2, 4]]
+    assert explaining(residual, 4).T.tolist() == [[0, 1, 3, 4], [1, 2, 3, 4]]
+    assert explaining(residual, 1).T.tolist() == [[0], [2]]
+    assert explaining(residual, 5).T.tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+@pytest.mark.parametrize(("preset", "levels"), [("inference", 1), ("pictures", 2), ("pictures", 4)])
+def test_spare_draws_are_within_the_budget(preset: str, levels: int) -> None:
+    """All images of a run are at most the budget, and within one step of it; the least that is stated is enough."""
+    settings, y = replace(default_settings(levels, preset=preset), spare=0.3), images(1) * MASK
+    prior = replace(PRIOR, data_covariance=KNOWN)
+    for nfe, count in ((14, 10), (25, 3)):
+        numbers = within(settings, nfe, count)
+        result = vp.restore(y, vp.Inpainting(MASK), prior, levels, count, settings=numbers, seed=0, device="cpu")
+        assert nfe * count - numbers.drawn(count) - numbers.levels - 1 < result.nfe <= nfe * count
+    with pytest.raises(vp.InputError) as error:
+        within(settings, 1, 10)
+    least = int(str(error.value).split(" needs ")[1].split()[0])
+    assert within(settings, least, 10).refine_steps >= 1
+    with pytest.raises(vp.InputError, match=f"needs {least} "):
+        within(settings, least - 1, 10)
 
 
 class Halved:
