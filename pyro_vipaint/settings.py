@@ -28,9 +28,9 @@ GRADIENTS_BELOW = 2.25  # noise level below which its corrections take gradients
 SIGMA = 0.05  # of the noise of y, at least: the paper's value
 INFERENCE_STEPS, INFERENCE_STEPS_FROM_NOISE = 19, 25  # of the refinement
 START, STOP = 3.0, 0.9  # noise levels of T_e and T_s, sigma/alpha over the data's standard deviation
-LATENT = {  # of latent priors by preset: noise levels of T_e and T_s, network calls of the fit, refinement steps
-    "inference": (24.0, 8.0, 240, 60),
-    "pictures": (12.0, 3.0, 120, 22),
+LATENT = {  # of latent priors: noise levels of T_e and T_s, network calls of the fit, refinement steps, spare
+    "inference": (24.0, 8.0, 240, 48, 0.25),
+    "pictures": (12.0, 3.0, 120, 22, 0.0),
 }
 KINDS = ("mu", "tau", "gamma")  # the parameters of HierarchicalGuide
 FIT_SHARE = 0.4  # of a budget
@@ -166,13 +166,14 @@ def latent_settings(levels: int = 4, preset: str = "inference") -> Settings:
     """The presets for latent priors, whose guide is fitted in both.
 
     That for inference takes more than twice as many network calls: its fit ends early, so that the refinement decides
-    on parts that cover many latents, and both are longer, so that fewer draws lose what is visible.
+    on parts that cover many latents; both are longer, so that fewer draws lose what is visible, and those that do make
+    room for others.
     """
     choice("preset", preset, PRESETS)
-    start, stop, calls, refine_steps = LATENT[preset]
+    start, stop, calls, refine_steps, spare = LATENT[preset]
     return Settings(
         _geometric(levels, start, stop), perceptual_weight=2000.0, steps=max(1, calls // (levels + 1)),
-        refine_steps=refine_steps, zeta=8.0, zeta_decay=0.0625, polyak=1.0,
+        refine_steps=refine_steps, zeta=8.0, zeta_decay=0.0625, polyak=1.0, spare=spare,
     )  # fmt: skip
 
 
