@@ -240,7 +240,7 @@ scores_early.round(2)
 # %% [markdown]
 # More of the doubtful accessories appear, and every body is still the visible one: the refinement's steps are no
 # longer than Polyak's, so that they do not change a sample that explains $y$ already. This notebook has the preset for
-# pictures. That for inference, the default of `vp.inpaint`, goes further: its fit ends at 8, its refinement is longer, and
+# pictures. That for inference, the default of `vp.inpaint`, goes on: its fit ends at 8, its refinement is longer, and
 # draws that have lost what is visible are left out ([tuning](../docs/tuning.md#cats64-the-latent-prior)).
 #
 # ## Without the perceptual term
