@@ -14,32 +14,19 @@ particles and a quarter of the steps of the fit. *Warm start* is VIPaint's start
 NFE of VIPaint-2. DPS has the NFE of VIPaint-4 and the zeta that was best in LPIPS on other cats. docs/tuning.md has the
 record of what was tuned.
 
-Rows are per image and slot. Columns: LPIPS to the truth (mean over samples, then over cats), total variation (mean over
-slots), agreement in shown slots, coverage in open ones (:mod:`pyro_vipaint.cats.scores`), each beside its expectation
-under as many exact draws; NFE and seconds per sample. The differences are paired over cats, with their standard error.
+Rows are per image and slot. *Excess* is the total variation minus its expectation under as many exact draws, mean over
+slots; agreement is that of shown slots, coverage that of open ones over what exact draws cover
+(:mod:`pyro_vipaint.cats.scores`); the energy scores and error over spread are those of :mod:`pyro_vipaint.diagnostics`.
+The differences are paired over cats, with their standard error.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
-import pandas as pd
-
-from benchmarks.parts import (
-    BLOCK,
-    EXACT,
-    SCORE_COLUMNS,
-    SCORES,
-    TASKS,
-    ExactDraws,
-    differences,
-    draw,
-    in_order,
-    part_scores,
-    per_image,
-)
+from benchmarks.parts import BLOCK, EXACT, TASKS, ExactDraws, draw, part_scores
+from benchmarks.parts import report as report_of_parts
 from benchmarks.plans import Blocks, Held, command, nfe_per_sample
 from pyro_vipaint.bench import METHODS, Plan, Suite
 from pyro_vipaint.bench.methods import Method, VIPaint
@@ -97,36 +84,7 @@ def suite(num_samples: int) -> Suite:
 PLAN = Plan((PRIOR,), tuple(TASKS), tuple(methods(8)), (None,), num_images=16, num_samples=8, chunk=8)
 
 
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Means by mask and method; those of the scores are over the slots of all cats."""
-    keys = ["task", "method"]
-    scores = rows.groupby(keys, sort=False)[SCORE_COLUMNS].mean()
-    costs: Any = per_image(rows).groupby(keys, sort=False)[["lpips", "nfe", "seconds"]].mean()
-    table = costs[["lpips"]].join(scores).join(costs[["nfe", "seconds"]])
-    return in_order(table, PLAN.methods).reset_index()
-
-
-def over_masks(rows: pd.DataFrame) -> pd.DataFrame:
-    """By method over all masks: LPIPS, the excess of the total variation, coverage over that of exact draws, agreement.
-
-    The agreement also by slot, where it is shown.
-    """
-    means: Any = rows.groupby("method")[SCORE_COLUMNS].mean()
-    table: Any = per_image(rows).groupby("method")[["lpips"]].mean()
-    table = table.assign(
-        excess=means["total_variation"] - means["total_variation_exact"],
-        coverage=means["coverage"] / means["coverage_exact"],
-        agreement=means["agreement"],
-    )
-    slots = rows.pivot_table(index="method", columns="slot", values="agreement")
-    return in_order(table.join(slots), PLAN.methods).reset_index()
-
-
-def report(rows: pd.DataFrame) -> str:
-    """The tables, and the paired differences between the methods that are there."""
-    tables = [over_masks(rows), summary(rows).rename(columns={"nfe": "NFE"})]
-    text = differences(rows, COMPARED, ("lpips", *SCORES))
-    return "\n\n".join([*(table.round(4).to_markdown(index=False) for table in tables), text])
+report = partial(report_of_parts, methods=PLAN.methods, compared=COMPARED)
 
 
 if __name__ == "__main__":

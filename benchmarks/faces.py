@@ -34,12 +34,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
-import pandas as pd
 import torch
 
-from benchmarks.parts import BLOCK, EXACT, TASKS, ExactDraws, differences, draw, in_order, part_scores, per_image
+from benchmarks.parts import BLOCK, EXACT, TASKS, ExactDraws, draw, part_scores
+from benchmarks.parts import report as report_of_parts
 from benchmarks.plans import Blocks, Held, command
 from pyro_vipaint import Gaussian, refine, sample, smc
 from pyro_vipaint._torch import seeded
@@ -161,28 +160,7 @@ def suite(num_samples: int) -> Suite:
 PLAN = Plan((PRIOR,), tuple(TASKS), tuple(methods()), (None,), num_images=16, num_samples=9, chunk=8)
 
 
-def with_excess(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the excess of the total variation of each slot."""
-    return rows.assign(excess=rows["total_variation"] - rows["total_variation_exact"])
-
-
-def summary(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """By method, or mask and method: the scores of parts over all slots, the others over faces."""
-    slots: Any = with_excess(rows).groupby(keys, sort=False)
-    sums, means = slots[["coverage", "coverage_exact"]].sum(), slots[["excess", "agreement"]].mean()
-    faces: Any = per_image(rows).groupby(keys, sort=False)
-    images = faces[["energy", "lpips_energy", "lpips", "coverage_projections", "nfe", "gradients", "seconds"]].mean()
-    moments = faces[["squared_error", "variance"]].sum()
-    table = means.assign(coverage=sums["coverage"] / sums["coverage_exact"]).join(images)
-    table.insert(6, "error/spread", moments["squared_error"] / moments["variance"])
-    return in_order(table, PLAN.methods).reset_index()
-
-
-def report(rows: pd.DataFrame) -> str:
-    """The tables over all masks and by mask, and paired differences."""
-    tables = [summary(rows, keys).rename(columns={"nfe": "NFE"}) for keys in (["method"], ["task", "method"])]
-    text = differences(with_excess(rows), COMPARED, ("excess", "energy", "lpips_energy"))
-    return "\n\n".join([*(table.round(4).to_markdown(index=False) for table in tables), text])
+report = partial(report_of_parts, methods=PLAN.methods, compared=COMPARED)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,7 @@ from pyro_vipaint.models.measurements.masks import box, random_large, rotated_wi
 BLOCK = 16  # pictures drawn together
 SIGMA = 0.05  # of the observation's noise, images in [-1, 1]
 EXACT = "exact draws"
-SCORES = ("total_variation", "agreement", "coverage")
-SCORE_COLUMNS = [f"{score}{end}" for score in SCORES for end in ("", "_exact")]
+IMAGE_COLUMNS = ("energy", "lpips_energy", "lpips", "coverage_projections", "nfe", "gradients", "seconds")
 
 
 def draw(name: str, block: int) -> tuple[Tensor, Tensor | None, torch.Generator]:
@@ -103,6 +102,29 @@ def differences(rows: pd.DataFrame, compared: Sequence[tuple[str, str]], columns
             mean, error = paired(rows, column, method, other)
             text.append(f"- {column}, {method} minus {other}: {mean:+.4f} ± {error:.4f}")
     return "\n".join(text)
+
+
+def with_excess(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the excess of the total variation of each slot."""
+    return rows.assign(excess=rows["total_variation"] - rows["total_variation_exact"])
+
+
+def summary(rows: pd.DataFrame, keys: list[str], methods: Sequence[str]) -> pd.DataFrame:
+    """By method, or mask and method: scores of parts over all slots, others over pictures; no empty columns."""
+    slots: Any = with_excess(rows).groupby(keys, sort=False)
+    sums, means = slots[["coverage", "coverage_exact"]].sum(), slots[["excess", "agreement"]].mean()
+    pictures: Any = per_image(rows).groupby(keys, sort=False)
+    images, moments = pictures[list(IMAGE_COLUMNS)].mean(), pictures[["squared_error", "variance"]].sum()
+    table = means.assign(coverage=sums["coverage"] / sums["coverage_exact"]).join(images)
+    table.insert(6, "error/spread", moments["squared_error"] / moments["variance"])
+    return in_order(table.dropna(axis=1, how="all"), methods).reset_index()
+
+
+def report(rows: pd.DataFrame, methods: Sequence[str], compared: Sequence[tuple[str, str]]) -> str:
+    """The tables over all masks and by mask, and paired differences."""
+    tables = [summary(rows, keys, methods).rename(columns={"nfe": "NFE"}) for keys in (["method"], ["task", "method"])]
+    text = differences(with_excess(rows), compared, ("excess", "energy", "lpips_energy"))
+    return "\n\n".join([*(table.round(4).to_markdown(index=False) for table in tables), text])
 
 
 def in_order(table: Any, methods: Sequence[str]) -> Any:

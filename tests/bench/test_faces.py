@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks import faces
+from benchmarks.parts import with_excess
 from benchmarks.plans import compute
 from pyro_vipaint.bench import Cell
 from pyro_vipaint.corrections import MMPS
@@ -24,7 +25,7 @@ def cell(method: str, task: str, num_samples: int = 1) -> Cell:
 def test_exact_draws_have_no_excess_in_shown_slots_and_know_the_style(tmp_path: Path) -> None:
     """One face and six slots; of hidden hair nine draws cover four colours, all equally probable, not 48 parts."""
     plan = replace(faces.PLAN, tasks=("lower third",), methods=(faces.EXACT,), num_images=1)
-    rows = faces.with_excess(compute(plan, faces.suite(9), tmp_path))
+    rows = with_excess(compute(plan, faces.suite(9), tmp_path))
     assert rows["error"].isna().all() and len(rows) == 6
     shown: Any = rows[rows["shown"]]
     assert (shown["agreement"] == 1).all() and shown["excess"].abs().max() < 0.01
