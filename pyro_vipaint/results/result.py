@@ -186,6 +186,8 @@ class Result:
     def log_weights(self, *, seed: int | None = None, batch_size: int | None = None) -> Tensor:
         """log p(z, y) - log q(z) of the latents behind the samples, ``(S, N)``, in nats: S × N × (K + 1) NFE.
 
+        On models that begin at t = 1, as with the default for pixels, it is S × N × K.
+
         Args:
             seed: of the estimate of log p(z_Te) where it is not exact; ``None`` continues the global generator.
             batch_size: samples in one pass; all if not given.
@@ -203,11 +205,11 @@ class Result:
     def to_arviz(self, *, latents: bool = False, seed: int | None = None) -> Any:
         """The samples for ArviZ: ``DataTree`` from ArviZ 1 on, ``InferenceData`` before.
 
-        S × N × (K + 1) NFE for the weights. Groups: ``posterior`` with the images ``x`` as one chain (observed pixels
-        included), and with ``latents`` the sites of the guide; ``posterior_predictive`` with ``y``, A(x) and noise,
-        zero where hidden; ``observed_data``; ``sample_stats`` with ``log_weight`` (:meth:`log_weights`, omitted for
-        guides without one), in nats; ``log_likelihood`` of y given x, one value per image, in nats, where the
-        likelihood is normalised.
+        The weights cost as much as :meth:`log_weights`. Groups: ``posterior`` with the images ``x`` as one chain
+        (observed pixels included), and with ``latents`` the sites of the guide; ``posterior_predictive`` with ``y``,
+        A(x) and noise, zero where hidden; ``observed_data``; ``sample_stats`` with ``log_weight``
+        (:meth:`log_weights`, omitted for guides without one), in nats; ``log_likelihood`` of y given x, one value per
+        image, in nats, where the likelihood is normalised.
 
         Args:
             latents: whether to include them.
