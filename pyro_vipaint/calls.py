@@ -1,6 +1,6 @@
 """Network calls, the cost of every method, and how they are counted.
 
-A *call* is one pass of a batch through the denoiser; the *NFE* (number of function evaluations) counts the images of
+A *call* is one pass of a batch through the denoiser; the *NFE* (number of network evaluations) counts the images of
 these batches. A *gradient* is a vector-Jacobian product of a call, a backward pass through the denoiser, counted in
 images too. One call may have none, one (DPS) or several (MMPS). A gradient of a gradient passes the call and its first
 gradient, and counts as two. All are counted in :meth:`DiffusionPrior.denoise`, which every call passes.

@@ -120,7 +120,7 @@ def check_prior(
         device: where a prior that is loaded here computes.
 
     Returns:
-        The table and the verdict; at most 38 network calls on as many images as there are pictures.
+        The table and the verdict; at most 35 network calls on as many images as there are pictures.
 
     Raises:
         InputError: the pictures do not have the shape of the prior, or there are none.

@@ -147,16 +147,17 @@ def restore(
             prior is used without guidance, at half the cost. With another w the bound is that of a prior whose denoiser
             is guided.
         preset: ``inference``, by default, for draws whose spread is right, or ``pictures``, for the smallest mean LPIPS
-            to the truth, whose draws are too alike (docs/truth.md).
+            to the truth, whose draws are too alike (docs/truth.md). With latent priors and other operators than masks
+            both have the numbers of ``pictures``.
         settings: all numbers of the run, in the place of a preset; by default those of
             :func:`pyro_vipaint.settings.settings_for`.
-        likelihood: p(y given x) of this ``operator``, in the place of the Laplace likelihood of the settings, for
-            example ``vp.Poisson(operator, gain=100)`` for counts, or ``vp.Gaussian(operator, sigma=map)`` for noise
+        likelihood: p(y given x) of this ``operator``, in the place of that of the settings, for example
+            ``vp.Poisson(operator, gain=100)`` for counts, or ``vp.Gaussian(operator, sigma=map)`` for noise
             that differs between pixels; it states the noise, and ``y`` is in its units. The other settings stay.
         guide: makes the guide from the model and the latent ``(N, *event)`` at which its means start, for example
             ``MixtureGuide`` or ``lambda model, start: LowRankGuide(model, start, rank=4)``, and then the preset is that
-            for pictures, which fits it; by default :class:`TwistedGuide` for inference, and :class:`HierarchicalGuide`
-            with gamma and tau of the settings for pictures. Pyro's own start there too with
+            for pictures, which fits it; by default :class:`TwistedGuide` for inference with pixels, otherwise
+            :class:`HierarchicalGuide` with gamma and tau of the settings. Pyro's own start there too with
             ``lambda model, start: AutoNormal(model, init_loc_fn=init_to_start(model, start))``. Kinds of parameters for
             which the settings name no rate have that of :func:`fit`. A text is the name of a family in
             ``pyro_vipaint.guides.__all__``, or of a plug-in (:mod:`pyro_vipaint.plugins`).

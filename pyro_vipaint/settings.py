@@ -232,7 +232,8 @@ def restoration_settings(levels: int = 4, latent: bool = False, norm: float = 1.
     The correction of the refinement is a unit vector times A^T. Its weight zeta is divided by the norm, so that an
     operator in other units (and super-resolution, whose norm is 1 / factor) is followed as closely. For pixel priors
     the likelihood is sharper and the refinement longer than for inpainting, because every pixel is observed a little;
-    they were tuned on fashion32 (``docs/tuning.md``). For latent priors they are those of inpainting, not tuned.
+    they were tuned on fashion32 (``docs/tuning.md``). For latent priors they are those of inpainting with the preset
+    for pictures, not tuned.
     """
     settings = default_settings(levels, latent, "pictures")
     if latent:

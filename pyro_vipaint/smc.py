@@ -11,9 +11,10 @@ On a :class:`pyro_vipaint.models.MatchedPrior` the variance of psi is :math:`\si
 
 The particles of an image are resampled where their effective sample size falls below a share of their number. The
 product of the mean weights between resamplings is an *unbiased* estimate of the evidence p(y) for any guide and any
-psi (Del Moral 2004), and the particles tend to the posterior of the K-level model as their number grows. With the
-guide :class:`pyro_vipaint.guides.TwistedGuide` and Pi-GDM's correction this is the twisted diffusion sampler (Wu et
-al. 2023). Without resampling (``threshold`` = 0) it is importance sampling with the guide.
+psi (Del Moral 2004) where p(z_Te) is exact, as on models that begin at t = 1, and the particles tend to the posterior
+of the K-level model as their number grows. With the guide :class:`pyro_vipaint.guides.TwistedGuide` and Pi-GDM's
+correction this is the twisted diffusion sampler (Wu et al. 2023). Without resampling (``threshold`` = 0) it is
+importance sampling with the guide.
 
 The prediction that the twist needs is that of the next move: K network calls for K levels, as many as without twists.
 """

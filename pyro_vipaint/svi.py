@@ -221,7 +221,7 @@ def fit(
             with ``pyro.infer.SVI``: its parameters are in Pyro's global store.
         y: observations ``(N, *observation)``.
         elbo: an ELBO of Pyro (``docs/elbos.md`` says which); those of :mod:`pyro_vipaint.elbos` report their terms.
-        steps: SVI steps, K + 1 network calls each for a K-level model.
+        steps: SVI steps, K + 1 network calls each for a K-level model, K where it begins at t = 1.
         lr: learning rate, one for all or one by kind, the part of a parameter's name before ``_``: mu, tau, gamma
             (the latter two act on the unconstrained value) and those that single guides add; ``other`` is the rate of
             the kinds that are not named. Kinds of ``DEFAULT_LR`` that the guide does not have are ignored. If not

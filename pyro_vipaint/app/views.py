@@ -116,8 +116,8 @@ def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, Any]:
 def exact_parts(job: Job, result: vp.Result) -> Parts | None:
     """The exact posterior over the parts of which the prior's pictures are painted, and the parts of the samples.
 
-    None for a prior without parts. The noise of y is taken as N(0, ``SIGMA``^2), that of the settings, and a picture
-    with a label has its class.
+    None for a prior without parts. The noise of y is taken as N(0, ``SIGMA``^2), that of the settings for pixels,
+    and a picture with a label has its class.
 
     Raises:
         InputError: the hole has soft edges, for which the posterior is not enumerated.

@@ -59,7 +59,7 @@ Prompt = Annotated[str | None, typer.Option(help="Text, for priors that take it.
 Guidance = Annotated[float | None, typer.Option(help="Weight of classifier-free guidance; 1 means no guidance.")]
 Half = Annotated[bool, typer.Option("--half", help="Run the networks in bfloat16 where the device supports it.")]
 Checkpointing = Annotated[bool, typer.Option("--checkpointing", help="Recompute activations: less memory, more time.")]
-Steps = Annotated[int | None, typer.Option(help="SVI steps, K + 1 network calls each.")]
+Steps = Annotated[int | None, typer.Option(help="SVI steps, K + 1 network calls each, or K from t = 1.")]
 RefineSteps = Annotated[int | None, typer.Option(help="Refinement steps, one network call each.")]
 Beta = Annotated[float | None, typer.Option(help="Weight of the prior side of the bound; 1 is the true bound.")]
 InvertMask = Annotated[bool, typer.Option("--invert-mask", help="White means hidden instead of observed.")]

@@ -4,7 +4,8 @@ r"""Draws of a guide and the terms of their importance weights.
     \log w = \log p(y \mid z_1) + \sum_i \log p_\theta(z_i \mid z_{i+1}) - \log q(z_i \mid z_{i+1}), \qquad z \sim q
 
 The model is the *unscaled* one, a scale set by handlers is ignored: the weights of a beta-scaled model belong to no
-posterior. Guide and model run together, K + 1 network calls per batch. KL terms are sampled, never analytic.
+posterior. Guide and model run together, K + 1 network calls per batch, K where the model begins at t = 1. KL terms are
+sampled, never analytic.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ def weighted_draws(
     at: Mapping[str, Tensor] | None = None,
 ) -> WeightedDraws:
     """Runs guide and unscaled model on ``num_samples`` draws of each image: S × N × (K + 1) NFE.
+
+    On models that begin at t = 1 it is S × N × K.
 
     Args:
         model: the Pyro program, called as ``model(y)``, its images in one plate at dimension -1.

@@ -101,7 +101,8 @@ def number_of(loss: Tensor) -> float:
 class WeightedELBO(PerImageELBO):
     """-log p(y | z) + beta × (the prior side), minimised; a subclass implements the term of a latent site.
 
-    A step costs K + 1 network calls for a K-level model, each on ``num_particles`` × N images.
+    A step costs K + 1 network calls for a K-level model, K where it begins at t = 1, each on ``num_particles`` × N
+    images.
 
     Args:
         beta: weight of the latent sites: a positive number, a mapping from site names to such numbers (omitted sites

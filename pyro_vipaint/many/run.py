@@ -100,7 +100,7 @@ def inpaint_many(
         resize, invert_mask, soft_mask, grey: of files, as for the command.
         keep: ``all`` files of a result, or ``samples``: ``samples.safetensors`` and ``report.json``, without pictures.
         batch: the largest number of pictures in one call of the network. With more than one, the guide of the preset
-            ``inference`` takes no step: w and tau, which its pictures would share, stay 1.
+            ``inference`` for pixels takes no step: w and tau, which its pictures would share, stay 1.
         engine: ``local`` or ``ray``.
         workers: processes, each with a prior of its own; with one of ``local`` the calling process works itself.
         threads: CPU threads of each; ``None`` leaves them as they are. The last digits depend on it.

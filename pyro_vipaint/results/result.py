@@ -186,6 +186,7 @@ class Result:
     def log_weights(self, *, seed: int | None = None, batch_size: int | None = None) -> Tensor:
         """log p(z, y) - log q(z) of the latents behind the samples, ``(S, N)``, in nats: S × N × (K + 1) NFE.
 
+        On models that begin at t = 1, as with the default for pixels, it is S × N × K.
         With ``settings.spare`` the samples are a choice, and the mean of their weights estimates no evidence: for that
         :func:`pyro_vipaint.diagnostics.log_weights` draws from ``guide`` anew.
 
@@ -206,11 +207,11 @@ class Result:
     def to_arviz(self, *, latents: bool = False, seed: int | None = None) -> Any:
         """The samples for ArviZ: ``DataTree`` from ArviZ 1 on, ``InferenceData`` before.
 
-        S × N × (K + 1) NFE for the weights. Groups: ``posterior`` with the images ``x`` as one chain (observed pixels
-        included), and with ``latents`` the sites of the guide; ``posterior_predictive`` with ``y``, A(x) and noise,
-        zero where hidden; ``observed_data``; ``sample_stats`` with ``log_weight`` (:meth:`log_weights`, omitted for
-        guides without one), in nats; ``log_likelihood`` of y given x, one value per image, in nats, where the
-        likelihood is normalised.
+        The weights cost as much as :meth:`log_weights`. Groups: ``posterior`` with the images ``x`` as one chain
+        (observed pixels included), and with ``latents`` the sites of the guide; ``posterior_predictive`` with ``y``,
+        A(x) and noise, zero where hidden; ``observed_data``; ``sample_stats`` with ``log_weight``
+        (:meth:`log_weights`, omitted for guides without one), in nats; ``log_likelihood`` of y given x, one value per
+        image, in nats, where the likelihood is normalised.
 
         Args:
             latents: whether to include them.
