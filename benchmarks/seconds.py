@@ -3,16 +3,21 @@
     python -m benchmarks.seconds                                          # the methods of bench, 50 NFE, fashion32
     python -m benchmarks.seconds --methods VIPaint-2 DPS --budgets 25 50  # some methods, two budgets
     python -m benchmarks.seconds --prior faces32 --task prior-draws --images 2
+    python -m benchmarks.seconds --truth --images 2 --repeats 2           # the methods of docs/truth.md; --report
 
 The seconds in the rows of ``vipaint bench`` are those of a run that may share the machine with other workers. Here one
 process runs the methods in turn, ``--repeats`` times, after a first round that warms up: what slows the machine for a
 while slows all of them. Columns: the median over repeats, per sample; the smallest and the largest; the median relative
 to DPS with 50 steps, which always runs. Nothing else should run on the machine.
+
+With ``--truth`` the methods are those of :mod:`benchmarks.truth` on held-out images, each with its own numbers, and the
+table is kept in benchmarks/results.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,12 +25,16 @@ from functools import partial
 import pandas as pd
 import torch
 
+from benchmarks import truth
+from benchmarks.plans import RESULTS
+from pyro_vipaint._files import write_whole
 from pyro_vipaint.bench import METHODS, SUITE, TASKS, Cell
-from pyro_vipaint.bench.methods import Outcome
+from pyro_vipaint.bench.methods import Method, Outcome
 from pyro_vipaint.bench.trials import Trial
 
 Run = Callable[[Trial, int], Outcome]
 REFERENCE, REFERENCE_BUDGET = "DPS, 50", 50
+ROWS = RESULTS / "seconds.parquet"
 
 
 def interleaved_seconds(methods: Mapping[str, Run], trial: Trial, num_samples: int, repeats: int) -> pd.DataFrame:
@@ -67,6 +76,26 @@ def _applies(name: str, trial: Trial) -> bool:
     return METHODS[name].applies(trial.prior, trial.mask is not None)
 
 
+def of_truth() -> dict[str, Run]:
+    """The methods of :mod:`benchmarks.truth`, each with its own numbers."""
+    return {name: partial(_own, method) for name, method in truth.methods().items()}
+
+
+def _own(method: Method, trial: Trial, num_samples: int) -> Outcome:
+    return method(trial, num_samples, None)
+
+
+def commit() -> str:
+    """The commit of this checkout."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def report(rows: pd.DataFrame) -> str:
+    """The table in Markdown, the fastest first."""
+    return rows.drop(columns="commit").sort_values("seconds").round(3).to_markdown(index=False)
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -79,12 +108,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--truth", action="store_true", help="the methods of docs/truth.md; the rows are kept")
+    parser.add_argument("--report", action="store_true", help="measure nothing and print the rows that were kept")
     chosen = parser.parse_args()
+    if chosen.report:
+        print(report(pd.read_parquet(ROWS)))
+        return
     torch.set_num_threads(chosen.threads)
     cell = Cell(chosen.prior, chosen.task, "", None, 0, chosen.images, chosen.samples, seed=0)
     trial = SUITE.trial(cell, chosen.device)
-    methods = at_budgets(chosen.methods, chosen.budgets, trial)
-    print(interleaved_seconds(methods, trial, chosen.samples, chosen.repeats).round(4).to_markdown(index=False))
+    methods = of_truth() if chosen.truth else at_budgets(chosen.methods, chosen.budgets, trial)
+    rows = interleaved_seconds(methods, trial, chosen.samples, chosen.repeats).assign(commit=commit())
+    if chosen.truth:
+        write_whole(ROWS, rows.to_parquet(index=False))
+    print(report(rows))
 
 
 if __name__ == "__main__":
