@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ COLUMNS = (
     "observed_error", "outputs", "version",
 )  # fmt: skip
 TEXTS = ("name", "file", "status", "error", "settings", "outputs", "version")
+WHOLE, REAL = ("seed", "label", "calls", "nfe", "batch"), ("seconds", "bound", "observed_error")
 Row = Mapping[str, Any]
 
 
@@ -119,7 +121,19 @@ def _row(line: str) -> dict[str, str] | None:
     """A row of the manifest; ``None`` where the line is none."""
     values = _values(line)
     row: dict[str, str] = dict(zip(COLUMNS, values, strict=False))
-    return row if len(values) == len(COLUMNS) and row["status"] in (DONE, FAILED) and row["name"] else None
+    if len(values) != len(COLUMNS) or row["status"] not in (DONE, FAILED) or not row["name"]:
+        return None
+    return row if _holds_numbers(row) else None
+
+
+def _holds_numbers(row: dict[str, str]) -> bool:
+    """Whether its numbers are some, or missing; whole ones in 64 bits."""
+    with suppress(ValueError):
+        found = {name: row[name] for name in (*WHOLE, *REAL) if row[name]}
+        values = [int(text) if name in WHOLE else float(text) for name, text in found.items()]
+        plain = all(re.fullmatch(r"[-+.0-9a-z]+", text) for text in found.values())
+        return plain and all(isinstance(n, float) or -(2**63) <= n < 2**63 for n in values)
+    return False
 
 
 def _values(line: str) -> list[str]:
