@@ -85,22 +85,28 @@ class Store:
         return row["status"] == DONE and (self._place(row["name"]) / REPORT).is_file()
 
     def write(self, outcome: Outcome) -> Row:
-        """Writes the files of a picture, and then its row."""
+        """Writes the files of a picture, and then its row.
+
+        Raises:
+            InputError: a disk is full, or something of the user's is in the way.
+        """
         row = {**outcome.row, "settings": self.settings, "outputs": ""}
         if outcome.files:
             place = self._place(outcome.name)
-            with IMAGES.whole(place) as folder:
+            with _writing(place), IMAGES.whole(place) as folder:
                 for name, content in outcome.files.items():
                     (folder / name).write_bytes(content)
             row["outputs"] = place.relative_to(self.out).as_posix()
-        with (self.out / MANIFEST).open("ab", buffering=0) as file:
+        path = self.out / MANIFEST
+        with _writing(path), path.open("ab", buffering=0) as file:
             file.write(_line(row))
         return row
 
     def rewrite(self, rows: Iterable[Row]) -> None:
         """Writes the manifest anew."""
         header = _line(dict(zip(COLUMNS, COLUMNS, strict=True)))
-        write_whole(self.out / MANIFEST, b"".join([header, *map(_line, rows)]))
+        with _writing(self.out / MANIFEST):
+            write_whole(self.out / MANIFEST, b"".join([header, *map(_line, rows)]))
 
     def table(self) -> pd.DataFrame:
         """The manifest."""
@@ -115,6 +121,16 @@ class Store:
 
     def _place(self, name: str) -> Path:
         return self.out / PICTURES_OF / name
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Says in one line which file or folder of the results cannot be written, and that the run goes on later."""
+    try:
+        yield
+    except OSError as error:
+        todo = "mend this and start the run again, which goes on"
+        raise InputError(f"{path!s:.150} cannot be written ({error.strerror or error!s:.50}): {todo}.") from error
 
 
 def _row(line: str) -> dict[str, str] | None:
