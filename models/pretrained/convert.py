@@ -258,9 +258,7 @@ def _inside(arguments: Arguments, *names: str) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
-def _count(
-    arguments: Arguments, name: str, default: int | None = None, least: int = 1, most: int = MAX_ENTRY
-) -> int:
+def _count(arguments: Arguments, name: str, default: int | None = None, least: int = 1, most: int = MAX_ENTRY) -> int:
     """A whole number among the arguments, from ``least`` to ``most``.
 
     Raises:
@@ -328,6 +326,7 @@ def _edm(tensors: Tensors, arguments: Arguments) -> Conversion:
     if labels is not None:
         plain["classes.weight"] = _class_table(labels, shift, 1.0 if dhariwal else math.sqrt(labels.shape[1]))
     layout = describe(plain)
+    _check_noise(layout)
     _agree(arguments, layout)
     sides = [int(found[1]) for name in names if (found := re.match(r"enc\.(\d+)x", name))]
     style: dict[str, Any] = {"resample_filter": _filter(filters)}
@@ -341,7 +340,7 @@ def _edm(tensors: Tensors, arguments: Arguments) -> Conversion:
         style=style,
         **_groups(arguments, (32, 4)),
     )
-    sigma_data = number("sigma_data", arguments.get("sigma_data", 0.5), positive=True)
+    sigma_data = number("sigma_data", arguments.get("sigma_data", 0.5), positive=True, most=MAX_ENTRY)
     scheduler = {
         "_class_name": "EDMEulerScheduler", "num_train_timesteps": 1000, "prediction_type": "epsilon", "rho": 7.0,
         "sigma_data": sigma_data, "sigma_max": 80.0, "sigma_min": 0.002, "sigma_schedule": "karras",
@@ -383,11 +382,7 @@ def _adm(tensors: Tensors, arguments: Arguments) -> Conversion:
         raise InputError("num_heads_upsample other than num_heads is not supported.")
     facts = _adm_facts(given, layout)
     part = unet(plain, facts)
-    channels, predicted = layout["in_channels"], layout["out_channels"]
-    if predicted not in (channels, 2 * channels):
-        raise InputError(
-            f"the network predicts {predicted} channels of {channels}, neither noise nor noise and variance."
-        )
+    learnt = _learns_variance(layout, given)
     schedules = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
     stated = given.get("noise_schedule", "linear")  # the default of the repository
     choice("noise_schedule", stated, tuple(schedules))
@@ -396,10 +391,35 @@ def _adm(tensors: Tensors, arguments: Arguments) -> Conversion:
     scheduler = {
         "_class_name": "DDPMScheduler", "beta_schedule": schedules[stated], "num_train_timesteps": steps,
         "beta_start": 0.1 / steps, "beta_end": 20.0 / steps, "prediction_type": "epsilon",
-        "variance_type": "learned_range" if predicted != channels else "fixed_small", "clip_sample": False,
+        "variance_type": "learned_range" if learnt else "fixed_small", "clip_sample": False,
     }  # fmt: skip
     classes = layout["num_class_embeds"]
     return Conversion("adm", {"unet": part}, scheduler, _classes(classes, facts.sample_size) if classes else {})
+
+
+def _learns_variance(layout: Mapping[str, Any], given: Arguments) -> bool:
+    """Whether a network of guided-diffusion predicts the variance beside the noise.
+
+    Raises:
+        InputError: it predicts something else, as an upsampler, which takes a small picture beside the noisy one.
+    """
+    channels, predicted = layout["in_channels"], layout["out_channels"]
+    learnt = predicted == 2 * channels
+    if predicted not in (channels, 2 * channels):
+        raise InputError(
+            f"the network predicts {predicted} channels of {channels}, neither noise nor noise and variance."
+        )
+    if given.get("large_size") is not None or given.get("learn_sigma", learnt) != learnt:
+        told = f"of {channels} channels the network predicts {predicted}"
+        raise InputError(f"learn_sigma is {learnt}, since {told}; large_size and upsamplers are not supported.")
+    return learnt
+
+
+def _check_noise(layout: Mapping[str, Any]) -> None:
+    """Refuses a network that takes more than the noisy picture, as one of latent diffusion for inpainting does."""
+    channels, predicted = layout["in_channels"], layout["out_channels"]
+    if predicted != channels:
+        raise InputError(f"the network predicts {predicted} channels of {channels}, not their noise: not supported.")
 
 
 def _adm_facts(given: Arguments, layout: Mapping[str, Any]) -> Facts:
@@ -438,6 +458,7 @@ def _ldm(tensors: Tensors, arguments: Arguments) -> Conversion:
     if table is not None:
         plain["classes.weight"] = table
     layout = describe(plain)
+    _check_noise(layout)
     known = LDM_NETWORKS.get(_signature(layout, table is not None), {})
     given = {**known, **arguments}
     inner = {**_inside(known, "unet_config", "params"), **_inside(arguments, "unet_config", "params")}
@@ -449,11 +470,14 @@ def _ldm(tensors: Tensors, arguments: Arguments) -> Conversion:
     scale = given.get("scale_factor", 1.0) if factor is None or factor.is_meta else float(factor)
     first = parts["first_stage_model."]
     scale, side = (
-        number("scale_factor", scale, positive=True),
+        number("scale_factor", scale, positive=True, most=MAX_ENTRY),
         _inside(given, "first_stage_config", "params", "ddconfig"),
     )
     side = _count(side, "resolution", 256, most=MAX_SIDE)
     codec = autoencoder(first, facts.groups, scale, side)
+    latents = codec.config.get("vq_embed_dim", codec.config["latent_channels"])
+    if latents != layout["in_channels"]:
+        raise InputError(f"the latents have {latents} channels, the UNet takes {layout['in_channels']}: of two files?")
     name = "vae" if codec.kind == "AutoencoderKL" else "vqvae"
     details = {} if table is None else _classes(len(table) - 1, 256, null=True)
     scheduler = _scaled_linear(given, tensors.get("alphas_cumprod"))

@@ -213,6 +213,27 @@ def test_notes_of_a_training_are_stubs(tmp_path: Path, name: str) -> None:
     assert torch.equal(read_checkpoint(tmp_path / "file").tensors["a"], torch.ones(2))
 
 
+@pytest.mark.parametrize(
+    ("change", "config", "says"),
+    [
+        (
+            lambda w: w.update({name: value[:2] for name, value in w.items() if "8x8_aux_conv" in name}),
+            {},
+            "2 channels",
+        ),
+        (lambda w: w.update({"model.map_label.weight": torch.ones(3)}), {}, "neither the weights nor the arguments"),
+        (lambda w: None, {"sigma_data": 1e300}, "at most 1e"),
+        (lambda w: None, {"img_resolution": 7}, "multiple of 2"),
+    ],
+)
+def test_networks_of_edm_that_no_folder_holds(tmp_path: Path, change: Any, config: Any, says: str) -> None:
+    tensors = as_edm(network(**SONG))
+    change(tensors)
+    with pytest.raises(InputError, match=says):
+        converted(tmp_path, tensors, config)
+    assert {path.name for path in tmp_path.iterdir()} == {"file.safetensors"}
+
+
 Change = Callable[[dict[str, Tensor]], Any]
 BROKEN: dict[str, tuple[Change, dict[str, Any], str]] = {
     "a weight missing": (lambda w: w.pop("middle_block.0.in_layers.2.bias"), ADM, "missing"),
@@ -232,6 +253,13 @@ BROKEN: dict[str, tuple[Change, dict[str, Any], str]] = {
     "a schedule of too few steps": (lambda w: None, {**ADM, "diffusion_steps": 10}, "at least 20"),
     "a schedule of too many": (lambda w: None, {**ADM, "diffusion_steps": 10**6}, "100000"),
     "a size that is a word": (lambda w: None, {**ADM, "image_size": "8"}, "image_size"),
+    "an upsampler": (
+        lambda w: w.update({
+            "input_blocks.0.0.weight": torch.ones(8, 6, 3, 3), "out.2.weight": torch.ones(6, 8, 3, 3),
+            "out.2.bias": torch.ones(6),
+        }), {**ADM, "learn_sigma": True}, "of 6 channels the network predicts 6; .*upsamplers",
+    ),
+    "an upsampler by its size": (lambda w: None, {**ADM, "large_size": 8}, "large_size and upsamplers"),
     "five channels of three": (
         lambda w: w.update({"out.2.weight": torch.ones(5, 8, 3, 3), "out.2.bias": torch.ones(5)}), ADM, "5 channels",
     ),

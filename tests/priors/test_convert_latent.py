@@ -206,9 +206,37 @@ def test_a_weight_that_no_autoencoder_has_is_named(name: str) -> None:
         autoencoder({name: torch.zeros(1)}, groups=32, scale=1.0, sample_size=32)
 
 
-def test_a_scale_factor_of_two_numbers_is_refused_in_one_line(tmp_path: Path) -> None:
-    tensors = checkpoint(*_networks(), torch.randn(5, 8)) | {"scale_factor": torch.ones(2)}
+def _with_a_mask(weights: dict[str, Tensor]) -> None:
+    """As latent diffusion's network for inpainting, which takes the masked picture and the mask beside the noise."""
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    weights[first] = torch.cat([weights[first], weights[first], weights[first][:, :1]], 1)
+
+
+def _with_another_autoencoder(weights: dict[str, Tensor]) -> None:
+    for name in [name for name in weights if name.startswith("first_stage_model.")]:
+        del weights[name]
+    sizes: dict[str, Any] = {"block_out_channels": WIDTHS, "layers_per_block": LAYERS, "latent_channels": 4}
+    sizes |= {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    weights |= first_stage(AutoencoderKL(**sizes))
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "says"),
+    [
+        (lambda w: w.update(scale_factor=torch.ones(2)), {}, "neither the weights nor the arguments"),
+        (lambda w: None, {"scale_factor": 1e300}, "at most 1e"),
+        (_with_a_mask, {}, "predicts 3 channels of 7"),
+        (_with_another_autoencoder, {}, "latents have 4 channels, the UNet takes 3"),
+    ],
+)
+def test_what_no_prior_is_made_of_is_refused_and_not_written(
+    tmp_path: Path, change: Any, config: dict[str, Any], says: str
+) -> None:
+    tensors = checkpoint(*_networks(), torch.randn(5, 8))
+    change(tensors)
     save_file(tensors, tmp_path / "file.safetensors")
-    with pytest.raises(InputError, match="neither the weights nor the arguments"):
-        convert(tmp_path / "file.safetensors", tmp_path / "prior", config=configuration()["model"]["params"])
+    with pytest.raises(InputError, match=says):
+        convert(
+            tmp_path / "file.safetensors", tmp_path / "prior", config={**configuration()["model"]["params"], **config}
+        )
     assert not (tmp_path / "prior").exists()
