@@ -134,9 +134,13 @@ def checked_settings(
     """
     whole("samples", num_samples)
     choice("preset", preset, PRESETS)
-    chosen = settings or settings_for(levels, problem.prior, problem.operator, problem.y, preset)
-    instance("settings", chosen, isinstance(chosen, Settings), "Settings such as default_settings()")
-    chosen = replace(chosen, **{name: value for name, value in changes.items() if value is not None})
+    if settings is None:
+        settings = settings_for(levels, problem.prior, problem.operator, problem.y, preset)
+    instance("settings", settings, isinstance(settings, Settings), "Settings such as default_settings()")
+    if settings.twist is not None and problem.prior.is_latent:
+        todo = "take default_settings(levels, latent=True)"
+        raise InputError(f"The settings are those of a pixel prior, {problem.prior.name} is one of latents: {todo}.")
+    chosen = replace(settings, **{name: value for name, value in changes.items() if value is not None})
     if chosen.correction is not None:
         chosen.correction.check(problem.prior)
     if chosen.perceptual_weight > 0 and not takes_lpips(problem.y.shape):

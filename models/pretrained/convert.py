@@ -21,7 +21,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vipaint._files import check_file, check_finite, own_ending, read_json
-from pyro_vipaint.errors import InputError, choice, in_one_line, number, whole
-from pyro_vipaint.models.pretrained.components import MAX_CONFIG, MAX_ENTRY
+from pyro_vipaint._files import check_file, check_finite, own_ending, read_json, sweep
+from pyro_vipaint.errors import InputError, choice, in_one_line, instance, number, whole
+from pyro_vipaint.models.pretrained.components import MAX_CONFIG, MAX_ENTRY, MAX_STEPS
 from pyro_vipaint.models.pretrained.convert_files import Checkpoint, read_checkpoint
 from pyro_vipaint.models.pretrained.convert_names import RESAMPLE_FILTER, Tensors, describe, from_adm, from_edm
 from pyro_vipaint.models.pretrained.convert_unets import Facts, Part, autoencoder, unet
+from pyro_vipaint.models.pretrained.pipelines import MAX_SIDE
 
 KINDS = ("auto", "edm", "adm", "ldm", "sd")
 Arguments = Mapping[str, Any]
@@ -112,27 +114,59 @@ def convert(
         InputError: the file or the configuration cannot be read, the network is unknown or not supported, or the folder
             holds something. Nothing is written then.
     """
-    path, folder = Path(file), Path(to)
+    wanted = "a mapping of arguments, or the path of a file"
+    instance("config", config, config is None or isinstance(config, (str, os.PathLike, Mapping)), wanted)
     choice("kind", kind, KINDS)
-    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not an empty folder: name a new one.")
-    checkpoint = read_checkpoint(path)
-    found = recognise(checkpoint.tensors) if kind == "auto" else kind
-    temporary = folder.with_name(f".{folder.name}.{own_ending()}")
-    try:
-        temporary.mkdir(parents=True)
+    path = Path(file)
+    with _made_whole(Path(to)) as folder:
+        checkpoint = read_checkpoint(path)
+        found = recognise(checkpoint.tensors) if kind == "auto" else kind
         if found == "sd":
-            _convert_pipeline(path, checkpoint.tensors, temporary, config)
+            _convert_pipeline(path, checkpoint.tensors, folder, config)
         else:
-            _write(_converted(path, checkpoint, found, config), path, temporary)
-        if folder.is_dir():
-            folder.rmdir()
-        os.replace(temporary, folder)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror or error}): name another folder.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            _write(_converted(path, checkpoint, found, config), path, folder)
     return found
+
+
+@contextmanager
+def _made_whole(folder: Path) -> Iterator[Path]:
+    """A temporary folder whose content is that of ``folder``, new or empty, when the block ends well.
+
+    Otherwise nothing stays, of the folders above it either. An empty folder stays the one that it was: it may be the
+    working directory, a link, or a disk.
+
+    Raises:
+        InputError: the folder holds something, or cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    temporary: Path | None = None
+    above: list[Path] = []
+    try:
+        there = folder.is_dir()
+        home = folder if there else folder.parent
+        if home.is_dir():
+            sweep(home)  # what killed conversions left
+        if os.path.lexists(folder) and (not there or any(folder.iterdir())):
+            raise InputError(f"{folder} is not an empty folder: name a new one.")
+        above = [each for each in (home, *home.parents) if not each.exists()]
+        temporary = home / f".{folder.name[:50] or 'vipaint'}.{own_ending()}"
+        temporary.mkdir(parents=True)
+        yield temporary
+        if there:
+            for path in sorted(temporary.iterdir()):
+                os.replace(path, folder / path.name)
+        else:
+            os.replace(temporary, folder)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{folder!s:.150} cannot be written ({reason!s:.100}): name another folder.") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        for each in above:
+            with suppress(OSError):
+                each.rmdir()  # stays unless it is empty
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> str:
@@ -161,7 +195,10 @@ def conversion(checkpoint: Checkpoint, kind: str, config: Arguments | None = Non
         InputError: the weights are not those of a supported network, or ``config`` contradicts or lacks something.
     """
     build = {"edm": _edm, "adm": _adm, "ldm": _ldm}[kind]
-    return build(dict(checkpoint.tensors), {**checkpoint.arguments, **(config or {})})
+    try:
+        return build(dict(checkpoint.tensors), {**checkpoint.arguments, **(config or {})})
+    except Exception as error:  # names, shapes and arguments that no network has break this in any way
+        raise in_one_line(f"neither the weights nor the arguments are those of a network of {kind}", error) from error
 
 
 def _converted(path: Path, checkpoint: Checkpoint, kind: str, config: Any) -> Conversion:
@@ -221,8 +258,8 @@ def _inside(arguments: Arguments, *names: str) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
-def _count(arguments: Arguments, name: str, default: int | None = None) -> int:
-    """A whole number among the arguments.
+def _count(arguments: Arguments, name: str, default: int | None = None, least: int = 1, most: int = MAX_ENTRY) -> int:
+    """A whole number among the arguments, from ``least`` to ``most``.
 
     Raises:
         InputError: it is none, or missing without a default.
@@ -230,7 +267,19 @@ def _count(arguments: Arguments, name: str, default: int | None = None) -> int:
     value = arguments.get(name, default)
     if value is None:
         raise InputError(f"the network is none of the published ones: give its constructor by --config ({name} first).")
-    return whole(name, value, 1, MAX_ENTRY)
+    return whole(name, value, least, most)
+
+
+def _side(arguments: Arguments, name: str, layout: Mapping[str, Any], default: int | None = None) -> int:
+    """The height and width of the images of a network, which its levels halve.
+
+    Raises:
+        InputError: it is too large, missing without a default, or cannot be halved so often.
+    """
+    side, factor = _count(arguments, name, default, most=MAX_SIDE), 2 ** (len(layout["block_out_channels"]) - 1)
+    if side % factor:
+        raise InputError(f"{name} must be a multiple of {factor}, since the network halves it, not {side}.")
+    return side
 
 
 def _groups(arguments: Arguments, default: tuple[int, int]) -> dict[str, Any]:
@@ -277,6 +326,7 @@ def _edm(tensors: Tensors, arguments: Arguments) -> Conversion:
     if labels is not None:
         plain["classes.weight"] = _class_table(labels, shift, 1.0 if dhariwal else math.sqrt(labels.shape[1]))
     layout = describe(plain)
+    _check_noise(layout)
     _agree(arguments, layout)
     sides = [int(found[1]) for name in names if (found := re.match(r"enc\.(\d+)x", name))]
     style: dict[str, Any] = {"resample_filter": _filter(filters)}
@@ -284,13 +334,13 @@ def _edm(tensors: Tensors, arguments: Arguments) -> Conversion:
         style |= {"skip_scale": math.sqrt(0.5), "norm_eps": 1e-6, "skip_kernels": True, "sines_first": True}
         style |= {"endpoint": layout["noise_embedding"] == "positional", "class_in_noise": True}
     facts = Facts(
-        _count(arguments, "img_resolution", max(sides, default=None)),
+        _side(arguments, "img_resolution", layout, max(sides, default=None)),
         attention_head_dim=_count(arguments, "channels_per_head", 64) if dhariwal else None,
         order="channel",
         style=style,
         **_groups(arguments, (32, 4)),
     )
-    sigma_data = number("sigma_data", arguments.get("sigma_data", 0.5), positive=True)
+    sigma_data = number("sigma_data", arguments.get("sigma_data", 0.5), positive=True, most=MAX_ENTRY)
     scheduler = {
         "_class_name": "EDMEulerScheduler", "num_train_timesteps": 1000, "prediction_type": "epsilon", "rho": 7.0,
         "sigma_data": sigma_data, "sigma_max": 80.0, "sigma_min": 0.002, "sigma_schedule": "karras",
@@ -330,34 +380,57 @@ def _adm(tensors: Tensors, arguments: Arguments) -> Conversion:
     given = {**known, **arguments}
     if given.get("num_heads_upsample", -1) not in (-1, given.get("num_heads")):
         raise InputError("num_heads_upsample other than num_heads is not supported.")
-    facts = _adm_facts(given)
+    facts = _adm_facts(given, layout)
     part = unet(plain, facts)
-    channels, predicted = layout["in_channels"], layout["out_channels"]
-    if predicted not in (channels, 2 * channels):
-        raise InputError(
-            f"the network predicts {predicted} channels of {channels}, neither noise nor noise and variance."
-        )
+    learnt = _learns_variance(layout, given)
     schedules = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
     stated = given.get("noise_schedule", "linear")  # the default of the repository
     choice("noise_schedule", stated, tuple(schedules))
-    steps = _count(given, "diffusion_steps", 1000)
+    shortest = 20 if stated == "linear" else 1  # the largest beta, 20 / steps, is at most 1
+    steps = _count(given, "diffusion_steps", 1000, shortest, MAX_STEPS)
     scheduler = {
         "_class_name": "DDPMScheduler", "beta_schedule": schedules[stated], "num_train_timesteps": steps,
         "beta_start": 0.1 / steps, "beta_end": 20.0 / steps, "prediction_type": "epsilon",
-        "variance_type": "learned_range" if predicted != channels else "fixed_small", "clip_sample": False,
+        "variance_type": "learned_range" if learnt else "fixed_small", "clip_sample": False,
     }  # fmt: skip
     classes = layout["num_class_embeds"]
     return Conversion("adm", {"unet": part}, scheduler, _classes(classes, facts.sample_size) if classes else {})
 
 
-def _adm_facts(given: Arguments) -> Facts:
+def _learns_variance(layout: Mapping[str, Any], given: Arguments) -> bool:
+    """Whether a network of guided-diffusion predicts the variance beside the noise.
+
+    Raises:
+        InputError: it predicts something else, as an upsampler, which takes a small picture beside the noisy one.
+    """
+    channels, predicted = layout["in_channels"], layout["out_channels"]
+    learnt = predicted == 2 * channels
+    if predicted not in (channels, 2 * channels):
+        raise InputError(
+            f"the network predicts {predicted} channels of {channels}, neither noise nor noise and variance."
+        )
+    if given.get("large_size") is not None or given.get("learn_sigma", learnt) != learnt:
+        told = f"of {channels} channels the network predicts {predicted}"
+        raise InputError(f"learn_sigma is {learnt}, since {told}; large_size and upsamplers are not supported.")
+    return learnt
+
+
+def _check_noise(layout: Mapping[str, Any]) -> None:
+    """Refuses a network that takes more than the noisy picture, as one of latent diffusion for inpainting does."""
+    channels, predicted = layout["in_channels"], layout["out_channels"]
+    if predicted != channels:
+        raise InputError(f"the network predicts {predicted} channels of {channels}, not their noise: not supported.")
+
+
+def _adm_facts(given: Arguments, layout: Mapping[str, Any]) -> Facts:
     """The facts among the arguments of ``UNetModel``, of guided-diffusion and of latent diffusion."""
-    size = given.get("num_head_channels", -1)
+    size, new_order = given.get("num_head_channels", -1), given.get("use_new_attention_order", False)
+    instance("use_new_attention_order", new_order, isinstance(new_order, bool), "true or false")
     return Facts(
-        _count(given, "image_size"),
+        _side(given, "image_size", layout),
         num_heads=1 if size != -1 else _count(given, "num_heads"),
         attention_head_dim=None if size == -1 else _count(given, "num_head_channels"),
-        order="qkv" if given.get("use_new_attention_order") else "head",
+        order="qkv" if new_order else "head",
         **_groups(given, (32, 1)),
     )
 
@@ -385,6 +458,7 @@ def _ldm(tensors: Tensors, arguments: Arguments) -> Conversion:
     if table is not None:
         plain["classes.weight"] = table
     layout = describe(plain)
+    _check_noise(layout)
     known = LDM_NETWORKS.get(_signature(layout, table is not None), {})
     given = {**known, **arguments}
     inner = {**_inside(known, "unet_config", "params"), **_inside(arguments, "unet_config", "params")}
@@ -392,15 +466,18 @@ def _ldm(tensors: Tensors, arguments: Arguments) -> Conversion:
         if name in given:
             inner.setdefault(name, given[name])
     _agree(inner, layout)
-    facts = _adm_facts(inner)
+    facts = _adm_facts(inner, layout)
     scale = given.get("scale_factor", 1.0) if factor is None or factor.is_meta else float(factor)
     first = parts["first_stage_model."]
     scale, side = (
-        number("scale_factor", scale, positive=True),
+        number("scale_factor", scale, positive=True, most=MAX_ENTRY),
         _inside(given, "first_stage_config", "params", "ddconfig"),
     )
-    side = _count(side, "resolution", 256)
+    side = _count(side, "resolution", 256, most=MAX_SIDE)
     codec = autoencoder(first, facts.groups, scale, side)
+    latents = codec.config.get("vq_embed_dim", codec.config["latent_channels"])
+    if latents != layout["in_channels"]:
+        raise InputError(f"the latents have {latents} channels, the UNet takes {layout['in_channels']}: of two files?")
     name = "vae" if codec.kind == "AutoencoderKL" else "vqvae"
     details = {} if table is None else _classes(len(table) - 1, 256, null=True)
     scheduler = _scaled_linear(given, tensors.get("alphas_cumprod"))
@@ -426,11 +503,12 @@ def _scaled_linear(given: Arguments, table: Tensor | None) -> dict[str, Any]:
     if "linear_start" not in given or "linear_end" not in given:
         raise InputError("the network is none of the published ones: give its constructor by --config.")
     start, end = (number(name, given[name], positive=True, most=1.0) for name in ("linear_start", "linear_end"))
-    steps = _count(given, "timesteps", 1000)
+    steps = _count(given, "timesteps", 1000, most=MAX_STEPS)
     if table is not None and not table.is_meta:
         betas = torch.linspace(math.sqrt(start), math.sqrt(end), steps, dtype=torch.float64).square()
         wanted = (1 - betas).cumprod(0)
-        if table.shape != wanted.shape or not torch.allclose(table.double(), wanted, rtol=1e-3):
+        rounding = torch.finfo(table.dtype).eps if table.is_floating_point() else 0.0
+        if table.shape != wanted.shape or not torch.allclose(table.double(), wanted, rtol=max(1e-3, rounding)):
             raise InputError("alphas_cumprod of the file is another schedule than linear_start and linear_end give.")
     return {
         "_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "beta_start": start, "beta_end": end,
@@ -465,7 +543,7 @@ def _write(prior: Conversion, path: Path, folder: Path) -> None:
     from safetensors.torch import save_file
 
     for name, part in prior.parts.items():
-        tensors = {entry: value.contiguous() for entry, value in part.tensors.items()}
+        tensors = _unshared(part.tensors)
         for entry, value in tensors.items():
             if not value.is_floating_point():
                 raise InputError(f"{path}: {entry} is of {value.dtype}, not of floating-point numbers.")
@@ -477,6 +555,17 @@ def _write(prior: Conversion, path: Path, folder: Path) -> None:
     (folder / "scheduler").mkdir()
     _write_json(folder / "scheduler" / "scheduler_config.json", prior.scheduler)
     _write_json(folder / "prior.json", {"kind": prior.kind, **prior.details})
+
+
+def _unshared(tensors: Tensors) -> Tensors:
+    """The tensors, contiguous; one whose numbers another has too, which a pickle may say, becomes a copy."""
+    found: Tensors = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        place = value.untyped_storage().data_ptr()
+        found[name] = value.clone(memory_format=torch.contiguous_format) if place in seen else value.contiguous()
+        seen.add(place)
+    return found
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 A pickle is a program. Here it may call what rebuilds tensors and plain containers, under the exact names of
 :data:`ALLOWED`, and nothing else: any other name ends the reading. The networks of EDM are pickled with their source
-code (``torch_utils.persistence``); a stub keeps their state and ignores the source. The notes of PyTorch Lightning
-beside the weights of latent diffusion become stubs too (:data:`STUBS`), which nothing reads.
+code (``torch_utils.persistence``); a stub keeps their state and ignores the source. The notes of a training beside the
+weights, as PyTorch Lightning leaves them in files of latent diffusion, become stubs too (:data:`STUBS`,
+:data:`STUB_PACKAGES`), which nothing imports or reads.
 """
 
 from __future__ import annotations
@@ -51,12 +52,20 @@ class Kept:
     """An object of a pickle whose class is not imported: its state, if any. Nothing of it runs."""
 
     name = ""
+    state: Any = None
 
-    def __init__(self, *_: Any) -> None:
-        self.state: Any = {}
+    def __init__(self, *_: Any, **__: Any) -> None: ...
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
+
+    def __setitem__(self, name: Any, value: Any) -> None:
+        """Ignores an entry, of what is a dictionary where the file was written."""
+
+    def append(self, value: Any) -> None:
+        """Ignores an element, of what is a list there."""
+
+    add = append
 
     def part(self, name: str) -> dict[Any, Any]:
         """The dictionary ``name`` of the state; empty if there is none."""
@@ -93,17 +102,21 @@ ALLOWED: dict[str, Any] = {
     **{f"torch.{name}": dtype for name, dtype in STORAGES.items()},
     **{str(dtype): dtype for dtype in STORAGES.values()},
 }
+STUB_PACKAGES = ("pytorch_lightning.", "lightning.pytorch.", "omegaconf.")
 STUBS = (
     "torch.nn.modules.container.ModuleDict",
     "torch.nn.modules.container.ModuleList",
     "torch.nn.modules.container.Sequential",
     "torch.device",
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.dtype",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *(f"numpy.{name}" for name in ("dtype", "ndarray", "float32", "float64", "int64")),
     "_codecs.encode",
+    "argparse.Namespace",
+    "collections.Counter",
+    "collections.defaultdict",
+    "pathlib.PosixPath",
+    "typing.Any",
+    *(f"{home}.{name}" for home in ("builtins", "__builtin__") for name in ("dict", "list", "int", "float", "str")),
 )
 
 
@@ -116,7 +129,7 @@ class Restricted(pickle.Unpickler):
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         name = f"{module_name}.{global_name}"
-        if name in STUBS:
+        if name in STUBS or name.startswith(STUB_PACKAGES):
             return type("Kept", (Kept,), {"name": name})
         if name not in ALLOWED:
             raise InputError(

@@ -6,7 +6,9 @@ query, key and value. A UNet becomes a ``UNet2DModel`` or ``UNet2DConditionModel
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -207,7 +209,8 @@ def autoencoder(tensors: Mapping[str, Tensor], groups: int, scale: float, sample
     Raises:
         InputError: the weights are not those of such an autoencoder, which attends in its middle only.
     """
-    levels = 1 + max((int(n.split(".")[2]) for n in tensors if n.startswith("encoder.down.")), default=-1)
+    found = [re.match(r"encoder\.down\.(\d{1,4})\.", name) for name in tensors]
+    levels = 1 + max((int(match[1]) for match in found if match), default=-1)
     blocks = {name.split(".")[4] for name in tensors if name.startswith("encoder.down.0.block.")}
     named = {_autoencoder_name(name, levels): value for name, value in tensors.items()}
     named = {name: value[..., 0, 0] if _is_attention_matrix(name, value) else value for name, value in named.items()}
@@ -241,11 +244,24 @@ def _is_attention_matrix(name: str, value: Tensor) -> bool:
 
 
 def _autoencoder_name(name: str, levels: int) -> str:
-    """The name of a weight of latent diffusion's autoencoder in diffusers."""
-    parts = name.split(".")
+    """The name of a weight of latent diffusion's autoencoder in diffusers.
+
+    Raises:
+        InputError: the weight has no place in it.
+    """
+    new = None
+    with suppress(IndexError, ValueError):
+        new = _new_name(name.split("."), levels)
+    if new is None:
+        raise unknown(f"first_stage_model.{name}")
+    return new
+
+
+def _new_name(parts: list[str], levels: int) -> str | None:
+    """:func:`_autoencoder_name` of the ``parts`` of a name, of which there may be too few."""
     layer, rest = ".".join(parts[:2]), parts[2:]
     if parts[0] in ("quant_conv", "post_quant_conv", "quantize") or parts[1] in ("conv_in", "conv_out"):
-        return name
+        return ".".join(parts)
     if parts[1] == "norm_out":
         return f"{parts[0]}.conv_norm_out.{parts[2]}"
     if parts[1] == "mid" and rest[0] in MIDDLE:
@@ -258,4 +274,4 @@ def _autoencoder_name(name: str, levels: int) -> str:
             return f"{home}.resnets.{rest[2]}.{rest[3].replace('nin_', 'conv_')}.{rest[4]}"
         if rest[1] in ("downsample", "upsample"):
             return f"{home}.{rest[1]}rs.0.conv.{rest[3]}"
-    raise unknown(f"first_stage_model.{name}")
+    return None

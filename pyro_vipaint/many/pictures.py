@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from pyro_vipaint.models.priors.prior import DiffusionPrior
 
 DIGITS = 18  # of a label that is a number
 LONGEST_NAME = 1000
+JOINERS = "\u200c\u200d"  # inside words of Persian and Hindi, and inside emoji
 LARGEST_TABLE = 2**30  # bytes of a file of labels
 
 
@@ -189,8 +191,7 @@ def _check_names(names: Iterable[str]) -> None:
     known: set[str] = set()
     for name in names:
         parts = name.split("/")
-        plain = name.isprintable() and "\\" not in name and len(name) <= LONGEST_NAME
-        if not plain or any(not part or part.startswith(".") or len(part.encode()) > 255 for part in parts):
+        if not _is_plain(name) or any(not part or part.startswith(".") or len(part.encode()) > 255 for part in parts):
             raise InputError(
                 f"The name {brief(name)} cannot be that of a folder: letters, digits, -, _ and / for folders."
             )
@@ -203,6 +204,12 @@ def _check_names(names: Iterable[str]) -> None:
             above = above.rpartition("/")[0]
             if above in known:
                 raise InputError(f"{above!r:.100} is a picture and a folder of pictures: rename one of them.")
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name has no line breaks and the like; spaces of all widths stand in names, as of screenshots."""
+    shown = "".join(c for c in name if c not in JOINERS and unicodedata.category(c) != "Zs")
+    return shown.isprintable() and "\\" not in name and len(name) <= LONGEST_NAME
 
 
 def masks_of(mask: Any, prior: DiffusionPrior, reading: Reading) -> tuple[Masks | None, dict[str, Any]]:

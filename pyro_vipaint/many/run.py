@@ -118,6 +118,7 @@ def inpaint_many(
 
     Raises:
         InputError: an argument cannot be used, or ``out`` has results of other settings; nothing was computed then.
+            Or a result cannot be written: the run goes on when it is started again.
     """
     out, reading = Path(out), Reading(resize, invert_mask, soft_mask, grey)
     _check_numbers(seed, batch, num_samples, keep, guide)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ COLUMNS = (
     "observed_error", "outputs", "version",
 )  # fmt: skip
 TEXTS = ("name", "file", "status", "error", "settings", "outputs", "version")
+WHOLE, REAL = ("seed", "label", "calls", "nfe", "batch"), ("seconds", "bound", "observed_error")
 Row = Mapping[str, Any]
 
 
@@ -83,22 +85,28 @@ class Store:
         return row["status"] == DONE and (self._place(row["name"]) / REPORT).is_file()
 
     def write(self, outcome: Outcome) -> Row:
-        """Writes the files of a picture, and then its row."""
+        """Writes the files of a picture, and then its row.
+
+        Raises:
+            InputError: a disk is full, or something of the user's is in the way.
+        """
         row = {**outcome.row, "settings": self.settings, "outputs": ""}
         if outcome.files:
             place = self._place(outcome.name)
-            with IMAGES.whole(place) as folder:
+            with _writing(place), IMAGES.whole(place) as folder:
                 for name, content in outcome.files.items():
                     (folder / name).write_bytes(content)
             row["outputs"] = place.relative_to(self.out).as_posix()
-        with (self.out / MANIFEST).open("ab", buffering=0) as file:
+        path = self.out / MANIFEST
+        with _writing(path), path.open("ab", buffering=0) as file:
             file.write(_line(row))
         return row
 
     def rewrite(self, rows: Iterable[Row]) -> None:
         """Writes the manifest anew."""
         header = _line(dict(zip(COLUMNS, COLUMNS, strict=True)))
-        write_whole(self.out / MANIFEST, b"".join([header, *map(_line, rows)]))
+        with _writing(self.out / MANIFEST):
+            write_whole(self.out / MANIFEST, b"".join([header, *map(_line, rows)]))
 
     def table(self) -> pd.DataFrame:
         """The manifest."""
@@ -115,11 +123,33 @@ class Store:
         return self.out / PICTURES_OF / name
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Says in one line which file or folder of the results cannot be written, and that the run goes on later."""
+    try:
+        yield
+    except OSError as error:
+        todo = "mend this and start the run again, which goes on"
+        raise InputError(f"{path!s:.150} cannot be written ({error.strerror or error!s:.50}): {todo}.") from error
+
+
 def _row(line: str) -> dict[str, str] | None:
     """A row of the manifest; ``None`` where the line is none."""
     values = _values(line)
     row: dict[str, str] = dict(zip(COLUMNS, values, strict=False))
-    return row if len(values) == len(COLUMNS) and row["status"] in (DONE, FAILED) and row["name"] else None
+    if len(values) != len(COLUMNS) or row["status"] not in (DONE, FAILED) or not row["name"]:
+        return None
+    return row if _holds_numbers(row) else None
+
+
+def _holds_numbers(row: dict[str, str]) -> bool:
+    """Whether its numbers are some, or missing; whole ones in 64 bits."""
+    with suppress(ValueError):
+        found = {name: row[name] for name in (*WHOLE, *REAL) if row[name]}
+        values = [int(text) if name in WHOLE else float(text) for name, text in found.items()]
+        plain = all(re.fullmatch(r"[-+.0-9a-z]+", text) for text in found.values())
+        return plain and all(isinstance(n, float) or -(2**63) <= n < 2**63 for n in values)
+    return False
 
 
 def _values(line: str) -> list[str]:

@@ -44,6 +44,19 @@ MASK = (torch.arange(64).reshape(SHAPE) % 8 < 4).float()
 PAIR = torch.stack([IMAGE, -IMAGE])
 
 
+class Unchanged:
+    """A codec that is not the identity by its class: of a latent prior."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z
+
+    def image_shape(self, event_shape: Any) -> torch.Size:
+        return torch.Size(event_shape)
+
+
 def inpainting(image: Any = IMAGE, mask: Any = MASK, prior: Any = PLAIN, **named: Any) -> Any:
     """The problem of ``vp.inpaint``."""
     y, operator, loaded = masked(image, mask, prior, named.get("device", "cpu"))
@@ -358,6 +371,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: settings(chosen=chosen(correction=ByLevel(PiGDM(), Wiener(), 1.0))),
         "Wiener needs a covariance",
     ),
+    "settings of pixels": (
+        lambda: settings(inpainting(prior=replace(PLAIN, codec=Unchanged())), chosen=default_settings(2)),
+        r"plain is one of latents: take default_settings\(levels, latent=True\)",
+    ),
+    "an empty dictionary as settings": (lambda: settings(chosen={}), "settings must be Settings such as"),
     "no such preset": (lambda: settings(preset="picture"), "no preset 'picture': .*The nearest is pictures"),
     "no such preset, settings given": (lambda: settings(preset=2, chosen=chosen()), "no preset 2"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import itertools
 import json
 import os
@@ -256,6 +257,63 @@ def test_a_damaged_line_is_named_and_computed_again(pictures: Path, tmp_path: Pa
     with pytest.warns(UserWarning, match="Not read, as damaged: 1 lines"):
         again = vp.inpaint_many(pictures, mask(), out=tmp_path / "out", **FEW)
     pd.testing.assert_frame_equal(by_name(again), by_name(whole))
+
+
+@pytest.mark.parametrize("number", ["xyz", "9" * 40, "1_0"])
+def test_a_row_with_something_else_for_a_number_is_damaged(number: str, pictures: Path, tmp_path: Path) -> None:
+    """As after an edit by hand; the largest seed is none of these."""
+    whole = vp.inpaint_many(pictures, mask(), out=tmp_path / "out", **FEW)
+    path, seed = tmp_path / "out" / "manifest.csv", str(whole["seed"][1])
+    path.write_text(path.read_text().replace(seed, str(2**63 - 1)))
+    assert vp.inpaint_many(pictures, mask(), out=tmp_path / "out", **FEW)["seed"][1] == 2**63 - 1
+    path.write_text(path.read_text().replace(str(2**63 - 1), number))
+    with pytest.warns(UserWarning, match="Not read, as damaged: 1 lines"):
+        again = vp.inpaint_many(pictures, mask(), out=tmp_path / "out", **FEW)
+    pd.testing.assert_frame_equal(by_name(again), by_name(whole))
+
+
+def test_names_with_all_kinds_of_spaces(tmp_path: Path) -> None:
+    """Screenshots have a narrow one before AM; joiners stand inside Persian words. Line breaks are refused."""
+    names = ["NA", "Screenshot at 9.41.00\u202fAM", 'a,"b"', "a\u00a0b", "می\u200cخواهم"]
+    paint(tmp_path / "pictures", names)
+    for _ in range(2):
+        frame: Any = vp.inpaint_many(tmp_path / "pictures", mask(), out=tmp_path / "out", **FEW)
+        assert frame["name"].tolist() == sorted(names) and (frame["status"] == "done").all()
+    for name in ("a\nb", "a\u2028b", "a\u202eb", "a\x85b"):
+        with pytest.raises(vp.InputError, match="cannot be that of a folder"):
+            vp.inpaint_many([(name, torch.zeros(1, 8, 8))], mask(), out=tmp_path / "other", **FEW)
+
+
+@pytest.mark.parametrize("name", ["report.json", ".manifest.csv"])
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on(
+    name: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = vp.inpaint_many(pictures, mask(), out=tmp_path / "whole", **FEW)
+    write, left = Path.write_bytes, [1]
+
+    def full(path: Path, content: bytes) -> int:
+        if path.name.startswith(name):
+            left[0] -= 1
+        if left[0] < 0:
+            write(path, content[:5])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(vp.InputError, match=r"written \(No space.*which goes on"):
+        patch.setattr(Path, "write_bytes", full)
+        vp.inpaint_many(pictures, mask(), out=tmp_path / "out", **FEW)
+    half_written = list((tmp_path / "out").rglob("*.part"))
+    again = vp.inpaint_many(pictures, mask(), out=tmp_path / "out", **FEW)
+    assert not half_written
+    pd.testing.assert_frame_equal(by_name(again), by_name(whole))
+
+
+def test_a_file_in_the_place_of_a_result_stays(pictures: Path, tmp_path: Path) -> None:
+    vp.inpaint_many(rows(pictures, ["a"]), mask(), out=tmp_path / "out", **FEW)
+    (tmp_path / "out" / "images" / "b").write_text("mine")
+    with pytest.raises(vp.InputError, match=r"b cannot be written \(File exists\): mend this"):
+        vp.inpaint_many(pictures, mask(), out=tmp_path / "out", **FEW)
+    assert (tmp_path / "out" / "images" / "b").read_text() == "mine"
 
 
 def test_a_bad_picture_is_a_row_and_tried_again_when_asked(pictures: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 from diffusers import StableDiffusionPipeline
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -186,13 +188,50 @@ def test_the_source_that_edm_pickles_with_a_network_is_ignored(tmp_path: Path) -
     assert not (tmp_path / "ran").exists()
 
 
-def test_notes_of_lightning_are_stubs(tmp_path: Path) -> None:
-    """The class of a callback is a key in the files of latent diffusion; it is neither imported nor read."""
-    class_name = b"cpytorch_lightning.callbacks.model_checkpoint\nModelCheckpoint\n"
+NOTES = {  # an object in the place of the key or of the value of a note, and how it is made
+    "a class": (b"pytorch_lightning.callbacks.model_checkpoint\nModelCheckpoint", b""),
+    "a dictionary of hyperparameters": (b"pytorch_lightning.utilities.parsing\nAttributeDict", b")\x81(Va\nK\x01u"),
+    "a configuration": (b"omegaconf.dictconfig\nDictConfig", b")\x81}Va\nK\x01sb"),
+    "a list of a configuration": (b"omegaconf.listconfig\nListConfig", b")\x81(K\x01K\x02e"),
+    "milestones": (b"collections\nCounter", b"(}K\x05K\x01stR"),
+    "an array": (b"numpy.core.multiarray\n_reconstruct", b"(cnumpy\nndarray\n(K\x00tC\x01btR(K\x01(K\x03tNtb"),
+    "a number of NumPy": (b"numpy.core.multiarray\nscalar", b"(cnumpy\ndtype\n(Vf8\ntRC\x08abcdefghtR"),
+    "arguments": (b"argparse\nNamespace", b")\x81}Vlr\nK\x01sb"),
+    "a type of torch": (b"torch\nfloat16", b""),
+    "a shape": (b"torch\nSize", b"((K\x01K\x02ttR"),
+}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_notes_of_a_training_are_stubs(tmp_path: Path, name: str) -> None:
+    """What files of latent diffusion hold beside the weights is neither imported nor read, and is no obstacle."""
+    home, made = NOTES[name]
     content = torch_file({"state_dict": {"a": torch.ones(2)}, "callbacks": {"KEY": 1}}, legacy=True)
     key = content.index(b"X\x03\x00\x00\x00KEY")
-    (tmp_path / "file").write_bytes(content[:key] + class_name + content[key + 8 :])
-    assert read_checkpoint(tmp_path / "file").tensors.keys() == {"a"}
+    content = content[:key] + b"c" + home + b"\n" + made + content[key + 8 :]
+    (tmp_path / "file").write_bytes(content)
+    assert torch.equal(read_checkpoint(tmp_path / "file").tensors["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "says"),
+    [
+        (
+            lambda w: w.update({name: value[:2] for name, value in w.items() if "8x8_aux_conv" in name}),
+            {},
+            "2 channels",
+        ),
+        (lambda w: w.update({"model.map_label.weight": torch.ones(3)}), {}, "neither the weights nor the arguments"),
+        (lambda w: None, {"sigma_data": 1e300}, "at most 1e"),
+        (lambda w: None, {"img_resolution": 7}, "multiple of 2"),
+    ],
+)
+def test_networks_of_edm_that_no_folder_holds(tmp_path: Path, change: Any, config: Any, says: str) -> None:
+    tensors = as_edm(network(**SONG))
+    change(tensors)
+    with pytest.raises(InputError, match=says):
+        converted(tmp_path, tensors, config)
+    assert {path.name for path in tmp_path.iterdir()} == {"file.safetensors"}
 
 
 Change = Callable[[dict[str, Tensor]], Any]
@@ -207,7 +246,20 @@ BROKEN: dict[str, tuple[Change, dict[str, Any], str]] = {
     "another depth": (lambda w: None, {**ADM, "num_res_blocks": 7}, "num_res_blocks"),
     "other widths": (lambda w: None, {**ADM, "model_channels": 8, "channel_mult": [1, 3]}, "widths"),
     "another schedule": (lambda w: None, {**ADM, "noise_schedule": "warm"}, "linear"),
+    "an order in quotes": (lambda w: None, {**ADM, "use_new_attention_order": "False"}, "true or false"),
+    "a width that is none": (lambda w: None, {**ADM, "model_channels": 8, "channel_mult": [1, None]}, "arguments"),
+    "a size that cannot be halved": (lambda w: None, {**ADM, "image_size": 7}, "multiple of 2"),
+    "a size that no prior has": (lambda w: None, {**ADM, "image_size": 2**13}, "4096"),
+    "a schedule of too few steps": (lambda w: None, {**ADM, "diffusion_steps": 10}, "at least 20"),
+    "a schedule of too many": (lambda w: None, {**ADM, "diffusion_steps": 10**6}, "100000"),
     "a size that is a word": (lambda w: None, {**ADM, "image_size": "8"}, "image_size"),
+    "an upsampler": (
+        lambda w: w.update({
+            "input_blocks.0.0.weight": torch.ones(8, 6, 3, 3), "out.2.weight": torch.ones(6, 8, 3, 3),
+            "out.2.bias": torch.ones(6),
+        }), {**ADM, "learn_sigma": True}, "of 6 channels the network predicts 6; .*upsamplers",
+    ),
+    "an upsampler by its size": (lambda w: None, {**ADM, "large_size": 8}, "large_size and upsamplers"),
     "five channels of three": (
         lambda w: w.update({"out.2.weight": torch.ones(5, 8, 3, 3), "out.2.bias": torch.ones(5)}), ADM, "5 channels",
     ),
@@ -232,6 +284,59 @@ def test_nothing_of_the_users_is_overwritten(tmp_path: Path) -> None:
         converted(tmp_path, as_adm(network()), ADM)
     (tmp_path / "prior" / "mine").unlink()
     assert converted(tmp_path / ".", as_adm(network()), ADM).event_shape == (3, 8, 8)
+
+
+def test_a_refused_file_leaves_no_folders_above(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "file.safetensors")
+    with pytest.raises(InputError, match="known kind"):
+        convert(tmp_path / "file.safetensors", tmp_path / "new" / "deep" / "prior")
+    assert {path.name for path in tmp_path.iterdir()} == {"file.safetensors"}
+
+
+def test_an_empty_folder_stays_the_one_that_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory, by ``--to .``, a link to a folder on another disk; and what a killed run left in it."""
+    save_file(as_adm(network()), tmp_path / "file.safetensors")
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    (folder / f".vipaint.{2**31}-0badcafe.part").mkdir()
+    number = folder.stat().st_ino
+    monkeypatch.chdir(folder)
+    convert("../file.safetensors", ".", config=ADM)
+    assert folder.stat().st_ino == number and os.listdir() and not list(folder.glob(".*"))
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    convert(tmp_path / "file.safetensors", tmp_path / "link", config=ADM)
+    assert (tmp_path / "link").is_symlink() and load_prior(folder).event_shape == (3, 8, 8)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise SafetensorError("Error while serializing: No space left on device")
+
+    save_file(as_adm(network()), tmp_path / "file.safetensors")
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(InputError, match=r"cannot be written .*No space left"):
+        convert(tmp_path / "file.safetensors", tmp_path / "prior", config=ADM)
+    assert {path.name for path in tmp_path.iterdir()} == {"file.safetensors"}
+
+
+def test_weights_that_share_their_numbers(tmp_path: Path) -> None:
+    """A pickle may say twice which numbers a tensor has; files of safetensors hold them twice."""
+    tensors = as_adm(network())
+    first, second = "input_blocks.1.0.in_layers.2.bias", "input_blocks.1.0.out_layers.3.bias"
+    tensors[second] = tensors[first]
+    (tmp_path / "file.pt").write_bytes(torch_file(tensors))
+    convert(tmp_path / "file.pt", tmp_path / "prior", config=ADM)
+    written = load_file(tmp_path / "prior" / "unet" / "diffusion_pytorch_model.safetensors")
+    for name in ("conv1", "conv2"):
+        assert torch.equal(written[f"down_blocks.0.resnets.0.{name}.bias"], tensors[first])
+
+
+@pytest.mark.parametrize("config", [5, [1]])
+def test_a_configuration_is_a_mapping_or_a_file(tmp_path: Path, config: Any) -> None:
+    with pytest.raises(InputError, match="a mapping of arguments, or the path of a file"):
+        converted(tmp_path, as_adm(network()), config)
 
 
 def test_arguments_from_files(tmp_path: Path) -> None:

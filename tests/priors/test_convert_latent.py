@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pyro_vipaint.errors import InputError
 from pyro_vipaint.models import convert, load_prior
 from pyro_vipaint.models.pretrained.convert_unets import autoencoder
 from tests.pipelines import livelier
@@ -123,9 +124,7 @@ def configuration(latent_channels: int = 3) -> dict[str, Any]:
     return {"model": {"params": {**betas, **{name: {"params": value} for name, value in parts.items()}}}}
 
 
-@torch.no_grad()
-def test_a_checkpoint_of_latent_diffusion_converts(tmp_path: Path) -> None:
-    """A UNet with cross-attention and a VQModel under the authors' names come back unchanged, guidance included."""
+def _networks() -> tuple[Any, Any]:
     unet = UNet2DConditionModel(
         sample_size=16,
         in_channels=3,
@@ -144,7 +143,13 @@ def test_a_checkpoint_of_latent_diffusion_converts(tmp_path: Path) -> None:
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
     )
-    unet, vqvae, table = livelier(unet), livelier(vqvae), torch.randn(5, 8)
+    return livelier(unet), livelier(vqvae)
+
+
+@torch.no_grad()
+def test_a_checkpoint_of_latent_diffusion_converts(tmp_path: Path) -> None:
+    """A UNet with cross-attention and a VQModel under the authors' names come back unchanged, guidance included."""
+    (unet, vqvae), table = _networks(), torch.randn(5, 8)
     nn.init.normal_(vqvae.quantize.embedding.weight)
     save_file(checkpoint(unet, vqvae, table), tmp_path / "imagenet256.safetensors")
     (tmp_path / "cin256-v2.yaml").write_text(json.dumps(configuration()), encoding="utf-8")  # JSON is YAML
@@ -180,3 +185,58 @@ def test_an_autoencoder_of_latent_diffusion_converts() -> None:
     assert again.config["scaling_factor"] == pytest.approx(0.6)
     torch.testing.assert_close(again.encode(x).latent_dist.mode(), vae.encode(x).latent_dist.mode())
     torch.testing.assert_close(again.decode(z).sample, vae.decode(z).sample)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_file_in_half_precision_has_the_schedule_that_it_states(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Its table of noise levels is rounded too; another schedule is refused in half precision as well."""
+    tensors = checkpoint(*_networks(), torch.randn(5, 8)) | {"alphas_cumprod": ALPHAS_CUMPROD}
+    save_file({name: value.to(dtype) for name, value in tensors.items()}, tmp_path / "file.safetensors")
+    params = configuration()["model"]["params"]
+    convert(tmp_path / "file.safetensors", tmp_path / "prior", config=params)
+    with pytest.raises(InputError, match="another schedule"):
+        convert(tmp_path / "file.safetensors", tmp_path / "other", config={**params, "linear_end": 0.0194})
+
+
+@pytest.mark.parametrize(
+    "name", ["logvar", "encoder.mid.attn_1.q", "encoder.down.x.block.0.conv1.weight", "decoder.up.0.upsample"]
+)
+def test_a_weight_that_no_autoencoder_has_is_named(name: str) -> None:
+    with pytest.raises(InputError, match=f"first_stage_model.{name} has no place"):
+        autoencoder({name: torch.zeros(1)}, groups=32, scale=1.0, sample_size=32)
+
+
+def _with_a_mask(weights: dict[str, Tensor]) -> None:
+    """As latent diffusion's network for inpainting, which takes the masked picture and the mask beside the noise."""
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    weights[first] = torch.cat([weights[first], weights[first], weights[first][:, :1]], 1)
+
+
+def _with_another_autoencoder(weights: dict[str, Tensor]) -> None:
+    for name in [name for name in weights if name.startswith("first_stage_model.")]:
+        del weights[name]
+    sizes: dict[str, Any] = {"block_out_channels": WIDTHS, "layers_per_block": LAYERS, "latent_channels": 4}
+    sizes |= {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    weights |= first_stage(AutoencoderKL(**sizes))
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "says"),
+    [
+        (lambda w: w.update(scale_factor=torch.ones(2)), {}, "neither the weights nor the arguments"),
+        (lambda w: None, {"scale_factor": 1e300}, "at most 1e"),
+        (_with_a_mask, {}, "predicts 3 channels of 7"),
+        (_with_another_autoencoder, {}, "latents have 4 channels, the UNet takes 3"),
+    ],
+)
+def test_what_no_prior_is_made_of_is_refused_and_not_written(
+    tmp_path: Path, change: Any, config: dict[str, Any], says: str
+) -> None:
+    tensors = checkpoint(*_networks(), torch.randn(5, 8))
+    change(tensors)
+    save_file(tensors, tmp_path / "file.safetensors")
+    with pytest.raises(InputError, match=says):
+        convert(
+            tmp_path / "file.safetensors", tmp_path / "prior", config={**configuration()["model"]["params"], **config}
+        )
+    assert not (tmp_path / "prior").exists()
