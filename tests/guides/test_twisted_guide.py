@@ -329,7 +329,8 @@ def test_what_is_learnt_on_some_observations_serves_others(tmp_path: Path) -> No
     guide.save_pretrained(tmp_path)
     other, y = problem(1 - mask, 3, 5)
     loaded = TwistedGuide.load(tmp_path, other, PiGDM())
-    evidence = prior.log_evidence(other.likelihood, y, keypoints)
+    likelihood: Any = other.likelihood
+    evidence = prior.log_evidence(likelihood, y, keypoints)
     plain, learnt = (
         evidence - log_weights(other, each, y, 500, seed=1).mean(0)
         for each in (TwistedGuide(other, correction=PiGDM()), loaded)
