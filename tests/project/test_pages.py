@@ -234,6 +234,17 @@ def test_the_tables_of_gaussian_mixtures() -> None:
     assert commits(text) == set(frame["commit"])
 
 
+def test_the_table_of_seconds() -> None:
+    """That of ``python -m benchmarks.seconds --report``; the ratios to DPS with 50 steps by hand."""
+    from benchmarks.seconds import report
+
+    frame, text = rows("seconds"), named("truth.md")["seconds"]
+    assert table_lines(text) == table_lines(report(frame))
+    reference = frame.set_index("method").loc["DPS, 50", "seconds"]
+    assert ((frame["relative"] - frame["seconds"] / reference).abs() < 1e-12).all()
+    assert commits(text) == set(frame["commit"])
+
+
 def test_the_table_of_conformal_intervals() -> None:
     """That of ``python -m benchmarks.conformal --report``; and a coverage by hand."""
     from benchmarks.conformal import CALIBRATION, report
