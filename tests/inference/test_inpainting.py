@@ -94,7 +94,7 @@ def test_every_number_of_the_settings_reaches_its_phase(monkeypatch: pytest.Monk
     settings = replace(
         default_settings(2, preset="pictures"), scale=0.3, beta=2.0, steps=3, num_particles=2,
         lr={"mu": 0.1, "tau": 0.02, "gamma": 0.03}, lr_decay=0.5, average=2, gamma_logit=0.5, tau_scale=0.6,
-        refine_steps=4, zeta=0.7, zeta_decay=0.6, polyak=0.5,
+        refine_steps=4, zeta=0.7, zeta_decay=0.6, polyak=0.5, spare=2.0,
     )  # fmt: skip
     given: dict[str, Any] = {}
 
@@ -107,7 +107,7 @@ def test_every_number_of_the_settings_reaches_its_phase(monkeypatch: pytest.Monk
         return vp.fit(model, guide, y, elbo, steps, lr, **named)
 
     def spy_refine(model: Any, z: Tensor, y: Tensor, steps: int, **named: Any) -> Tensor:
-        given.update(named, refine_steps=steps)
+        given.update(named, refine_steps=steps, spare=len(z) - 1)
         return vp.refine(model, z, y, steps, **named)
 
     monkeypatch.setattr("pyro_vipaint.restoration.fit", spy_fit)
