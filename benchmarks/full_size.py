@@ -41,7 +41,7 @@ from rich.console import Console
 from torch import Tensor
 
 import pyro_vipaint as vp
-from benchmarks import published
+from benchmarks import commit, published
 from pyro_vipaint._files import write_whole
 from pyro_vipaint.guides import HierarchicalGuide
 from pyro_vipaint.models import AutoencoderCodec, DiffusionModel, DiffusionPrior
@@ -252,12 +252,6 @@ def in_process(case: Case, device: str, most: float, small: bool) -> dict[str, A
     if done.returncode:
         return {**asdict(case), "error": lines[-1][:300] if lines else f"exit status {done.returncode}"}
     return json.loads(lines[-1])
-
-
-def commit() -> str:
-    """The commit of this checkout."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def read_rows(path: Path = RESULTS) -> pd.DataFrame:

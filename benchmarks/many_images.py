@@ -12,7 +12,6 @@ writes alone: its time is measured without a network, by workers of no work.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ import pandas as pd
 from PIL import Image
 
 import pyro_vipaint as vp
+from benchmarks import commit
 from pyro_vipaint.demo import held_out_images
 from pyro_vipaint.plotting import to_picture
 from pyro_vipaint.progress import Progress
@@ -93,18 +93,18 @@ def measure(images: int, rounds: int, engine: str, samples: int, refine_steps: i
     """The rows of all rounds."""
     rows = []
     numbers: dict[str, Any] = {"num_samples": samples, "refine_steps": refine_steps}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    here = commit()
     with tempfile.TemporaryDirectory() as folder:
         pictures = paint(Path(folder) / "pictures", images)
         own = own_time(pictures)
         for number in range(rounds):
             for workers in (1, 2) if number % 2 == 0 else (2, 1):
                 row = run(pictures, workers, engine, "all", **numbers)
-                rows.append(row | {"round": number, "own_seconds": own, "commit": commit.stdout.strip()})
+                rows.append(row | {"round": number, "own_seconds": own, "commit": here})
                 print(pd.DataFrame(rows[-1:]).to_string(header=len(rows) == 1, index=False), flush=True)
         few = paint(Path(folder) / "few", 4)
         row = run(few, 1, "local", "samples", **numbers)
-        rows.append(row | {"round": -1, "own_seconds": own, "commit": commit.stdout.strip()})
+        rows.append(row | {"round": -1, "own_seconds": own, "commit": here})
     return pd.DataFrame(rows)
 
 

@@ -17,7 +17,6 @@ table is kept in benchmarks/results.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,7 +24,7 @@ from functools import partial
 import pandas as pd
 import torch
 
-from benchmarks import truth
+from benchmarks import commit, truth
 from benchmarks.plans import RESULTS
 from pyro_vipaint._files import write_whole
 from pyro_vipaint.bench import METHODS, SUITE, TASKS, Cell
@@ -83,12 +82,6 @@ def of_truth() -> dict[str, Run]:
 
 def _own(method: Method, trial: Trial, num_samples: int) -> Outcome:
     return method(trial, num_samples, None)
-
-
-def commit() -> str:
-    """The commit of this checkout."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def report(rows: pd.DataFrame) -> str:
