@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -125,23 +125,37 @@ def inpaint_many(
     chosen = _engine(engine, workers, device, threads, address, prior)
     MANY.check(out, overwrite)
     _check_apart(out, images, mask)
-    loaded = _loaded(prior, chosen, half, checkpointing)
-    pictures = pictures_of(images, mask, loaded, reading, seed, label, labels)
-    preset = preset or ("inference" if guide is None else "pictures")
-    changes = {"steps": steps, "beta": beta, "refine_steps": refine_steps}
-    settings = _settings(loaded, pictures, levels, num_samples, prompt, guidance_scale, preset, guide, changes, batch)
-    name = loaded if isinstance(prior, DiffusionPrior) else str(prior)
-    job = Job(
-        name, settings, num_samples, preset, prompt, guidance_scale, guide, composite, chosen.device, half,
-        checkpointing, threads, batch, keep, {**vars(reading), "mask": pictures.described["mask"]},
-    )  # fmt: skip
-    asked = _asked(job, loaded, pictures, seed)
-    MANY.claim(out)
-    store = Store(out, hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16])
-    with store.locked():
-        store.check_asked(asked)
-        _compute_missing(store, pictures, job, chosen, retry, seed, callback or (lambda progress: None))
-        return store.table()
+    with _threads(threads):
+        loaded = _loaded(prior, chosen, half, checkpointing)
+        pictures = pictures_of(images, mask, loaded, reading, seed, label, labels)
+        preset = preset or ("inference" if guide is None else "pictures")
+        changes = {"steps": steps, "beta": beta, "refine_steps": refine_steps}
+        settings = _settings(
+            loaded, pictures, levels, num_samples, prompt, guidance_scale, preset, guide, changes, batch
+        )
+        name = loaded if isinstance(prior, DiffusionPrior) else str(prior)
+        job = Job(
+            name, settings, num_samples, preset, prompt, guidance_scale, guide, composite, chosen.device, half,
+            checkpointing, threads, batch, keep, {**vars(reading), "mask": pictures.described["mask"]},
+        )  # fmt: skip
+        asked = _asked(job, loaded, pictures, seed)
+        MANY.claim(out)
+        store = Store(out, hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16])
+        with store.locked():
+            store.check_asked(asked)
+            _compute_missing(store, pictures, job, chosen, retry, seed, callback or (lambda progress: None))
+            return store.table()
+
+
+@contextmanager
+def _threads(threads: int | None) -> Iterator[None]:
+    """So many CPU threads inside, as in the workers: the last digits of what a prior computes depend on them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check_numbers(seed: Any, batch: Any, num_samples: Any, keep: Any, guide: Any) -> None:
