@@ -87,6 +87,8 @@ def smc(
 ) -> SMC:
     """``num_samples`` draws of z_Ts for each image by sequential Monte Carlo: num_particles × N × K NFE.
 
+    One call more for each particle where T_e is below t = 1: that of the marginal of z_Te, which is an approximation.
+
     Args:
         model: with a likelihood that has ``operator``, ``residual`` and ``noise_std``; the unscaled model is the
             target.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import pyro_vipaint as vp
 from benchmarks import cats, quality
 from benchmarks.parts import summary
 from benchmarks.plans import Held, compute, nfe_per_sample
@@ -17,7 +18,7 @@ from pyro_vipaint.bench.methods import VIPaint
 from pyro_vipaint.cats.parts import draw_parts, shipped_layers
 from pyro_vipaint.demo import held_out_images
 from pyro_vipaint.models.measurements.masks import rotated_window
-from pyro_vipaint.settings import default_settings
+from pyro_vipaint.settings import LATENT, default_settings
 
 CELL = Cell("fashion32", "rotated-window", "", None, 8, 16, 1, 0)
 
@@ -86,3 +87,19 @@ def test_exact_draws_score_as_expected_and_make_long_rows(tmp_path: Path) -> Non
     (line,) = summary(rows, ["method"], cats.PLAN.methods).to_dict("records")
     assert line["agreement"] >= 0.9 and abs(line["excess"]) < 0.25 and line["nfe"] == 0
     assert cats.report(rows).count("exact draws") == 2  # by mask, and over the masks
+
+
+@pytest.mark.slow
+def test_particles_of_cats_start_from_the_fitted_guide_and_count_all_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guide on the Gaussian model draws what the fitted one draws; fit, K + 1 calls of 4 particles, refinement."""
+    monkeypatch.setitem(LATENT, "inference", (24.0, 8.0, 20, 2, 0.25))
+    trial = cats.suite(1).trial(Cell("cats64", "box", "", None, 0, 1, 1, 0), "cpu")
+    method = cats.Particles(4)
+    fitted = method.fit(trial)
+    model, guide = cats.gaussian(fitted, trial)
+    ours, theirs = (vp.sample(each, trial.y, 2, seed=1) for each in (guide, fitted.guide))
+    assert torch.equal(ours, theirs)
+    assert guide.model is model and isinstance(model.likelihood, vp.Gaussian)
+    assert model.likelihood.noise_std == trial.noise
+    fit = 1 + 4 * (4 + 1) + 3 + 1  # the start, four steps, one draw in a single step
+    assert method(trial, 2, None).nfe == fit + 4 * 2 * (4 + 1) + 2 * 2
