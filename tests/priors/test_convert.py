@@ -357,7 +357,7 @@ def test_arguments_from_files(tmp_path: Path) -> None:
 
 def test_classes_of_imagenet_and_cifar_have_their_names(tmp_path: Path) -> None:
     """In the order of the training sets: 207 is the golden retriever, 3 the cat."""
-    from pyro_vipaint.models.pretrained.convert import _classes
+    from pyro_vipaint.models.pretrained.convert_networks import _classes
 
     imagenet = _classes(1000, 64, null=True)
     assert imagenet["classes"][207] == "golden retriever" and len(set(imagenet["classes"])) == 1000

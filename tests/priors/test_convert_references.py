@@ -21,8 +21,9 @@ from typer.testing import CliRunner
 from pyro_vipaint.cli.main import app
 from pyro_vipaint.errors import InputError
 from pyro_vipaint.models import DiffusionPrior, convert, load_prior
-from pyro_vipaint.models.pretrained.convert import UNUSED, Conversion, conversion, recognise
+from pyro_vipaint.models.pretrained.convert import recognise
 from pyro_vipaint.models.pretrained.convert_files import Checkpoint
+from pyro_vipaint.models.pretrained.convert_networks import UNUSED, Conversion, conversion
 from pyro_vipaint.models.priors.schedules import times_of
 from tests.checkpoints import NAMES, REFERENCES, needs_references
 
