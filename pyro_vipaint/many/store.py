@@ -52,7 +52,7 @@ class Store:
         """Records what is asked, or refuses what differs from what was asked first.
 
         Raises:
-            InputError: the folder has results of something else.
+            InputError: the folder has results of something else, or its record of it is damaged.
         """
         path = self.out / ASKED
         if not path.exists():
@@ -60,7 +60,10 @@ class Store:
                 raise InputError(f"{self.out} has a manifest without {ASKED}: choose another folder.")
             write_whole(path, (json.dumps({"version": VERSION, **asked}, indent=2) + "\n").encode())
             return
-        before = read_json(path)
+        try:
+            before = read_json(path)
+        except InputError as error:
+            raise InputError(f"{error!s:.200} Its run cannot go on: choose another folder.") from error
         same: Any = json.loads(json.dumps({"version": VERSION, **asked}))
         other = [name for name in {**before, **same} if before.get(name) != same.get(name)]
         if other:

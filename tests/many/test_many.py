@@ -412,6 +412,15 @@ def test_two_pictures_of_one_name_and_results_among_the_pictures_are_refused(pic
 CHANGES = {"seed": 5, "num_samples": 3, "mask": 1 - mask(), "label": 0, "levels": 3, "batches": 2, "keep": "all"}
 
 
+def test_a_damaged_record_of_what_was_asked_is_refused_and_says_what_to_do(pictures: Path, tmp_path: Path) -> None:
+    vp.inpaint_many(pictures, mask(), out=tmp_path / "out", **FEW)
+    record = tmp_path / "out" / "run.json"
+    record.write_bytes(record.read_bytes()[:20])
+    with pytest.raises(vp.InputError, match="run.json cannot be read .* Its run cannot go on: choose another folder"):
+        vp.inpaint_many(pictures, mask(), out=tmp_path / "out", **FEW)
+    assert record.stat().st_size == 20
+
+
 @pytest.mark.parametrize("name", [*CHANGES, "weights"])
 def test_a_folder_of_other_settings_is_refused(
     name: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
