@@ -416,7 +416,7 @@ def test_a_damaged_record_of_what_was_asked_is_refused_and_says_what_to_do(pictu
     vp.inpaint_many(pictures, mask(), out=tmp_path / "out", **FEW)
     record = tmp_path / "out" / "run.json"
     record.write_bytes(record.read_bytes()[:20])
-    with pytest.raises(vp.InputError, match="run.json cannot be read .* Its run cannot go on: choose another folder"):
+    with pytest.raises(vp.InputError, match=r"run\.json cannot be read .* Its run cannot go on: choose another folder"):
         vp.inpaint_many(pictures, mask(), out=tmp_path / "out", **FEW)
     assert record.stat().st_size == 20
 
