@@ -247,7 +247,7 @@ scores_early.round(2)
 #
 # The ablation of Figure 9: the same fit with $L_1$ alone, with the default's weight of LPIPS, 2000 nats, and with the
 # weight that has the ratio of the paper's code, $.64 D / b$. [The page on
-# truth](../docs/truth.md#cats-painted-from-parts) has 32 cats; this is one. Exact draws stand beside all of them.
+# truth](../docs/truth.md#cats-painted-from-parts) has 16 cats; this is one. Exact draws stand beside all of them.
 
 
 # %%
